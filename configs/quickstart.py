@@ -1,0 +1,83 @@
+"""The whole study in minutes, with nothing to download.
+
+Pre-trains a small ResNet on glyphs that are drawn on the fly, with five losses, and transfers each weight to
+real data that installed packages hold: handwritten digits (scikit-learn) and patches of photographs (scikit-image).
+"""
+
+from ml_collections import ConfigDict
+
+
+def _data(transforms, batch_size=128, **source):
+  return dict(source=source, transforms=transforms, batch_size=batch_size)
+
+
+def get_config():
+  normalize = dict(fn=".data.normalize")
+  plain = [normalize]
+  cropped = [dict(fn=".data.pad_crop", size=32, padding=2), normalize]
+  glyphs = dict(make=".data.glyphs", size=32)
+  targets = {
+    name: dict(
+      train=_data(cropped, make=make, split="train", batch_size=64),
+      test=_data(plain, make=make, split="test", batch_size=256),
+    )
+    for name, make in (("digits", ".data.digits"), ("photo_patches", ".data.photo_patches"))
+  }
+  return ConfigDict(
+    dict(
+      study=".studies.pretrain.rows",
+      title="Quickstart: which loss makes the best weights?",
+      notes=[
+        "Pre-training data are drawn: 62 glyphs in the fonts that matplotlib ships.",
+        "Transfer data are real: scikit-learn's handwritten digits, and patches of photographs that scikit-image ships.",
+        "This run is minutes long. It shows that everything works; it does not show which loss is best.",
+      ],
+      seeds=(0, 1),
+      base=dict(
+        model=dict(make=".models.resnet8", width=8),
+        task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
+        data=_data(plain, **glyphs, split="train", num_examples=6144),
+        evaluation=dict(test=_data(plain, **glyphs, split="test", num_examples=1024, batch_size=256)),
+        optimizer=dict(
+          make=".optim.sgd",
+          peak_rate=0.2,
+          schedule=dict(make=".optim.cosine", warmup_epochs=0.5),
+          nesterov=True,
+        ),
+        epochs=4.0,
+        flatness=dict(
+          data=_data(plain, **glyphs, split="train", num_examples=6144),
+          num_examples=256,
+          num_iters=20,
+          tolerance=0.05,
+        ),
+        transfer=dict(
+          targets=targets,
+          linear_probe=dict(),
+          fine_tune=dict(
+            task=dict(
+              make=".tasks.classification", frozen_stats=True, loss=dict(fn=".losses.softmax_cross_entropy")
+            ),
+            optimizer=dict(
+              make=".optim.adam", peak_rate=1e-3, schedule=dict(make=".optim.cosine", warmup_epochs=0.5)
+            ),
+            epochs=6.0,
+          ),
+        ),
+      ),
+      arms=ConfigDict(
+        dict(
+          cross_entropy=dict(),
+          label_smoothing=dict(task=dict(loss=dict(fn=".losses.softmax_cross_entropy", label_smoothing=0.1))),
+          weight_decay=dict(optimizer=dict(weight_decay=5e-4)),
+          smoothed_hinge=dict(
+            task=dict(loss=dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0)),
+            optimizer=dict(peak_rate=0.05),
+          ),
+          sam=dict(gradient=dict(make=".optim.sam", rho=0.05)),
+          from_scratch=dict(epochs=0.0, flatness=None),
+        ),
+        sort_keys=False,  # the table's order
+      ),
+    )
+  )

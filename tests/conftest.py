@@ -1,0 +1,24 @@
+"""Eight virtual devices, no implicit rank promotion, a compilation cache that survives the run."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+_cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtl" / "tests"
+jax.config.update("jax_compilation_cache_dir", str(_cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+  """The folder of small real data sets beside the repository; the test skips where it is absent."""
+  if not SHARED_DATA.is_dir():
+    pytest.skip("needs the small real data sets in ../shared/data, which are not here")
+  return SHARED_DATA
