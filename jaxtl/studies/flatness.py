@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from jaxtl import curvature, losses, optim
 from jaxtl import data as data_lib
 from jaxtl.metrics import Mean
 from jaxtl.train import checkpoint, sharding
-from jaxtl.train.experiment import Data, Program, Runtime
+from jaxtl.train.experiment import Data, Program, Runtime, make_model
 from jaxtl.train.loop import Observer
 from jaxtl.train.step import TrainState
 from jaxtl.train.writer import remember
@@ -34,7 +35,7 @@ class Flatness:
 
   Attributes:
     data: images to measure on, with evaluation transforms; batches are streamed.
-    num_examples: how many, drawn evenly over the classes.
+    num_examples: about how many, drawn evenly over the classes; the row says how many it was.
     seed: of the draw, and of the first vector.
     num_iters: most Hessian products.
     tolerance: relative residual |Hv - lambda v| / |lambda| to stop at. The eigenvalue's own relative error
@@ -65,7 +66,7 @@ def rows(study: FlatnessOf, *, seed: int, workdir: Path, runtime: Runtime) -> It
   """One row: the curvature at the checkpoint; `seed` draws another subset."""
   trained = checkpoint.load(study.start)
   spec = config_lib.spec(trained.config["model"], at="model", trusted=config_lib.TRUSTED)
-  model = spec.realize(num_classes=len(trained.classes))
+  model = make_model(spec, num_classes=len(trained.classes))
   flatness = dataclasses.replace(study.flatness, seed=study.flatness.seed + seed)
   yield remember(
     workdir / "flatness.json",
@@ -86,12 +87,9 @@ def measure(
   params = sharding.put_replicated(params, runtime.mesh)
   batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
 
-  def loss_fn(params: Params, batch: Batch) -> tuple[Array, Array]:
-    features, _ = model.apply(params, batch["batch_stats"], batch["image"])
-    mean = Mean.of(losses.softmax_cross_entropy(features["logits"], batch["label"]), batch["mask"])
-    return mean.total, mean.weight
-
-  matvec = curvature.hvp_over_batches(loss_fn, params, [b | {"batch_stats": batch_stats} for b in batches])
+  matvec = curvature.hvp_over_batches(
+    _summed_cross_entropy(model), params, [b | {"batch_stats": batch_stats} for b in batches]
+  )
   pair = curvature.top_eigenpair(
     matvec,
     params,
@@ -121,6 +119,18 @@ def observer(flatness: Flatness, runtime: Runtime) -> Callable[[Program], Observ
     return observe
 
   return make
+
+
+@functools.cache
+def _summed_cross_entropy(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
+  """(params, batch) -> (sum over the examples, their number); one function per model, so that it compiles once."""
+
+  def loss_fn(params: Params, batch: Batch) -> tuple[Array, Array]:
+    features, _ = model.apply(params, batch["batch_stats"], batch["image"])
+    mean = Mean.of(losses.softmax_cross_entropy(features["logits"], batch["label"]), batch["mask"])
+    return mean.total, mean.weight
+
+  return loss_fn
 
 
 def _batches(flatness: Flatness, runtime: Runtime) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ the same data sets with cross-entropy, and the largest curvature at each checkpo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,7 +119,9 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
   for rate in tuning.peak_rates:
     runtime.progress.title = f"{workdir.parent.name} | rate {rate:g}"
     trial = _trial(study, tuning, rate)
-    trials.append(remember(workdir / f"{rate:g}.json", lambda: _trial_row(trial, rate, tuning, runtime)))
+    trials.append(
+      remember(workdir / f"{rate:g}.json", functools.partial(_trial_row, trial, rate, tuning, runtime))
+    )
   best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
   return trials, dataclasses.replace(study, optimizer=with_rate(study.optimizer, best))
 

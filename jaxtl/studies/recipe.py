@@ -38,7 +38,7 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
   for name, arm in arms.items():
     lines += ["", f"arm        {name}"]
     if not isinstance(arm, Experiment):
-      lines += [f"{field:10} {value}" for field, value in config_lib.plain(arm).items()]
+      lines += [f"{field:10} {_text(value)}" for field, value in config_lib.plain(arm).items()]
       continue
     described, parameters = _experiment(arm, runtime)
     lines += described

@@ -6,7 +6,7 @@ A config is a module with `get_config()`:
   seeds   the seeds that every arm runs with
   base    the fields of SomeDataclass
   arms    name -> nested difference to `base`
-  arm_title, title  names for the report (optional)
+  title, notes  for the report (optional)
 
 In the working folder: `config.json`, `env.json`, `log.txt`, `<arm>/<seed>/` with `rows.jsonl`,
 `metrics.jsonl`, `checkpoints/`, `classes.json`, and `report/`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +19,17 @@ from jaxtl.metrics import in_top
 from jaxtl.train import checkpoint, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, make_features
-from jaxtl.train.experiment import PLAIN, Data, Experiment, Runtime, run, same_classes, total_steps
+from jaxtl.train.experiment import (
+  PLAIN,
+  Data,
+  Experiment,
+  Runtime,
+  make_model,
+  run,
+  same_classes,
+  total_steps,
+)
 from jaxtl.train.writer import remember
-from jaxtl.types import Model
 
 Row = dict[str, Any]
 
@@ -109,14 +118,14 @@ def measure(
       runtime.progress.title = f"{_title(workdir)} | probe {name}"
       yield remember(
         workdir / f"{name}.linear_probe.json",
-        lambda: _probe_row(probe, name, target, model, start, seed, runtime),
+        functools.partial(_probe_row, probe, name, target, model, start, seed, runtime),
       )
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
       runtime.progress.title = f"{_title(workdir)} | fine-tune {name}"
       yield remember(
         workdir / f"{name}.fine_tune.json",
-        lambda: _fine_tune_row(fine_tune, name, target, model, start, seed, runtime),
+        functools.partial(_fine_tune_row, fine_tune, name, target, model, start, seed, runtime),
       )
 
 
@@ -138,7 +147,7 @@ def _probe_row(
   probe: LinearProbe, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
 ) -> Row:
   began = time.monotonic()
-  features = _features_of(model.realize(num_classes=len(start.classes)), model, len(start.classes))
+  features = make_features(make_model(model, num_classes=len(start.classes)))
   params = sharding.put_replicated(start.params, runtime.mesh)
   batch_stats = sharding.put_replicated(start.batch_stats, runtime.mesh)
 
@@ -212,17 +221,6 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec) -> Experiment:
     evaluate_every=fine_tune.evaluate_every,
     log_every=1_000_000,
   )
-
-
-_compiled: dict[str, Any] = {}
-
-
-def _features_of(model: Model, spec: Spec, num_classes: int) -> Any:
-  """The jitted feature function of a model, the same object for the same model."""
-  name = f"{config_lib.plain(spec)} {num_classes}"
-  if name not in _compiled:
-    _compiled[name] = make_features(model)
-  return _compiled[name]
 
 
 def _title(workdir: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ def evaluate(
   return metrics.compute(total or {})
 
 
+@functools.cache
 def make_features(model: Model) -> Callable[[Params, Params, Array], Array]:
   """The jitted function (params, batch_stats, image) -> pooled features [B, D], on the stored statistics."""
   return jax.jit(lambda params, batch_stats, image: model.apply(params, batch_stats, image)[0]["pooled"])

@@ -198,6 +198,7 @@ def total_steps(experiment: Experiment, num_examples: int) -> int:
 
 
 _programs: dict[str, Program] = {}
+_models: dict[str, Model] = {}
 
 
 def compile_program(
@@ -211,10 +212,18 @@ def compile_program(
   return _programs[name]
 
 
+def make_model(spec: Spec, *, num_classes: int) -> Model:
+  """The model of a spec; the same object for the same arguments, so that functions of it compile once."""
+  name = json.dumps([config_lib.plain(spec), num_classes], sort_keys=True)
+  if name not in _models:
+    _models[name] = spec.realize(num_classes=num_classes)
+  return _models[name]
+
+
 def _compile(
   experiment: Experiment, num_classes: int, steps: int, steps_per_epoch: int, mesh: Any
 ) -> Program:
-  model = experiment.model.realize(num_classes=num_classes)
+  model = make_model(experiment.model, num_classes=num_classes)
   task = experiment.task.realize(num_classes=num_classes)
   context = {"total_steps": max(steps, 1), "steps_per_epoch": steps_per_epoch, "blocks": model.blocks}
   tx = experiment.optimizer.realize(**context)

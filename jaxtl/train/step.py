@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,4 +72,9 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, gradie
 
 def init_model(model: Model, key: Array, image_shape: tuple[int, ...]) -> tuple[Params, Params]:
   """Fresh (params, batch_stats) for images [1, H, W, 3]."""
-  return jax.jit(lambda k: model.init(k, jnp.zeros((1, *image_shape), jnp.float32)))(key)
+  return _jitted_init(model, tuple(image_shape))(key)
+
+
+@functools.cache
+def _jitted_init(model: Model, image_shape: tuple[int, ...]) -> Callable[[Array], tuple[Params, Params]]:
+  return jax.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))

@@ -1,0 +1,137 @@
+"""How fast images are decoded, cropped at random to 224 pixels and flipped, in images per second.
+
+The images are 500 x 375 JPEGs of about 100 KB, made from a photograph that scikit-image carries. Each line gives
+images per second of CPU time (what one core does, whatever else runs) and of wall time.
+
+  python benchmarks/input.py [--images 128] [--seconds 4] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import jaxtl.data as data
+from jaxtl.data.runtime import tf
+
+BATCH = 32
+
+
+def jpegs(count: int) -> list[bytes]:
+  """Different 500 x 375 crops of one photograph, at the quality that gives about 100 KB."""
+  import skimage
+
+  with Image.open(Path(skimage.__file__).parent / "data" / "coffee.png") as image:
+    photograph = image.convert("RGB").resize((750, 500), Image.Resampling.LANCZOS)
+  rng = np.random.default_rng(0)
+  files = []
+  for _ in range(count):
+    x, y = int(rng.integers(0, 251)), int(rng.integers(0, 126))
+    buffer = io.BytesIO()
+    photograph.crop((x, y, x + 500, y + 375)).save(buffer, "JPEG", quality=97)
+    files.append(buffer.getvalue())
+  return files
+
+
+def ours(files: list[bytes], *, threads: int) -> Iterator[int]:
+  """The pipeline of this library, with antialiased resizing; yields the images of each batch."""
+  source = data.Source(name="jpegs", classes=("a",), labels=np.zeros(len(files)), images=data.Encoded(files))
+  transforms = [partial(data.random_resized_crop, size=224), data.flip_left_right, data.normalize]
+  for batch in data.train_batches(source, transforms, batch_size=BATCH, seed=0, num_threads=threads):
+    yield len(batch["label"])
+
+
+def bare_decode(files: list[bytes]) -> Iterator[int]:
+  """libjpeg-turbo decoding whole images, and nothing else: a bound for whoever decodes whole images."""
+  decode = tf.function(
+    lambda encoded: tf.io.decode_jpeg(encoded, channels=3), input_signature=[tf.TensorSpec([], tf.string)]
+  )
+  tensors = [tf.constant(file) for file in files]
+  while True:
+    for tensor in tensors:
+      decode(tensor)
+      yield 1
+
+
+def pillow_decode(files: list[bytes]) -> Iterator[int]:
+  """The same by Pillow."""
+  while True:
+    for file in files:
+      Image.open(io.BytesIO(file)).convert("RGB")
+      yield 1
+
+
+def torchvision_loader(files: list[bytes], *, tensors: bool) -> Iterator[int]:
+  """torchvision's training transforms in one process, on Pillow images or on tensors, batched."""
+  import torch
+  from torchvision import io as torch_io
+  from torchvision.transforms import v2
+
+  torch.set_num_threads(1)
+  if tensors:
+    encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
+    load = [partial(torch_io.decode_jpeg, file, mode=torch_io.ImageReadMode.RGB) for file in encoded]
+    convert = [v2.ToDtype(torch.float32, scale=True)]
+  else:
+    load = [lambda file=file: Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    convert = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+  change = v2.Compose(
+    [
+      v2.RandomResizedCrop(224, antialias=True),
+      v2.RandomHorizontalFlip(),
+      *convert,
+      v2.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD),
+    ]
+  )
+  while True:
+    for start in range(0, len(load) - BATCH + 1, BATCH):
+      torch.stack([change(read()) for read in load[start : start + BATCH]])
+      yield BATCH
+
+
+def measure(name: str, make: Callable[[], Iterator[int]], *, seconds: float) -> None:
+  """Print the throughput of a stream after a warm-up of three items."""
+  stream = make()
+  for _ in range(3):
+    next(stream)
+  images, wall, cpu = 0, time.perf_counter(), time.process_time()
+  while time.perf_counter() - wall < seconds:
+    images += next(stream)
+  wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+  print(f"{name:52s} {images / cpu:8.0f} per CPU second {images / wall:8.0f} per second", flush=True)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--images", type=int, default=128, help="different images")
+  parser.add_argument("--seconds", type=float, default=4.0, help="time for each line")
+  parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the last of our lines")
+  options = parser.parse_args()
+  tf.config.threading.set_intra_op_parallelism_threads(1)
+  files = jpegs(options.images)
+  print(f"{len(files)} JPEGs of 500 x 375, {np.mean([len(file) for file in files]) / 1000:.0f} KB each")
+  run = partial(measure, seconds=options.seconds)
+  run("bare decode, libjpeg-turbo, 1 thread", lambda: bare_decode(files))
+  run("bare decode, Pillow, 1 thread", lambda: pillow_decode(files))
+  for threads in sorted({1, options.threads}):
+    run(f"jaxtl, decode + crop 224 + flip, {threads} threads", partial(ours, files, threads=threads))
+  try:
+    import torchvision  # noqa: F401
+  except ImportError:
+    print("torchvision is not installed: its lines are left out")
+    return
+  for tensors in (True, False):
+    kind = "tensors" if tensors else "Pillow"
+    run(f"torchvision {kind}, the same, 1 process", partial(torchvision_loader, files, tensors=tensors))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,137 @@
+"""Eigenpairs of operators with known spectra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtl import tree
+from jaxtl.curvature import hvp, top_algebraic_eigenpair, top_eigenpair
+from jaxtl.errors import ConfigError, InputError
+
+KEY = jax.random.key(0)
+LIKE = {"dense": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}, "scale": jnp.zeros(1)}
+
+
+def operator(eigenvalues, seed=0):
+  """A symmetric matrix of the given spectrum as a function on trees like LIKE, and its eigenvectors."""
+  basis, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((7, 7)))
+  matrix = jnp.asarray(basis * np.asarray(eigenvalues) @ basis.T, jnp.float32)
+  _, unravel = jax.flatten_util.ravel_pytree(LIKE)
+  return lambda v: unravel(matrix @ jax.flatten_util.ravel_pytree(v)[0]), [
+    unravel(jnp.float32(b)) for b in basis.T
+  ]
+
+
+@pytest.mark.parametrize("top", [5.0, -5.0])
+def test_largest_in_magnitude_is_found_with_its_sign(top):
+  matvec, vectors = operator([top, 2, 1, 0.5, 0, -1, -3])
+  pair = top_eigenpair(matvec, LIKE, KEY)
+  assert pair.converged
+  assert pair.residual <= 1e-3
+  assert pair.num_products < 100
+  np.testing.assert_allclose(pair.value, top, rtol=1e-5)
+  np.testing.assert_allclose(tree.norm(pair.vector), 1, rtol=1e-6)
+  np.testing.assert_allclose(abs(tree.dot(pair.vector, vectors[0])), 1, rtol=1e-5)
+
+
+def test_residual_is_that_of_the_returned_pair():
+  matvec, _ = operator([5, 4.5, 1, 0.5, 0, -1, -3])
+  pair = top_eigenpair(matvec, LIKE, KEY, num_iters=5)
+  difference = tree.sub(matvec(pair.vector), tree.scale(pair.value, pair.vector))
+  np.testing.assert_allclose(pair.residual, tree.norm(difference) / abs(pair.value), rtol=1e-3)
+
+
+def test_too_few_products_are_told():
+  matvec, _ = operator([5, 4.9, 1, 0.5, 0, -1, -3])
+  few = top_eigenpair(matvec, LIKE, KEY, num_iters=3)
+  enough = top_eigenpair(matvec, LIKE, KEY, num_iters=1000)
+  assert (few.converged, few.num_products) == (False, 3)
+  assert few.residual > 1e-3
+  assert enough.converged
+
+
+def test_tighter_tolerance_takes_more_products_and_is_closer():
+  matvec, _ = operator([5, 4, 1, 0.5, 0, -1, -3])
+  loose, tight = (top_eigenpair(matvec, LIKE, KEY, tolerance=t) for t in (1e-1, 1e-4))
+  assert loose.num_products < tight.num_products
+  assert abs(tight.value - 5) < abs(loose.value - 5)
+
+
+def test_warm_start_takes_fewer_products():
+  matvec, _ = operator([5, 4, 1, 0.5, 0, -1, -3])
+  cold = top_eigenpair(matvec, LIKE, KEY)
+  nearby, _ = operator([5.1, 4, 1, 0.5, 0, -1, -3])
+  warm = top_eigenpair(nearby, LIKE, KEY, start=cold.vector)
+  assert warm.num_products <= cold.num_products // 2
+  np.testing.assert_allclose(warm.value, 5.1, rtol=1e-4)
+
+
+def test_start_of_zeros_is_replaced():
+  matvec, _ = operator([5, 2, 1, 0.5, 0, -1, -3])
+  np.testing.assert_allclose(top_eigenpair(matvec, LIKE, KEY, start=LIKE).value, 5, rtol=1e-5)
+
+
+def test_two_keys_find_one_value():
+  matvec, _ = operator([5, 2, 1, 0.5, 0, -1, -3])
+  values = [top_eigenpair(matvec, LIKE, jax.random.key(seed)).value for seed in range(3)]
+  np.testing.assert_allclose(values, 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("spectrum", "expected"),
+  [([-5, 2, 1, 0.5, 0, -1, -3], 2), ([5, 2, 1, 0.5, 0, -1, -3], 5), ([-5, -4, -3, -2, -2, -2, -1], -1)],
+)
+def test_largest_algebraic_eigenvalue(spectrum, expected):
+  matvec, _ = operator(spectrum)
+  pair = top_algebraic_eigenpair(matvec, LIKE, KEY, num_iters=300)
+  assert pair.converged
+  np.testing.assert_allclose(pair.value, expected, rtol=1e-4)
+  difference = tree.sub(matvec(pair.vector), tree.scale(pair.value, pair.vector))
+  assert float(tree.norm(difference)) <= 1.1e-3 * abs(expected)
+
+
+def test_largest_algebraic_counts_the_products_of_both_runs():
+  matvec, _ = operator([-5, 2, 1, 0.5, 0, -1, -3])
+  calls = []
+  pair = top_algebraic_eigenpair(lambda v: calls.append(1) or matvec(v), LIKE, KEY, num_iters=7)
+  assert pair.num_products == len(calls) == 14
+  assert not pair.converged
+
+
+@pytest.mark.parametrize("find", [top_eigenpair, top_algebraic_eigenpair])
+def test_zero_operator_has_converged_at_once(find):
+  pair = find(tree.zeros_like, LIKE, KEY)
+  assert (pair.value, pair.residual, pair.num_products, pair.converged) == (0.0, 0.0, 1, True)
+
+
+def test_opposite_eigenvalues_do_not_pretend_to_converge():
+  matvec, _ = operator([5, -5, 1, 0.5, 0, -1, -3])
+  assert not top_eigenpair(matvec, LIKE, KEY).converged
+
+
+def test_quadratic_form_through_its_hessian_product():
+  matrix = jnp.diag(jnp.array([3.0, -7.0, 1.0])) + 0.1
+  params = jnp.ones(3)
+  pair = top_eigenpair(hvp(lambda x: 0.5 * x @ matrix @ x, params), params, KEY)
+  eigenvalues = np.linalg.eigvalsh(np.asarray(matrix, np.float64))
+  np.testing.assert_allclose(pair.value, eigenvalues[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_product_that_is_not_finite_names_its_leaf(bad):
+  matvec, _ = operator([5, 2, 1, 0.5, 0, -1, -3])
+
+  def broken(v):
+    product = matvec(v)
+    product["dense"]["kernel"] = product["dense"]["kernel"].at[0, 1].set(bad)
+    return product
+
+  with pytest.raises(InputError, match="'dense/kernel'") as error:
+    top_eigenpair(broken, LIKE, KEY)
+  assert "\n" not in str(error.value)
+
+
+def test_no_iterations_are_refused():
+  with pytest.raises(ConfigError, match="num_iters"):
+    top_eigenpair(tree.zeros_like, LIKE, KEY, num_iters=0)

@@ -1,0 +1,267 @@
+"""Sources: contents, labels, parts, fingerprints, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import jaxtl.data as data
+from jaxtl.errors import DataError
+from tests.data.made_images import encoded, smooth_image
+
+GRAY = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
+
+
+def test_grayscale_arrays_become_three_equal_channels():
+  source = data.from_arrays(images=GRAY, labels=[0, 1, 2, 1], name="gray", kind="drawn")
+  assert source.images.shape == (4, 5, 6, 3)
+  np.testing.assert_array_equal(source.read(2)[..., 1], GRAY[2])
+  assert (source.classes, source.name, source.kind, len(source)) == (("0", "1", "2"), "gray", "drawn", 4)
+  assert source.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+  ("labels", "said"),
+  [
+    ([0, 1, 5, 1], "example 2 has the label 5"),
+    ([0, -1, 0, 1], "example 1 has the label -1"),
+    ([0, np.nan, 0, 1], "example 1 has the label nan"),
+    ([0, 0.5, 0, 1], "example 1 has the label 0.5"),
+    ([0, 1], "4 images but labels of shape"),
+    (["a", "b", "a", "b"], "expected integers"),
+  ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, said):
+  with pytest.raises(DataError, match=said) as caught:
+    data.from_arrays(images=GRAY, labels=labels, classes=["a", "b"])
+  assert "\n" not in str(caught.value)
+
+
+def test_wrong_arrays_are_refused():
+  with pytest.raises(DataError, match="uint8"):
+    data.from_arrays(images=GRAY.astype(np.float32), labels=[0] * 4)
+  with pytest.raises(DataError, match="shape"):
+    data.from_arrays(images=GRAY[0], labels=[0] * 5)
+  with pytest.raises(DataError, match="'real' or 'drawn'"):
+    data.from_arrays(images=GRAY, labels=[0] * 4, kind="fake")
+
+
+def test_fingerprint_depends_on_names_labels_and_pixels_only():
+  make = lambda images=GRAY, labels=(0, 1, 0, 1), classes="ab", name="x": data.from_arrays(  # noqa: E731
+    images=images, labels=list(labels), classes=list(classes), name=name
+  ).fingerprint()
+  assert make() == make(name="y")
+  assert len({make(), make(GRAY + 1), make(labels=(1, 1, 0, 1)), make(classes="ac")}) == 4
+
+
+def test_parts_are_stratified_disjoint_and_complete(numbered):
+  source = numbered(700)
+  train, test = data.part_of(source=source, stop=0.9), data.part_of(source=source, start=0.9)
+  indices = [sorted(int(i[0]) + 256 * int(i[1]) for i in part.images[:, 0, 0]) for part in (train, test)]
+  assert sorted(indices[0] + indices[1]) == list(range(700))
+  np.testing.assert_array_equal(np.bincount(test.labels), [10] * 7)
+  assert test.name == "arrays[0.9:1]"
+  other = data.part_of(source=source, start=0.9, seed=1)
+  assert not np.array_equal(other.images, test.images)
+  np.testing.assert_array_equal(test.labels, test.images[:, 0, 0, 0].astype(int) % 256 * 0 + test.labels)
+
+
+def test_parts_refuse_empty_and_reversed_ranges(numbered):
+  with pytest.raises(DataError, match="start < stop"):
+    data.part_of(source=numbered(70), start=0.5, stop=0.5)
+  with pytest.raises(DataError, match="widen"):
+    data.part_of(source=numbered(70), stop=0.01)
+
+
+def write_parquet(path, labels, *, images=None, **columns):
+  images = images or [encoded(smooth_image(9, 9, seed=i), "PNG") for i in range(len(labels))]
+  pq.write_table(pa.table({"image": images, "label": labels, **columns}), path)
+
+
+def test_parquet_reads_columns_classes_and_names(tmp_path):
+  file = tmp_path / "train.parquet"
+  write_parquet(file, [0, 1, 1], fine=[2, 1, 0], filename=["a.png", "b.png", "c.png"])
+  (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog"]))
+  (tmp_path / "fine.json").write_text(json.dumps(["x", "y", "z"]))
+  source = data.from_parquet(path="train.parquet", data_dir=tmp_path)
+  assert source.classes == ("cat", "dog")
+  assert source.name == f"{tmp_path.name}/train"
+  assert source.where(1) == "example 1 (b.png)"
+  np.testing.assert_array_equal(source.read(2), smooth_image(9, 9, seed=2))
+  fine = data.from_parquet(path=str(file), label_column="fine", classes="fine.json", name="f")
+  np.testing.assert_array_equal(fine.labels, [2, 1, 0])
+  assert (fine.classes, fine.name) == (("x", "y", "z"), "f")
+  assert data.from_parquet(path=str(file), classes=["p", "q"]).classes == ("p", "q")
+  assert fine.fingerprint() != source.fingerprint()
+
+
+def test_parquet_structs_of_bytes_are_read(tmp_path):
+  image = encoded(smooth_image(9, 9), "PNG")
+  table = pa.table({"picture": [{"bytes": image, "path": "a"}], "label": [0]})
+  pq.write_table(table, tmp_path / "x.parquet")
+  source = data.from_parquet(path="x.parquet", data_dir=tmp_path, image_column="picture", classes=["a"])
+  np.testing.assert_array_equal(source.read(0), smooth_image(9, 9))
+
+
+def test_parquet_errors_are_one_line(tmp_path):
+  write_parquet(tmp_path / "a.parquet", [0, 3], filename=["a.png", "b.png"])
+  for options, said in (
+    (dict(path="b.parquet"), "there is no"),
+    (dict(path="a.parquet"), "classes.json"),
+    (dict(path="a.parquet", classes=["x"], label_column="y"), "no column 'y'; it has image, label"),
+    (dict(path="a.parquet", classes=["x"]), r"example 1 \(b.png\) has the label 3"),
+    (dict(path=".", classes=["x"]), "is a folder"),
+  ):
+    with pytest.raises(DataError, match=said):
+      data.from_parquet(data_dir=tmp_path, **options)
+
+
+def test_npz_splits_share_their_classes(tmp_path):
+  np.savez(
+    tmp_path / "d.npz", train_images=GRAY, train_labels=[0, 1, 0, 1], test_images=GRAY[:1], test_labels=[2]
+  )
+  source = data.from_npz(path="d.npz", split="train", data_dir=tmp_path)
+  assert (source.classes, source.name) == (("0", "1", "2"), "d/train")
+  assert (
+    data.from_npz(path="d.npz", split="test", data_dir=tmp_path, classes=list("abc"), name="n").name == "n"
+  )
+  with pytest.raises(DataError, match="val_images"):
+    data.from_npz(path="d.npz", split="val", data_dir=tmp_path)
+  np.savez(tmp_path / "k.npz", x_train=GRAY, y_train=[[0], [1], [0], [1]])
+  np.testing.assert_array_equal(
+    data.from_npz(path="k.npz", split="train", data_dir=tmp_path).labels, [0, 1, 0, 1]
+  )
+
+
+def test_sheets_are_cut_in_row_major_order(tmp_path):
+  tiles = np.random.default_rng(0).integers(0, 256, (1010, 4, 4, 3), dtype=np.uint8)
+  padded = np.concatenate([tiles, np.zeros((990, 4, 4, 3), np.uint8)]).reshape(2, 25, 40, 4, 4, 3)
+  for number, sheet in enumerate(padded):
+    Image.fromarray(sheet.swapaxes(1, 2).reshape(100, 160, 3)).save(
+      tmp_path / f"sheet_{number:03d}.webp", lossless=True
+    )
+  np.save(tmp_path / "labels.npy", np.arange(1010, dtype=np.uint8) % 3)
+  (tmp_path / "info.json").write_text(json.dumps({"n_train": 1003, "n_test": 7, "classes": ["a", "b", "c"]}))
+  train = data.from_sheets(folder=tmp_path.name, split="train", data_dir=tmp_path.parent)
+  test = data.from_sheets(folder=str(tmp_path), split="test")
+  np.testing.assert_array_equal(train.pixels, tiles[:1003])
+  np.testing.assert_array_equal(test.pixels, tiles[1003:])
+  np.testing.assert_array_equal(test.labels, np.arange(1003, 1010) % 3)
+  np.testing.assert_array_equal(data.part_of(source=test, stop=0.5).pixels.shape[1:], (4, 4, 3))
+  with pytest.raises(DataError, match="it has train, test"):
+    data.from_sheets(folder=str(tmp_path), split="val")
+
+
+def test_folders_give_files_classes_and_names(jpeg_folder):
+  (jpeg_folder / "cat" / "notes.txt").write_text("not an image")
+  (jpeg_folder / ".hidden").mkdir()
+  source = data.from_folder(folder="pets", data_dir=jpeg_folder.parent)
+  assert source.classes == ("cat", "dog")
+  np.testing.assert_array_equal(source.labels, [0] * 6 + [1] * 6)
+  assert source.where(7) == "example 7 (dog/dog1.jpg)"
+  assert source.read(0).shape == (40, 60, 3)
+  reversed_ = data.from_folder(folder=str(jpeg_folder), classes=["dog", "cat", "cow"], name="p")
+  np.testing.assert_array_equal(reversed_.labels, [1] * 6 + [0] * 6)
+  (jpeg_folder / "classes.json").write_text(json.dumps(["dog", "cat"]))
+  assert data.from_folder(folder=str(jpeg_folder)).classes == ("dog", "cat")
+  fingerprint = source.fingerprint()
+  (jpeg_folder / "dog" / "dog1.jpg").write_bytes(b"")
+  assert source.fingerprint() != fingerprint
+
+
+def test_folder_errors_are_one_line(tmp_path, jpeg_folder):
+  (tmp_path / "empty").mkdir()
+  for folder, said in (("missing", "there is no"), ("empty", "no class folders")):
+    with pytest.raises(DataError, match=said):
+      data.from_folder(folder=folder, data_dir=tmp_path)
+  with pytest.raises(DataError, match="not one of the 1 classes"):
+    data.from_folder(folder=str(jpeg_folder), classes=["cat"])
+  (jpeg_folder / "cow").mkdir()
+  with pytest.raises(DataError, match="holds no image files"):
+    data.from_folder(folder=str(jpeg_folder))
+
+
+def test_numeric_folders_that_sort_as_text_are_refused(tmp_path):
+  for name in ("1", "2", "10"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.png").write_bytes(encoded(smooth_image(4, 4), "PNG"))
+  with pytest.raises(DataError, match="classes="):
+    data.from_folder(folder=str(tmp_path))
+  source = data.from_folder(folder=str(tmp_path), classes=["1", "2", "10"])
+  assert [source.classes[label] for label in source.labels] == ["1", "10", "2"]
+  (tmp_path / "10").rename(tmp_path / "3")
+  assert data.from_folder(folder=str(tmp_path)).classes == ("1", "2", "3")
+
+
+def test_glyphs_depend_on_seed_split_and_index_alone():
+  small = data.glyphs(num_examples=70, split="train")
+  large = data.glyphs(num_examples=130, split="train")
+  np.testing.assert_array_equal(small.pixels, large.pixels[:70])
+  np.testing.assert_array_equal(np.bincount(large.labels, minlength=62)[:6], [3] * 6)
+  assert (len(small.classes), small.kind) == (62, "drawn")
+  for other in (
+    data.glyphs(num_examples=70, split="test"),
+    data.glyphs(num_examples=70, split="train", seed=1),
+  ):
+    assert not (other.pixels == small.pixels).all((1, 2, 3)).any()
+  assert data.glyphs(num_examples=2, split="test", size=48).pixels.shape == (2, 48, 48, 3)
+  for options, said in (
+    (dict(num_examples=3, split="dev"), "no split"),
+    (dict(num_examples=0, split="test"), "least 1"),
+  ):
+    with pytest.raises(DataError, match=said):
+      data.glyphs(**options)
+
+
+def test_glyph_fonts_draw_letters_as_themselves():
+  names = {path.stem for path in data.drawn.fonts()}
+  assert {"DejaVuSans", "STIXGeneral", "cmr10"} <= names
+  # Symbols, extensible brackets and a font of placeholders, all with something at the codes of letters.
+  assert not names & {"cmsy10", "cmex10", "LastResortHE-Regular", "STIXNonUni"}
+
+
+def test_digits_are_split_once_and_for_all():
+  train, test = data.digits(split="train"), data.digits(split="test")
+  assert len(train) + len(test) == 1797
+  assert abs(len(train) - 1000) < 10
+  assert train.images.shape[1:] == (32, 32, 3)
+  assert np.bincount(test.labels).min() > 70
+  assert data.digits(split="train", seed=1).fingerprint() != train.fingerprint()
+  with pytest.raises(DataError, match="'train' or 'test'"):
+    data.digits(split="val")
+
+
+def test_photo_patches_of_the_two_splits_come_from_different_halves():
+  train, test = (data.photo_patches(split=split, num_per_class=20) for split in ("train", "test"))
+  assert len(train) == 20 * len(train.classes)
+  halves = [data.bundled._half("brick", split) for split in ("train", "test")]
+  for source, half in zip((train, test), halves, strict=True):
+    windows = np.lib.stride_tricks.sliding_window_view(half[..., 0], (32, 32))
+    patch = source.pixels[0][..., 0]
+    assert (windows[:, :, 0, 0] == patch[0, 0])[(windows == patch).all((2, 3))].any()
+  assert halves[0].shape[1] + halves[1].shape[1] == 512
+  assert data.photo_patches(split="test", num_per_class=2, size=48).pixels.shape[1:] == (48, 48, 3)
+  assert data.photo_patches(split="test", num_per_class=20, seed=1).fingerprint() != test.fingerprint()
+  with pytest.raises(DataError, match="1 to 128"):
+    data.photo_patches(split="test", size=500)
+
+
+def test_shared_sets_have_the_sizes_of_their_readme(shared_data):
+  open_ = lambda path, **options: data.from_parquet(path=path, data_dir=shared_data, **options)  # noqa: E731
+  fine = open_("grocery/val.parquet")
+  coarse = open_("grocery/val.parquet", label_column="coarse_label", classes="coarse_classes.json")
+  assert (len(fine), len(fine.classes), len(coarse.classes)) == (296, 81, 43)
+  sheets = lambda folder, split: data.from_sheets(folder=folder, split=split, data_dir=shared_data)  # noqa: E731
+  assert [len(sheets("cifar10", split)) for split in ("train", "test")] == [50_000, 1_000]
+  assert [len(sheets("gtsrb32", split)) for split in ("train", "test")] == [2614, 2000]
+  assert [len(sheets("flowers5_32", split)) for split in ("train", "test")] == [3311, 1000]
+  google = sheets("emoji32", "google_noto")
+  assert (len(google), google.pixels.shape) == (1906, (1906, 32, 32, 3))
+  assert sheets("cifar10", "test").pixels.shape == (1000, 32, 32, 3)
+  mnist = data.from_npz(path="mnist/mnist_12k_2k.npz", split="test", data_dir=shared_data)
+  assert mnist.pixels.shape == (2000, 28, 28, 3)

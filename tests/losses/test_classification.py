@@ -1,0 +1,146 @@
+"""The baseline losses against their definitions in float64, and each option flipped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxtl import losses
+from jaxtl.errors import ConfigError
+
+RNG = np.random.default_rng(0)
+LOGITS = (3 * RNG.standard_normal((8, 5))).astype(np.float32)
+LABELS = RNG.integers(0, 5, 8)
+ROWS = np.arange(8)
+ONE_HOT = np.eye(5)[LABELS]
+SOFT = RNG.dirichlet(np.ones(5), 8).astype(np.float32)
+
+
+def log_softmax(x):
+  x = x.astype(np.float64)
+  return x - np.log(np.sum(np.exp(x), axis=1, keepdims=True))
+
+
+def cross_entropy(logits, distribution):
+  return -np.sum(distribution * log_softmax(logits), axis=1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_cross_entropy_spreads_its_smoothing_over_all_classes(smoothing, soft):
+  t = (1 - smoothing) * (SOFT if soft else ONE_HOT) + smoothing / 5
+  loss = losses.softmax_cross_entropy(LOGITS, SOFT if soft else LABELS, label_smoothing=smoothing)
+  np.testing.assert_allclose(loss, cross_entropy(LOGITS, t), rtol=1e-5, atol=1e-6)
+
+
+def test_cross_entropy_at_equal_logits_is_log_k():
+  loss = losses.softmax_cross_entropy(np.zeros((2, 1000), np.float32), np.array([0, 999]))
+  np.testing.assert_allclose(loss, [6.907755] * 2, rtol=1e-6)
+
+
+def test_multiclass_hinge_is_crammer_and_singer():
+  wrong = np.where(ONE_HOT > 0, -np.inf, LOGITS).max(axis=1)
+  expected = np.maximum(0, 1 + wrong - LOGITS[ROWS, LABELS])
+  np.testing.assert_allclose(losses.multiclass_hinge(LOGITS, LABELS), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [1.0, 2.5])
+def test_squared_hinge_is_one_against_rest(margin):
+  sign = 2 * ONE_HOT - 1
+  expected = np.sum(np.maximum(0, margin - sign * LOGITS) ** 2, axis=1)
+  np.testing.assert_allclose(losses.squared_hinge(LOGITS, LABELS, margin=margin), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [6e-4, 0.5])
+def test_logit_penalty_adds_half_the_squared_norm(penalty):
+  expected = cross_entropy(LOGITS, ONE_HOT) + penalty / 2 * np.sum(np.float64(LOGITS) ** 2, axis=1)
+  np.testing.assert_allclose(losses.logit_penalty(LOGITS, LABELS, penalty=penalty), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.04, 1.0])
+def test_logit_norm_is_cross_entropy_of_the_direction(temperature):
+  direction = LOGITS / np.linalg.norm(LOGITS, axis=1, keepdims=True)
+  loss = losses.logit_norm(LOGITS, LABELS, temperature=temperature)
+  np.testing.assert_allclose(loss, cross_entropy(direction / temperature, ONE_HOT), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e3, 1e37])
+def test_logit_norm_does_not_see_the_length(scale):
+  expected = losses.logit_norm(LOGITS, LABELS)
+  np.testing.assert_allclose(
+    losses.logit_norm(LOGITS * np.float32(scale), LABELS), expected, rtol=1e-5, atol=1e-5
+  )
+
+
+def test_logit_norm_of_zeros_is_log_k_with_no_gradient():
+  zeros = jnp.zeros((8, 5))
+  loss, pullback = jax.vjp(lambda s: losses.logit_norm(s, LABELS), zeros)
+  np.testing.assert_allclose(loss, np.log(5), rtol=1e-6)
+  assert np.all(np.isfinite(pullback(jnp.ones(8))[0]))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_cosine_softmax_is_cross_entropy_at_a_temperature(temperature):
+  cosines = np.tanh(LOGITS)
+  loss = losses.cosine_softmax(cosines, LABELS, temperature=temperature)
+  np.testing.assert_allclose(loss, cross_entropy(cosines / temperature, ONE_HOT), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0.0, float(np.log(5))])
+def test_sigmoid_cross_entropy_sums_binary_ones(shift):
+  s = np.float64(LOGITS) - shift
+  expected = np.sum(ONE_HOT * np.log1p(np.exp(-s)) + (1 - ONE_HOT) * np.log1p(np.exp(s)), axis=1)
+  np.testing.assert_allclose(
+    losses.sigmoid_cross_entropy(LOGITS, LABELS, logit_shift=shift), expected, rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("epsilon", [2.0, -1.0, 0.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_poly1_adds_the_first_polynomial_term(epsilon, soft):
+  t = SOFT if soft else ONE_HOT
+  expected = cross_entropy(LOGITS, t) + epsilon * np.sum(t * (1 - np.exp(log_softmax(LOGITS))), axis=1)
+  loss = losses.poly1(LOGITS, SOFT if soft else LABELS, epsilon=epsilon)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_poly1_keeps_its_digits_where_the_true_class_is_nearly_certain():
+  logits = np.float32([[0.0, -40.0, -50.0]])
+  missing = np.exp(-40.0)
+  gradient = jax.grad(lambda s: losses.poly1(s, np.zeros(1, np.int32))[0])(logits)
+  np.testing.assert_allclose(gradient[0, 1], 3 * missing, rtol=1e-5)  # cross-entropy's and twice the term's
+
+
+@pytest.mark.parametrize("gamma", [2.0, 0.0, 0.5])
+@pytest.mark.parametrize("alpha", [0.25, None])
+def test_focal_is_the_one_of_optax_summed_over_classes(gamma, alpha):
+  expected = optax.sigmoid_focal_loss(
+    LOGITS, jnp.asarray(ONE_HOT, jnp.float32), alpha=alpha, gamma=gamma
+  ).sum(-1)
+  loss = losses.focal(LOGITS, LABELS, gamma=gamma, alpha=alpha)
+  np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_focal_without_focus_or_weights_is_sigmoid_cross_entropy():
+  loss = losses.focal(LOGITS, SOFT, gamma=0.0, alpha=None)
+  np.testing.assert_allclose(loss, losses.sigmoid_cross_entropy(LOGITS, SOFT), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("name", "option", "value"),
+  [
+    ("softmax_cross_entropy", "label_smoothing", 1.5),
+    ("squared_hinge", "margin", 0.0),
+    ("logit_penalty", "penalty", -1.0),
+    ("logit_norm", "temperature", 0.0),
+    ("cosine_softmax", "temperature", float("inf")),
+    ("sigmoid_cross_entropy", "logit_shift", float("nan")),
+    ("poly1", "epsilon", float("inf")),
+    ("focal", "gamma", -1.0),
+    ("focal", "alpha", 2.0),
+  ],
+)
+def test_a_bad_hyperparameter_is_named(name, option, value):
+  with pytest.raises(ConfigError, match=option):
+    getattr(losses, name)(LOGITS, LABELS, **{option: value})

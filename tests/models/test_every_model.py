@@ -1,0 +1,94 @@
+"""What holds for every public model function: a new one is tested before its author writes a test."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtl import models
+from jaxtl.types import Model
+
+FUNCTIONS = {
+  name: function
+  for name in models.__all__
+  if "num_classes" in inspect.signature(function := getattr(models, name)).parameters
+}
+SMALL = dict(width=4, depth=2, num_heads=2, patch_size=4, image_size=8)
+RUN, TRAIN = 18, 8  # blocks; beyond, running and compiling the gradient take too long for a fast test
+
+
+def make_small(name):
+  keywords = inspect.signature(FUNCTIONS[name]).parameters
+  return FUNCTIONS[name](num_classes=3, **{key: value for key, value in SMALL.items() if key in keywords})
+
+
+def small_up_to(blocks):
+  return [name for name in FUNCTIONS if len(make_small(name).blocks) <= blocks]
+
+
+def test_the_list_is_not_empty():
+  assert len(FUNCTIONS) >= 14
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signature_is_keyword_only_with_a_documented_name(name):
+  function = FUNCTIONS[name]
+  parameters = inspect.signature(function).parameters
+  assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
+  assert function.__name__ == name
+  for keyword in parameters:
+    assert f"    {keyword}: " in function.__doc__, keyword
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_full_size_traces(name):
+  model = FUNCTIONS[name](num_classes=10)
+  size = inspect.signature(FUNCTIONS[name]).parameters.get("image_size")
+  x = jax.ShapeDtypeStruct((2, size.default if size else 64, size.default if size else 64, 3), jnp.float32)
+  key = jax.random.key(0)
+  params, batch_stats = jax.eval_shape(model.init, key, x)
+  features, after = jax.eval_shape(
+    lambda p, s, x: model.apply(p, s, x, train=True, key=key), params, batch_stats, x
+  )
+  assert isinstance(model, Model)
+  assert model.name == name
+  assert set(params) == set(model.blocks)
+  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, batch_stats)
+  stages = [feature for feature in features if feature.startswith("stage")]
+  assert len(stages) >= 3
+  assert all(features[stage].ndim == 4 for stage in stages)
+  assert set(features) == {*stages, "pooled", "logits"}
+  assert features["logits"].shape == (2, 10)
+  assert features["pooled"].shape == (2, params["head"]["kernel"].shape[0])
+
+
+@pytest.mark.parametrize("name", small_up_to(RUN))
+def test_examples_do_not_see_each_other_in_evaluation(name, filled, images):
+  model = make_small(name)
+  params, batch_stats = filled(model, (1, 8, 8, 3))
+  x = images(4, 8, 8, 3)
+  order = np.array([2, 0, 3, 1])
+  features, _ = model.apply(params, batch_stats, x)
+  permuted, _ = model.apply(params, batch_stats, x[order])
+  assert all(np.isfinite(value).all() for value in features.values())
+  np.testing.assert_allclose(permuted["logits"], features["logits"][order], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", small_up_to(TRAIN))
+def test_training_step_is_finite_and_jit_changes_nothing(name, filled, images):
+  model = make_small(name)
+  params, batch_stats = filled(model, (1, 8, 8, 3))
+  x = images(4, 8, 8, 3)
+
+  def loss(params):
+    features, after = model.apply(params, batch_stats, x, train=True, key=jax.random.key(0))
+    return -jnp.mean(jax.nn.log_softmax(features["logits"])[:, 0]), after
+
+  (value, after), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  plain, plain_after = loss(params)
+  np.testing.assert_allclose(value, plain, rtol=1e-4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), after, plain_after)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+  assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["head"]))

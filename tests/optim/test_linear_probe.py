@@ -1,0 +1,53 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from jaxtl import optim
+
+
+def clusters(num=300, classes=4, dim=6, seed=0):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, classes, num).astype(np.int32)
+  centres = rng.normal(size=(classes, dim))
+  features = 3 + 5 * (centres[labels] + rng.normal(size=(num, dim)))
+  return features.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("l2", [1e-3, 0.1])
+def test_probe_is_the_optimum_that_scikit_learn_finds(l2):
+  x, y = clusters()
+  probe = optim.fit_probe(jnp.asarray(x), jnp.asarray(y), num_classes=4, l2=l2, tolerance=1e-6)
+  standard = (x - x.mean(0)) / x.std(0)
+  # scikit-learn minimises the sum of losses + |w|^2 / (2 C).
+  peer = LogisticRegression(C=1 / (l2 * len(y)), tol=1e-8, max_iter=5000).fit(standard, y)
+  ours = np.asarray(probe.logits(jnp.asarray(x)))
+  theirs = peer.decision_function(standard)
+  np.testing.assert_allclose(
+    ours - ours.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True), atol=2e-3, rtol=2e-3
+  )
+
+
+def test_probe_does_not_care_about_the_scale_of_features():
+  x, y = clusters()
+  a = optim.fit_probe(jnp.asarray(x), jnp.asarray(y), num_classes=4, l2=0.01)
+  b = optim.fit_probe(jnp.asarray(100 * x - 7), jnp.asarray(y), num_classes=4, l2=0.01)
+  np.testing.assert_allclose(a.logits(jnp.asarray(x)), b.logits(jnp.asarray(100 * x - 7)), atol=1e-2)
+
+
+def test_a_constant_feature_is_harmless():
+  x, y = clusters()
+  x[:, 0] = 5.0
+  probe = optim.fit_probe(jnp.asarray(x), jnp.asarray(y), num_classes=4, l2=0.01)
+  assert np.isfinite(probe.logits(jnp.asarray(x))).all()
+
+
+def test_the_penalty_is_chosen_on_the_held_out_part():
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(60, 50)).astype(np.float32), rng.integers(0, 3, 60).astype(np.int32)
+  # Labels are noise: the strongest penalty loses least on held-out data.
+  keywords = dict(num_classes=3, held_out=0.3, seed=0)
+  assert optim.choose_probe(x, y, l2_grid=(1e-4, 1e-2, 10.0), **keywords)[1] == 10.0
+  assert optim.choose_probe(x, y, l2_grid=(1e-4,), **keywords)[1] == 1e-4
+  x, y = clusters()
+  assert optim.choose_probe(x, y, l2_grid=(1e-3, 100.0), num_classes=4, held_out=0.3, seed=0)[1] == 1e-3

@@ -1,0 +1,139 @@
+"""Recipes against their update equations written out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxtl import optim, tree
+from jaxtl.errors import ConfigError
+
+PARAMS = {
+  "stem": {"conv": {"kernel": jnp.array([[1.0, -2.0]])}, "norm": {"scale": jnp.array([1.0, 1.0])}},
+  "head": {"kernel": jnp.array([[0.5], [3.0]]), "bias": jnp.array([0.1])},
+}
+GRADS = jax.tree.map(lambda x: 0.1 * x + 0.3, PARAMS)
+ONE = optim.constant()
+
+
+def first_update(tx, grads=GRADS, params=PARAMS):
+  return tx.update(grads, tx.init(params), params)[0]
+
+
+def close(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), a, b)
+
+
+def sgd(**keywords):
+  return optim.sgd(**(dict(peak_rate=0.1, total_steps=10, schedule=ONE) | keywords))
+
+
+def test_sgd_is_minus_rate_times_gradient():
+  close(first_update(sgd(momentum=0.0)), tree.scale(-0.1, GRADS))
+
+
+def test_sgd_decays_kernels_only_and_before_momentum():
+  tx = sgd(weight_decay=0.5, momentum=0.9)
+  decayed = tree.map_with_path(
+    lambda path, g, w: g + 0.5 * w if path.endswith("kernel") else g, GRADS, PARAMS
+  )
+  updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+  close(updates, tree.scale(-0.1, decayed))
+  close(tx.update(GRADS, state, PARAMS)[0], tree.scale(-0.1 * 1.9, decayed))
+
+
+def test_decay_where_chooses_what_decays():
+  updates = first_update(sgd(weight_decay=0.5, decay_where="^head/kernel$", momentum=0.0))
+  close(updates["stem"], tree.scale(-0.1, GRADS["stem"]))
+  close(updates["head"]["kernel"], -0.1 * (GRADS["head"]["kernel"] + 0.5 * PARAMS["head"]["kernel"]))
+  with pytest.raises(ConfigError, match="matches no parameter"):
+    first_update(sgd(weight_decay=0.5, decay_where="kernels"))
+
+
+def test_nesterov_looks_ahead():
+  close(first_update(sgd(nesterov=True, momentum=0.9)), tree.scale(-0.19, GRADS))
+
+
+def test_adamw_decouples_the_decay_and_adam_does_not():
+  keywords = dict(peak_rate=0.1, total_steps=10, schedule=ONE, weight_decay=0.5, eps=0.0)
+  decoupled = first_update(optim.adamw(**keywords))
+  close(
+    decoupled["head"]["kernel"], -0.1 * (jnp.sign(GRADS["head"]["kernel"]) + 0.5 * PARAMS["head"]["kernel"])
+  )
+  coupled = first_update(optim.adam(**keywords))
+  penalised = GRADS["stem"]["conv"]["kernel"] + 0.5 * PARAMS["stem"]["conv"]["kernel"]
+  close(coupled["stem"]["conv"]["kernel"], -0.1 * jnp.sign(penalised))
+
+
+def test_adamw_equals_optax():
+  ours = optim.adamw(
+    peak_rate=0.1, total_steps=10, schedule=ONE, b1=0.8, b2=0.95, weight_decay=0.01, decay_where=""
+  )
+  theirs = optax.adamw(0.1, b1=0.8, b2=0.95, weight_decay=0.01)
+  a, b, p, q = ours.init(PARAMS), theirs.init(PARAMS), PARAMS, PARAMS
+  for _ in range(4):
+    updates, a = ours.update(p, a, p)
+    p = optax.apply_updates(p, updates)
+    updates, b = theirs.update(q, b, q)
+    q = optax.apply_updates(q, updates)
+  close(p, q)
+
+
+def test_without_a_schedule_the_rate_is_half_a_cosine():
+  tx = optim.sgd(peak_rate=0.1, total_steps=4, momentum=0.0)
+  state = tx.init(PARAMS)
+  for factor in (1.0, 0.5 * (1 + np.cos(np.pi / 4)), 0.5):
+    updates, state = tx.update(GRADS, state, PARAMS)
+    close(updates, tree.scale(-0.1 * factor, GRADS))
+
+
+def test_clip_norm_bounds_the_global_norm():
+  updates = first_update(sgd(momentum=0.0, clip_norm=0.01))
+  assert float(tree.norm(updates)) == pytest.approx(0.001, rel=1e-4)
+  close(first_update(sgd(momentum=0.0, clip_norm=1e3)), tree.scale(-0.1, GRADS))
+
+
+def test_frozen_parameters_stay_and_have_no_state():
+  tx = sgd(freeze="^stem/", weight_decay=0.1)
+  updates = first_update(tx)
+  close(updates["stem"], tree.zeros_like(PARAMS["stem"]))
+  assert float(tree.norm(updates["head"])) > 0
+  moments = [x for x in jax.tree.leaves(tx.init(PARAMS)) if x.ndim]
+  assert sum(x.size for x in moments) == tree.size(PARAMS["head"])
+
+
+def test_rates_scale_updates_by_path_and_the_first_match_wins():
+  updates = first_update(sgd(momentum=0.0, rates=(("^stem/", 0.1), ("", 1.0))))
+  close(updates["stem"], tree.scale(-0.01, GRADS["stem"]))
+  close(updates["head"], tree.scale(-0.1, GRADS["head"]))
+  with pytest.raises(ConfigError, match="no rule matches the parameter"):
+    first_update(sgd(rates=(("^stem/", 0.1),)))
+
+
+def test_layerwise_decay_shrinks_from_the_head_down():
+  rules = optim.layerwise_decay(blocks=("stem", "block1", "head"), factor=0.5)
+  assert [factor for _, factor in rules] == [0.25, 0.5, 1.0]
+  updates = first_update(sgd(momentum=0.0, rates=optim.layerwise_decay(blocks=("stem", "head"), factor=0.5)))
+  close(updates["stem"], tree.scale(-0.05, GRADS["stem"]))
+
+
+def test_ema_follows_the_parameters_with_a_warm_up():
+  tx = sgd(momentum=0.0, ema_decay=0.5)
+  state, params, average = tx.init(PARAMS), PARAMS, PARAMS
+  for count in range(12):
+    updates, state = tx.update(GRADS, state, params)
+    params = optax.apply_updates(params, updates)
+    average = tree.lerp(params, average, min(0.5, (1 + count) / (10 + count)))
+  close(optim.averaged(state, params), average)
+
+
+def test_without_ema_the_average_is_the_parameters():
+  assert optim.averaged(sgd().init(PARAMS), PARAMS) is PARAMS
+
+
+def test_chain_and_where_compose_any_transform():
+  tx = optim.chain(transforms=[optim.where(pattern="bias$", transform=optax.scale(2.0)), optax.scale(-1.0)])
+  updates = first_update(tx)
+  close(updates["head"]["bias"], -2 * GRADS["head"]["bias"])
+  close(updates["head"]["kernel"], -GRADS["head"]["kernel"])

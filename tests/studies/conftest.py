@@ -1,0 +1,43 @@
+"""A whole study, small enough to run in seconds."""
+
+import copy
+
+import pytest
+
+from tests.train.conftest import runtime, tiny_config
+
+__all__ = ["runtime", "study_config"]
+
+
+def _data(transforms, batch_size, **source):
+  return dict(
+    source=dict(make="tests.train.conftest.squares", **source), transforms=transforms, batch_size=batch_size
+  )
+
+
+@pytest.fixture
+def study_config():
+  """The config of a study with two arms, one seed, and everything that a study has, as plain data."""
+  plain = [dict(fn=".data.normalize")]
+  target = dict(train=_data(plain, 16, num_classes=2, seed=5), test=_data(plain, 32, num_classes=2, seed=6))
+  loss = dict(fn=".losses.softmax_cross_entropy")
+  base = tiny_config(
+    epochs=1.0,
+    tune=dict(peak_rates=[0.01, 0.1], epochs=0.5, evaluation="test", held_out=0.25),
+    flatness=dict(data=_data(plain, 16), num_examples=48, num_iters=4, tolerance=0.5),
+    transfer=dict(
+      targets=dict(two=target),
+      linear_probe=dict(l2=[0.01, 0.1]),
+      fine_tune=dict(
+        task=dict(make=".tasks.classification", frozen_stats=True, loss=loss),
+        optimizer=dict(make=".optim.adam", peak_rate=1e-3),
+        epochs=1.0,
+      ),
+    ),
+  )
+  arms = dict(
+    cross_entropy=dict(),
+    smoothed_hinge=dict(task=dict(loss=dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0))),
+    from_scratch=dict(epochs=0.0, tune=None, flatness=None),
+  )
+  return copy.deepcopy(dict(study=".studies.pretrain.rows", seeds=[0], title="tiny", base=base, arms=arms))

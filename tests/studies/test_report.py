@@ -1,0 +1,202 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from jaxtl.errors import InputError
+from jaxtl.studies import report
+from tests.studies import example_study
+
+FINE_TUNE = ("fine_tune",)
+HOSTILE = '<script>alert("x")</script>|$\\frac{_%'
+
+
+class Page(HTMLParser):
+  """Text by tag, attributes, and whether every element is closed."""
+
+  VOID = ("meta", "img", "wbr", "use", "path", "br")
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.attributes, self.tags, self.ids = [], [], [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attributes):
+    self.tags.append(tag)
+    self.attributes += attributes
+    self.ids += [value for name, value in attributes if name == "id"]
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attributes):
+    self.handle_starttag(tag, attributes)
+    if tag not in self.VOID:
+      self.open.pop()
+
+  def handle_endtag(self, tag):
+    if tag not in self.VOID:
+      assert self.open.pop() == tag
+
+
+def write(workdir, out=None, **keywords):
+  example_study.write(workdir, **keywords)
+  return report.write(workdir, out or workdir / "report")
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+  """Drawing takes most of the time of a report; tests of its text go without."""
+  monkeypatch.setattr(report, "make_figures", lambda results: [])
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+  return write(tmp_path_factory.mktemp("study"), source=".data.digits")
+
+
+def test_all_files_are_there(full):
+  names = {path.name for path in full.parent.iterdir()}
+  figures = (
+    "transfer_fine_tune",
+    "transfer_linear_probe",
+    "training",
+    "flatness_transfer",
+    "accuracy_transfer",
+    "curvature_training",
+  )
+  expected = {f"{name}.{ending}" for name in figures for ending in ("svg", "png")}
+  expected |= {"index.html", "report.md", "table.csv", "table.tex", "training_images.png"}
+  assert names == expected
+
+
+def test_the_page_is_small_and_loads_nothing(full):
+  text = full.read_text(encoding="utf-8")
+  assert len(text.encode()) < 3_000_000
+  page = Page(text)
+  assert page.open == []
+  for name, value in page.attributes:
+    if name in ("src", "href", "xlink:href"):
+      assert value.startswith(("#", "data:image/png;base64,")), value
+  assert not {"script", "link", "iframe", "object"} & set(page.tags)
+  assert "@import" not in text
+  assert not re.search(r"url\((?!#)", text)
+
+
+def test_links_lead_somewhere_and_names_are_unique(full):
+  page = Page(full.read_text(encoding="utf-8"))
+  links = {value[1:] for name, value in page.attributes if name.endswith("href") and value.startswith("#")}
+  assert links <= set(page.ids)
+  assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_page_is_for_light_and_dark(full):
+  text = full.read_text(encoding="utf-8")
+  assert "prefers-color-scheme:dark" in text
+  for color in ("#0072b2", "#1d2329"):  # of the figures: by variable only
+    assert f"fill: {color}" not in text
+    assert f"stroke: {color}" not in text
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+  example_study.write(
+    tmp_path, arms=("cross_entropy", "sam"), seeds=(0, 1), targets=("digits",), protocols=FINE_TUNE
+  )
+  first = report.write(tmp_path, tmp_path / "a").parent
+  second = report.write(tmp_path, tmp_path / "b").parent
+  names = sorted(path.name for path in first.iterdir())
+  assert names == sorted(path.name for path in second.iterdir())
+  for name in names:
+    assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_hostile_names_are_only_text(tmp_path):
+  page = write(
+    tmp_path,
+    arms=("cross_entropy", "a&b_$x$"),
+    seeds=(0, 1),
+    targets=("digits", HOSTILE),
+    protocols=FINE_TUNE,
+    title=HOSTILE,
+    notes=(HOSTILE,),
+  )
+  text = page.read_text(encoding="utf-8")
+  assert "<script" not in text
+  assert Page(text).open == []
+  assert "&lt;script&gt;" in text
+  markdown = (page.parent / "report.md").read_text(encoding="utf-8")
+  assert "<script" not in markdown
+  header, rule, *rows = markdown.split("## Fine-tuning\n\n")[1].split("\n\n")[0].splitlines()
+  assert {re.sub(r"\\.", "", line).count("|") for line in (header, rule, *rows)} == {rule.count("|")}
+  assert "<script" not in (page.parent / "transfer_fine_tune.svg").read_text(encoding="utf-8")
+
+
+def test_an_unfinished_study_says_what_is_missing(tmp_path, no_figures):
+  page = write(tmp_path, unfinished=[("sam", 2), ("from_scratch", 2)], targets=("digits", "pets"))
+  text = page.read_text(encoding="utf-8")
+  assert "16 of 18 cells" in text
+  assert "The training data could not be opened" in text
+  assert text.count("Not opened: training; evaluation: test;") == 1
+  assert "missing: sam/2, from_scratch/2" in text
+  assert "unfinished, at step 4000" in text
+  assert "not started" in text
+  assert ">n = 2<" in text
+
+
+def test_nothing_finished_still_makes_a_page(tmp_path):
+  cells = [("cross_entropy", 0), ("sam", 0)]
+  page = write(tmp_path, arms=("cross_entropy", "sam"), seeds=(0,), unfinished=cells)
+  assert "no numbers yet" in page.read_text(encoding="utf-8")
+  assert (page.parent / "training.svg").exists()
+
+
+def test_one_seed_shows_no_spread(tmp_path, no_figures):
+  page = write(tmp_path, arms=("cross_entropy", "sam"), seeds=(0,), targets=("digits",))
+  text = page.read_text(encoding="utf-8")
+  assert 'class="spread"' not in text
+  assert "One seed: no spread is known." in text
+
+
+def test_a_protocol_that_was_not_run_is_left_out(tmp_path):
+  page = write(
+    tmp_path, arms=("cross_entropy",), protocols=("linear_probe",), seeds=(0,), targets=("digits",)
+  )
+  assert "Fine-tuning" not in page.read_text(encoding="utf-8")
+  assert "by linear probe" in page.read_text(encoding="utf-8")
+  assert not (page.parent / "transfer_fine_tune.svg").exists()
+
+
+def test_a_transfer_study_has_no_columns_of_pretraining(tmp_path, no_figures):
+  page = write(tmp_path, kind="transfer", arms=("resnet", "vit"), seeds=(0, 1), targets=("digits", "pets"))
+  text = page.read_text(encoding="utf-8")
+  assert "Best mean accuracy over 2 targets by fine-tuning" in text
+  assert "λ<sub>max</sub></th>" not in text
+  assert ">Pre-training<" not in text
+
+
+def test_a_flatness_study_is_about_curvature(tmp_path):
+  page = write(tmp_path, kind="flatness", arms=("resnet", "vit"), seeds=(0, 1))
+  text = page.read_text(encoding="utf-8")
+  assert "Flattest (smallest λ<sub>max</sub>): vit" in text
+  assert "Transfer accuracy" not in text
+
+
+def test_every_number_has_its_seeds_beside_it(full):
+  rows = [
+    json.loads(line) for line in (full.parent.parent / "sam" / "1" / "rows.jsonl").read_text().splitlines()
+  ]
+  value = next(r["accuracy"] for r in rows if r.get("target") == "pets" and r["protocol"] == "fine_tune")
+  title = re.search(r'title="(sam, accuracy on pets, fine-tuning: [^"]*)"', full.read_text(encoding="utf-8"))
+  assert f"seed 1: {value:.6g}" in title[1]
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+  with pytest.raises(InputError, match="no study"):
+    report.write(tmp_path, tmp_path / "report")
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, no_figures):
+  example_study.write(tmp_path, arms=("cross_entropy",), seeds=(0,), targets=("digits",))
+  (tmp_path / "file").write_text("x")
+  with pytest.raises(InputError, match="cannot write"):
+    report.write(tmp_path, tmp_path / "file" / "report")

@@ -1,0 +1,96 @@
+import pytest
+
+from jaxtl.studies import results as results_lib
+from jaxtl.studies import sentences
+from jaxtl.studies.results import Results
+from jaxtl.studies.tables import make_tables
+from tests.studies import example_study
+
+
+def study(accuracies, *, seeds=(0, 1)):
+  """One target, fine-tuned; `accuracies` is arm -> one value for each finished seed."""
+  rows = [
+    {
+      "arm": arm,
+      "seed": seed,
+      "kind": "transfer",
+      "target": "pets",
+      "protocol": "fine_tune",
+      "accuracy": value,
+    }
+    for arm, values in accuracies.items()
+    for seed, value in zip(seeds, values)
+  ]
+  config = {"study": "x", "base": {}, "arms": {arm: {} for arm in accuracies}, "seeds": list(seeds)}
+  return Results(config, {}, rows, {}, frozenset((row["arm"], row["seed"]) for row in rows))
+
+
+def test_finding_names_the_best_the_next_and_the_first():
+  found = sentences.finding(study({"first": [0.5, 0.5], "a": [0.8, 0.9], "b": [0.7, 0.7]}))
+  assert found == (
+    "Best accuracy on pets by fine-tuning: a 0.850 ± 0.071 over 2 seeds; "
+    "0.150 ahead of b (the next best) and 0.350 ahead of first (the first arm)."
+  )
+
+
+def test_seeds_that_overlap_are_called_so():
+  said = sentences.qualifications(study({"a": [0.8, 0.9], "b": [0.7, 0.85]}))
+  assert "the seeds overlap, so the difference is within the spread" in said[0]
+  assert "ahead in 2 of 2 seeds" in said[0]
+
+
+def test_seeds_that_do_not_overlap_are_called_so():
+  assert "do not overlap" in sentences.qualifications(study({"a": [0.8, 0.9], "b": [0.7, 0.75]}))[0]
+
+
+def test_one_seed_claims_nothing():
+  results = study({"a": [0.8], "b": [0.7]}, seeds=(0,))
+  assert "(one seed)" in sentences.finding(results)
+  assert "not known" in sentences.qualifications(results)[0]
+
+
+def test_missing_cells_are_named():
+  said = " ".join(sentences.qualifications(study({"a": [0.8, 0.9], "b": [0.7]})))
+  assert "3 of 4 cells" in said
+  assert "missing: b/1" in said
+
+
+def test_nothing_finished_is_said():
+  results = study({"a": [], "b": []})
+  assert "no numbers yet" in sentences.finding(results)
+  assert "0 of 4 cells" in sentences.qualifications(results)[0]
+
+
+def test_caption_states_the_protocol(tmp_path):
+  results = results_lib.load(example_study.write(tmp_path))
+  captions = {t.protocol: dict(sentences.caption(results, t)) for t in make_tables(results)}
+  fine_tune = captions["fine_tune"]
+  for part in ("6 epochs", "adam(peak_rate=0.001", "batches of 64", "statistics frozen", "32 x 32 pixels"):
+    assert part in fine_tune["Protocol"]
+  assert "flatters" in fine_tune["Accuracy"]
+  assert "3 seeds" in fine_tune["Seeds"]
+  # The defaults of the probe are said, although the config leaves them open.
+  assert "held-out 20% of the training images" in captions["linear_probe"]["Protocol"]
+
+
+def test_curvature_says_how_it_was_measured(tmp_path):
+  said = sentences.curvature_sentence(results_lib.load(example_study.write(tmp_path)))
+  assert "cross-entropy on 512 images" in said
+  assert "15 of 15 measurements reached their tolerance" in said
+
+
+def test_rates_at_the_end_are_warned_of():
+  assert "sam (largest)" in sentences.end_of_grid({"sam": "largest"})
+  assert sentences.end_of_grid({}) == ""
+
+
+@pytest.mark.parametrize(
+  ("value", "text"),
+  [
+    ({"make": ".optim.sam", "rho": 0.05}, "sam(rho=0.05)"),
+    ({"fn": ".losses.poly1"}, "poly1"),
+    ({"make": "a.b", "schedule": {"make": ".optim.cosine", "warmup": 2}}, "b(schedule=cosine(warmup=2))"),
+  ],
+)
+def test_components_read_as_calls(value, text):
+  assert sentences.call(value) == text

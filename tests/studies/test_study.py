@@ -1,0 +1,153 @@
+"""The runner: cells are kept, killed runs go on, and a folder belongs to one config."""
+
+import json
+
+import pytest
+
+from jaxtl.errors import ConfigError, InputError
+from jaxtl.studies import pretrain, study
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  return tmp_path_factory.mktemp("study")
+
+
+def run(config, folder, runtime, **keywords):
+  return study.run_study(config, workdir=folder, runtime=runtime(), **keywords)
+
+
+def of(rows, **wanted):
+  return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def test_a_study_measures_everything_and_is_not_run_again(study_config, runtime, tmp_path, monkeypatch):
+  rows = run(study_config, tmp_path, runtime)
+  assert {row["arm"] for row in rows} == set(study_config["arms"])
+  for arm in ("cross_entropy", "smoothed_hinge"):
+    (trained,) = of(rows, arm=arm, kind="pretrain")
+    assert trained["steps"] == 6
+    assert trained["lambda_max"] > 0
+    assert trained["num_examples"] == 48
+    assert {row["peak_rate"] for row in of(rows, arm=arm, kind="tune")} == {0.01, 0.1}
+    best = max(of(rows, arm=arm, kind="tune"), key=lambda row: row["accuracy"])
+    assert trained["peak_rate"] == best["peak_rate"]
+  (scratch,) = of(rows, arm="from_scratch", kind="pretrain")
+  assert scratch["steps"] == 0
+  assert not of(rows, arm="from_scratch", kind="tune")
+  for protocol in ("linear_probe", "fine_tune"):
+    found = of(rows, kind="transfer", protocol=protocol)
+    assert len(found) == 3
+    assert all(row["num_classes"] == 2 and row["classes"] == ["a", "b"] for row in found)
+    assert all(0 <= row["accuracy"] <= 1 for row in found)
+  assert all(row["best_accuracy"] >= row["accuracy"] for row in of(rows, protocol="fine_tune"))
+
+  cell = tmp_path / "cross_entropy" / "0"
+  assert json.loads((cell / "classes.json").read_text()) == ["a", "b", "c"]
+  for name in ("rows.jsonl", "metrics.jsonl", "checkpoints"):
+    assert (cell / name).exists()
+  for name in ("config.json", "env.json", "log.txt"):
+    assert (tmp_path / name).exists()
+  assert study.all_rows(tmp_path) == rows
+
+  monkeypatch.setattr(pretrain.train, "run", None)  # nothing trains again
+  assert run(study_config, tmp_path, runtime) == rows
+
+
+def test_an_interrupted_study_goes_on_where_it_was(study_config, runtime, tmp_path, monkeypatch):
+  study_config["arms"] = dict(cross_entropy=dict())
+  whole = run(study_config, tmp_path / "whole", runtime)
+  original, calls = pretrain.transfer.run, []
+
+  def interrupted(*arguments, **keywords):
+    calls.append(1)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(pretrain.transfer, "run", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    run(study_config, tmp_path / "cut", runtime)
+  assert calls
+  assert not (tmp_path / "cut" / "cross_entropy" / "0" / "rows.jsonl").exists()
+  monkeypatch.setattr(pretrain.transfer, "run", original)
+  resumed = run(study_config, tmp_path / "cut", runtime)
+  timed = {"seconds", "images_per_second", "data_wait"}
+  plain = [[{k: v for k, v in row.items() if k not in timed} for row in rows] for rows in (whole, resumed)]
+  assert plain[0] == plain[1]
+
+
+def test_a_changed_config_is_refused_with_the_difference(study_config, tmp_path):
+  study.claim(tmp_path, study_config, [])
+  study.claim(tmp_path, study_config, [])
+  changed = study_config | {"base": study_config["base"] | {"epochs": 2.0}}
+  with pytest.raises(
+    InputError, match=r"made with another config: base.epochs: 1.0 -> 2.0. Go back"
+  ) as caught:
+    study.claim(tmp_path, changed, [])
+  assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(study_config, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="cannot write to"):
+    study.claim(tmp_path / "file" / "run", study_config, [])
+
+
+def test_only_the_chosen_arms_and_seeds_run(study_config, runtime, tmp_path):
+  study_config["arms"] = {name: dict(epochs=0.0, tune=None, flatness=None, transfer=None) for name in "abc"}
+  study_config["seeds"] = [0, 1]
+  rows = run(study_config, tmp_path, runtime, arms=["b"], seeds=[1])
+  assert [(row["arm"], row["seed"]) for row in rows] == [("b", 1)]
+  assert not (tmp_path / "a").exists()
+  with pytest.raises(ConfigError, match="no arm 'x'; the config has a, b, c"):
+    run(study_config, tmp_path, runtime, arms=["x"])
+  with pytest.raises(ConfigError, match="no seed 7; the config has 0, 1"):
+    run(study_config, tmp_path, runtime, seeds=[7])
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (dict(study=".studies.pretrain.row"), "did you mean 'rows'?"),
+    (dict(study=".tree.lerp"), "which is no study"),
+    (dict(arms={}), "config.arms is empty"),
+    (dict(arms=dict(a=dict(epohcs=1))), "config.arms.a has no 'epohcs'; did you mean 'epochs'?"),
+    (dict(arms=dict(a=dict(task=dict(loss=dict(fn=".losses.poly"))))), "config.arms.a.task.loss names"),
+    (dict(arms=dict(a=dict(transfer=dict(targets=dict(x=dict()))))), "targets.x needs 'train'"),
+    (dict(sedes=[1]), "config has no 'sedes'; did you mean 'seeds'?"),
+    (dict(seeds=["a"]), "config.seeds.0 is 'a'; expected an integer"),
+  ],
+)
+def test_mistakes_show_before_anything_runs(study_config, change, message):
+  with pytest.raises(ConfigError) as caught:
+    study.parse_config(study_config | change)
+  assert message in str(caught.value)
+
+
+def test_a_config_file_is_a_program_with_get_config(tmp_path):
+  path = tmp_path / "c.py"
+  path.write_text(
+    "from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict(dict(a=dict(b=(1, 2))))"
+  )
+  assert study.load_config(path, ["a.c=3"]) == {"a": {"b": [1, 2], "c": 3}}
+  path.write_text("x = 1")
+  with pytest.raises(ConfigError, match="has no get_config"):
+    study.load_config(path)
+  with pytest.raises(ConfigError, match="no config at"):
+    study.load_config(tmp_path / "missing.py")
+
+
+def test_tuning_needs_an_evaluation_that_exists(study_config, runtime, tmp_path):
+  study_config["base"]["tune"]["evaluation"] = "vall"
+  with pytest.raises(ConfigError, match="tune.evaluation is 'vall'; the study evaluates on test"):
+    run(study_config, tmp_path, runtime)
+
+
+def test_a_rate_that_diverges_loses_and_does_not_stop_the_study(study_config, runtime, tmp_path):
+  study_config["base"]["tune"]["peak_rates"] = [1e30, 0.1]
+  study_config["base"] |= dict(transfer=None, flatness=None)
+  study_config["arms"] = dict(a=dict())
+  rows = run(study_config, tmp_path, runtime)
+  diverged = of(rows, kind="tune", peak_rate=1e30)[0]
+  assert diverged["accuracy"] == 0
+  assert "not finite" in diverged["diverged"] or "the loss is" in diverged["diverged"]
+  assert of(rows, kind="pretrain")[0]["peak_rate"] == 0.1

@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtl import losses, models, tasks
+from jaxtl.metrics import compute
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def setup():
+  model = models.resnet8(num_classes=7, width=4)
+  images = jax.random.normal(KEY, (6, 8, 8, 3))
+  params, batch_stats = model.init(KEY, images)
+  labels = jnp.array([0, 1, 2, 3, 4, 5])
+  return model, params, batch_stats, {"image": images, "label": labels, "mask": jnp.ones(6, bool)}
+
+
+def test_the_loss_is_the_mean_over_unmasked_rows(setup):
+  model, params, batch_stats, batch = setup
+  task = tasks.classification(loss=losses.softmax_cross_entropy, frozen_stats=True)
+  batch = batch | {"mask": jnp.array([1, 1, 1, 1, 0, 0], bool)}
+  loss, aux = task.loss_fn(model)(params, batch_stats, batch, KEY)
+  logits = model.apply(params, batch_stats, batch["image"])[0]["logits"]
+  expected = losses.softmax_cross_entropy(logits, batch["label"])[:4].mean()
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    aux.metrics["accuracy"], (logits.argmax(-1) == batch["label"])[:4].mean(), rtol=1e-6
+  )
+
+
+def test_frozen_statistics_stay_and_live_ones_move(setup):
+  model, params, batch_stats, batch = setup
+  for frozen in (True, False):
+    task = tasks.classification(loss=losses.softmax_cross_entropy, frozen_stats=frozen)
+    _, aux = task.loss_fn(model)(params, batch_stats, batch, KEY)
+    same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), aux.batch_stats, batch_stats)
+    assert all(jax.tree.leaves(same)) is frozen
+
+
+def test_two_labels_and_a_weight_are_two_losses_weighed(setup):
+  model, params, batch_stats, batch = setup
+  task = tasks.classification(loss=losses.softmax_cross_entropy, frozen_stats=True)
+  other, weight = jnp.flip(batch["label"]), jnp.linspace(0, 1, 6)
+  mixed, _ = task.loss_fn(model)(params, batch_stats, batch | {"label_b": other, "weight": weight}, KEY)
+  logits = model.apply(params, batch_stats, batch["image"])[0]["logits"]
+  a, b = (losses.softmax_cross_entropy(logits, y) for y in (batch["label"], other))
+  np.testing.assert_allclose(mixed, jnp.mean(weight * a + (1 - weight) * b), rtol=1e-5)
+
+
+def test_measures_are_the_training_loss_and_what_compares_losses(setup):
+  model, params, batch_stats, batch = setup
+  task = tasks.classification(loss=lambda logits, labels: jnp.full(labels.shape, 3.0))
+  found = compute(task.measure(model)(params, batch_stats, batch))
+  logits = model.apply(params, batch_stats, batch["image"])[0]["logits"]
+  assert found["loss"] == 3.0
+  assert found["cross_entropy"] == pytest.approx(
+    float(losses.softmax_cross_entropy(logits, batch["label"]).mean()), rel=1e-5
+  )
+  assert found["top1"] == pytest.approx(float((logits.argmax(-1) == batch["label"]).mean()))
+  assert set(found) == {"loss", "cross_entropy", "top1", "top5"}
+
+
+def test_top5_needs_more_than_five_classes():
+  model = models.resnet8(num_classes=5, width=4)
+  batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool)}
+  params, batch_stats = model.init(KEY, batch["image"])
+  measures = tasks.classification(loss=losses.softmax_cross_entropy).measure(model)(
+    params, batch_stats, batch
+  )
+  assert "top5" not in measures

@@ -1,0 +1,112 @@
+"""Who may import whom: the table is both the rule and its documentation."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxtl
+
+ROOT = Path(jaxtl.__file__).parent
+REPOSITORY = ROOT.parent
+BASIC = {"config", "errors", "tree", "types"}
+NUMERIC = {"jax", "numpy", "optax"}
+
+# package or module -> (what of jaxtl it may import beside itself, what of others beside the standard library)
+RULES: dict[str, tuple[set[str], set[str]]] = {
+  "errors": (set(), set()),
+  "types": (set(), {"jax"}),
+  "tree": ({"errors", "types"}, {"jax"}),
+  "config": ({"errors"}, set()),
+  "losses": (BASIC, NUMERIC),
+  "optim": (BASIC, NUMERIC),
+  "curvature": (BASIC, NUMERIC),
+  "weights": (BASIC, NUMERIC),
+  "metrics": (BASIC, NUMERIC),
+  "models": (BASIC, NUMERIC | {"flax"}),
+  "data": (
+    {"errors"},
+    {"PIL", "matplotlib", "numpy", "pyarrow", "skimage", "sklearn", "tensorflow", "tensorflow_datasets"},
+  ),
+  "tasks": (BASIC | {"losses", "metrics", "models"}, NUMERIC | {"flax"}),
+  "train": (
+    BASIC | {"data", "losses", "metrics", "models", "optim", "tasks", "weights"},
+    NUMERIC | {"orbax", "tensorboardX"},
+  ),
+  "studies": (
+    BASIC | {"curvature", "data", "losses", "metrics", "models", "optim", "tasks", "train", "weights"},
+    NUMERIC | {"PIL", "matplotlib"},
+  ),
+  "commands": (
+    BASIC | {"data", "studies", "train"},
+    {"jax", "numpy", "orbax", "safetensors"},
+  ),
+  "cli": ({"__init__", "commands", "errors"}, set()),
+  "__init__": (set(), set()),
+}
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+  """The modules that a file imports, those inside functions included."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path} has a relative import"
+      found |= (
+        {f"jaxtl.{alias.name}" for alias in node.names} if node.module == "jaxtl" else {node.module or ""}
+      )
+  return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_package_may(path):
+  package = path.relative_to(ROOT).parts[0].removesuffix(".py")
+  own, others = RULES[package]
+  for name in imports(path):
+    top, _, rest = name.partition(".")
+    if top == "jaxtl":
+      part = rest.split(".")[0]
+      part = "__init__" if part == "__version__" else part
+      assert part in own | {package}, f"{package} must not import jaxtl.{part}"
+    elif top not in sys.stdlib_module_names:
+      assert top in others, f"{package} must not import {top}"
+
+
+def test_no_module_has_a_name_that_says_nothing():
+  names = {path.stem for path in FILES}
+  assert not names & {"utils", "common", "misc", "helper", "helpers", "base", "manager"}
+
+
+def run_python(code: str) -> str:
+  return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_jaxtl_loads_neither_tensorflow_nor_flax():
+  heavy = "{'tensorflow', 'flax', 'jax', 'orbax', 'matplotlib'}"
+  assert run_python(f"import jaxtl, sys; print({heavy} & set(sys.modules))").strip() == "set()"
+
+
+def test_the_command_lines_help_loads_nothing_heavy():
+  code = (
+    "import sys, jaxtl.cli\ntry: jaxtl.cli.main(['--help'])\nexcept SystemExit: pass\n"
+    "print('heavy:', {'tensorflow', 'flax', 'jax', 'numpy'} & set(sys.modules))"
+  )
+  assert "heavy: set()" in run_python(code)
+
+
+def test_training_code_does_not_import_what_only_some_sources_need():
+  code = "import jaxtl.train, sys; print({'tensorflow_datasets', 'skimage', 'pyarrow'} & set(sys.modules))"
+  assert run_python(code).strip() == "set()"
+
+
+def test_every_public_name_exists():
+  for name in jaxtl.__all__:
+    module = getattr(jaxtl, name)
+    for public in getattr(module, "__all__", ()):
+      assert hasattr(module, public), f"jaxtl.{name} exports {public!r}, which it does not have"

@@ -1,0 +1,180 @@
+"""The commands as a user types them: what they print, and one line with exit code 2 for whatever is wrong."""
+
+import json
+import pprint
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from jaxtl import cli
+from jaxtl.train import checkpoint
+from tests.studies.conftest import study_config
+
+__all__ = ["study_config"]  # a fixture
+COMMANDS = ("run", "check", "eval", "export", "report", "data check")
+
+
+@pytest.fixture
+def config_file(tmp_path, study_config):
+  study_config["arms"] = dict(cross_entropy=dict(), sam=dict(gradient=dict(make=".optim.sam", rho=0.05)))
+  study_config["base"] |= dict(tune=None, flatness=None, transfer=None)
+  path = tmp_path / "study.py"
+  path.write_text(f"def get_config():\n  return {pprint.pformat(study_config)}\n")
+  return path
+
+
+@pytest.fixture
+def finished(config_file, tmp_path):
+  assert (
+    cli.main(
+      ["run", str(config_file), "--workdir", str(tmp_path / "run"), "--no-report", "--num-devices", "1"]
+    )
+    == 0
+  )
+  return tmp_path / "run"
+
+
+def refused(capsys, *arguments) -> str:
+  """The one line that a command prints before it gives up with exit code 2."""
+  assert cli.main([str(a) for a in arguments]) == 2
+  error = capsys.readouterr().err
+  lines = [line for line in error.splitlines() if line.startswith("jaxtl: ")]
+  assert len(lines) == 1, error
+  assert "Traceback" not in error
+  return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_every_option(command, capsys):
+  with pytest.raises(SystemExit) as stop:
+    cli.main([*command.split(), "--help"])
+  assert stop.value.code == 0
+  text = capsys.readouterr().out
+  parser = cli._parser()
+  for name in command.split():
+    parser = next(
+      a for a in parser._actions if hasattr(a, "choices") and a.choices and name in a.choices
+    ).choices[name]
+  for action in parser._actions:
+    assert action.help, f"{command} {action.dest} has no help"
+    assert (action.option_strings or [action.metavar])[-1] in text
+
+
+def test_check_prints_the_recipe(config_file, capsys):
+  assert cli.main(["check", str(config_file), "base.epochs=3.0", "--num-devices", "1"]) == 0
+  text = capsys.readouterr().out
+  assert "steps      18 = 3 epochs of 96 images in batches of 16" in text
+  assert "gradient   .optim.sam(rho=0.05)" in text
+  assert "head/kernel" in text
+  assert cli.main(["check", str(config_file), "--config.base.epochs=3.0", "--print-config"]) == 0
+  assert json.loads(capsys.readouterr().out)["base"]["epochs"] == 3.0
+
+
+@pytest.mark.parametrize(
+  ("override", "message"),
+  [
+    ("base.epohcs=1", "has no 'epohcs'; did you mean 'epochs'?"),
+    ("base.epochs=many", "epochs is 'many'; expected a number"),
+    ("arms.sam.gradient.roh=1", ".optim.sam has no 'roh'; did you mean 'rho'?"),
+    ("base.data.batch_size=12", "data.batch_size is 12, which 8 devices do not divide; write 16"),
+  ],
+)
+def test_a_mistake_in_the_config_is_one_line(config_file, capsys, override, message):
+  assert message in refused(capsys, "check", config_file, override, "--num-devices", "8")
+
+
+def test_bad_places_are_one_line(config_file, tmp_path, capsys):
+  assert "no config at" in refused(capsys, "run", tmp_path / "none.py")
+  (tmp_path / "file").write_text("")
+  assert "cannot write to" in refused(capsys, "run", config_file, "--workdir", tmp_path / "file" / "x")
+  assert "no checkpoint at" in refused(capsys, "eval", tmp_path / "none", "--data", "digits")
+  assert "no checkpoint at" in refused(capsys, "export", tmp_path / "none", tmp_path / "out")
+  assert "no study in" in refused(capsys, "report", tmp_path)
+  assert str(tmp_path / "none") in refused(capsys, "data", "check", tmp_path / "none")
+  assert "num_devices is 99" in refused(capsys, "run", config_file, "--num-devices", "99")
+
+
+def test_a_changed_config_is_refused_and_the_same_one_goes_on(finished, config_file, capsys):
+  before = sorted(p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file())
+  line = refused(capsys, "run", config_file, "--workdir", finished, "base.epochs=7.0")
+  assert "base.epochs: 1.0 -> 7.0" in line
+  arguments = ["run", str(config_file), "--workdir", str(finished), "--no-report", "--num-devices", "1"]
+  assert cli.main(arguments) == 0
+  assert sorted(p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()) == before
+
+
+def class_folders(root, names):
+  rng = np.random.default_rng(0)
+  for number, name in enumerate(names):
+    (root / name).mkdir(parents=True)
+    for image in range(4):
+      pixels = rng.integers(0, 120, (8, 8, 3)).astype(np.uint8)
+      pixels[..., number] += 100
+      Image.fromarray(pixels).save(root / name / f"{image}.png")
+  return root
+
+
+def test_eval_measures_a_checkpoint_on_images_of_the_same_classes(finished, tmp_path, capsys):
+  folder = class_folders(tmp_path / "images", "abc")
+  out = tmp_path / "numbers.json"
+  cell = finished / "cross_entropy" / "0"
+  arguments = ["eval", cell, "--data", folder, "--batch-size", "8", "--out", out, "--num-devices", "1"]
+  assert cli.main([str(a) for a in arguments]) == 0
+  assert "top1" in capsys.readouterr().out
+  numbers = json.loads(out.read_text())
+  assert numbers["num_examples"] == 12
+  assert 0 <= numbers["top1"] <= 1
+  other = class_folders(tmp_path / "other", "abd")
+  assert "class 2 is 'd'" in refused(capsys, "eval", cell, "--data", other)
+  assert "no split 'x'" in refused(capsys, "eval", cell, "--data", folder, "--split", "x")
+
+
+def test_a_hostile_checkpoint_is_not_imported(finished, tmp_path, capsys, monkeypatch):
+  hostile = checkpoint.load(finished / "cross_entropy" / "0")
+  hostile.config["model"] = {"make": "os.getcwd"}
+  monkeypatch.setattr(checkpoint, "load", lambda path: hostile)
+  line = refused(capsys, "eval", finished, "--data", "digits")
+  assert "outside jaxtl, flax, optax; pass --trust" in line
+
+
+@pytest.mark.parametrize("form", ["orbax", "safetensors", "npz"])
+def test_exports_hold_the_weights_and_what_they_need(finished, tmp_path, form, capsys):
+  out = tmp_path / "out"
+  cell = finished / "sam" / "0"
+  assert cli.main(["export", str(cell), str(out), "--format", form]) == 0
+  weights = checkpoint.load(cell)
+  kernel = weights.params["head"]["kernel"]
+  if form == "safetensors":
+    found = load_file(out / "model.safetensors")["params/head/kernel"]
+  elif form == "npz":
+    found = np.load(out / "model.npz")["params/head/kernel"]
+  else:
+    import orbax.checkpoint as ocp
+
+    found = ocp.StandardCheckpointer().restore((out / "model").absolute())["params"]["head"]["kernel"]
+  np.testing.assert_array_equal(found, kernel)
+  assert json.loads((out / "classes.json").read_text()) == ["a", "b", "c"]
+  assert json.loads((out / "config.json").read_text())["model"]["make"] == ".models.resnet8"
+  assert "exists already" in refused(capsys, "export", cell, out)
+
+
+def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys):
+  arguments = ["run", str(config_file), "--workdir", str(tmp_path / "w"), "--num-devices", "1"]
+  rate = ["base.optimizer.peak_rate=1e30", "base.optimizer.schedule={'make': '.optim.constant'}"]
+  assert cli.main([*arguments, *rate]) == 4
+  assert "the loss is" in capsys.readouterr().err
+
+
+def test_an_unknown_argument_is_argparses_exit_code_2(capsys):
+  for arguments in (["report", ".", "x=1"], ["fly"], []):
+    with pytest.raises(SystemExit) as stop:
+      cli.main(arguments)
+    assert stop.value.code == 2
+
+
+def test_the_version_is_the_packages(capsys):
+  with pytest.raises(SystemExit):
+    cli.main(["--version"])
+  assert capsys.readouterr().out.strip().count(".") == 2

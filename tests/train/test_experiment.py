@@ -1,0 +1,175 @@
+"""The contract of a run: the same numbers on any devices, after any interruption, from any start."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxtl import train, tree
+from jaxtl.errors import CheckpointError, ConfigError, DataError, RunError
+from jaxtl.train import checkpoint
+from jaxtl.train.experiment import total_steps
+
+GRADIENTS = {
+  "plain": dict(make=".optim.plain"),
+  "sam": dict(make=".optim.sam", rho=0.05),
+  "looksam": dict(make=".optim.looksam", rho=0.05, every=3),
+  "accumulate": dict(make=".optim.accumulate", steps=2),
+}
+
+
+def equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_learns(tiny, runtime):
+  trained = train.run(tiny(epochs=6.0), seed=0, runtime=runtime())
+  assert trained.last("eval/test/top1") > 0.9
+  assert trained.last("train/loss") < trained.history[0]["train/loss"]
+
+
+def test_one_device_and_eight_give_the_same_parameters_after_five_steps(tiny, runtime):
+  experiment = tiny(epochs=5 * 16 / 96)
+  found = [train.run(experiment, seed=0, runtime=runtime(n)).weights for n in (1, 8)]
+  # Sums over the batch are taken in another order: equal to float32 rounding, amplified by five steps.
+  for part in ("params", "batch_stats"):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+      getattr(found[0], part),
+      getattr(found[1], part),
+    )
+
+
+@pytest.mark.parametrize("rule", GRADIENTS)
+def test_seven_steps_and_resumed_to_twenty_equals_twenty_bit_for_bit(tiny, runtime, tmp_path, rule):
+  config = dict(gradient=GRADIENTS[rule], epochs=20 * 16 / 96)
+  config["optimizer"] = dict(make=".optim.sgd", peak_rate=0.1, ema_decay=0.9)
+  whole = train.run(tiny(**config), seed=3, runtime=runtime(), workdir=tmp_path / "whole")
+  cut = tiny(**config, checkpoint_every=7)
+  with pytest.raises(KeyboardInterrupt):
+    train.run(cut, seed=3, runtime=runtime(), workdir=tmp_path / "cut", observers={"kill": (9, _kill)})
+  assert checkpoint.find(tmp_path / "cut").name == "7"
+  resumed = train.run(cut, seed=3, runtime=runtime(), workdir=tmp_path / "cut")
+  assert checkpoint.find(tmp_path / "cut").name == "20"
+  equal(whole.weights.params, resumed.weights.params)
+  equal(whole.weights.batch_stats, resumed.weights.batch_stats)
+  rates = ("train/images_per_second", "train/data_wait")
+  plain = [[{k: v for k, v in r.items() if k not in rates} for r in t.history] for t in (whole, resumed)]
+  assert plain[0] == plain[1]
+
+
+def _kill(program):
+  def observe(state):
+    raise KeyboardInterrupt
+
+  return observe
+
+
+def test_a_finished_run_is_not_run_again(tiny, runtime, tmp_path):
+  first = train.run(tiny(), seed=0, runtime=runtime(), workdir=tmp_path)
+  again = train.run(tiny(), seed=0, runtime=runtime(), workdir=tmp_path, observers={"kill": (1, _kill)})
+  equal(first.weights.params, again.weights.params)
+  assert first.history == again.history
+
+
+def test_seeds_differ(tiny, runtime):
+  a, b = (train.run(tiny(epochs=0.2), seed=seed, runtime=runtime()).weights.params for seed in (0, 1))
+  assert float(tree.norm(tree.sub(a, b))) > 0.1
+
+
+def test_zero_epochs_leave_the_start_and_still_measure(tiny, runtime, tmp_path):
+  trained = train.run(tiny(epochs=0.0), seed=0, runtime=runtime(), workdir=tmp_path)
+  assert trained.total_steps == 0
+  assert 0 <= trained.last("eval/test/top1") <= 1
+  equal(trained.weights.params, checkpoint.load(tmp_path).params)
+
+
+def test_a_start_is_matched_by_path_and_the_head_replaced(tiny, runtime):
+  source = train.run(tiny(epochs=0.5), seed=0, runtime=runtime()).weights
+  other = tiny(epochs=0.0, evaluation={})
+  same = train.run(other, seed=9, runtime=runtime(), start=source).weights
+  equal(same.params, source.params)
+  four = dict(make="tests.train.conftest.squares", num_classes=4)
+  changed = dataclasses.replace(other, data=dataclasses.replace(other.data, source=_spec(four)))
+  moved = train.run(changed, seed=9, runtime=runtime(), start=source).weights
+  equal(moved.params["stem"], source.params["stem"])
+  assert moved.params["head"]["bias"].shape == (4,)
+  assert moved.classes == ("a", "b", "c", "d")
+
+
+def test_a_start_of_another_architecture_is_refused(tiny, runtime):
+  source = train.run(tiny(epochs=0.0), seed=0, runtime=runtime()).weights
+  wider = tiny(model=dict(make=".models.resnet8", width=8))
+  with pytest.raises(CheckpointError, match="does not fit the model"):
+    train.run(wider, seed=0, runtime=runtime(), start=source)
+
+
+def test_a_checkpoint_of_another_model_is_not_resumed(tiny, runtime, tmp_path):
+  train.run(tiny(), seed=0, runtime=runtime(), workdir=tmp_path)
+  with pytest.raises(CheckpointError, match="does not fit this run"):
+    train.run(tiny(model=dict(make=".models.resnet8", width=8)), seed=0, runtime=runtime(), workdir=tmp_path)
+
+
+def test_another_class_list_is_refused_with_the_difference(tiny, runtime):
+  renamed = dict(make="tests.train.conftest.squares", names="abz")
+  evaluation = dict(test=dict(source=renamed, batch_size=32))
+  with pytest.raises(DataError, match="evaluation.test: class 2 is 'z', and the model was trained with 'c'"):
+    train.run(tiny(evaluation=evaluation), seed=0, runtime=runtime())
+  more = dict(test=dict(source=dict(make="tests.train.conftest.squares", num_classes=4), batch_size=32))
+  with pytest.raises(DataError, match="has 4 classes; the model was trained on 3"):
+    train.run(tiny(evaluation=more), seed=0, runtime=runtime())
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(tiny, runtime):
+  data = dict(source=dict(make="tests.train.conftest.squares"), batch_size=12)
+  with pytest.raises(ConfigError, match="data.batch_size is 12, which 8 devices do not divide; write 16"):
+    train.run(tiny(data=data), seed=0, runtime=runtime(8))
+
+
+@pytest.mark.parametrize(("key", "what"), [("num_examples", "examples"), ("num_classes", "classes")])
+def test_a_source_that_is_not_what_the_config_says_is_refused(tiny, runtime, key, what):
+  data = dict(source=dict(make="tests.train.conftest.squares"), batch_size=16) | {key: 7}
+  with pytest.raises(DataError, match=rf"squares holds \d+ {what}; the config says num_{what} = 7"):
+    train.run(tiny(data=data), seed=0, runtime=runtime())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny, runtime):
+  optimizer = dict(make=".optim.sgd", peak_rate=1e30, schedule=dict(make=".optim.constant"))
+  with pytest.raises(RunError, match=r"the loss is (nan|inf) at step \d") as caught:
+    train.run(tiny(optimizer=optimizer), seed=0, runtime=runtime())
+  assert caught.value.code == 4
+
+
+def test_evaluation_uses_the_moving_average(tiny, runtime):
+  optimizer = dict(make=".optim.sgd", peak_rate=0.1, ema_decay=0.999)
+  averaged = train.run(tiny(optimizer=optimizer), seed=0, runtime=runtime())
+  plain = train.run(tiny(), seed=0, runtime=runtime())
+  assert averaged.last("train/loss") == plain.last("train/loss")
+  assert averaged.last("eval/test/loss") != plain.last("eval/test/loss")
+
+
+def test_periods_say_when_things_happen(tiny, runtime, tmp_path):
+  trained = train.run(
+    tiny(evaluate_every=5, log_every=4, checkpoint_every=5, keep=2),
+    seed=0,
+    runtime=runtime(),
+    workdir=tmp_path,
+  )
+  evaluated = [r["step"] for r in trained.history if "eval/test/top1" in r]
+  logged = [r["step"] for r in trained.history if "train/loss" in r]
+  assert evaluated == [5, 10, 12]
+  assert logged == [4, 8, 12]
+  assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [10, 12]
+
+
+def test_steps_are_epochs_of_images(tiny):
+  assert total_steps(tiny(epochs=2.0), 96) == 12
+  assert total_steps(tiny(epochs=0.01), 96) == 1
+  assert total_steps(tiny(epochs=0.0), 96) == 0
+
+
+def _spec(value):
+  from jaxtl.config import spec
+
+  return spec(value)

@@ -1,0 +1,74 @@
+import io
+import json
+
+import pytest
+
+from jaxtl.train.writer import MetricsWriter, Progress, remember, write_atomically
+
+
+def test_records_are_lines_and_a_resumed_run_drops_what_is_beyond(tmp_path):
+  writer = MetricsWriter(tmp_path, start_step=0)
+  for step in (1, 2, 3):
+    writer.write(step, {"loss": 1.0 / step})
+  writer.close()
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "lo')  # killed while writing
+  resumed = MetricsWriter(tmp_path, start_step=2)
+  resumed.write(3, {"loss": 7.0})
+  resumed.close()
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert lines == resumed.records
+  assert [(r["step"], r["loss"]) for r in lines] == [(1, 1.0), (2, 0.5), (3, 7.0)]
+  assert list((tmp_path / "tb").iterdir())
+
+
+def test_without_a_folder_records_stay_in_memory(tmp_path):
+  writer = MetricsWriter(None, start_step=0)
+  writer.write(1, {"x": 2.0})
+  writer.close()
+  assert writer.records == [{"step": 1, "x": 2.0}]
+
+
+def test_remember_computes_once(tmp_path):
+  calls = []
+
+  def compute():
+    calls.append(1)
+    return {"x": [1, 2]}
+
+  path = tmp_path / "a" / "b.json"
+  assert remember(path, compute) == remember(path, compute) == {"x": [1, 2]}
+  assert len(calls) == 1
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+  path = tmp_path / "x.json"
+  write_atomically(path, "old")
+  with pytest.raises(TypeError):
+    write_atomically(path, 3)
+  assert path.read_text() == "old"
+
+
+def test_progress_says_share_rate_and_time_left(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr("time.monotonic", lambda: now[0])
+  stream = io.StringIO()
+  progress = Progress(interval=10.0, stream=stream)
+  progress.title = "arm/0"
+  progress.expect(400)
+  progress.skip(200)
+  for now[0] in (20.0, 25.0, 40.0):
+    progress.advance(50, "step", images_per_second=123.4, waiting=0.05)
+  lines = stream.getvalue().splitlines()
+  assert len(lines) == 2  # 25 s is too soon after 20 s
+  assert lines[0] == " 25% | arm/0 | step | 123 images/s | data 5% | 0:20 gone, 1:00 left"
+  assert lines[1].endswith("0:40 gone, 0:13 left")
+
+
+def test_notes_go_to_the_log_too(tmp_path):
+  stream = io.StringIO()
+  progress = Progress(stream=stream)
+  progress.log_to(tmp_path / "log.txt")
+  progress.note("hello")
+  assert stream.getvalue() == "hello\n"
+  assert (tmp_path / "log.txt").read_text().endswith(" hello\n")
