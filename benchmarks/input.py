@@ -1,7 +1,7 @@
 """How fast images are decoded, cropped at random to 224 pixels and flipped, in images per second.
 
-The images are 500 x 375 JPEGs of about 100 KB, made from a photograph that scikit-image carries. Each line gives
-images per second of CPU time (what one core does, whatever else runs) and of wall time.
+The images are 500 x 375 JPEGs of about 100 KB, made from a photograph that scikit-image carries. Each line
+gives images per second of CPU time (what one core does, whatever else runs) and of wall time.
 
   python benchmarks/input.py [--images 128] [--seconds 4] [--threads N]
 """
@@ -36,7 +36,7 @@ def jpegs(count: int) -> list[bytes]:
   for _ in range(count):
     x, y = int(rng.integers(0, 251)), int(rng.integers(0, 126))
     buffer = io.BytesIO()
-    photograph.crop((x, y, x + 500, y + 375)).save(buffer, "JPEG", quality=97)
+    photograph.crop((x, y, x + 500, y + 375)).save(buffer, "JPEG", quality=98)
     files.append(buffer.getvalue())
   return files
 

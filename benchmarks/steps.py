@@ -1,6 +1,6 @@
 """What a training step costs: the smoothed hinge and SAM as ratios to plain cross-entropy, in one process.
 
-The steps take turns, so that whatever else the machine does falls on all of them; the ratio is that of the medians.
+The steps take turns, so that whatever else the machine does falls on all of them; ratios are of medians.
 
   python benchmarks/steps.py [--rounds 15] [--batch-size 128]
 """
@@ -60,9 +60,7 @@ def main() -> None:
       if number >= 2:  # the first two compile and warm up
         seconds[name].append(time.process_time() - began)
   base = statistics.median(seconds["cross-entropy"])
-  print(
-    f"ResNet-20 (CIFAR), batch {options.batch_size} at 32 px, {options.num_classes} classes, CPU seconds per step"
-  )
+  print(f"ResNet-20, {options.batch_size} images, {options.num_classes} classes: CPU seconds per step")
   for name, times in seconds.items():
     ratio = statistics.median(times) / base
     limit = f"  (at most {LIMITS[name]})" if name in LIMITS else ""

@@ -1,7 +1,7 @@
 """The whole study in minutes, with nothing to download.
 
 Pre-trains a small ResNet on glyphs that are drawn on the fly, with five losses, and transfers each weight to
-real data that installed packages hold: handwritten digits (scikit-learn) and patches of photographs (scikit-image).
+real data in installed packages: handwritten digits (scikit-learn), patches of photographs (scikit-image).
 """
 
 from ml_collections import ConfigDict
@@ -16,12 +16,15 @@ def get_config():
   plain = [normalize]
   cropped = [dict(fn=".data.pad_crop", size=32, padding=2), normalize]
   glyphs = dict(make=".data.glyphs", size=32)
+  sources = dict(
+    digits=dict(make=".data.digits"), photo_patches=dict(make=".data.photo_patches", num_per_class=100)
+  )
   targets = {
     name: dict(
-      train=_data(cropped, make=make, split="train", batch_size=64),
-      test=_data(plain, make=make, split="test", batch_size=256),
+      train=_data(cropped, **source, split="train", batch_size=32),
+      test=_data(plain, **source, split="test", batch_size=256),
     )
-    for name, make in (("digits", ".data.digits"), ("photo_patches", ".data.photo_patches"))
+    for name, source in sources.items()
   }
   return ConfigDict(
     dict(
@@ -29,14 +32,14 @@ def get_config():
       title="Quickstart: which loss makes the best weights?",
       notes=[
         "Pre-training data are drawn: 62 glyphs in the fonts that matplotlib ships.",
-        "Transfer data are real: scikit-learn's handwritten digits, and patches of photographs that scikit-image ships.",
+        "Transfer data are real: scikit-learn's handwritten digits, patches of scikit-image's photographs.",
         "This run is minutes long. It shows that everything works; it does not show which loss is best.",
       ],
       seeds=(0, 1),
       base=dict(
         model=dict(make=".models.resnet8", width=8),
         task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
-        data=_data(plain, **glyphs, split="train", num_examples=6144),
+        data=_data(plain, **glyphs, split="train", num_examples=6144, batch_size=32),
         evaluation=dict(test=_data(plain, **glyphs, split="test", num_examples=1024, batch_size=256)),
         optimizer=dict(
           make=".optim.sgd",
@@ -44,7 +47,7 @@ def get_config():
           schedule=dict(make=".optim.cosine", warmup_epochs=0.5),
           nesterov=True,
         ),
-        epochs=4.0,
+        epochs=2.0,
         flatness=dict(
           data=_data(plain, **glyphs, split="train", num_examples=6144),
           num_examples=256,
@@ -59,9 +62,9 @@ def get_config():
               make=".tasks.classification", frozen_stats=True, loss=dict(fn=".losses.softmax_cross_entropy")
             ),
             optimizer=dict(
-              make=".optim.adam", peak_rate=1e-3, schedule=dict(make=".optim.cosine", warmup_epochs=0.5)
+              make=".optim.adam", peak_rate=3e-3, schedule=dict(make=".optim.cosine", warmup_epochs=0.5)
             ),
-            epochs=6.0,
+            epochs=4.0,
           ),
         ),
       ),

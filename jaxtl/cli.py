@@ -23,7 +23,7 @@ A config is a Python file with get_config(). Any of its values can be replaced o
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs one command; returns the exit code: 0 done, 2 bad input, 4 the loss is not finite, 130 interrupted."""
+  """Runs one command; returns the exit code: 0 done, 2 bad input, 4 non-finite loss, 130 interrupted."""
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   rest, overrides = _take_overrides(arguments)
   options = _parser().parse_args(rest)
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="jaxtl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--version", action=_Version, help="print the version and stop")
+  parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
   run = _command(commands, "run", "run", "run a study: every arm with every seed, then its report")
@@ -152,8 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-  def __init__(self, *args: Any, **kwargs: Any):
-    super().__init__(*args, nargs=0, **kwargs)
+  """Prints the version; as an action, so that the package is imported only when asked."""
 
   def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
     from jaxtl import __version__

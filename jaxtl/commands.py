@@ -110,7 +110,7 @@ def export(options: argparse.Namespace) -> None:
 
       save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, temporary / "model.safetensors")
     else:
-      np.savez(temporary / "model.npz", **flat)
+      np.savez(temporary / "model.npz", allow_pickle=False, **flat)
   write_atomically(temporary / "config.json", json.dumps(weights.config, indent=1) + "\n")
   write_atomically(temporary / "classes.json", json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
   temporary.rename(options.out)

@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-  """Something that the user gave cannot be used. The command line prints the message and exits with code 2."""
+  """Something that the user gave cannot be used: the command line prints the message, exit code 2."""
 
 
 class ConfigError(InputError):
@@ -18,7 +18,7 @@ class CheckpointError(InputError):
 
 
 class RunError(RuntimeError):
-  """A run that cannot go on although its input was fine; `code` is the exit code (4: the loss is not finite)."""
+  """A run that cannot go on although its input was fine; `code` is the exit code (4: non-finite loss)."""
 
   def __init__(self, message: str, *, code: int):
     super().__init__(message)

@@ -118,7 +118,7 @@ def matches(a: Tree, where: str | None) -> Tree:
   return found
 
 
-def _join(path: Sequence[Any]) -> str:
+def _join(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

@@ -22,3 +22,13 @@ def shared_data() -> Path:
   if not SHARED_DATA.is_dir():
     pytest.skip("needs the small real data sets in ../shared/data, which are not here")
   return SHARED_DATA
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+  """Whether golden files are written instead of compared."""
+  return request.config.getoption("--update-golden")

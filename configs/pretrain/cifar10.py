@@ -1,4 +1,4 @@
-"""Which loss makes the best weights, on CIFAR-10: the five arms of `tiny_imagenet.py` with CIFAR's own images.
+"""Which loss makes the best weights, on CIFAR-10: the five arms of `tiny_imagenet.py`.
 
 Tested on the 1,000 lossless test images. Needs --data-dir with cifar10 and the targets.
 """
@@ -13,7 +13,7 @@ def _sheets(folder, split):
 
 
 def _normalize():
-  # CIFAR-10's own statistics; targets are seen through the same preprocessing as the weights were trained with.
+  # CIFAR-10's own statistics: targets are seen as the weights' own images were.
   return dict(fn=".data.normalize", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 
 
@@ -44,9 +44,7 @@ def get_config():
     dict(
       study=".studies.pretrain.rows",
       title="Five losses on CIFAR-10",
-      notes=[
-        "All images are photographs: CIFAR-10's 50,000 training images, and its first 1,000 test images, lossless."
-      ],
+      notes=["All images are photographs. Tested on CIFAR-10's first 1,000 test images, lossless."],
       seeds=(0, 1),
       base=dict(
         model=dict(make=".models.resnet8", width=16),

@@ -1,4 +1,4 @@
-"""What checkpoints are worth on other data: linear probe and fine-tuning on two data sets, one arm per checkpoint.
+"""What checkpoints are worth on other data: linear probe and fine-tuning, one arm per checkpoint.
 
 jaxtl run configs/transfer/checkpoints.py --data-dir DATA arms.mine.start=runs/tiny_imagenet/sam/0
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ def top_algebraic_eigenpair(
   residual is relative to the eigenvalue itself: one near zero beside a large negative one does not converge.
   """
   key, second_key = jax.random.split(key)
-  settings = dict(num_iters=num_iters, tolerance=tolerance)
+  settings: dict[str, Any] = dict(num_iters=num_iters, tolerance=tolerance)
   dominant = top_eigenpair(matvec, like, key, start=start, **settings)
   if dominant.value >= 0:
     return dominant

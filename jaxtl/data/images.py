@@ -25,6 +25,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
+# What Pillow uses; TensorFlow's default differs from it by up to 16 levels and is no faster.
+_DCT = "INTEGER_ACCURATE"
 # Pixels of the result below which one call of `tf.image.resize` is faster than two passes over rows.
 _SMALL = 128 * 128
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
@@ -42,7 +44,9 @@ def decode(encoded: tf.Tensor | bytes) -> tf.Tensor:
     is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
     return tf.cond(is_png, lambda: tf.io.decode_png(encoded, channels=3), lambda: _pillow_op(encoded))
 
-  image = tf.cond(tf.io.is_jpeg(encoded), lambda: tf.io.decode_jpeg(encoded, channels=3), other)
+  image = tf.cond(
+    tf.io.is_jpeg(encoded), lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT), other
+  )
   return tf.ensure_shape(image, [None, None, 3])
 
 
@@ -83,7 +87,11 @@ def normalize(
   """
   image = tf.cast(to_rgb(example)["image"], tf.float32)
   mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-  return {**example, "image": (image - 255 * mean) / (255 * std)}
+  # Rows of W * 3 numbers: TensorFlow is several times slower at broadcasting over an axis of three.
+  height, width = tf.shape(image)[0], tf.shape(image)[1]
+  rows = tf.reshape(image, [height, width * 3])
+  rows = (rows - tf.tile(255 * mean, [width])) * tf.tile(1 / (255 * std), [width])
+  return {**example, "image": tf.ensure_shape(tf.reshape(rows, [height, width, 3]), image.shape)}
 
 
 def resize(example: Example, *, size: Size, interpolation: str = "bilinear") -> Example:
@@ -156,7 +164,7 @@ def random_resized_crop(
 
   def fused() -> tf.Tensor:
     box = crop_box(tf.image.extract_jpeg_shape(image)[:2], seed, scale=scale, ratio=ratio)
-    return tf.image.decode_and_crop_jpeg(image, box, channels=3)
+    return tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=_DCT)
 
   if image.dtype == tf.string:
     image = tf.cond(tf.io.is_jpeg(image), fused, lambda: cropped(decode(image)))
@@ -219,11 +227,7 @@ def resampled(image: tf.Tensor, *, size: Size, interpolation: str = "bilinear") 
   if isinstance(height, int) and height * width < _SMALL:
     image = tf.image.resize(image, [height, width], method=interpolation, antialias=True)
   else:
-    kernel, columns = _KERNELS[interpolation], tf.shape(image)[1]
-    image = _resample_rows(image, height, kernel=kernel)
-    image = tf.transpose(tf.reshape(image, [height, columns, 3]), [1, 0, 2])
-    image = _resample_rows(image, width, kernel=kernel)
-    image = tf.transpose(tf.reshape(image, [width, height, 3]), [1, 0, 2])
+    image = _by_rows(image, height, width, kernel=_KERNELS[interpolation])
   # The cubic kernel has negative lobes.
   return tf.clip_by_value(image, 0.0, 255.0) if interpolation == "bicubic" else image
 
@@ -241,11 +245,19 @@ def _decoded(encoded: tf.Tensor) -> tf.Tensor:
   return decode(encoded)
 
 
+def _by_rows(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, *, kernel: str) -> tf.Tensor:
+  """Rows first, then columns as the rows of the transposed image; plain matrices transpose fastest."""
+  columns = tf.shape(image)[1]
+  image = tf.transpose(_resample_rows(image, height, kernel=kernel))
+  image = _resample_rows(tf.reshape(image, [columns, 3, height]), width, kernel=kernel)
+  return tf.reshape(tf.transpose(tf.reshape(image, [width * 3, height])), [height, width, 3])
+
+
 def _resample_rows(image: tf.Tensor, count: int | tf.Tensor, *, kernel: str) -> tf.Tensor:
   """[H, W, C] to [count, W * C].
 
   ScaleAndTranslate spends most of its time on short rows of channels; one pass down an image that is one
-  pixel wide and W * C channels deep gives the same numbers about twice as fast.
+  pixel wide and W * C channels deep gives the same numbers faster.
   """
   rows = tf.shape(image)[0]
   flat = tf.reshape(image, [1, rows, 1, -1])

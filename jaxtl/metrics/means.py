@@ -18,7 +18,7 @@ class Mean(NamedTuple):
 
   @classmethod
   def of(cls, values: Array, mask: Array) -> Mean:
-    """The mean of `values` [B] over the rows where `mask` [B] is true; others may hold anything, NaN included."""
+    """The mean of `values` [B] where `mask` [B] is true; other rows may hold anything, NaN included."""
     values = jnp.where(mask, values.astype(jnp.float32), 0)
     return cls(jnp.sum(values), jnp.sum(mask, dtype=jnp.float32))
 

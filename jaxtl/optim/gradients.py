@@ -106,7 +106,7 @@ def asam(
   scaled: str = WEIGHTS,
   inner: GradientRule | None = None,
 ) -> GradientRule:
-  """Adaptive SAM: the ball is measured in units of each weight's size, so that rescaling weights changes nothing.
+  """Adaptive SAM: the ball is measured in units of each weight's size, whatever the weights' scale.
 
   Kwon, Kim, Park, Choi, "ASAM: Adaptive Sharpness-Aware Minimization", 2021, arXiv 2102.11600:
   eps = rho T^2 g / |T g| with T = |w| + eta for the parameters that `scaled` finds and 1 for the others.
@@ -157,7 +157,7 @@ def gsam(
 
   Args:
     rho_min: `rho_max` where None: a constant radius, and with alpha = 0 exactly SAM.
-    schedule: factor in [0, 1] of the range, the learning rate's where None (half a cosine over `total_steps`).
+    schedule: factor in [0, 1] of the range; half a cosine over `total_steps` where None.
   """
   low = rho_max if rho_min is None else rho_min
   _check_radius("gsam", low)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ class Probe(NamedTuple):
 
 
 def fit_probe(
-  features: Array,
-  labels: Array,
+  features: Array | np.ndarray,
+  labels: Array | np.ndarray,
   *,
   num_classes: int,
   l2: float,
@@ -47,6 +47,7 @@ def fit_probe(
     l2: penalty; features have unit variance, so that it means the same for every backbone.
     tolerance: stops when the gradient's norm is below this times its norm at zero.
   """
+  features = jnp.asarray(features)
   mean = jnp.mean(features, axis=0)
   scale = jnp.maximum(jnp.std(features, axis=0), 1e-6)
   standard = (features - mean[None]) / scale[None]
@@ -108,13 +109,13 @@ def _solve(
   value_and_grad = optax.value_and_grad_from_state(objective)
   initial = tree.norm(jax.grad(objective)(start))
 
-  def step(carry):  # type: ignore[no-untyped-def]
+  def step(carry: Any) -> Any:
     params, state, number, _ = carry
     value, grads = value_and_grad(params, state=state)
     updates, state = solver.update(grads, state, params, value=value, grad=grads, value_fn=objective)
     return optax.apply_updates(params, updates), state, number + 1, tree.norm(grads)
 
-  def unfinished(carry):  # type: ignore[no-untyped-def]
+  def unfinished(carry: Any) -> Array:
     return (carry[2] < max_iters) & (carry[3] > tolerance * initial)
 
   carry = (start, solver.init(start), jnp.int32(0), initial)

@@ -40,7 +40,7 @@ def cosine(
   """Linear warm-up, then half a cosine from `peak_rate` to `final_rate`.
 
   Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, arXiv 1608.03983,
-  without the restarts. The rate of step t < warmup is peak (t + 1) / warmup; the last step's is above `final_rate`.
+  without the restarts. The rate of step t < warmup is peak (t + 1) / warmup; the last is above `final_rate`.
   """
   warmup = _span("warmup", warmup_steps, warmup_epochs, steps_per_epoch)
 

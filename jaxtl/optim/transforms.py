@@ -1,7 +1,8 @@
 """Optimisers as recipes over optax: what decays, what is frozen, what learns slower, and the moving average.
 
-Any `optax.GradientTransformation` fits where these do: `dict(make="optax.lion", learning_rate=dict(make=".optim.cosine",
-peak_rate=1e-4))`. The recipes here add what most image recipes need, by parameter path.
+Any `optax.GradientTransformation` fits where these do, with a schedule for its rate:
+`dict(make="optax.lion", learning_rate=dict(make=".optim.cosine", peak_rate=1e-4))`. The recipes here add what
+most image recipes need, by parameter path.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ def adamw(
   rates: Rules = (),
   ema_decay: float | None = None,
 ) -> optax.GradientTransformation:
-  """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv 1711.05101); keywords as in `sgd`."""
+  """Adam with decoupled weight decay; keywords as in `sgd`.
+
+  Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, arXiv 1711.05101.
+  """
   core = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _decay(weight_decay, decay_where)]
   return _recipe(core, peak_rate, schedule, total_steps, clip_norm, freeze, rates, ema_decay)
 
@@ -117,7 +121,7 @@ def layerwise_decay(*, blocks: Sequence[str], factor: float = 0.75) -> Rules:
 class EmaState(NamedTuple):
   """Steps taken, and the moving average of the parameters."""
 
-  count: Array
+  steps: Array
   average: Params
 
 
@@ -132,9 +136,9 @@ def ema(*, decay: float) -> optax.GradientTransformation:
     return EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, params))
 
   def update(updates: Params, state: EmaState, params: Params | None = None) -> tuple[Params, EmaState]:
-    rate = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+    rate = jnp.minimum(decay, (1 + state.steps) / (10 + state.steps))
     average = tree.lerp(optax.apply_updates(params, updates), state.average, rate)
-    return updates, EmaState(state.count + 1, average)
+    return updates, EmaState(state.steps + 1, average)
 
   return optax.GradientTransformation(init, update)
 

@@ -88,7 +88,7 @@ def measure(
   batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
 
   matvec = curvature.hvp_over_batches(
-    _summed_cross_entropy(model), params, [b | {"batch_stats": batch_stats} for b in batches]
+    _summed_cross_entropy(model), params, [{**b, "batch_stats": batch_stats} for b in batches]
   )
   pair = curvature.top_eigenpair(
     matvec,
@@ -123,7 +123,7 @@ def observer(flatness: Flatness, runtime: Runtime) -> Callable[[Program], Observ
 
 @functools.cache
 def _summed_cross_entropy(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
-  """(params, batch) -> (sum over the examples, their number); one function per model, so that it compiles once."""
+  """(params, batch) -> (sum over the examples, their number); one function per model, compiled once."""
 
   def loss_fn(params: Params, batch: Batch) -> tuple[Array, Array]:
     features, _ = model.apply(params, batch["batch_stats"], batch["image"])

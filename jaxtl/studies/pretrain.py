@@ -1,4 +1,4 @@
-"""Pre-training with each loss: train, measure how flat it ended, transfer, and say which made the best weights.
+"""Pre-training with each loss: train, measure how flat it ended, transfer.
 
 The protocol of Kim, Tanaka, Okutomi, Nosato, "Multi-class Smoothed Hinge Loss Function in Pre-training for
 Transfer Learning", IEEE ICIP 2025: every loss pre-trains the same network, every checkpoint is transferred to
@@ -113,7 +113,8 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
   """
   if tuning.evaluation not in study.evaluation:
     raise ConfigError(
-      f"tune.evaluation is {tuning.evaluation!r}; the study evaluates on {', '.join(study.evaluation) or 'nothing'}"
+      f"tune.evaluation is {tuning.evaluation!r}; the study evaluates on "
+      f"{', '.join(study.evaluation) or 'nothing'}"
     )
   trials = []
   for rate in tuning.peak_rates:

@@ -99,7 +99,7 @@ def _check_step(program: Program, state: TrainState, batch: int, size: int) -> N
     "mask": jax.ShapeDtypeStruct((batch,), jnp.bool_),
   }
   after, _ = jax.eval_shape(program.train_step, state, images, jax.random.key(0))
-  if jax.tree.structure(after) != jax.tree.structure(state):
+  if tree.paths(after) != tree.paths(state):
     raise ConfigError("the step changes the structure of its state; a gradient rule or transform is at fault")
 
 
@@ -108,8 +108,9 @@ def _facts(data: Data, runtime: Runtime) -> tuple[int, int, int]:
   size = next(_sizes(data), None)
   if data.num_examples is None or data.num_classes is None or size is None:
     source = runtime.open(data)
-    shape = None if size else next(iter(runtime.eval_batches(data)))["image"].shape
-    return len(source), len(source.classes), size or shape[1]
+    if size is None:
+      size = next(iter(runtime.eval_batches(data)))["image"].shape[1]
+    return len(source), len(source.classes), size
   return data.num_examples, data.num_classes, size
 
 

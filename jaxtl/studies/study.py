@@ -88,12 +88,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
-  """The checked config and every arm as the study's dataclass: all mistakes show here, before anything runs."""
+  """The checked config and every arm as the study's dataclass: all mistakes show here."""
   study = config_lib.parse(config, StudyConfig)
   if not study.arms:
     raise ConfigError("config.arms is empty; write arms=dict(name=dict()) for a single run of the base")
   cls = study_class(study.study)
-  arms = {
+  arms: dict[str, Any] = {
     name: config_lib.parse(config_lib.merge(study.base, difference), cls, at=f"config.arms.{name}")
     for name, difference in study.arms.items()
   }

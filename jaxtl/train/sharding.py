@@ -42,7 +42,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
 
 
 def put_replicated(values: Any, mesh: Mesh) -> Any:
-  """The tree on every device of the mesh, as a copy: a step that donates its state must not delete the source."""
+  """A copy of the tree on every device: a step that donates its state must not delete the source."""
   sharding = replicated(mesh)
   return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), values)
 

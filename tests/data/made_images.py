@@ -1,11 +1,17 @@
-"""Images made on the spot."""
+"""Images made on the spot, and streams of them."""
 
 from __future__ import annotations
 
 import io
+import itertools
+from functools import partial
 
 import numpy as np
 from PIL import Image
+
+import jaxtl.data as data
+
+CROP = [partial(data.random_resized_crop, size=16), data.flip_left_right, data.normalize]
 
 
 def smooth_image(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -20,3 +26,17 @@ def encoded(image: np.ndarray | Image.Image, kind: str = "JPEG", **options: obje
   buffer = io.BytesIO()
   image.save(buffer, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}), **options)
   return buffer.getvalue()
+
+
+def take(count, source, transforms, **options):
+  """The first batches of a training stream."""
+  return list(itertools.islice(data.train_batches(source, transforms, **options), count))
+
+
+def assert_same(left, right):
+  """Two lists of batches are equal bit for bit."""
+  assert len(left) == len(right)
+  for a, b in zip(left, right, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])

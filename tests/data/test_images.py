@@ -22,16 +22,11 @@ def example(image: np.ndarray | bytes) -> dict[str, tf.Tensor]:
   return {"image": tf.constant(image), "label": tf.constant(0)}
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
 def test_every_format_decodes_as_pillow_does(kind):
   file = encoded(Image.fromarray(smooth_image(12, 17)), kind)
   expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
   np.testing.assert_array_equal(images.decoded(file), expected)
-
-
-def test_jpeg_decodes_to_within_three_levels_of_the_original():
-  image = smooth_image(30, 40)
-  np.testing.assert_allclose(images.decoded(encoded(image)).astype(int), image, atol=3)
 
 
 def test_grayscale_cmyk_sixteen_bit_and_single_pixel_become_rgb():
@@ -40,7 +35,7 @@ def test_grayscale_cmyk_sixteen_bit_and_single_pixel_become_rgb():
   assert gray.shape == (30, 40, 3)
   np.testing.assert_array_equal(gray[..., 0], gray[..., 2])
   cmyk = images.decoded(encoded(Image.fromarray(image).convert("CMYK")))
-  np.testing.assert_allclose(cmyk.astype(int), image, atol=6)
+  assert abs(cmyk.astype(int) - image).mean() < 3
   deep = Image.fromarray(image[..., 0].astype(np.uint16) * 257)
   for kind in ("PNG", "TIFF"):
     np.testing.assert_array_equal(images.decoded(encoded(deep, kind))[..., 1], image[..., 0])
@@ -68,8 +63,8 @@ def test_sound_files_have_no_damage():
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(20, 30), (200, 190)])
 def test_resize_is_pillows_antialiased_resize(interpolation, size):
-  # Noise, which shows missing antialiasing at once; not too strong, as Pillow clips between its two passes. It also
-  # rounds to 8 bits after each.
+  # Noise, which shows missing antialiasing at once; not too strong, as Pillow clips between its two passes.
+  # It also rounds to 8 bits after each.
   image = np.random.default_rng(0).integers(64, 192, (150, 130, 3), dtype=np.uint8)
   ours = data.resize(example(image), size=size, interpolation=interpolation)["image"].numpy()
   theirs = Image.fromarray(image).resize(size[::-1], Image.Resampling[interpolation.upper()])
@@ -91,6 +86,15 @@ def test_large_resize_equals_tensorflows(interpolation):
 def test_resize_by_one_length_sets_the_shorter_side(height, width, expected):
   result = data.resize(example(smooth_image(height, width)), size=20)["image"]
   assert tuple(result.shape[:2]) == expected
+
+
+@pytest.mark.parametrize("size", [32, 160])
+def test_normalize_and_resize_keep_what_is_known_of_the_shape(size):
+  def shape(image):
+    return data.normalize(data.resize({"image": image}, size=(size, size + 1)))["image"]
+
+  traced = tf.function(shape).get_concrete_function(tf.TensorSpec([None, None, 3], tf.uint8))
+  assert tuple(traced.output_shapes) == (size, size + 1, 3)
 
 
 def test_unknown_interpolation_is_refused():

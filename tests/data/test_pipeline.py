@@ -1,8 +1,7 @@
-"""Order, determinism, sharding, exact evaluation, and unreadable images."""
+"""Order, determinism, sharding, and exact evaluation."""
 
 from __future__ import annotations
 
-import itertools
 import time
 from functools import partial
 
@@ -12,7 +11,7 @@ import pytest
 import jaxtl.data as data
 from jaxtl.data.runtime import tf
 from jaxtl.errors import DataError
-from tests.data.made_images import encoded, smooth_image
+from tests.data.made_images import CROP, assert_same, take
 
 ERASED = [partial(data.random_erasing, probability=1.0)]
 
@@ -20,18 +19,6 @@ ERASED = [partial(data.random_erasing, probability=1.0)]
 def indices(batch):
   image = batch["image"]
   return (image[:, 0, 0, 0] + 256 * image[:, 0, 0, 1]).astype(int)
-
-
-def take(count, source, transforms, **options):
-  return list(itertools.islice(data.train_batches(source, transforms, **options), count))
-
-
-def assert_same(left, right):
-  assert len(left) == len(right)
-  for a, b in zip(left, right, strict=True):
-    assert a.keys() == b.keys()
-    for key in a:
-      np.testing.assert_array_equal(a[key], b[key])
 
 
 @pytest.fixture(params=["pixels", "encoded", "files"])
@@ -44,9 +31,6 @@ def source(request, numbered, jpeg_folder):
   return data.Source(
     name="e", classes=files.classes, labels=files.labels, images=data.Encoded(list(files.images))
   )
-
-
-CROP = [partial(data.random_resized_crop, size=16), data.flip_left_right, data.normalize]
 
 
 def test_batches_keep_the_contract(source):
@@ -190,125 +174,3 @@ def test_errors_of_a_transform_stay_errors(source):
 
   with pytest.raises(tf.errors.InvalidArgumentError):
     take(1, source, [broken, *CROP], batch_size=4, seed=0)
-
-
-# ---- unreadable images
-
-DAMAGED = {
-  "truncated.jpg": encoded(smooth_image(64, 64))[:600],
-  "empty.jpg": b"",
-  "text.jpg": b"this is not an image",
-}
-ODD = {
-  "cmyk.jpg": lambda image: encoded(image.convert("CMYK")),
-  "gray.jpg": lambda image: encoded(image.convert("L")),
-  "one.png": lambda image: encoded(image.resize((1, 1)), "PNG"),
-  "moving.gif": lambda image: encoded(image, "GIF"),
-}
-
-
-@pytest.fixture
-def damaged(jpeg_folder):
-  """14 readable files and 3 unreadable ones in class cat."""
-  from PIL import Image
-
-  for name, contents in DAMAGED.items():
-    (jpeg_folder / "cat" / name).write_bytes(contents)
-  for name, write in ODD.items():
-    (jpeg_folder / "dog" / name).write_bytes(write(Image.fromarray(smooth_image(50, 50))))
-  return data.from_folder(folder=str(jpeg_folder))
-
-
-def test_unusual_but_sound_images_are_read(damaged):
-  sound = damaged.take(np.flatnonzero(damaged.labels == 1))
-  batches = list(data.eval_batches(sound, [partial(data.resize, size=(16, 16))], batch_size=4))
-  assert sum(b["mask"].sum() for b in batches) == len(sound)
-  assert len(take(5, sound, CROP, batch_size=8, seed=0)) == 5
-
-
-def test_the_first_unreadable_image_stops_the_run_with_its_name(damaged):
-  with pytest.raises(
-    DataError, match=r"1 unreadable images, 0 allowed: pets: example \d+ \(cat/(empty|text|trunc)"
-  ):
-    take(9, damaged, CROP, batch_size=4, seed=0)
-
-
-def test_training_replaces_unreadable_images_and_counts_each_once(damaged):
-  told = []
-  bad = data.BadRecords(3, told.append)
-  batches = take(20, damaged, CROP, batch_size=6, seed=0, bad_records=bad)
-  assert all(b["mask"].all() and b["image"].shape == (6, 16, 16, 3) for b in batches)
-  assert len(told) == len(bad) == 3
-  assert {line.split("(cat/")[1].split(")")[0] for line in told} == set(DAMAGED)
-  assert "truncated or damaged JPEG of 600 bytes" in " ".join(told)
-
-
-def test_replacement_leaves_all_other_rows_alone(damaged):
-  keep = np.array([damaged.images.paths[i].split("/")[1] not in DAMAGED for i in range(len(damaged))])
-  transforms = [partial(data.resize, size=(8, 8))]
-  images = {}
-  for index in np.flatnonzero(keep):
-    (one,) = data.eval_batches(damaged.take(np.array([index])), transforms, batch_size=1)
-    images[one["image"].tobytes()] = index
-  bad = data.BadRecords(3)
-  stream = np.concatenate(
-    [b["image"] for b in take(10, damaged, transforms, batch_size=5, seed=0, bad_records=bad)]
-  )
-  shown = [images[row.tobytes()] for row in stream]
-  # The order is that of a source of the same length whose every example can be read.
-  twin = data.from_arrays(
-    images=np.arange(len(damaged), dtype=np.uint8)[:, None, None], labels=[0] * len(damaged)
-  )
-  planned = np.concatenate([b["image"][:, 0, 0, 0] for b in take(12, twin, [], batch_size=5, seed=0)]).astype(
-    int
-  )
-  for position, index in enumerate(shown):
-    expected = next(i for i in planned[position:] if keep[i])
-    assert index == expected
-
-
-def test_replacement_does_not_depend_on_start_or_shards(damaged):
-  options = dict(batch_size=6, seed=4)
-  whole = take(8, damaged, CROP, bad_records=data.BadRecords(3), **options)
-  later = take(3, damaged, CROP, bad_records=data.BadRecords(3), start_step=5, **options)
-  assert_same(whole[5:], later)
-  halves = [take(8, damaged, CROP, bad_records=data.BadRecords(3), shard=(k, 2), **options) for k in range(2)]
-  joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
-  assert_same(whole, joined)
-
-
-def test_evaluation_masks_unreadable_images_out(damaged):
-  bad = data.BadRecords(3)
-  batches = data.eval_batches(damaged, [partial(data.resize, size=(8, 8))], batch_size=5, bad_records=bad)
-  for _ in range(2):
-    passed = list(batches)
-    assert sum(b["mask"].sum() for b in passed) == len(damaged) - 3
-    assert all(np.isfinite(b["image"]).all() and b["image"].shape == (5, 8, 8, 3) for b in passed)
-  assert len(bad) == 3
-
-
-def test_beyond_the_budget_the_count_and_the_first_files_are_named(damaged):
-  with pytest.raises(
-    DataError, match=r"3 unreadable images, 2 allowed: pets: .*; pets: .*; pets: .*BadRecords"
-  ):
-    list(
-      data.eval_batches(
-        damaged, [partial(data.resize, size=(8, 8))], batch_size=5, bad_records=data.BadRecords(2)
-      )
-    )
-
-
-def test_a_missing_file_is_an_unreadable_image(jpeg_folder):
-  source = data.from_folder(folder=str(jpeg_folder))
-  (jpeg_folder / "dog" / "dog3.jpg").unlink()
-  with pytest.raises(DataError, match=r"dog3\.jpg\) cannot be read: the file cannot be opened"):
-    take(5, source, CROP, batch_size=4, seed=0)
-
-
-def test_nothing_readable_is_an_error():
-  images = data.Encoded([b"x"] * 3)
-  source = data.Source(name="junk", classes=("a",), labels=np.zeros(3), images=images)
-  with pytest.raises(DataError, match="no image"):
-    take(1, source, CROP, batch_size=2, seed=0, bad_records=data.BadRecords(9))
-  with pytest.raises(DataError, match="no image"):
-    list(data.eval_batches(source, CROP, batch_size=2, bad_records=data.BadRecords(9)))

@@ -1,4 +1,4 @@
-"""Gradient rules against closed forms, reference loops and one another: each row of the oracle table for SAM."""
+"""Gradient rules against closed forms, reference loops and one another."""
 
 from functools import partial
 

@@ -138,7 +138,7 @@ def test_a_config_file_is_a_program_with_get_config(tmp_path):
 
 def test_tuning_needs_an_evaluation_that_exists(study_config, runtime, tmp_path):
   study_config["base"]["tune"]["evaluation"] = "vall"
-  with pytest.raises(ConfigError, match="tune.evaluation is 'vall'; the study evaluates on test"):
+  with pytest.raises(ConfigError, match=r"tune.evaluation is 'vall'; the study evaluates on test"):
     run(study_config, tmp_path, runtime)
 
 

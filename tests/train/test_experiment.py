@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_model_is_not_resumed(tiny, runtime, tmp_path):
 def test_another_class_list_is_refused_with_the_difference(tiny, runtime):
   renamed = dict(make="tests.train.conftest.squares", names="abz")
   evaluation = dict(test=dict(source=renamed, batch_size=32))
-  with pytest.raises(DataError, match="evaluation.test: class 2 is 'z', and the model was trained with 'c'"):
+  with pytest.raises(DataError, match=r"evaluation.test: class 2 is 'z', and the model was trained with 'c'"):
     train.run(tiny(evaluation=evaluation), seed=0, runtime=runtime())
   more = dict(test=dict(source=dict(make="tests.train.conftest.squares", num_classes=4), batch_size=32))
   with pytest.raises(DataError, match="has 4 classes; the model was trained on 3"):
@@ -123,7 +123,7 @@ def test_another_class_list_is_refused_with_the_difference(tiny, runtime):
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(tiny, runtime):
   data = dict(source=dict(make="tests.train.conftest.squares"), batch_size=12)
-  with pytest.raises(ConfigError, match="data.batch_size is 12, which 8 devices do not divide; write 16"):
+  with pytest.raises(ConfigError, match=r"data.batch_size is 12, which 8 devices do not divide; write 16"):
     train.run(tiny(data=data), seed=0, runtime=runtime(8))
 
 
