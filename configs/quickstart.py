@@ -15,7 +15,7 @@ def get_config():
   normalize = dict(fn=".data.normalize")
   plain = [normalize]
   cropped = [dict(fn=".data.pad_crop", size=32, padding=2), normalize]
-  glyphs = dict(make=".data.glyphs", size=32)
+  glyphs = dict(make=".data.glyphs", size=32, polarity="light_on_dark")
   sources = dict(
     digits=dict(make=".data.digits"), photo_patches=dict(make=".data.photo_patches", num_per_class=100)
   )
@@ -78,7 +78,12 @@ def get_config():
             optimizer=dict(peak_rate=0.05),
           ),
           sam=dict(gradient=dict(make=".optim.sam", rho=0.05)),
-          from_scratch=dict(epochs=0.0, flatness=None),
+          # The control has no statistics to freeze.
+          from_scratch=dict(
+            epochs=0.0,
+            flatness=None,
+            transfer=dict(fine_tune=dict(task=dict(frozen_stats=False))),
+          ),
         ),
         sort_keys=False,  # the table's order
       ),

@@ -120,7 +120,13 @@ def get_config():
             tune=dict(peak_rates=(0.01, 0.03, 0.1)),
           ),
           sam=dict(gradient=dict(make=".optim.sam", rho=0.05)),
-          from_scratch=dict(epochs=0.0, tune=None, flatness=None),
+          # The control has no statistics to freeze.
+          from_scratch=dict(
+            epochs=0.0,
+            tune=None,
+            flatness=None,
+            transfer=dict(fine_tune=dict(task=dict(frozen_stats=False))),
+          ),
         ),
         sort_keys=False,  # the table's order
       ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtl.data import color
 from jaxtl.data.images import Example, to_rgb
@@ -58,7 +59,7 @@ def color_jitter(
   image = tf.cast(to_rgb(example)["image"], tf.float32)
   draws = tf.random.stateless_uniform([4], seed)
   strengths = {color.brightness: brightness, color.contrast: contrast, color.saturation: saturation}
-  changes = []
+  changes: list[tuple[Any, tf.Tensor]] = []
   for draw, (change, strength) in zip(tf.unstack(draws), strengths.items(), strict=False):
     low = max(0.0, 1 - strength)
     if strength:

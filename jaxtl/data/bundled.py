@@ -104,8 +104,7 @@ def _half(name: str, split: str) -> np.ndarray:
     raise DataError(
       f"photo_patches needs {file.name} of scikit-image, which this installation does not carry"
     )
-  with Image.open(file) as image:
-    image = image.convert("RGB")
+  image = Image.open(file).convert("RGB")
   middle = image.width // 2
   # Halved before it is shrunk: shrinking afterwards would mix pixels across the border.
   image = image.crop(

@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,11 @@ from jaxtl.data.pipeline import train_batches
 from jaxtl.data.preview import augmented_preview, contact_sheet
 from jaxtl.data.sources import DataDir, Source
 from jaxtl.data.stream import AnySource, Transform
-from jaxtl.data.tfds import StreamSource
+from jaxtl.data.tfds import RecordSource, StreamSource
 from jaxtl.errors import DataError
+
+if TYPE_CHECKING:
+  from PIL import Image
 
 # Lines of each list that `render` shows.
 _SHOWN = 10
@@ -117,7 +121,7 @@ def render(reports: Mapping[str, Report]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Scan:
-  source: Source
+  source: Source | RecordSource
   hashes: tuple[bytes | None, ...]
   shapes: np.ndarray
   unreadable: tuple[str, ...]
@@ -139,8 +143,9 @@ def _reports(sources: Sequence[AnySource], *, count: int) -> list[Report]:
   return [_report(scan, [other for other in scans if other is not scan]) for scan in scans[:count]]
 
 
-def _scan(source: Source) -> _Scan:
-  hashes, shapes, unreadable = [], [], []
+def _scan(source: Source | RecordSource) -> _Scan:
+  hashes: list[bytes | None] = []
+  shapes, unreadable = [], []
   for index in range(len(source)):
     try:
       image = source.read(index)
@@ -152,7 +157,7 @@ def _scan(source: Source) -> _Scan:
       continue
     shapes.append(image.shape[:2])
     # The shape too: two flat images of different sizes can have the same bytes.
-    hashes.append(hashlib.blake2b(np.ascontiguousarray(image), key=repr(image.shape).encode()).digest())
+    hashes.append(hashlib.blake2b(np.ascontiguousarray(image).data, key=repr(image.shape).encode()).digest())
   return _Scan(source, tuple(hashes), np.array(shapes).reshape(-1, 2), tuple(unreadable))
 
 
@@ -180,14 +185,16 @@ def _report(scan: _Scan, others: Sequence[_Scan]) -> Report:
   )
 
 
-def _in_memory(source: AnySource) -> Source:
+def _in_memory(source: AnySource) -> Source | RecordSource:
   return source.gather() if isinstance(source, StreamSource) else source
 
 
 # ---- showing
 
 
-def _some_per_class(source: Source, *, classes: int = 10, each: int = 10) -> list[tuple[np.ndarray, str]]:
+def _some_per_class(
+  source: Source | RecordSource, *, classes: int = 10, each: int = 10
+) -> list[tuple[np.ndarray, str]]:
   """Readable examples, one row of the contact sheet for each of up to `classes` classes, spread over all."""
   present = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)))
   chosen = present[np.unique(np.linspace(0, len(present) - 1, min(classes, len(present))).astype(int))]
@@ -204,8 +211,12 @@ def _some_per_class(source: Source, *, classes: int = 10, each: int = 10) -> lis
 
 
 def _augmented(
-  source: Source, transforms: Sequence[Transform] | None, *, mean: Sequence[float], std: Sequence[float]
-) -> object:
+  source: Source | RecordSource,
+  transforms: Sequence[Transform] | None,
+  *,
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> Image.Image:
   """Up to eight readable examples, one a row, each eight times through the transforms."""
   if transforms is None:
     side = int(np.clip(min(source.read(i).shape[0] for i in _readable(source, 1)), 32, 224))
@@ -213,25 +224,24 @@ def _augmented(
   chosen = _readable(source, 8)
   originals = [source.read(index) for index in chosen]
   variants = []
-  for index in chosen:
+  for seed, index in enumerate(chosen):
     # A source of this one example: a batch of eight is eight epochs, each with noise of its own.
-    batch = next(
-      train_batches(source.take(np.array([index])), transforms, batch_size=8, seed=0, num_threads=1)
-    )
+    alone = source.take(np.array([index]))
+    batch = next(train_batches(alone, transforms, batch_size=8, seed=seed, num_threads=1))
     variants.append(list(batch["image"]))
   titles = [source.classes[source.labels[index]] for index in chosen]
   return augmented_preview(originals, variants, titles, mean=mean, std=std)
 
 
-def _readable(source: Source, count: int) -> list[int]:
+def _readable(source: Source | RecordSource, count: int) -> list[int]:
   """Indices of examples that can be decoded, of as many classes as possible."""
   shuffled = np.random.default_rng(0).permutation(len(source))
-  turns = Counter()
+  turns: Counter[int] = Counter()
   order = []
   for index in shuffled:
     turns[source.labels[index]] += 1
     order.append((turns[source.labels[index]], index))
-  chosen = []
+  chosen: list[int] = []
   for _, index in sorted(order, key=lambda entry: entry[0]):
     if len(chosen) == count:
       break

@@ -3,31 +3,29 @@ rounding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from jaxtl.data.runtime import tf
 
-Factor = tf.Tensor | float
 
-
-def brightness(image: tf.Tensor, factor: Factor) -> tf.Tensor:
+def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """0 gives black, 1 the image."""
   return blend(tf.zeros_like(image), image, factor)
 
 
-def contrast(image: tf.Tensor, factor: Factor) -> tf.Tensor:
+def contrast(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """0 gives the mean grey of the whole image, 1 the image."""
   return blend(tf.fill(tf.shape(image), tf.reduce_mean(gray(image))), image, factor)
 
 
-def saturation(image: tf.Tensor, factor: Factor) -> tf.Tensor:
+def saturation(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """0 gives the image in grey, 1 the image."""
   return blend(gray(image), image, factor)
 
 
-def sharpness(image: tf.Tensor, factor: Factor) -> tf.Tensor:
+def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """0 gives the image smoothed by a 3 x 3 kernel, 1 the image; the outermost pixels stay."""
   kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
   kernel = np.tile(kernel[:, :, None, None], [1, 1, 3, 1])
@@ -37,7 +35,7 @@ def sharpness(image: tf.Tensor, factor: Factor) -> tf.Tensor:
   return blend(smooth, image, factor)
 
 
-def hue(image: tf.Tensor, shift: Factor) -> tf.Tensor:
+def hue(image: tf.Tensor, shift: tf.Tensor | float) -> tf.Tensor:
   """Turn the hue by `shift` of a full circle."""
   return 255 * tf.image.adjust_hue(image / 255, shift)
 
@@ -72,14 +70,16 @@ def gray(image: tf.Tensor) -> tf.Tensor:
   return tf.repeat(luma[..., None], 3, axis=-1)
 
 
-def blend(a: tf.Tensor, b: tf.Tensor, factor: Factor) -> tf.Tensor:
+def blend(a: tf.Tensor, b: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """a at factor 0, b at 1, and beyond both, cut to 0..255."""
   return tf.clip_by_value(a + factor * (b - a), 0.0, 255.0)
 
 
-def one_of(choice: tf.Tensor, branches: list[Callable[[], tf.Tensor]], shape: tf.TensorShape) -> tf.Tensor:
+def one_of(
+  choice: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], shape: tf.TensorShape
+) -> tf.Tensor:
   """The result of branch number `choice`; only that one runs."""
-  return tf.ensure_shape(tf.switch_case(choice, branches), shape)
+  return tf.ensure_shape(tf.switch_case(choice, list(branches)), shape)
 
 
 def _equalized(levels: tf.Tensor) -> tf.Tensor:

@@ -86,11 +86,11 @@ def normalize(
     mean, std: of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
   """
   image = tf.cast(to_rgb(example)["image"], tf.float32)
-  mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  shift, scale = 255 * np.asarray(mean, np.float32), 1 / (255 * np.asarray(std, np.float32))
   # Rows of W * 3 numbers: TensorFlow is several times slower at broadcasting over an axis of three.
   height, width = tf.shape(image)[0], tf.shape(image)[1]
   rows = tf.reshape(image, [height, width * 3])
-  rows = (rows - tf.tile(255 * mean, [width])) * tf.tile(1 / (255 * std), [width])
+  rows = (rows - tf.tile(shift, [width])) * tf.tile(scale, [width])
   return {**example, "image": tf.ensure_shape(tf.reshape(rows, [height, width, 3]), image.shape)}
 
 
@@ -284,9 +284,9 @@ def _pillow(encoded: bytes) -> np.ndarray:
   from PIL import Image
 
   try:
-    with Image.open(io.BytesIO(encoded)) as image:
-      if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-      return np.array(image.convert("RGB"))
+    with Image.open(io.BytesIO(encoded)) as file:
+      if file.mode.startswith("I;16"):
+        return np.repeat((np.asarray(file) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+      return np.array(file.convert("RGB"))
   except (OSError, SyntaxError, Image.DecompressionBombError) as error:
     raise ValueError(f"not an image: {error}") from error

@@ -10,7 +10,7 @@ from jaxtl.data.bundled import digits, photo_patches
 from jaxtl.data.drawn import glyphs
 from jaxtl.data.files import from_npz, from_parquet, from_sheets, npz_splits, sheet_splits
 from jaxtl.data.folder import class_folders, from_folder
-from jaxtl.data.sources import DataDir
+from jaxtl.data.sources import DataDir, Source
 from jaxtl.data.stream import AnySource
 from jaxtl.data.tfds import builder_of, from_tfds
 from jaxtl.errors import DataError
@@ -32,7 +32,7 @@ def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
   Raises:
     DataError: nothing of that name, or nothing in it.
   """
-  drawn = {
+  drawn: dict[str, Callable[..., Source]] = {
     "glyphs": functools.partial(glyphs, num_examples=2000),
     "digits": digits,
     "photo_patches": photo_patches,

@@ -62,7 +62,7 @@ def train_batches(
     seed,
     shard,
     num_threads,
-    bad_records,
+    BadRecords() if bad_records is None else bad_records,
     True,
   )
   return stream.batches(start_step)
@@ -85,7 +85,17 @@ def eval_batches(
 
   Args, Returns and Raises: as in `train_batches`. The seed matters only to transforms that draw.
   """
-  stream = Stream(source, tuple(transforms), (), batch_size, seed, shard, num_threads, bad_records, False)
+  stream = Stream(
+    source,
+    tuple(transforms),
+    (),
+    batch_size,
+    seed,
+    shard,
+    num_threads,
+    BadRecords() if bad_records is None else bad_records,
+    False,
+  )
   return _Pass(stream)
 
 

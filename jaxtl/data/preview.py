@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-  from PIL import Image
+  from PIL import Image, ImageFont
 
 _TEXT_SIZE = 13
 _GAP = 6
@@ -79,7 +79,7 @@ def _fitted(image: np.ndarray, side: int) -> Image.Image:
   return picture.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)
 
 
-def _font() -> object:
+def _font() -> ImageFont.FreeTypeFont:
   from pathlib import Path
 
   import matplotlib
@@ -88,7 +88,7 @@ def _font() -> object:
   return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _TEXT_SIZE)
 
 
-def _cut(text: str, font: object, width: int) -> str:
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
   if font.getlength(text) <= width:
     return text
   while text and font.getlength(text + "…") > width:

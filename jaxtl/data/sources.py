@@ -40,7 +40,7 @@ class Source:
   name: str
   classes: tuple[str, ...]
   labels: np.ndarray
-  images: Sequence | np.ndarray
+  images: np.ndarray | Encoded | Files | Deferred
   kind: str = "real"
 
   def __post_init__(self) -> None:
@@ -61,9 +61,9 @@ class Source:
   def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """([b] labels, uint8 [b, H, W, 3] pixels, or [b] encoded images, or [b] paths where images are
     `Files`)."""
-    pixels = self.pixels
-    payload = self.images.payload(indices) if pixels is None else pixels[indices]
-    return self.labels[indices], payload
+    if isinstance(self.images, Encoded | Files):
+      return self.labels[indices], self.images.payload(indices)
+    return self.labels[indices], np.asarray(self.pixels)[indices]
 
   def where(self, index: int) -> str:
     """How to name one example to the user: its number, and its file where there is one."""
@@ -90,14 +90,14 @@ class Source:
     """16 hexadecimal digits of a SHA-256 over class names, labels and images (of `Files`: names and
     sizes)."""
     digest = hashlib.sha256(json.dumps(self.classes).encode())
-    digest.update(np.ascontiguousarray(self.labels, "<i4"))
-    pixels = self.pixels
-    if pixels is None:
+    digest.update(np.ascontiguousarray(self.labels, "<i4").data)
+    if isinstance(self.images, Encoded | Files):
       for chunk in self.images.chunks():
         digest.update(len(chunk).to_bytes(8, "little") + chunk)
     else:
+      pixels = np.asarray(self.pixels)
       digest.update(str(pixels.shape).encode())
-      digest.update(np.ascontiguousarray(pixels))
+      digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()[:16]
 
 

@@ -83,20 +83,20 @@ class Deferred(Sequence):
 
   Attributes:
     load: makes the uint8 [N, H, W, 3] array.
-    count: N, known before.
+    length: N, known before.
   """
 
   load: Callable[[], np.ndarray]
-  count: int
+  length: int
 
   @functools.cached_property
   def array(self) -> np.ndarray:
     return self.load()
 
   def __len__(self) -> int:
-    return self.count
+    return self.length
 
-  def __getitem__(self, index: Any) -> np.ndarray:
+  def __getitem__(self, index: Any) -> Any:
     return self.array[index]
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

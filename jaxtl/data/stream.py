@@ -45,7 +45,7 @@ class Stream:
   seed: int
   shard: tuple[int, int]
   num_threads: int | None
-  bad_records: BadRecords | None
+  bad_records: BadRecords
   training: bool
 
   def __post_init__(self) -> None:
@@ -60,7 +60,6 @@ class Stream:
       )
     if not len(self.source):
       raise DataError(f"{self.source.name} is empty")
-    object.__setattr__(self, "bad_records", BadRecords() if self.bad_records is None else self.bad_records)
 
   @property
   def rows(self) -> int:
@@ -111,7 +110,7 @@ class Stream:
     rows = self._with_options(rows.prefetch(self.rows)).as_numpy_iterator()
     row, like = None, None
     for step in range(start, self.stop):
-      batch = []
+      batch: list[NumpyBatch | None] = []
       for position in self._positions(step).numpy():
         row = _next(rows) if row is None else row
         if row is not None and row["position"] == position:
@@ -119,8 +118,7 @@ class Stream:
           like, row = row, None
         else:
           batch.append(self._replacement(int(position), problem))
-      batch = [self._blank(like) if found is None else found for found in batch]
-      yield self._finished(batch)
+      yield self._finished([self._blank(like) if found is None else found for found in batch])
 
   def _finished(self, rows: list[NumpyBatch]) -> NumpyBatch:
     shapes = sorted({row["image"].shape for row in rows})
@@ -153,13 +151,13 @@ class Stream:
 
   def _blame(self, raw: dict[str, tf.Tensor], problem: Exception) -> None:
     index, image = int(raw["index"]), raw["image"]
-    reason = "it is in memory"
+    reason: str | None = None
     if image.dtype == tf.string:
       try:
         reason = images_lib.damage(self._contents(image).numpy())
       except tf.errors.OpError:
         reason = "the file cannot be opened"
-    if reason is None or self.source.pixels is not None:
+    if reason is None:
       # The image is sound, so a transform is at fault.
       raise problem
     self.bad_records.add(self.source.name, index, where=self.source.where(index), reason=reason)
@@ -167,17 +165,22 @@ class Stream:
   def _blank(self, like: NumpyBatch | None) -> NumpyBatch:
     if like is None:
       raise DataError(f"{self.source.name}: no image of the first batch can be read")
-    return {**{key: np.zeros_like(value) for key, value in like.items()}, "mask": np.False_}
+    return {**{key: np.zeros_like(value) for key, value in like.items()}, "mask": np.array(False)}
 
   def _raw_row(self, position: int) -> dict[str, tf.Tensor]:
     if isinstance(self.source, StreamSource):
-      raw = next(iter(self._records(position)))
+      raw = next(iter(self._records(self.source, position)))
     else:
       raw = self._fetched(tf.constant([position], tf.int64))
       raw = {key: value[0] for key, value in raw.items()}
     return raw
 
   # ---- which example
+
+  @property
+  def _random_access(self) -> Source | RecordSource:
+    assert not isinstance(self.source, StreamSource)
+    return self.source
 
   def _positions(self, step: tf.Tensor | int) -> tf.Tensor:
     first = tf.cast(step, tf.int64) * self.batch_size + self.shard[0] * self.rows
@@ -188,7 +191,7 @@ class Stream:
     if isinstance(self.source, StreamSource):
       process, rows, size = self.shard[0], self.rows, self.batch_size
       mine = _no_autograph(lambda raw: raw["position"] % size // rows == process)
-      return self._records(start * size).filter(mine).batch(rows, drop_remainder=True)
+      return self._records(self.source, start * size).filter(mine).batch(rows, drop_remainder=True)
     fetch = _no_autograph(lambda step: self._fetched(self._positions(step)))
     # One call at a time: it is Python, and more would only wait for each other.
     return (
@@ -203,7 +206,7 @@ class Stream:
       index, mask = tf.minimum(positions, count - 1), positions < count
     pixels = self.source.pixels
     kind = tf.string if pixels is None else tf.uint8
-    label, image = tf.numpy_function(self.source.fetch, [index], [tf.int32, kind])
+    label, image = tf.numpy_function(self._random_access.fetch, [index], [tf.int32, kind])
     label.set_shape(positions.shape)
     image.set_shape(positions.shape if pixels is None else positions.shape + pixels.shape[1:])
     return {"position": positions, "index": index, "label": label, "mask": mask, "image": image}
@@ -215,12 +218,12 @@ class Stream:
     )
     return tf.raw_ops.RandomIndexShuffle(index=positions % count, seed=seeds, max_index=count - 1, rounds=4)
 
-  def _records(self, start: int) -> tf.data.Dataset:
+  def _records(self, source: StreamSource, start: int) -> tf.data.Dataset:
     """A stream's rows from a position on; in evaluation the last batch is filled up with the first record."""
     if self.training:
-      records = self.source.shuffled(seed=self.seed, start=start)
+      records = source.shuffled(seed=self.seed, start=start)
     else:
-      records = self.source.in_order()
+      records = source.in_order()
       padding = self.stop * self.batch_size - len(self.source)
       records = records.concatenate(records.take(1).repeat(padding)).skip(start)
     total = _ENDLESS if self.training else len(self.source)
@@ -244,7 +247,7 @@ class Stream:
       seed = tf.stack([tf.constant(self.seed, tf.int64), raw["position"]])
       example = {"image": self._contents(raw["image"]), "label": raw["label"]}
       for number, (transform, seeded) in enumerate(zip(self.transforms, takes_seed, strict=True)):
-        own = tf.random.experimental.stateless_fold_in(seed, number)
+        own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))
         example = transform(example, own) if seeded else transform(example)
       image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
       return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
@@ -253,7 +256,7 @@ class Stream:
 
   @property
   def _all_rows(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    pixels = self.source.pixels
+    pixels = np.asarray(self.source.pixels)
     image = tf.TensorSpec(pixels.shape[1:], tf.uint8)
     scalar = functools.partial(tf.TensorSpec, ())
     raw = {"position": tf.int64, "index": tf.int64, "label": tf.int32, "mask": tf.bool}
@@ -276,7 +279,7 @@ class Stream:
       seed = tf.stack([tf.constant(self.seed, tf.int64), batch["position"][0] // self.batch_size])
       for number, (transform, seeded) in enumerate(zip(self.batch_transforms, takes_seed, strict=True)):
         # Numbers from 2 ** 20 on keep these draws apart from those of single examples.
-        own = tf.random.experimental.stateless_fold_in(seed, 2**20 + number)
+        own = tf.random.experimental.stateless_fold_in(seed, tf.constant(2**20 + number, tf.int64))
         batch = transform(batch, own) if seeded else transform(batch)
       return dict(batch)
 

@@ -39,7 +39,7 @@ class RecordSource:
 
   name: str
   classes: tuple[str, ...]
-  records: Sequence[Any]
+  records: Any
   keys: tuple[str, str]
   identity: str
   indices: np.ndarray | None = None
@@ -159,7 +159,9 @@ class StreamSource:
   def _files(self) -> tf.data.Dataset:
     paths, skips, takes = (list(column) for column in zip(*self.files, strict=True))
     numbers = np.arange(len(paths), dtype=np.int64)
-    return tf.data.Dataset.from_tensor_slices((numbers, paths, np.int64(skips), np.int64(takes)))
+    return tf.data.Dataset.from_tensor_slices(
+      (numbers, paths, np.array(skips, np.int64), np.array(takes, np.int64))
+    )
 
   def _read(self, files: tf.data.Dataset) -> tf.data.Dataset:
     @tf.autograph.experimental.do_not_convert
@@ -229,7 +231,11 @@ def from_tfds(
   label = features[label_key]
   classes = getattr(label, "names", None) or [str(number) for number in range(label.num_classes)]
   identity = json.dumps([builder.info.full_name, split, info.num_examples, builder.info.dataset_size])
-  common = {"name": f"{builder.name}/{split}", "classes": tuple(classes), "identity": identity}
+  common: dict[str, Any] = {
+    "name": f"{builder.name}/{split}",
+    "classes": tuple(classes),
+    "identity": identity,
+  }
   decoders = {image_key: tfds.decode.SkipDecoding()}
   if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
     records = builder.as_data_source(split, decoders=decoders)

@@ -93,7 +93,7 @@ def work(study: Pretrain, runtime: Runtime) -> float:
   """Image passes of one cell, for the time left; the arm's tuning is counted by `work_once`."""
   passes = _training_work(study, study.epochs, runtime)
   if study.transfer is not None:
-    passes += transfer.work(study.transfer, runtime)
+    passes += transfer.work_of(study.transfer, runtime)
   return passes
 
 

@@ -129,8 +129,13 @@ def measure(
       )
 
 
-def work(protocols: Protocols, runtime: Runtime) -> float:
-  """Image passes that `measure` takes, for the time left."""
+def work(study: Transfer, runtime: Runtime) -> float:
+  """Image passes of one cell, for the time left."""
+  return work_of(study.transfer, runtime)
+
+
+def work_of(protocols: Protocols, runtime: Runtime) -> float:
+  """Image passes that `measure` takes."""
   passes = 0.0
   for target in protocols.targets.values():
     size = len(runtime.open(target.train))

@@ -96,7 +96,7 @@ class Runtime:
     mesh: the devices.
     data_dir: the folder below which sources look for their files.
     progress: the status line.
-    sources: sources that are already open.
+    sources, bad_records, shapes: what is known of data that were opened already.
   """
 
   mesh: Any
@@ -104,6 +104,7 @@ class Runtime:
   progress: Progress = dataclasses.field(default_factory=Progress)
   sources: dict[str, Any] = dataclasses.field(default_factory=dict)
   bad_records: dict[str, Any] = dataclasses.field(default_factory=dict)
+  shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
   def open(self, data: Data) -> Any:
     """The source of `data`, opened once per run."""
@@ -120,6 +121,7 @@ class Runtime:
     return source
 
   def _bad(self, data: Data) -> Any:
+    """The budget of unreadable images of a source, one for all that read it."""
     name = json.dumps(config_lib.plain(data.source), sort_keys=True)
     if name not in self.bad_records:
       self.bad_records[name] = data_lib.BadRecords(data.max_bad_records, self.progress.note)
@@ -137,6 +139,14 @@ class Runtime:
       shard=(jax.process_index(), jax.process_count()),
       bad_records=self._bad(data),
     )
+
+  def image_shape(self, data: Data) -> tuple[int, ...]:
+    """(H, W, 3) of the images that a model sees, found by making one batch of them, once."""
+    name = json.dumps(config_lib.plain(data), sort_keys=True)
+    if name not in self.shapes:
+      batch = next(iter(self.train_batches(data, seed=0, start_step=0)))
+      self.shapes[name] = tuple(batch["image"].shape[1:])
+    return self.shapes[name]
 
   def eval_batches(self, data: Data) -> Any:
     """Exactly one pass, padded to fixed shapes."""
@@ -269,8 +279,7 @@ def run(
     start = checkpoint.load(experiment.start)
   check_classes(experiment, source.classes, runtime)
 
-  first = next(iter(runtime.train_batches(data, seed=seed, start_step=0)))
-  image_shape = first["image"].shape[1:]
+  image_shape = runtime.image_shape(data)
   init_key, noise_key = jax.random.split(jax.random.key(seed))
   fresh = start_state(program, init_key, image_shape, start=start, classes=source.classes)
   state = sharding.put_replicated(fresh, mesh)

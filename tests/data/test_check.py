@@ -114,3 +114,14 @@ def test_augmented_preview_undoes_normalisation():
     [pixels], [[normal]], ["x"], mean=data.IMAGENET_MEAN, std=data.IMAGENET_STD, side=20
   )
   np.testing.assert_allclose(np.asarray(sheet)[16, [16, 42]], 120, atol=1)
+
+
+def test_rows_of_the_augmented_picture_have_noise_of_their_own(tmp_path):
+  # Two equal images of two classes: their rows differ only by what was drawn.
+  gradient = np.tile(np.arange(64, dtype=np.uint8)[None, None, :, None] * 4, (2, 64, 1, 3))
+  np.savez(tmp_path / "d.npz", train_images=gradient, train_labels=[0, 1])
+  data.check_source("d.npz", data_dir=tmp_path, out=tmp_path)
+  sheet = np.asarray(Image.open(tmp_path / "augmented.png"))
+  first, second = sheet[6:102], sheet[126:222]
+  np.testing.assert_array_equal(first[:, 6:102], second[:, 6:102])
+  assert not np.array_equal(first[:, 108:], second[:, 108:])

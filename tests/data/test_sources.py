@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -265,3 +267,13 @@ def test_shared_sets_have_the_sizes_of_their_readme(shared_data):
   assert sheets("cifar10", "test").pixels.shape == (1000, 32, 32, 3)
   mnist = data.from_npz(path="mnist/mnist_12k_2k.npz", split="test", data_dir=shared_data)
   assert mnist.pixels.shape == (2000, 28, 28, 3)
+
+
+def test_importing_the_package_imports_no_reader_of_a_single_source():
+  # Everything that TensorFlow itself imports does not count.
+  code = (
+    "import sys, jaxtl.data; "
+    "print([name for name in ('tensorflow_datasets', 'pyarrow', 'skimage') if name in sys.modules])"
+  )
+  result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert result.stdout.strip() == "[]"
