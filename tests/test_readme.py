@@ -7,7 +7,9 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding=
 
 
 def test_the_example_trains_and_is_twenty_lines_or_fewer(capsys):
-  code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if block.startswith("import"))
+  code = next(
+    block for block in re.findall(r"```python\n(.*?)```", README, re.S) if block.startswith("import")
+  )
   assert len([line for line in code.splitlines() if line.strip()]) <= 20
   exec(compile(code.replace("range(100)", "range(3)"), "README.md", "exec"), {})
   loss, accuracy = map(float, capsys.readouterr().out.split())

@@ -47,7 +47,7 @@ def get_config():
       notes=["All images are photographs. Tested on CIFAR-10's first 1,000 test images, lossless."],
       seeds=(0, 1),
       base=dict(
-        model=dict(make=".models.resnet8", width=16),
+        model=dict(make=".models.resnet8", width=8),
         task=dict(make=".tasks.classification", loss=CROSS_ENTROPY),
         data=_train(train, batch_size=128) | dict(num_examples=50000, num_classes=10),
         evaluation=dict(test=_test(_sheets("cifar10", "test"))),

@@ -88,9 +88,9 @@ def get_config():
           schedule=dict(make=".optim.cosine", warmup_epochs=1.0),
           nesterov=True,
         ),
-        epochs=12.0,
-        evaluate_every=263,
-        checkpoint_every=394,
+        epochs=16.0,
+        evaluate_every=350,
+        checkpoint_every=525,
         tune=dict(peak_rates=(0.03, 0.1, 0.3), epochs=3.0, evaluation="val"),
         flatness=dict(data=_test(train), num_examples=400, num_iters=30, tolerance=0.03),
         transfer=dict(

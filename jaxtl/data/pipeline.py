@@ -38,13 +38,16 @@ def train_batches(
 
   Args:
     source: what to train on.
-    transforms: `(example, *, ...)` or `(example, seed, *, ...)`, keywords already bound; TensorFlow
-      operations only. batch_size: rows of the global batch, over all processes. seed: of order and noise.
-      start_step: the first batch to give. For random access it costs nothing. batch_transforms: the same for
-      a batch, for example `mixup`. shard: (this process, number of processes); each gets batch_size /
-      processes consecutive rows. num_threads: threads that decode and transform; None takes every core that
-      this process may use. bad_records: how many unreadable images are allowed; None stops at the first. One
-      that is allowed is replaced by the example of the next position.
+    transforms: `(example, *, ...)` or `(example, seed, *, ...)`, keywords already bound; TensorFlow operations
+      only.
+    batch_size: rows of the global batch, over all processes.
+    seed: of order and noise.
+    start_step: the first batch to give; for random access it costs nothing.
+    batch_transforms: the same for a batch, for example `mixup`.
+    shard: (this process, number of processes); each gets batch_size / processes consecutive rows.
+    num_threads: threads that decode and transform; None takes every core that this process may use.
+    bad_records: how many unreadable images are allowed; None stops at the first. One that is allowed is
+      replaced by the example of the next position.
 
   Returns:
     Batches as in `jaxtl.types`, as read-only arrays: image float32 [b, H, W, 3], label int32 [b], mask bool
