@@ -9,8 +9,11 @@ gives images per second of CPU time (what one core does, whatever else runs) and
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,10 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import jaxtl.data as data
-from jaxtl.data.runtime import tf
-
 BATCH = 32
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def jpegs(count: int) -> list[bytes]:
@@ -43,6 +44,8 @@ def jpegs(count: int) -> list[bytes]:
 
 def ours(files: list[bytes], *, threads: int) -> Iterator[int]:
   """The pipeline of this library, with antialiased resizing; yields the images of each batch."""
+  from jaxtl import data
+
   source = data.Source(name="jpegs", classes=("a",), labels=np.zeros(len(files)), images=data.Encoded(files))
   transforms = [partial(data.random_resized_crop, size=224), data.flip_left_right, data.normalize]
   for batch in data.train_batches(source, transforms, batch_size=BATCH, seed=0, num_threads=threads):
@@ -51,6 +54,8 @@ def ours(files: list[bytes], *, threads: int) -> Iterator[int]:
 
 def bare_decode(files: list[bytes]) -> Iterator[int]:
   """libjpeg-turbo decoding whole images, and nothing else: a bound for whoever decodes whole images."""
+  from jaxtl.data.runtime import tf
+
   decode = tf.function(
     lambda encoded: tf.io.decode_jpeg(encoded, channels=3), input_signature=[tf.TensorSpec([], tf.string)]
   )
@@ -88,7 +93,7 @@ def torchvision_loader(files: list[bytes], *, tensors: bool) -> Iterator[int]:
       v2.RandomResizedCrop(224, antialias=True),
       v2.RandomHorizontalFlip(),
       *convert,
-      v2.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD),
+      v2.Normalize(MEAN, STD),
     ]
   )
   while True:
@@ -110,27 +115,33 @@ def measure(name: str, make: Callable[[], Iterator[int]], *, seconds: float) -> 
 
 
 def main() -> None:
+  """Measures each in turn; torchvision in a process of its own, because it and TensorFlow crash in one."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--images", type=int, default=128, help="different images")
   parser.add_argument("--seconds", type=float, default=4.0, help="time for each line")
   parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the last of our lines")
+  parser.add_argument("--torchvision", action="store_true", help="only torchvision's lines")
   options = parser.parse_args()
-  tf.config.threading.set_intra_op_parallelism_threads(1)
   files = jpegs(options.images)
-  print(f"{len(files)} JPEGs of 500 x 375, {np.mean([len(file) for file in files]) / 1000:.0f} KB each")
   run = partial(measure, seconds=options.seconds)
+  if options.torchvision:
+    for kind in ("tensors", "Pillow"):
+      loader = partial(torchvision_loader, files, tensors=kind == "tensors")
+      run(f"torchvision {kind}, the same, 1 process", loader)
+    return
+  from jaxtl.data.runtime import tf
+
+  tf.config.threading.set_intra_op_parallelism_threads(1)
+  size = np.mean([len(file) for file in files]) / 1000
+  print(f"{len(files)} JPEGs of 500 x 375, {size:.0f} KB each", flush=True)
   run("bare decode, libjpeg-turbo, 1 thread", lambda: bare_decode(files))
   run("bare decode, Pillow, 1 thread", lambda: pillow_decode(files))
   for threads in sorted({1, options.threads}):
     run(f"jaxtl, decode + crop 224 + flip, {threads} threads", partial(ours, files, threads=threads))
-  try:
-    import torchvision  # noqa: F401
-  except ImportError:
+  if importlib.util.find_spec("torchvision") is None:
     print("torchvision is not installed: its lines are left out")
-    return
-  for tensors in (True, False):
-    kind = "tensors" if tensors else "Pillow"
-    run(f"torchvision {kind}, the same, 1 process", partial(torchvision_loader, files, tensors=tensors))
+  else:
+    subprocess.run([sys.executable, *sys.argv, "--torchvision"], check=True)
 
 
 if __name__ == "__main__":

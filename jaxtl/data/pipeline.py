@@ -38,8 +38,8 @@ def train_batches(
 
   Args:
     source: what to train on.
-    transforms: `(example, *, ...)` or `(example, seed, *, ...)`, keywords already bound; TensorFlow operations
-      only.
+    transforms: `(example, *, ...)` or `(example, seed, *, ...)`, keywords already bound; TensorFlow
+      operations only.
     batch_size: rows of the global batch, over all processes.
     seed: of order and noise.
     start_step: the first batch to give; for random access it costs nothing.

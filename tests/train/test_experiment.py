@@ -1,12 +1,14 @@
 """The contract of a run: the same numbers on any devices, after any interruption, from any start."""
 
 import dataclasses
+import io
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxtl import train, tree
+from jaxtl import data, train, tree
 from jaxtl.errors import CheckpointError, ConfigError, DataError, RunError
 from jaxtl.train import checkpoint
 from jaxtl.train.experiment import total_steps
@@ -122,16 +124,16 @@ def test_another_class_list_is_refused_with_the_difference(tiny, runtime):
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(tiny, runtime):
-  data = dict(source=dict(make="tests.train.conftest.squares"), batch_size=12)
+  twelve = dict(source=dict(make="tests.train.conftest.squares"), batch_size=12)
   with pytest.raises(ConfigError, match=r"data.batch_size is 12, which 8 devices do not divide; write 16"):
-    train.run(tiny(data=data), seed=0, runtime=runtime(8))
+    train.run(tiny(data=twelve), seed=0, runtime=runtime(8))
 
 
 @pytest.mark.parametrize(("key", "what"), [("num_examples", "examples"), ("num_classes", "classes")])
 def test_a_source_that_is_not_what_the_config_says_is_refused(tiny, runtime, key, what):
-  data = dict(source=dict(make="tests.train.conftest.squares"), batch_size=16) | {key: 7}
+  wrong = dict(source=dict(make="tests.train.conftest.squares"), batch_size=16) | {key: 7}
   with pytest.raises(DataError, match=rf"squares holds \d+ {what}; the config says num_{what} = 7"):
-    train.run(tiny(data=data), seed=0, runtime=runtime())
+    train.run(tiny(data=wrong), seed=0, runtime=runtime())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny, runtime):
@@ -173,3 +175,33 @@ def _spec(value):
   from jaxtl.config import spec
 
   return spec(value)
+
+
+def corrupt(*, num_examples: int = 32) -> data.Source:
+  """PNG files of which number 5 is cut off."""
+  rng = np.random.default_rng(0)
+  files = []
+  for _ in range(num_examples):
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)).save(buffer, "PNG")
+    files.append(buffer.getvalue())
+  files[5] = files[5][: len(files[5]) // 2]
+  labels = np.arange(num_examples) % 2
+  return data.Source(name="corrupt", classes=("a", "b"), labels=labels, images=data.Encoded(files))
+
+
+def test_an_unreadable_image_stops_the_run_or_is_skipped_and_named_within_the_budget(tiny, runtime):
+  def with_budget(budget):
+    source = dict(make="tests.train.test_experiment.corrupt")
+    return tiny(data=dict(source=source, batch_size=16, max_bad_records=budget), evaluation={})
+
+  with pytest.raises(DataError, match="corrupt") as caught:
+    train.run(with_budget(0), seed=0, runtime=runtime())
+  assert "5" in str(caught.value)
+  assert "\n" not in str(caught.value)
+  place = runtime()
+  notes = []
+  place.progress.note = notes.append
+  assert train.run(with_budget(1), seed=0, runtime=place).total_steps == 4
+  assert len(notes) == 1
+  assert "5" in notes[0]
