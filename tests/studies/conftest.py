@@ -36,7 +36,6 @@ def study_config():
     ),
   )
   arms = dict(
-    cross_entropy=dict(),
     smoothed_hinge=dict(task=dict(loss=dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0))),
     from_scratch=dict(epochs=0.0, tune=None, flatness=None),
   )
