@@ -65,6 +65,7 @@ def get_config():
               make=".optim.adam", peak_rate=3e-3, schedule=dict(make=".optim.cosine", warmup_epochs=0.5)
             ),
             epochs=4.0,
+            evaluate_every_epochs=2.0,
           ),
         ),
       ),

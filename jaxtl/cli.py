@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   options = _parser().parse_args(rest)
   if overrides and not hasattr(options, "overrides"):
     _parser().error(f"unrecognized arguments: {' '.join(overrides)}")
-  options.overrides = overrides
+  options.overrides = [*overrides, *getattr(options, "overrides", [])]
   options.command_line = ["jaxtl", *arguments]
   try:
     # The commands import JAX and TensorFlow; nothing above does.
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     getattr(commands, options.command)(options)
   except InputError as error:
     print(f"jaxtl: {error}", file=sys.stderr)
+    return 2
+  except OSError as error:
+    print(f"jaxtl: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
     return 2
   except RunError as error:
     print(f"jaxtl: {error}", file=sys.stderr)
@@ -61,23 +64,24 @@ def _parser() -> argparse.ArgumentParser:
     "--workdir",
     type=Path,
     metavar="DIR",
-    help="folder of the run; running again continues it (default: runs/CONFIG)",
+    help="folder of the run; running again continues it (path; default: runs/CONFIG)",
   )
   run.add_argument(
-    "--arms", type=_names, metavar="A,B", help="only these arms (default: all of the config's)"
+    "--arms", type=_names, metavar="A,B", help="only these arms (names; default: all of the config's)"
   )
   run.add_argument(
-    "--seeds", type=_numbers, metavar="0,1", help="only these seeds (default: all of the config's)"
+    "--seeds", type=_numbers, metavar="0,1", help="only these seeds (integers; default: all of the config's)"
   )
   run.add_argument(
-    "--no-report", action="store_true", help="do not write the report at the end (default: write it)"
+    "--no-report", action="store_true", help="do not write the report at the end (flag; default: write it)"
   )
+  _trust_option(run)
   _device_options(run)
 
   check = _command(commands, "check", "check", "check a config without running it: parameters, steps, sizes")
   _config_options(check)
   check.add_argument(
-    "--print-config", action="store_true", help="print the whole config as JSON and stop (default: no)"
+    "--print-config", action="store_true", help="print the whole config as JSON and stop (flag; default: no)"
   )
   _device_options(check)
 
@@ -115,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     "--format",
     choices=("orbax", "safetensors", "npz"),
     default="safetensors",
-    help="what to write (default: safetensors)",
+    help="what to write (text; default: safetensors)",
   )
 
   report = _command(
@@ -145,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     type=Path,
     default=Path("data_check"),
     metavar="DIR",
-    help="for the pictures (default: data_check)",
+    help="for the pictures (path; default: data_check)",
   )
   _data_option(data_check)
   return parser
@@ -190,7 +194,7 @@ def _trust_option(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--trust",
     action="store_true",
-    help="import what the checkpoint's config names outside jaxtl, optax, flax (default: refuse)",
+    help="import what a checkpoint's config names outside jaxtl and optax (flag; default: refuse)",
   )
 
 
@@ -211,7 +215,7 @@ def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     after_option = bool(rest) and rest[-1].startswith("--") and "=" not in rest[-1] and rest[-1] not in FLAGS
     if argument.startswith("--config."):
       overrides.append(argument.removeprefix("--config."))
-    elif re.match(r"[A-Za-z_]\w*(\.\w+)*=", argument) and not after_option:
+    elif re.match(r"[A-Za-z_][\w-]*(\.[\w-]+)*=", argument) and not after_option:
       overrides.append(argument)
     else:
       rest.append(argument)

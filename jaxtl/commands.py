@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
   """`jaxtl run`: every arm with every seed, then the report."""
   config = study.load_config(options.config, options.overrides)
   study.parse_config(config)  # mistakes show before anything is made
-  workdir = options.workdir or Path("runs") / options.config.stem
+  workdir = options.workdir or default_workdir(options.config)
   runtime = make_runtime(options)
   study.run_study(
     config,
@@ -57,7 +57,10 @@ def evaluate(options: argparse.Namespace) -> None:
   """`jaxtl eval`: the measures of a checkpoint on a data set."""
   from jaxtl import data as data_lib
 
+  runtime = make_runtime(options)
   weights = checkpoint.load(options.checkpoint)
+  if weights.config["transforms"] is None:
+    raise InputError(f"{weights.path} was trained without an evaluation set, and has no preprocessing to use")
   trusted = None if options.trust else config_lib.TRUSTED
   specs = {
     name: config_lib.spec(weights.config[name], at=f"the checkpoint's {name}", trusted=trusted)
@@ -69,13 +72,18 @@ def evaluate(options: argparse.Namespace) -> None:
   )
   source = _choose_split(data_lib.open_source(options.data, data_dir=options.data_dir), options.split)
   same_classes(weights.classes, source.classes, at=options.data)
-  runtime = make_runtime(options)
   sharding.check_batch_size(options.batch_size, runtime.mesh, at="--batch-size")
   context = {"num_classes": len(weights.classes)}
   model, task = specs["model"].realize(**context), specs["task"].realize(**context)
   batches = data_lib.eval_batches(
     source, [spec.realize() for spec in transforms], batch_size=options.batch_size
   )
+  shape = next(iter(batches))["image"].shape[1:]
+  if list(shape) != weights.config["image_shape"]:
+    raise DataError(
+      f"{options.data} gives images of {shape[0]} x {shape[1]}, and the checkpoint's preprocessing does not "
+      f"resize them to its {weights.config['image_shape'][0]} x {weights.config['image_shape'][1]}"
+    )
   numbers = evaluate_weights(
     jax.jit(task.measure(model)), weights.params, weights.batch_stats, batches, mesh=runtime.mesh
   )
@@ -129,6 +137,13 @@ def data_check(options: argparse.Namespace) -> None:
   print(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out))
 
 
+def default_workdir(config: Path) -> Path:
+  """runs/NAME, where NAME is the config's path below `configs`: namesakes in two folders do not clash."""
+  parts = config.with_suffix("").parts
+  below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
+  return Path("runs", *below)
+
+
 def make_runtime(options: argparse.Namespace) -> Runtime:
   """The devices and the status line, as the options ask for."""
   if options.cpu_devices:
@@ -137,7 +152,12 @@ def make_runtime(options: argparse.Namespace) -> Runtime:
   jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  return Runtime(train.make_mesh(options.num_devices), data_dir=options.data_dir, progress=Progress())
+  return Runtime(
+    train.make_mesh(options.num_devices),
+    data_dir=getattr(options, "data_dir", None),
+    progress=Progress(),
+    trust=getattr(options, "trust", False),
+  )
 
 
 def _choose_split(splits: Mapping[str, Any], wanted: str | None) -> Any:

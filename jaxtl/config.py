@@ -9,6 +9,7 @@ before anything runs, and every mistake is one line that names the path, the key
 from __future__ import annotations
 
 import ast
+import collections.abc
 import dataclasses
 import difflib
 import functools
@@ -26,9 +27,10 @@ from jaxtl.errors import ConfigError
 T = TypeVar("T")
 KINDS = ("fn", "make")
 # What a component may receive without being told, if its signature has the name and the spec leaves it open.
-CONTEXT = ("data_dir", "num_classes", "seed", "steps_per_epoch", "total_steps")
-# Configs that come with a checkpoint are somebody else's data: only these packages are imported for them.
-TRUSTED = ("jaxtl", "flax", "optax")
+CONTEXT = ("blocks", "data_dir", "num_classes", "steps_per_epoch", "total_steps")
+# Configs that come with a checkpoint are somebody else's data: only public names of these packages are used.
+# Nothing that reads a program, writes a file or starts a process is among them.
+TRUSTED = ("jaxtl.data", "jaxtl.losses", "jaxtl.models", "jaxtl.optim", "jaxtl.tasks", "optax")
 
 
 class Verbatim(dict[str, Any]):
@@ -54,9 +56,11 @@ class Spec:
   def realize(self, **context: Any) -> Any:
     """The function or object, offered the context that its signature asks for and the config leaves open."""
     keywords = {key: _realize_value(value, context) for key, value in self.keywords.items()}
-    for name in _parameters(self.target):
+    for name, parameter in _fixable(self.target, self.kind).items():
       if name in context and name not in keywords:
         keywords[name] = context[name]
+      if parameter.default is inspect.Parameter.empty and name not in keywords:
+        raise ConfigError(f"{self.path} needs {name!r}, which is not known here; give it in the config")
     if self.kind == "fn":
       return functools.partial(self.target, **keywords) if keywords else self.target
     return self.target(**keywords)
@@ -88,11 +92,11 @@ def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None)
   if not isinstance(path, str) or "." not in path:
     raise ConfigError(f"{at} names {path!r}; expected an import path like '.losses.poly1' or 'optax.adamw'")
   full = f"jaxtl{path}" if path.startswith(".") else path
-  if trusted is not None and full.split(".")[0] not in trusted:
-    raise ConfigError(
-      f"{at} names {path!r}, which is outside {', '.join(trusted)}; pass --trust to import it"
-    )
   module_path, _, name = full.rpartition(".")
+  if trusted is not None and (module_path not in trusted or name.startswith("_")):
+    raise ConfigError(
+      f"{at} names {path!r}, which is not a public part of {', '.join(trusted)}; pass --trust"
+    )
   try:
     module = importlib.import_module(module_path)
   except ImportError as error:
@@ -110,7 +114,7 @@ def parse(value: Any, cls: type[T], *, at: str = "config", trusted: Sequence[str
   """Makes the frozen dataclass `cls` from a mapping, checking every key and every type.
 
   Raises:
-    ConfigError: an unknown key, a missing one, or a value of the wrong type.
+    ConfigError: an unknown key, a missing one, a value of the wrong type, or one that the class refuses.
   """
   if not isinstance(value, Mapping):
     raise ConfigError(f"{at} is {value!r}; expected a mapping with {', '.join(_field_names(cls))}")
@@ -127,7 +131,17 @@ def parse(value: Any, cls: type[T], *, at: str = "config", trusted: Sequence[str
       )
     elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
       raise ConfigError(f"{at} needs {field.name!r}")
-  return cls(**made)
+  try:
+    return cls(**made)
+  except ConfigError as error:  # from __post_init__, which knows the field and not the place
+    raise ConfigError(f"{at}.{error}") from error
+
+
+def require(**conditions: tuple[Any, bool, str]) -> None:
+  """Raises ConfigError for the first field, given as (value, whether it is good, what was expected)."""
+  for name, (value, good, expected) in conditions.items():
+    if not good:
+      raise ConfigError(f"{name} is {value!r}; expected {expected}")
 
 
 def merge(base: Any, difference: Any) -> Any:
@@ -217,12 +231,9 @@ def _check_keywords(
   at: str,
   trusted: Sequence[str] | None,
 ) -> dict[str, Any]:
-  parameters = _parameters(target)
-  allowed = {
-    name: parameter
-    for name, parameter in parameters.items()
-    if kind == "make" or parameter.kind is inspect.Parameter.KEYWORD_ONLY
-  }
+  allowed = _fixable(target, kind)
+  if kind == "fn" and not _takes_data(target):
+    raise ConfigError(f"{at}: {path} is made from keywords and takes no data; write make={path!r}")
   open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(target).parameters.values())
   for key in keywords:
     if key not in allowed and not open_ended:
@@ -237,9 +248,16 @@ def _check_keywords(
   }
 
 
-def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-  variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-  return {name: p for name, p in _signature(target).parameters.items() if p.kind not in variadic}
+def _fixable(target: Callable[..., Any], kind: str) -> dict[str, inspect.Parameter]:
+  """What a config may fix: keyword-only parameters of a function of data, all of what is made."""
+  positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+  kinds = (inspect.Parameter.KEYWORD_ONLY, *(positional if kind == "make" else ()))
+  return {name: p for name, p in _signature(target).parameters.items() if p.kind in kinds}
+
+
+def _takes_data(target: Callable[..., Any]) -> bool:
+  keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+  return any(p.kind not in keyword for p in _signature(target).parameters.values())
 
 
 @functools.cache
@@ -286,6 +304,8 @@ def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -
     if not isinstance(value, Mapping):
       raise ConfigError(f"{at} is {value!r}; expected a mapping")
     return {k: _convert(x, args[1], at=f"{at}.{k}", trusted=trusted) for k, x in value.items()}
+  if _is_component(hint) and not callable(value):
+    raise ConfigError(f"{at} is {value!r}; expected a component, dict(make=...) or dict(fn=...)")
   if hint is Path and isinstance(value, str):
     return Path(value)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -297,6 +317,13 @@ def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -
   if isinstance(value, Mapping):
     return {k: _convert(x, Any, at=f"{at}.{k}", trusted=trusted) for k, x in value.items()}
   return value
+
+
+def _is_component(hint: Any) -> bool:
+  """Whether an annotation asks for a function or a made object: Callable, Protocol, a tuple of functions."""
+  if get_origin(hint) is collections.abc.Callable:
+    return True
+  return isinstance(hint, type) and (getattr(hint, "_is_protocol", False) or hasattr(hint, "_fields"))
 
 
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
@@ -330,6 +357,8 @@ def _nearest(key: str, names: Iterable[str]) -> str:
 
 
 def _child(node: Any, key: str, path: str) -> Any:
+  if path.startswith("arms.") and path.split(".")[1] == key and isinstance(node, dict) and key not in node:
+    raise ConfigError(f"override {path!r}: no arm {key!r}{_nearest(key, node)}")
   if isinstance(node, list):
     if not key.isdigit() or int(key) >= len(node):
       raise ConfigError(f"override {path!r}: {key!r} is no index of a list of {len(node)}")

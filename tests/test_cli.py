@@ -2,13 +2,14 @@
 
 import json
 import pprint
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jaxtl import cli
+from jaxtl import cli, commands
 from jaxtl.train import checkpoint
 from tests.studies.conftest import study_config
 
@@ -79,6 +80,12 @@ def test_check_prints_the_recipe(config_file, capsys):
     ("base.epochs=many", "epochs is 'many'; expected a number"),
     ("arms.sam.gradient.roh=1", ".optim.sam has no 'roh'; did you mean 'rho'?"),
     ("base.data.batch_size=12", "data.batch_size is 12, which 8 devices do not divide; write 16"),
+    ("base.evaluation.test.batch_size=12", "evaluation.test.batch_size is 12, which 8 devices do not divide"),
+    ("base.data.batch_size=0", "config.arms.cross_entropy.data.batch_size is 0; expected at least 1"),
+    ("base.epochs=-1.0", "epochs is -1.0; expected 0 or more"),
+    ("base.log_every=0", "log_every is 0; expected at least 1"),
+    ("arms.samm.epochs=1.0", "no arm 'samm'; did you mean 'sam'"),
+    ("nonsense", "has no '='"),
   ],
 )
 def test_a_mistake_in_the_config_is_one_line(config_file, capsys, override, message):
@@ -105,12 +112,12 @@ def test_a_changed_config_is_refused_and_the_same_one_goes_on(finished, config_f
   assert sorted(p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()) == before
 
 
-def class_folders(root, names):
+def class_folders(root, names, size=8):
   rng = np.random.default_rng(0)
   for number, name in enumerate(names):
     (root / name).mkdir(parents=True)
     for image in range(4):
-      pixels = rng.integers(0, 120, (8, 8, 3)).astype(np.uint8)
+      pixels = rng.integers(0, 120, (size, size, 3)).astype(np.uint8)
       pixels[..., number] += 100
       Image.fromarray(pixels).save(root / name / f"{image}.png")
   return root
@@ -136,7 +143,7 @@ def test_a_hostile_checkpoint_is_not_imported(finished, tmp_path, capsys, monkey
   hostile.config["model"] = {"make": "os.getcwd"}
   monkeypatch.setattr(checkpoint, "load", lambda path: hostile)
   line = refused(capsys, "eval", finished, "--data", "digits")
-  assert "outside jaxtl, flax, optax; pass --trust" in line
+  assert "pass --trust" in line
 
 
 @pytest.mark.parametrize("form", ["orbax", "safetensors", "npz"])
@@ -160,11 +167,48 @@ def test_exports_hold_the_weights_and_what_they_need(finished, tmp_path, form, c
   assert "exists already" in refused(capsys, "export", cell, out)
 
 
+def test_only_the_chosen_arms_and_seeds_run_and_overrides_reach_them(config_file, tmp_path, capsys):
+  workdir = tmp_path / "some"
+  arguments = ["run", str(config_file), "--workdir", str(workdir), "--arms", "sam", "--seeds", "0"]
+  assert cli.main([*arguments, "arms.sam.epochs=0.2", "--no-report", "--cpu-devices", "8"]) == 0
+  assert [path.name for path in workdir.iterdir() if path.is_dir()] == ["sam"]
+  assert checkpoint.load(workdir / "sam" / "0").config["step"] == 1
+  assert "no arm 'x'" in refused(capsys, *arguments[:4], "--arms", "x", "arms.sam.epochs=0.2")
+
+
+def test_images_of_another_size_are_refused_by_eval(finished, tmp_path, capsys):
+  folder = class_folders(tmp_path / "large", "abc", size=12)
+  line = refused(capsys, "eval", finished / "sam" / "0", "--data", folder)
+  assert (
+    "gives images of 12 x 12, and the checkpoint's preprocessing does not resize them to its 8 x 8" in line
+  )
+
+
+def test_a_damaged_config_in_the_folder_is_one_line(finished, config_file, capsys):
+  (finished / "config.json").write_text("{")
+  assert "is damaged" in refused(capsys, "run", config_file, "--workdir", finished)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(finished, tmp_path, capsys):
+  folder = class_folders(tmp_path / "images", "abc")
+  (tmp_path / "file").write_text("")
+  line = refused(
+    capsys, "eval", finished / "sam" / "0", "--data", folder, "--out", tmp_path / "file" / "x.json"
+  )
+  assert "cannot be used" in line
+
+
+def test_the_default_folder_tells_configs_of_one_name_apart():
+  assert commands.default_workdir(Path("configs/pretrain/tiny.py")) == Path("runs/pretrain/tiny")
+  assert commands.default_workdir(Path("/x/configs/quickstart.py")) == Path("runs/quickstart")
+  assert commands.default_workdir(Path("mine.py")) == Path("runs/mine")
+
+
 def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys):
   arguments = ["run", str(config_file), "--workdir", str(tmp_path / "w"), "--num-devices", "1"]
   rate = ["base.optimizer.peak_rate=1e30", "base.optimizer.schedule={'make': '.optim.constant'}"]
   assert cli.main([*arguments, *rate]) == 4
-  assert "the loss is" in capsys.readouterr().err
+  assert "cross_entropy/0: the " in capsys.readouterr().err
 
 
 def test_an_unknown_argument_is_argparses_exit_code_2(capsys):

@@ -49,7 +49,7 @@ def test_specs_nest_and_context_fills_what_is_left_open():
   value = dict(make=".optim.sgd", peak_rate=0.1, schedule=dict(make=".optim.cosine", warmup_epochs=1.0))
   spec = config.spec(value)
   spec.realize(total_steps=100, steps_per_epoch=10, num_classes=5)
-  with pytest.raises(TypeError, match="total_steps"):
+  with pytest.raises(ConfigError, match=r".optim.cosine needs 'total_steps', which is not known here"):
     spec.realize()
 
 
@@ -80,6 +80,16 @@ def test_the_config_wins_over_the_context():
     (dict(fn=".losses.multiclass_smoothed_hinge", margin=True), "margin is True; expected a number"),
     (dict(make=".optim.accumulate", steps=2.5), "steps is 2.5; expected an integer"),
     (7, "config is 7; expected a component"),
+    (
+      dict(fn=".optim.sam", rho=0.1),
+      ".optim.sam is made from keywords and takes no data; write make='.optim.sam'",
+    ),
+    (dict(make=".optim.sgd", peak_rate=0.1, schedule="cosine"), "schedule is 'cosine'; expected a component"),
+    (dict(make=".optim.sam", rho=0.1, inner="plain"), "inner is 'plain'; expected a component"),
+    (
+      dict(make=".tasks.classification", loss=".losses.poly1"),
+      "loss is '.losses.poly1'; expected a component",
+    ),
   ],
 )
 def test_a_bad_spec_is_one_line(value, message):
@@ -131,7 +141,16 @@ def test_a_bad_value_is_one_line(change, message):
 def test_a_checkpoints_config_is_not_imported_from_outside():
   trusted = config.TRUSTED
   assert config.spec(HINGE, trusted=trusted) == config.spec(HINGE)
-  for value in (dict(make="os.system"), dict(make="optax.sgd", learning_rate=dict(fn="subprocess.run"))):
+  hostile = [
+    dict(make="os.system"),
+    dict(make="optax.sgd", learning_rate=dict(fn="subprocess.run")),
+    dict(make=".studies.study.load_config", path="evil.py"),  # runs a program
+    dict(make=".train.writer.write_atomically", path="x", text="y"),
+    dict(make="jaxtl.config.find", path="os.system"),
+    dict(make=".data.sources.tf", x=1),
+    dict(make="optax._src.base.identity"),
+  ]
+  for value in hostile:
     with pytest.raises(ConfigError, match="pass --trust"):
       config.spec(value, trusted=trusted)
 
@@ -166,11 +185,16 @@ def test_overrides_reach_any_depth():
 
 @pytest.mark.parametrize(
   ("assignment", "message"),
-  [("base.epochs", "has no '='"), ("seeds.7=1", "'7' is no index of a list of 1"), ("a.b=1", "has no keys")],
+  [
+    ("base.epochs", "has no '='"),
+    ("seeds.7=1", "'7' is no index of a list of 1"),
+    ("a.b=1", "has no keys"),
+    ("arms.smoothed-hinge.epochs=1", "no arm 'smoothed-hinge'; did you mean 'smoothed_hinge'"),
+  ],
 )
 def test_a_bad_override_is_one_line(assignment, message):
   with pytest.raises(ConfigError, match=message):
-    config.override(dict(seeds=[0], a=3), [assignment])
+    config.override(dict(seeds=[0], a=3, arms=dict(smoothed_hinge={})), [assignment])
 
 
 def test_differences_name_each_place():

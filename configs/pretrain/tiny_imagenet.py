@@ -106,6 +106,7 @@ def get_config():
               schedule=dict(make=".optim.cosine", warmup_epochs=1.0),
             ),
             epochs=8.0,
+            evaluate_every_epochs=2.0,
           ),
         ),
       ),

@@ -26,7 +26,7 @@ from jaxtl.data.opening import open_source
 from jaxtl.data.pipeline import eval_batches, train_batches
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preview import augmented_preview, contact_sheet
-from jaxtl.data.sources import Source, from_arrays, part_of
+from jaxtl.data.sources import Source, from_arrays, part_of, subset
 from jaxtl.data.storage import Deferred, Encoded, Files
 from jaxtl.data.tfds import RecordSource, StreamSource, from_tfds
 
@@ -70,6 +70,7 @@ __all__ = [
   "random_resized_crop",
   "resize",
   "rotate",
+  "subset",
   "to_rgb",
   "train_batches",
 ]

@@ -46,5 +46,5 @@ class BadRecords:
       first = "; ".join(list(self.found.values())[:3])
       raise DataError(
         f"{len(self.found)} unreadable images, {self.budget} allowed: {first}; "
-        "repair or remove them, or allow more with BadRecords(budget=...)"
+        "repair or remove them, or allow more with max_bad_records"
       )

@@ -145,6 +145,7 @@ def part_of(*, source: Source, start: float = 0.0, stop: float = 1.0, seed: int 
   Raises:
     DataError: the range is not inside [0, 1], or holds nothing.
   """
+  _need_random_access(source, "part_of")
   if not 0 <= start < stop <= 1:
     raise DataError(f"part_of start={start:g}, stop={stop:g}: expected 0 <= start < stop <= 1")
   chosen = []
@@ -156,6 +157,35 @@ def part_of(*, source: Source, start: float = 0.0, stop: float = 1.0, seed: int 
   if not len(indices):
     raise DataError(f"{source.name} has no example in [{start:g}, {stop:g}) of any class; widen the range")
   return source.take(indices, name=f"{source.name}[{start:g}:{stop:g}]")
+
+
+def subset(*, source: Source, num_examples: int, seed: int = 0) -> Source:
+  """Exactly `num_examples` examples, drawn evenly over the classes: one of each, then a second of each, ...
+
+  Args:
+    source: a source with random access.
+    num_examples: how many; all where the source holds fewer.
+    seed: of the draw.
+
+  Raises:
+    DataError: fewer than one example is asked for.
+  """
+  _need_random_access(source, "subset")
+  if num_examples < 1:
+    raise DataError(f"subset num_examples is {num_examples}; expected at least 1")
+  turns = np.empty(len(source.labels), np.int64)
+  for label in range(len(source.classes)):
+    members = np.flatnonzero(source.labels == label)
+    turns[np.random.default_rng([seed, label]).permutation(members)] = np.arange(len(members))
+  indices = np.sort(np.lexsort([source.labels, turns])[:num_examples])
+  return source.take(indices, name=f"{source.name}[{len(indices)}]")
+
+
+def _need_random_access(source: Source, what: str) -> None:
+  if not hasattr(source, "take"):
+    raise DataError(
+      f"{what} needs random access, and {source.name} is a stream of records; prepare it as array_record"
+    )
 
 
 def three_channels(images: np.ndarray, *, name: str) -> np.ndarray:

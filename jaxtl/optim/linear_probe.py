@@ -89,7 +89,7 @@ def choose_probe(
       logits = probe.logits(jnp.asarray(features[chosen]))
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels[chosen]))
       scores.append(float(jnp.mean(losses)))
-    best = l2_grid[int(np.argmin(scores))]
+    best = l2_grid[int(np.argmin(np.nan_to_num(scores, nan=np.inf)))]
   else:
     best = l2_grid[0]
   return fit_probe(features, labels, num_classes=num_classes, l2=best, max_iters=max_iters), best

@@ -179,7 +179,6 @@ def _recipe(
   factor = schedule or cosine(total_steps=total_steps)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   parts += core
-  parts += [_scaled_by_path(rates)] if rates else []
   parts += [optax.scale_by_learning_rate(lambda step: peak_rate * factor(step))]
   tx = optax.chain(*parts)
   if freeze:
@@ -188,7 +187,9 @@ def _recipe(
       {"trained": tx, "frozen": optax.set_to_zero()},
       lambda params: _frozen_labels(params, freeze),
     )
-  return optax.chain(tx, ema(decay=ema_decay)) if ema_decay else tx
+  after = [_scaled_by_path(rates)] if rates else []
+  after += [ema(decay=ema_decay)] if ema_decay else []
+  return optax.chain(tx, *after) if after else tx
 
 
 def _frozen_labels(params: Params, freeze: str) -> Params:

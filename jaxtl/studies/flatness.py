@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import curvature, losses, optim
@@ -30,12 +31,14 @@ Row = dict[str, Any]
 class Flatness:
   """The largest eigenvalue of the Hessian of the mean cross-entropy, by power iteration.
 
+  The largest in the algebraic sense: where a negative one is larger in magnitude, the iteration is shifted.
+
   Curvatures of different losses cannot be compared; the cross-entropy's can, whatever a weight was trained
   with. Normalisation uses the stored statistics, and images are not augmented.
 
   Attributes:
     data: images to measure on, with evaluation transforms; batches are streamed.
-    num_examples: about how many, drawn evenly over the classes; the row says how many it was.
+    num_examples: how many, drawn evenly over the classes.
     seed: of the draw, and of the first vector.
     num_iters: most Hessian products.
     tolerance: relative residual |Hv - lambda v| / |lambda| to stop at. The eigenvalue's own relative error
@@ -47,6 +50,13 @@ class Flatness:
   seed: int = 0
   num_iters: int = 60
   tolerance: float = 1e-2
+
+  def __post_init__(self) -> None:
+    config_lib.require(
+      num_examples=(self.num_examples, self.num_examples >= 1, "at least 1"),
+      num_iters=(self.num_iters, self.num_iters >= 1, "at least 1"),
+      tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +75,7 @@ class FlatnessOf:
 def rows(study: FlatnessOf, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
   """One row: the curvature at the checkpoint; `seed` draws another subset."""
   trained = checkpoint.load(study.start)
-  spec = config_lib.spec(trained.config["model"], at="model", trusted=config_lib.TRUSTED)
-  model = make_model(spec, num_classes=len(trained.classes))
+  model = make_model(trained.model_spec(trust=runtime.trust), num_classes=len(trained.classes))
   flatness = dataclasses.replace(study.flatness, seed=study.flatness.seed + seed)
   yield remember(
     workdir / "flatness.json",
@@ -83,14 +92,14 @@ def measure(
     `lambda_max`, `residual`, `num_products`, `converged`, `num_examples`, `seconds`.
   """
   began = time.monotonic()
-  batches = list(_batches(flatness, runtime))
+  batches = [dict(sharding.put_batch(batch, runtime.mesh)) for batch in _subset(flatness, runtime)]
   params = sharding.put_replicated(params, runtime.mesh)
   batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
 
   matvec = curvature.hvp_over_batches(
     _summed_cross_entropy(model), params, [{**b, "batch_stats": batch_stats} for b in batches]
   )
-  pair = curvature.top_eigenpair(
+  pair = curvature.top_algebraic_eigenpair(
     matvec,
     params,
     jax.random.key(flatness.seed),
@@ -109,6 +118,7 @@ def measure(
 
 def observer(flatness: Flatness, runtime: Runtime) -> Callable[[Program], Observer]:
   """Measures during training, as `flatness/*` in the metrics."""
+  _subset(flatness, runtime)  # a source that gives no subset shows now, and not at the first checkpoint
 
   def make(program: Program) -> Observer:
     def observe(state: TrainState) -> dict[str, float]:
@@ -133,15 +143,12 @@ def _summed_cross_entropy(model: Model) -> Callable[[Params, Batch], tuple[Array
   return loss_fn
 
 
-def _batches(flatness: Flatness, runtime: Runtime) -> Iterator[Batch]:
-  whole = runtime.open(flatness.data)
-  share = min(flatness.num_examples / len(whole), 1.0)
-  subset = data_lib.part_of(source=whole, stop=share, seed=flatness.seed)
-  transforms = [spec.realize() for spec in flatness.data.transforms]
-  for batch in data_lib.eval_batches(
-    subset,
-    transforms,
-    batch_size=flatness.data.batch_size,
+def _subset(flatness: Flatness, runtime: Runtime) -> Iterable[Mapping[str, np.ndarray]]:
+  data = flatness.data
+  return data_lib.eval_batches(
+    data_lib.subset(source=runtime.open(data), num_examples=flatness.num_examples, seed=flatness.seed),
+    [spec.realize() for spec in data.transforms],
+    batch_size=data.batch_size,
     shard=(jax.process_index(), jax.process_count()),
-  ):
-    yield dict(sharding.put_batch(batch, runtime.mesh))
+    bad_records=runtime.unreadable(data),
+  )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,6 +46,13 @@ class Tune:
   evaluation: str
   held_out: float = 0.1
   seed: int = 0
+
+  def __post_init__(self) -> None:
+    config_lib.require(
+      peak_rates=(self.peak_rates, len(self.peak_rates) > 0, "at least one rate"),
+      epochs=(self.epochs, self.epochs > 0, "a number above 0"),
+      held_out=(self.held_out, 0 < self.held_out < 1, "a share between 0 and 1"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +129,7 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
     runtime.progress.title = f"{workdir.parent.name} | rate {rate:g}"
     trial = _trial(study, tuning, rate)
     trials.append(
-      remember(workdir / f"{rate:g}.json", functools.partial(_trial_row, trial, rate, tuning, runtime))
+      remember(workdir / f"{rate!r}.json", functools.partial(_trial_row, trial, rate, tuning, runtime))
     )
   best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
   return trials, dataclasses.replace(study, optimizer=with_rate(study.optimizer, best))
@@ -135,6 +143,10 @@ def experiment_of(study: Pretrain) -> Experiment:
 
 def with_rate(optimizer: Spec, rate: float) -> Spec:
   """The optimiser with another peak rate."""
+  if "peak_rate" not in inspect.signature(optimizer.target).parameters:
+    raise ConfigError(
+      f"tune sets 'peak_rate', which {optimizer.path} does not have; use .optim.sgd, adam or adamw"
+    )
   return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "peak_rate": rate})
 
 

@@ -13,14 +13,22 @@ from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.studies.study import parse_config
-from jaxtl.train import sharding
-from jaxtl.train.experiment import Data, Experiment, Program, Runtime, compile_program, total_steps
+from jaxtl.train.experiment import (
+  Data,
+  Experiment,
+  Program,
+  Runtime,
+  check_batch_sizes,
+  compile_program,
+  total_steps,
+)
 from jaxtl.train.step import TrainState, init_state
 from jaxtl.types import Params
 
 
 def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
-  """Realizes every arm, runs `jax.eval_shape` on its initialisation and step, and says what there is.
+  """What every arm amounts to; arms that train are realized, their initialisation and step traced by
+  `jax.eval_shape`.
 
   Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
   the image size.
@@ -37,23 +45,25 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
   table: list[str] = []
   for name, arm in arms.items():
     lines += ["", f"arm        {name}"]
-    if not isinstance(arm, Experiment):
-      lines += [f"{field:10} {_text(value)}" for field, value in config_lib.plain(arm).items()]
-      continue
-    described, parameters = _experiment(arm, runtime)
-    lines += described
-    table = table or parameters
+    if isinstance(arm, Experiment):
+      described, parameters = _experiment(arm, runtime)
+      lines += described
+      table = table or parameters
+    else:
+      check_batch_sizes(arm, runtime.mesh)
+    shown = {"model", "gradient", "optimizer", "task"} if isinstance(arm, Experiment) else set()
+    for field, value in config_lib.plain(arm).items():
+      if field not in shown and value not in (None, {}):
+        lines += _outline(field, value)
   return "\n".join([*lines, *([""] if table else []), *table]) + "\n"
 
 
 def _experiment(experiment: Experiment, runtime: Runtime) -> tuple[list[str], list[str]]:
-  examples, classes, size = _facts(experiment.data, runtime)
   mesh, batch = runtime.mesh, experiment.data.batch_size
-  sharding.check_batch_size(batch, mesh, at="data.batch_size")
+  check_batch_sizes(experiment, mesh)
+  examples, classes, size = _facts(experiment.data, runtime)
   steps = total_steps(experiment, examples)
-  program = compile_program(
-    experiment, num_classes=classes, steps=steps, steps_per_epoch=max(examples // batch, 1), mesh=mesh
-  )
+  program = compile_program(experiment, num_classes=classes, num_examples=examples, mesh=mesh)
   state = _abstract_state(program, size)
   _check_step(program, state, batch, size)
   decayed = decays(program, state.params)
@@ -121,12 +131,26 @@ def _sizes(data: Data) -> Iterator[int]:
       yield size
 
 
+def _outline(name: str, value: Any, *, depth: int = 0) -> list[str]:
+  """One line per value, nested mappings indented; components and lists as calls."""
+  indent = "  " * depth
+  if not isinstance(value, Mapping) or any(kind in value for kind in config_lib.KINDS):
+    return [f"{indent}{name:10} {_text(value)}"]
+  lines = [f"{indent}{name}"]
+  for key, item in value.items():
+    if item not in (None, {}, []):
+      lines += _outline(key, item, depth=depth + 1)
+  return lines
+
+
 def _call(spec: Spec) -> str:
   return _text(config_lib.plain(spec))
 
 
 def _text(value: Any) -> str:
   """A spec as a call: `.optim.sam(rho=0.05)`."""
+  if isinstance(value, (list, tuple)):
+    return f"[{', '.join(map(_text, value))}]"
   if not isinstance(value, Mapping):
     return repr(value)
   kind = next((kind for kind in config_lib.KINDS if kind in value), None)

@@ -31,8 +31,8 @@ import jax
 
 from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
-from jaxtl.errors import ConfigError, InputError
-from jaxtl.train.experiment import Runtime
+from jaxtl.errors import ConfigError, InputError, RunError
+from jaxtl.train.experiment import Runtime, check_batch_sizes
 from jaxtl.train.writer import is_first_process, write_atomically
 
 PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
@@ -129,6 +129,11 @@ def run_study(
   for seed in seeds or ():
     if seed not in study.seeds:
       raise ConfigError(f"no seed {seed}; the config has {', '.join(map(str, study.seeds))}")
+  for name, arm in parsed.items():
+    try:
+      check_batch_sizes(arm, runtime.mesh)
+    except ConfigError as error:
+      raise ConfigError(f"config.arms.{name}.{error}") from error
   claim(workdir, config, command)
   if is_first_process():
     runtime.progress.log_to(workdir / "log.txt")
@@ -142,15 +147,21 @@ def run_study(
   unfinished = [cell for cell in cells if not cell.rows_file.exists()]
   _expect(rows, unfinished, runtime)
   for cell in unfinished:
-    found = [
-      {"arm": cell.arm, "seed": cell.seed, **row}
-      for row in rows(cell.study, seed=cell.seed, workdir=cell.folder, runtime=runtime)
-    ]
+    found = list(_rows_of(cell, rows, runtime))
     if is_first_process():
       write_atomically(cell.rows_file, "".join(json.dumps(row) + "\n" for row in found))
     runtime.progress.note(f"{cell.arm}/{cell.seed} is done: {_summary(found)}")
   runtime.progress.close()
   return [row for cell in cells for row in read_rows(cell.rows_file)]
+
+
+def _rows_of(cell: Cell, rows: Callable[..., Iterator[Any]], runtime: Runtime) -> Iterator[dict[str, Any]]:
+  """The cell's rows, each with its arm and seed; an error that stops the run says in which cell."""
+  try:
+    for row in rows(cell.study, seed=cell.seed, workdir=cell.folder, runtime=runtime):
+      yield {"arm": cell.arm, "seed": cell.seed, **row}
+  except RunError as error:
+    raise RunError(f"{cell.arm}/{cell.seed}: {error}", code=error.code) from error
 
 
 def claim(workdir: Path, config: Mapping[str, Any], command: Sequence[str]) -> None:
@@ -161,7 +172,11 @@ def claim(workdir: Path, config: Mapping[str, Any], command: Sequence[str]) -> N
   """
   path = workdir / "config.json"
   if path.exists():
-    found = config_lib.differences(json.loads(path.read_text(encoding="utf-8")), dict(config))
+    try:
+      old = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+      raise InputError(f"{path} is damaged ({error}); give another --workdir") from error
+    found = config_lib.differences(old, dict(config))
     if found:
       more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
       raise InputError(

@@ -56,6 +56,13 @@ class LinearProbe:
   held_out: float = 0.2
   max_iters: int = 300
 
+  def __post_init__(self) -> None:
+    config_lib.require(
+      l2=(self.l2, len(self.l2) > 0 and min(self.l2) >= 0, "penalties of 0 or more"),
+      held_out=(self.held_out, 0 < self.held_out < 1, "a share between 0 and 1"),
+      max_iters=(self.max_iters, self.max_iters >= 1, "at least 1"),
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class FineTune:
@@ -64,14 +71,22 @@ class FineTune:
   Attributes:
     task: its loss; freeze the normalisation statistics here, or do not.
     optimizer, gradient, epochs: as in an experiment.
-    evaluate_every: period of the test evaluations behind the best accuracy, in steps.
+    evaluate_every_epochs: period of the test evaluations behind the best accuracy; None is only at the end,
+      and the best is then the last.
   """
 
   task: Spec
   optimizer: Spec
   epochs: float
   gradient: Spec = PLAIN
-  evaluate_every: int | None = None
+  evaluate_every_epochs: float | None = None
+
+  def __post_init__(self) -> None:
+    every = self.evaluate_every_epochs
+    config_lib.require(
+      epochs=(self.epochs, self.epochs >= 0, "0 or more"),
+      evaluate_every_epochs=(every, every is None or every > 0, "a number above 0"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +119,9 @@ class Transfer:
 def rows(study: Transfer, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
   """One row per target and protocol."""
   start = checkpoint.load(study.start)
-  model = config_lib.spec(start.config["model"], at="model", trusted=config_lib.TRUSTED)
-  yield from measure(study.transfer, model, start, seed=seed, workdir=workdir, runtime=runtime)
+  yield from measure(
+    study.transfer, start.model_spec(trust=runtime.trust), start, seed=seed, workdir=workdir, runtime=runtime
+  )
 
 
 def measure(
@@ -145,7 +161,7 @@ def work_of(protocols: Protocols, runtime: Runtime) -> float:
 
 
 def _fine_tuning(fine_tune: FineTune, target: Target, model: Spec, size: int) -> int:
-  return total_steps(_experiment(fine_tune, target, model), size)
+  return total_steps(_experiment(fine_tune, target, model, size), size)
 
 
 def _probe_row(
@@ -195,7 +211,7 @@ def _fine_tune_row(
   fine_tune: FineTune, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
 ) -> Row:
   began = time.monotonic()
-  experiment = _experiment(fine_tune, target, model)
+  experiment = _experiment(fine_tune, target, model, len(runtime.open(target.train)))
   trained = run(experiment, seed=seed, runtime=runtime, start=start)
   return {
     "kind": "transfer",
@@ -203,6 +219,7 @@ def _fine_tune_row(
     "protocol": "fine_tune",
     "accuracy": trained.last("eval/test/top1"),
     "best_accuracy": trained.best("eval/test/top1"),
+    "num_evaluations": sum("eval/test/top1" in record for record in trained.history),
     "loss": trained.last("eval/test/cross_entropy"),
     "train_loss": trained.last("train/loss"),
     "num_train": len(runtime.open(target.train)),
@@ -214,7 +231,8 @@ def _fine_tune_row(
   }
 
 
-def _experiment(fine_tune: FineTune, target: Target, model: Spec) -> Experiment:
+def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> Experiment:
+  every = fine_tune.evaluate_every_epochs
   return Experiment(
     model=model,
     task=fine_tune.task,
@@ -223,7 +241,7 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec) -> Experiment:
     gradient=fine_tune.gradient,
     epochs=fine_tune.epochs,
     evaluation={"test": target.test},
-    evaluate_every=fine_tune.evaluate_every,
+    evaluate_every=max(round(every * size / target.train.batch_size), 1) if every else None,
     log_every=1_000_000,
   )
 

@@ -15,7 +15,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxtl import config as config_lib
+from jaxtl.config import Spec
 from jaxtl.errors import CheckpointError
+from jaxtl.optim import averaged
 from jaxtl.train.step import TrainState
 from jaxtl.types import Params
 
@@ -29,8 +32,8 @@ class Weights:
 
   Attributes:
     params, batch_stats: trees of numpy arrays.
-    config: JSON data: `model` (a spec), `classes`, `image_shape`, `transforms` (evaluation preprocessing),
-      `step`, and provenance.
+    config: JSON data: `model` (a spec), `classes`, `image_shape`, `transforms` (evaluation preprocessing,
+      None where the run evaluated nothing), `step`, and provenance.
     path: where it came from.
   """
 
@@ -42,6 +45,11 @@ class Weights:
   @property
   def classes(self) -> tuple[str, ...]:
     return tuple(self.config["classes"])
+
+  def model_spec(self, *, trust: bool = False) -> Spec:
+    """What makes its model; only from the library's own and optax's public parts, unless `trust`."""
+    trusted = None if trust else config_lib.TRUSTED
+    return config_lib.spec(self.config["model"], at="the checkpoint's model", trusted=trusted)
 
 
 class Checkpointer:
@@ -68,8 +76,7 @@ class Checkpointer:
     step = int(state.step)
     if self._manager.latest_step() == step:
       return
-    model = {"params": state.params, "batch_stats": state.batch_stats}
-    optimizer = {"step": state.step, "opt_state": state.opt_state, "memory": state.memory}
+    model, optimizer = _items(state)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -86,9 +93,7 @@ class Checkpointer:
       CheckpointError: it does not have the structure and shapes of `like`.
     """
     step = self._manager.latest_step()
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    model = {"params": abstract.params, "batch_stats": abstract.batch_stats}
-    optimizer = {"step": abstract.step, "opt_state": abstract.opt_state, "memory": abstract.memory}
+    model, optimizer = _items(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     try:
       restored = self._manager.restore(
         step,
@@ -99,10 +104,24 @@ class Checkpointer:
     except (ValueError, KeyError, FileNotFoundError) as error:
       first = str(error).strip().splitlines()[0]
       raise CheckpointError(f"{self._folder / str(step)} does not fit this run: {first}") from error
-    return TrainState(**restored["model"], **restored["optimizer"])
+    return TrainState(**{**restored["model"], **restored["optimizer"]})
+
+  def config(self) -> dict[str, Any]:
+    """The config item of the newest step."""
+    step = self._manager.latest_step()
+    return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
 
   def close(self) -> None:
     self._manager.close()
+
+
+def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The model item holds the weights to use; where they are an average, the optimizer item has the others."""
+  used = averaged(state.opt_state, state.params)
+  optimizer = {"step": state.step, "opt_state": state.opt_state, "memory": state.memory}
+  if used is not state.params:
+    optimizer["params"] = state.params
+  return {"params": used, "batch_stats": state.batch_stats}, optimizer
 
 
 def load(path: str | Path) -> Weights:

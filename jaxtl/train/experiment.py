@@ -6,6 +6,7 @@ the head replaced where the class lists differ; 3. fresh.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,7 +22,7 @@ from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import optim, weights
 from jaxtl.config import Spec
-from jaxtl.errors import DataError
+from jaxtl.errors import CheckpointError, DataError
 from jaxtl.tasks import Task
 from jaxtl.train import checkpoint, sharding
 from jaxtl.train.checkpoint import Checkpointer, Weights
@@ -31,6 +32,8 @@ from jaxtl.train.step import Step, TrainState, init_model, init_state, make_trai
 from jaxtl.train.writer import MetricsWriter, Progress
 from jaxtl.types import GradientRule, Model
 
+# Fields that say when things happen: a run may be resumed with others, and learns the same.
+PERIODS = ("log_every", "evaluate_every", "checkpoint_every", "keep")
 PLAIN = Spec(".optim.plain", "make", {}, optim.plain)
 
 
@@ -55,6 +58,12 @@ class Data:
   max_bad_records: int = 0
   num_examples: int | None = None
   num_classes: int | None = None
+
+  def __post_init__(self) -> None:
+    config_lib.require(
+      batch_size=(self.batch_size, self.batch_size >= 1, "at least 1"),
+      max_bad_records=(self.max_bad_records, self.max_bad_records >= 0, "0 or more"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +96,13 @@ class Experiment:
   checkpoint_every: int | None = None
   keep: int = 1
 
+  def __post_init__(self) -> None:
+    periods = {name: getattr(self, name) for name in PERIODS}
+    config_lib.require(
+      epochs=(self.epochs, self.epochs >= 0, "0 or more"),
+      **{name: (value, value is None or value >= 1, "at least 1") for name, value in periods.items()},
+    )
+
 
 @dataclasses.dataclass
 class Runtime:
@@ -96,12 +112,14 @@ class Runtime:
     mesh: the devices.
     data_dir: the folder below which sources look for their files.
     progress: the status line.
+    trust: imports whatever a checkpoint's config names, not only the library's own parts.
     sources, bad_records, shapes: what is known of data that were opened already.
   """
 
   mesh: Any
   data_dir: str | None = None
   progress: Progress = dataclasses.field(default_factory=Progress)
+  trust: bool = False
   sources: dict[str, Any] = dataclasses.field(default_factory=dict)
   bad_records: dict[str, Any] = dataclasses.field(default_factory=dict)
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
@@ -120,7 +138,7 @@ class Runtime:
         raise DataError(f"{source.name} holds {found} {what}; the config says num_{what} = {expected}")
     return source
 
-  def _bad(self, data: Data) -> Any:
+  def unreadable(self, data: Data) -> Any:
     """The budget of unreadable images of a source, one for all that read it."""
     name = json.dumps(config_lib.plain(data.source), sort_keys=True)
     if name not in self.bad_records:
@@ -137,7 +155,7 @@ class Runtime:
       start_step=start_step,
       batch_transforms=[spec.realize() for spec in data.batch_transforms],
       shard=(jax.process_index(), jax.process_count()),
-      bad_records=self._bad(data),
+      bad_records=self.unreadable(data),
     )
 
   def image_shape(self, data: Data) -> tuple[int, ...]:
@@ -155,7 +173,7 @@ class Runtime:
       [spec.realize() for spec in data.transforms],
       batch_size=data.batch_size,
       shard=(jax.process_index(), jax.process_count()),
-      bad_records=self._bad(data),
+      bad_records=self.unreadable(data),
     )
 
 
@@ -211,12 +229,13 @@ _programs: dict[str, Program] = {}
 _models: dict[str, Model] = {}
 
 
-def compile_program(
-  experiment: Experiment, *, num_classes: int, steps: int, steps_per_epoch: int, mesh: Any
-) -> Program:
+def compile_program(experiment: Experiment, *, num_classes: int, num_examples: int, mesh: Any) -> Program:
   """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice."""
+  steps = total_steps(experiment, num_examples)
+  steps_per_epoch = max(num_examples // experiment.data.batch_size, 1)
   parts = (experiment.model, experiment.task, experiment.optimizer, experiment.gradient)
-  name = json.dumps([config_lib.plain(parts), num_classes, steps, steps_per_epoch, mesh.size], sort_keys=True)
+  devices = [device.id for device in mesh.devices.flat]
+  name = json.dumps([config_lib.plain(parts), num_classes, steps, steps_per_epoch, devices], sort_keys=True)
   if name not in _programs:
     _programs[name] = _compile(experiment, num_classes, steps, steps_per_epoch, mesh)
   return _programs[name]
@@ -266,15 +285,10 @@ def run(
     observers: name -> (period, program -> observer), beside the evaluations.
   """
   mesh, data = runtime.mesh, experiment.data
-  sharding.check_batch_size(data.batch_size, mesh, at="data.batch_size")
-  for name, evaluation in experiment.evaluation.items():
-    sharding.check_batch_size(evaluation.batch_size, mesh, at=f"evaluation.{name}.batch_size")
+  check_batch_sizes(experiment, mesh)
   source = runtime.open(data)
   steps = total_steps(experiment, len(source))
-  steps_per_epoch = max(len(source) // data.batch_size, 1)
-  program = compile_program(
-    experiment, num_classes=len(source.classes), steps=steps, steps_per_epoch=steps_per_epoch, mesh=mesh
-  )
+  program = compile_program(experiment, num_classes=len(source.classes), num_examples=len(source), mesh=mesh)
   if start is None and experiment.start is not None:
     start = checkpoint.load(experiment.start)
   check_classes(experiment, source.classes, runtime)
@@ -285,50 +299,93 @@ def run(
   state = sharding.put_replicated(fresh, mesh)
   about = _about(experiment, source.classes, image_shape, seed)
 
-  saved = Checkpointer(workdir / checkpoint.FOLDER, keep=experiment.keep) if workdir else None
-  if saved and saved.latest_step() is not None:
-    state = saved.restore(state)
-  begin = int(state.step)
-  work = work_per_image(experiment)
-  runtime.progress.skip(begin * data.batch_size * work)
-  writer = MetricsWriter(workdir, start_step=begin)
-  watching = {
-    name: (experiment.evaluate_every, _evaluation(program, name, evaluation, runtime))
-    for name, evaluation in experiment.evaluation.items()
-  }
-  for name, (every, make) in (observers or {}).items():
-    watching[name] = (every, make(program))
-  if begin < steps:
-    state = fit(
-      state,
-      program.train_step,
-      runtime.train_batches(data, seed=seed, start_step=begin),
-      num_steps=steps,
-      key=noise_key,
-      mesh=mesh,
-      writer=writer,
-      progress=runtime.progress,
-      work_per_image=work,
-      log_every=experiment.log_every,
-      observers=watching,
-      save=functools.partial(saved.save, config=about) if saved else None,
-      checkpoint_every=experiment.checkpoint_every,
-    )
-  elif not any(record["step"] >= steps for record in writer.records):
-    for _, observe in watching.values():
-      writer.write(begin, observe(state))
-    if saved:
-      saved.save(state, about)
-  writer.close()
-  if saved:
-    saved.close()
+  with contextlib.ExitStack() as stack:
+    saved = None
+    if workdir is not None:
+      saved = stack.enter_context(
+        contextlib.closing(Checkpointer(workdir / checkpoint.FOLDER, keep=experiment.keep))
+      )
+      if saved.latest_step() is not None:
+        same_run(saved.config(), about, at=workdir)
+        state = saved.restore(state)
+    writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir, start_step=int(state.step))))
+    watching = {
+      name: (experiment.evaluate_every, _evaluation(program, name, evaluation, runtime))
+      for name, evaluation in experiment.evaluation.items()
+    } | {name: (every, make(program)) for name, (every, make) in (observers or {}).items()}
+    save = functools.partial(saved.save, config=about) if saved else None
+    work = work_per_image(experiment)
+    runtime.progress.skip(int(state.step) * data.batch_size * work)
+    if int(state.step) < steps:
+      state = fit(
+        state,
+        program.train_step,
+        runtime.train_batches(data, seed=seed, start_step=int(state.step)),
+        num_steps=steps,
+        key=noise_key,
+        mesh=mesh,
+        writer=writer,
+        progress=runtime.progress,
+        work_per_image=work,
+        log_every=experiment.log_every,
+        observers=watching,
+        save=save,
+        checkpoint_every=experiment.checkpoint_every,
+      )
+    elif saved is None or saved.latest_step() is None:  # a run of no epochs: the start is the end
+      for _, observe in watching.values():
+        writer.write(steps, observe(state))
+      if save:
+        save(state)
+  return _trained(program, state, about, writer.records, steps, workdir)
+
+
+def _trained(
+  program: Program,
+  state: TrainState,
+  about: dict[str, Any],
+  history: list[dict[str, float]],
+  steps: int,
+  workdir: Path | None,
+) -> Trained:
   final = Weights(
     params=jax.device_get(optim.averaged(state.opt_state, state.params)),
     batch_stats=jax.device_get(state.batch_stats),
     config={**about, "step": steps},
     path=str(workdir) if workdir else "memory",
   )
-  return Trained(program, final, writer.records, steps)
+  return Trained(program, final, history, steps)
+
+
+def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path) -> None:
+  """Refuses to go on from a checkpoint of another experiment, seed or class list, with the difference."""
+
+  def what_matters(about: dict[str, Any]) -> dict[str, Any]:
+    experiment = {key: value for key, value in about["experiment"].items() if key not in PERIODS}
+    return {"experiment": experiment, "seed": about["seed"], "classes": about["classes"]}
+
+  found = config_lib.differences(what_matters(saved), what_matters(new))
+  if found:
+    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    raise CheckpointError(f"the checkpoint in {at} does not fit this run: {'; '.join(found[:3])}{more}")
+
+
+def all_data(value: Any, *, at: str = "") -> Iterator[tuple[str, Data]]:
+  """Every `Data` inside a study or experiment, with the path to it."""
+  if isinstance(value, Data):
+    yield at, value
+  elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Spec)):
+    for field in dataclasses.fields(value):
+      yield from all_data(getattr(value, field.name), at=f"{at}.{field.name}".lstrip("."))
+  elif isinstance(value, Mapping):
+    for key, item in value.items():
+      yield from all_data(item, at=f"{at}.{key}".lstrip("."))
+
+
+def check_batch_sizes(study: Any, mesh: Any) -> None:
+  """Refuses a study with a batch anywhere that does not split evenly over the devices."""
+  for at, data in all_data(study):
+    sharding.check_batch_size(data.batch_size, mesh, at=f"{at}.batch_size")
 
 
 def start_state(
@@ -387,15 +444,15 @@ def _about(
   experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...], seed: int
 ) -> dict[str, Any]:
   """What a checkpoint says of itself: enough to build the model and to preprocess for it."""
-  evaluations = list(experiment.evaluation.values())
-  transforms = evaluations[0].transforms if evaluations else experiment.data.transforms
+  # Training transforms are no preprocessing: they draw at random.
+  transforms = next((list(data.transforms) for data in experiment.evaluation.values()), None)
   return config_lib.plain(
     {
       "model": experiment.model,
       "task": experiment.task,
       "classes": list(classes),
       "image_shape": list(image_shape),
-      "transforms": list(transforms),
+      "transforms": transforms,
       "experiment": experiment,
       "seed": seed,
     }

@@ -75,22 +75,25 @@ def fit(
       images_per_second=clock.images_per_second,
       waiting=clock.share_waiting,
     )
+    due = [observe for every, observe in observers.values() if last or (every and number % every == 0)]
+    saving = save is not None and (last or (checkpoint_every and number % checkpoint_every == 0))
+    if due or saving:
+      _check_finite(number, metrics)
     with clock.paused():
-      for every, observe in observers.values():
-        if last or (every and number % every == 0):
-          writer.write(number, observe(state))
-      if save and (last or (checkpoint_every and number % checkpoint_every == 0)):
-        _check_finite(number, metrics)
+      for observe in due:
+        writer.write(number, observe(state))
+      if save is not None and saving:
         save(state)
   return state
 
 
 def _check_finite(step: int, metrics: Metrics) -> None:
-  loss = float(metrics["loss"])
-  if not math.isfinite(loss):
-    raise RunError(
-      f"the loss is {loss} at step {step}; lower the learning rate or look at that batch", code=4
-    )
+  """Of loss and gradient: either would be written into the weights, and into the checkpoint."""
+  for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+    value = float(metrics.get(name, 0.0))
+    if not math.isfinite(value):
+      advice = "lower the learning rate or look at that batch"
+      raise RunError(f"the {what} is {value} at step {step}; {advice}", code=4)
 
 
 class _Clock:

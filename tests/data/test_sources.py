@@ -277,3 +277,18 @@ def test_importing_the_package_imports_no_reader_of_a_single_source():
   )
   result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert result.stdout.strip() == "[]"
+
+
+def test_a_subset_has_exactly_as_many_drawn_evenly_over_the_classes():
+  labels = np.repeat([0, 1, 2], [10, 3, 7])
+  source = data.from_arrays(images=np.zeros((20, 4, 4, 3), np.uint8), labels=labels, classes=list("abc"))
+  for count in (1, 3, 8, 12, 20, 99):
+    found = data.subset(source=source, num_examples=count, seed=0)
+    assert len(found) == min(count, 20)
+    counts = np.bincount(found.labels, minlength=3)
+    turns = next(t for t in range(11) if np.minimum([10, 3, 7], t).sum() >= len(found))
+    assert (counts <= np.minimum([10, 3, 7], turns)).all()
+  first, again, other = (data.subset(source=source, num_examples=6, seed=s).name for s in (0, 0, 1))
+  assert first == again == other
+  with pytest.raises(DataError, match="num_examples is 0"):
+    data.subset(source=source, num_examples=0)

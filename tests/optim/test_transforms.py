@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtl import optim, tree
+from jaxtl import config, optim, tree
 from jaxtl.errors import ConfigError
 
 PARAMS = {
@@ -115,6 +115,21 @@ def test_layerwise_decay_shrinks_from_the_head_down():
   rules = optim.layerwise_decay(blocks=("stem", "block1", "head"), factor=0.5)
   assert [factor for _, factor in rules] == [0.25, 0.5, 1.0]
   updates = first_update(sgd(momentum=0.0, rates=optim.layerwise_decay(blocks=("stem", "head"), factor=0.5)))
+  close(updates["stem"], tree.scale(-0.05, GRADS["stem"]))
+
+
+def test_frozen_parts_and_layerwise_rates_go_together():
+  rates = optim.layerwise_decay(blocks=("stem", "head"), factor=0.5)
+  updates = first_update(sgd(momentum=0.0, freeze="^stem/", rates=rates))
+  close(updates["stem"], tree.zeros_like(PARAMS["stem"]))
+  close(updates["head"], tree.scale(-0.1, GRADS["head"]))
+
+
+def test_a_config_may_leave_the_blocks_to_the_model():
+  spec = config.spec(
+    dict(make=".optim.sgd", peak_rate=0.1, rates=dict(make=".optim.layerwise_decay", factor=0.5))
+  )
+  updates = first_update(spec.realize(total_steps=10, blocks=("stem", "head")))
   close(updates["stem"], tree.scale(-0.05, GRADS["stem"]))
 
 

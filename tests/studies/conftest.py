@@ -32,6 +32,7 @@ def study_config():
         task=dict(make=".tasks.classification", frozen_stats=True, loss=loss),
         optimizer=dict(make=".optim.adam", peak_rate=1e-3),
         epochs=1.0,
+        evaluate_every_epochs=0.5,
       ),
     ),
   )

@@ -45,7 +45,7 @@ def test_what_cannot_be_opened_is_one_line():
 
 def test_nothing_outside_jaxtl_is_imported():
   found = samples.preview({"base": {"data": {"source": {"make": "antigravity.fly"}}}}, data_dir=None)
-  assert "outside" in found.problem
+  assert "is not a public part of" in found.problem
 
 
 def test_drawn_and_real_are_told_apart():

@@ -138,7 +138,7 @@ def test_a_source_that_is_not_what_the_config_says_is_refused(tiny, runtime, key
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny, runtime):
   optimizer = dict(make=".optim.sgd", peak_rate=1e30, schedule=dict(make=".optim.constant"))
-  with pytest.raises(RunError, match=r"the loss is (nan|inf) at step \d") as caught:
+  with pytest.raises(RunError, match=r"the (loss|gradient's norm) is (nan|inf) at step \d") as caught:
     train.run(tiny(optimizer=optimizer), seed=0, runtime=runtime())
   assert caught.value.code == 4
 
@@ -149,6 +149,40 @@ def test_evaluation_uses_the_moving_average(tiny, runtime):
   plain = train.run(tiny(), seed=0, runtime=runtime())
   assert averaged.last("train/loss") == plain.last("train/loss")
   assert averaged.last("eval/test/loss") != plain.last("eval/test/loss")
+
+
+def test_the_checkpoint_holds_the_average_and_training_goes_on_from_the_weights(tiny, runtime, tmp_path):
+  optimizer = dict(make=".optim.sgd", peak_rate=0.1, ema_decay=0.9)
+  trained = train.run(tiny(optimizer=optimizer), seed=0, runtime=runtime(), workdir=tmp_path)
+  plain = train.run(tiny(), seed=0, runtime=runtime())
+  equal(checkpoint.load(tmp_path).params, trained.weights.params)
+  assert float(tree.norm(tree.sub(trained.weights.params, plain.weights.params))) > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("change", "seed", "message"),
+  [
+    (dict(optimizer=dict(make=".optim.sgd", peak_rate=0.2)), 0, "experiment.optimizer.peak_rate: 0.1 -> 0.2"),
+    ({}, 1, "seed: 0 -> 1"),
+    (
+      dict(data=dict(source=dict(make="tests.train.conftest.squares", names="xyz"), batch_size=16)),
+      0,
+      "classes",
+    ),
+  ],
+)
+def test_a_checkpoint_of_another_run_is_not_resumed(tiny, runtime, tmp_path, change, seed, message):
+  same = dict(evaluation={})
+  train.run(tiny(**same), seed=0, runtime=runtime(), workdir=tmp_path)
+  with pytest.raises(CheckpointError, match="does not fit this run") as caught:
+    train.run(tiny(**same, **change), seed=seed, runtime=runtime(), workdir=tmp_path)
+  assert message in str(caught.value)
+
+
+def test_periods_may_change_between_sessions(tiny, runtime, tmp_path):
+  first = train.run(tiny(), seed=0, runtime=runtime(), workdir=tmp_path)
+  again = train.run(tiny(log_every=3, checkpoint_every=4), seed=0, runtime=runtime(), workdir=tmp_path)
+  equal(first.weights.params, again.weights.params)
 
 
 def test_periods_say_when_things_happen(tiny, runtime, tmp_path):

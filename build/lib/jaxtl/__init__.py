@@ -1,0 +1,37 @@
+"""What makes a pre-trained weight good for transfer, and how do you make it better?
+
+Subpackages load when they are first used, so that `import jaxtl` loads neither TensorFlow nor Flax.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_SUBPACKAGES = (
+  "config",
+  "curvature",
+  "data",
+  "errors",
+  "losses",
+  "metrics",
+  "models",
+  "optim",
+  "studies",
+  "tasks",
+  "train",
+  "tree",
+  "types",
+  "weights",
+)
+__all__ = ["__version__", *_SUBPACKAGES]
+
+
+def __getattr__(name: str) -> Any:
+  if name in _SUBPACKAGES:
+    return importlib.import_module(f"jaxtl.{name}")
+  raise AttributeError(f"module 'jaxtl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted(__all__)

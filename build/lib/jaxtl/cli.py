@@ -1,0 +1,226 @@
+"""The command line: jaxtl run | check | eval | export | report | data check.
+
+Only the standard library is imported until a command is known, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtl.errors import InputError, RunError
+
+FLAGS = ("--help", "--no-report", "--print-config", "--trust")
+DESCRIPTION = """\
+What makes a pre-trained weight good for transfer, and how do you make it better?
+
+A config is a Python file with get_config(). Any of its values can be replaced on the command line:
+--config.arms.sam.gradient.rho=0.1, or arms.sam.gradient.rho=0.1."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs one command; returns the exit code: 0 done, 2 bad input, 4 non-finite loss, 130 interrupted."""
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  rest, overrides = _take_overrides(arguments)
+  options = _parser().parse_args(rest)
+  if overrides and not hasattr(options, "overrides"):
+    _parser().error(f"unrecognized arguments: {' '.join(overrides)}")
+  options.overrides = overrides
+  options.command_line = ["jaxtl", *arguments]
+  try:
+    # The commands import JAX and TensorFlow; nothing above does.
+    from jaxtl import commands
+
+    getattr(commands, options.command)(options)
+  except InputError as error:
+    print(f"jaxtl: {error}", file=sys.stderr)
+    return 2
+  except RunError as error:
+    print(f"jaxtl: {error}", file=sys.stderr)
+    return error.code
+  except KeyboardInterrupt:
+    print("jaxtl: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="jaxtl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+  commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+  run = _command(commands, "run", "run", "run a study: every arm with every seed, then its report")
+  _config_options(run)
+  run.add_argument(
+    "--workdir",
+    type=Path,
+    metavar="DIR",
+    help="folder of the run; running again continues it (default: runs/CONFIG)",
+  )
+  run.add_argument(
+    "--arms", type=_names, metavar="A,B", help="only these arms (default: all of the config's)"
+  )
+  run.add_argument(
+    "--seeds", type=_numbers, metavar="0,1", help="only these seeds (default: all of the config's)"
+  )
+  run.add_argument(
+    "--no-report", action="store_true", help="do not write the report at the end (default: write it)"
+  )
+  _device_options(run)
+
+  check = _command(commands, "check", "check", "check a config without running it: parameters, steps, sizes")
+  _config_options(check)
+  check.add_argument(
+    "--print-config", action="store_true", help="print the whole config as JSON and stop (default: no)"
+  )
+  _device_options(check)
+
+  evaluate = _command(
+    commands, "eval", "evaluate", "evaluate a checkpoint on a data set with the same classes"
+  )
+  evaluate.add_argument(
+    "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder or one step inside (path)"
+  )
+  evaluate.add_argument(
+    "--data",
+    required=True,
+    metavar="SOURCE",
+    help="folder, parquet, sheets, npz, tfds:NAME or a built-in (text)",
+  )
+  evaluate.add_argument(
+    "--split", metavar="NAME", help="split to use (text; default: the only one, test or val)"
+  )
+  evaluate.add_argument(
+    "--batch-size", type=int, default=128, metavar="N", help="images per batch (integer; default: 128)"
+  )
+  evaluate.add_argument(
+    "--out", type=Path, metavar="FILE", help="also write the numbers as JSON (path; default: no file)"
+  )
+  _data_option(evaluate)
+  _trust_option(evaluate)
+  _device_options(evaluate)
+
+  export = _command(commands, "export", "export", "write a checkpoint's weights in another format")
+  export.add_argument(
+    "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder or one step inside (path)"
+  )
+  export.add_argument("out", type=Path, metavar="OUT", help="folder that is made (path; must not exist)")
+  export.add_argument(
+    "--format",
+    choices=("orbax", "safetensors", "npz"),
+    default="safetensors",
+    help="what to write (default: safetensors)",
+  )
+
+  report = _command(
+    commands, "report", "report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
+  )
+  report.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of the run (path)")
+  report.add_argument(
+    "--out", type=Path, metavar="DIR", help="where to write (path; default: WORKDIR/report)"
+  )
+  _data_option(report)
+
+  data = commands.add_parser("data", help="look at a data set", description="Look at a data set.")
+  data_commands = data.add_subparsers(required=True, metavar="COMMAND")
+  data_check = _command(
+    data_commands,
+    "check",
+    "data_check",
+    "classes, counts, sizes, unreadable files, overlap; and two pictures",
+  )
+  data_check.add_argument(
+    "source",
+    metavar="SOURCE",
+    help="folder, parquet, sheets, npz, tfds:NAME or a built-in: glyphs, digits, photo_patches",
+  )
+  data_check.add_argument(
+    "--out",
+    type=Path,
+    default=Path("data_check"),
+    metavar="DIR",
+    help="for the pictures (default: data_check)",
+  )
+  _data_option(data_check)
+  return parser
+
+
+class _Version(argparse.Action):
+  """Prints the version; as an action, so that the package is imported only when asked."""
+
+  def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    from jaxtl import __version__
+
+    print(__version__)
+    parser.exit()
+
+
+def _command(commands: Any, name: str, function: str, description: str) -> argparse.ArgumentParser:
+  parser = commands.add_parser(
+    name, help=description, description=description[0].upper() + description[1:] + "."
+  )
+  parser.set_defaults(command=function)
+  return parser
+
+
+def _config_options(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("config", type=Path, metavar="CONFIG", help="a Python file with get_config() (path)")
+  parser.add_argument(
+    "overrides",
+    nargs="*",
+    metavar="KEY=VALUE",
+    help="replaces a value, e.g. base.epochs=2 or --config.base.epochs=2",
+  )
+  _data_option(parser)
+
+
+def _data_option(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--data-dir", metavar="DIR", help="folder below which sources look (path; default: here)"
+  )
+
+
+def _trust_option(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--trust",
+    action="store_true",
+    help="import what the checkpoint's config names outside jaxtl, optax, flax (default: refuse)",
+  )
+
+
+def _device_options(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--num-devices", type=int, metavar="N", help="use the first N devices (integer; default: all)"
+  )
+  parser.add_argument(
+    "--cpu-devices", type=int, metavar="N", help="split the CPU into N virtual devices (integer; default: 1)"
+  )
+
+
+def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Separates KEY=VALUE, wherever it stands and with or without `--config.`, from what argparse reads."""
+  rest: list[str] = []
+  overrides = []
+  for argument in arguments:
+    after_option = bool(rest) and rest[-1].startswith("--") and "=" not in rest[-1] and rest[-1] not in FLAGS
+    if argument.startswith("--config."):
+      overrides.append(argument.removeprefix("--config."))
+    elif re.match(r"[A-Za-z_]\w*(\.\w+)*=", argument) and not after_option:
+      overrides.append(argument)
+    else:
+      rest.append(argument)
+  return rest, overrides
+
+
+def _names(text: str) -> list[str]:
+  return [name for name in text.split(",") if name]
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(number) for number in text.split(",")]

@@ -1,0 +1,160 @@
+"""What the commands do, given their options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl import train
+from jaxtl import tree as tree_lib
+from jaxtl.errors import DataError, InputError
+from jaxtl.studies import study
+from jaxtl.train import checkpoint, sharding
+from jaxtl.train.evaluate import evaluate as evaluate_weights
+from jaxtl.train.experiment import Runtime, same_classes
+from jaxtl.train.writer import Progress, write_atomically
+
+
+def run(options: argparse.Namespace) -> None:
+  """`jaxtl run`: every arm with every seed, then the report."""
+  config = study.load_config(options.config, options.overrides)
+  study.parse_config(config)  # mistakes show before anything is made
+  workdir = options.workdir or Path("runs") / options.config.stem
+  runtime = make_runtime(options)
+  study.run_study(
+    config,
+    workdir=workdir,
+    runtime=runtime,
+    arms=options.arms,
+    seeds=options.seeds,
+    command=options.command_line,
+  )
+  if not options.no_report:
+    _write_report(workdir, workdir / "report", options.data_dir)
+
+
+def check(options: argparse.Namespace) -> None:
+  """`jaxtl check`: the recipe in numbers, with nothing trained."""
+  from jaxtl.studies import recipe
+
+  config = study.load_config(options.config, options.overrides)
+  if options.print_config:
+    print(json.dumps(config, indent=2))
+    return
+  print(recipe.describe(config, make_runtime(options)), end="")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+  """`jaxtl eval`: the measures of a checkpoint on a data set."""
+  from jaxtl import data as data_lib
+
+  weights = checkpoint.load(options.checkpoint)
+  trusted = None if options.trust else config_lib.TRUSTED
+  specs = {
+    name: config_lib.spec(weights.config[name], at=f"the checkpoint's {name}", trusted=trusted)
+    for name in ("model", "task")
+  }
+  transforms = tuple(
+    config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted)
+    for value in weights.config["transforms"]
+  )
+  source = _choose_split(data_lib.open_source(options.data, data_dir=options.data_dir), options.split)
+  same_classes(weights.classes, source.classes, at=options.data)
+  runtime = make_runtime(options)
+  sharding.check_batch_size(options.batch_size, runtime.mesh, at="--batch-size")
+  context = {"num_classes": len(weights.classes)}
+  model, task = specs["model"].realize(**context), specs["task"].realize(**context)
+  batches = data_lib.eval_batches(
+    source, [spec.realize() for spec in transforms], batch_size=options.batch_size
+  )
+  numbers = evaluate_weights(
+    jax.jit(task.measure(model)), weights.params, weights.batch_stats, batches, mesh=runtime.mesh
+  )
+  result = {"checkpoint": weights.path, "data": source.name, "num_examples": len(source)} | numbers
+  for name, value in result.items():
+    print(f"{name:14} {value:.4f}" if isinstance(value, float) else f"{name:14} {value}")
+  if options.out:
+    write_atomically(options.out, json.dumps(result, indent=1) + "\n")
+
+
+def export(options: argparse.Namespace) -> None:
+  """`jaxtl export`: the weights with their class list and preprocessing, readable without jaxtl."""
+  weights = checkpoint.load(options.checkpoint)
+  if options.out.exists():
+    raise InputError(f"{options.out} exists already; give a folder that does not")
+  temporary = options.out.with_name(f".{options.out.name}.partial")
+  shutil.rmtree(temporary, ignore_errors=True)
+  try:
+    temporary.mkdir(parents=True)
+  except OSError as error:
+    raise InputError(f"cannot write to {options.out}: {error.strerror}") from error
+  tree = {"params": weights.params, "batch_stats": weights.batch_stats}
+  if options.format == "orbax":
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as writer:
+      writer.save(temporary.absolute() / "model", tree)
+  else:
+    flat = dict(zip(tree_lib.paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
+    if options.format == "safetensors":
+      from safetensors.numpy import save_file
+
+      save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, temporary / "model.safetensors")
+    else:
+      np.savez(temporary / "model.npz", allow_pickle=False, **flat)
+  write_atomically(temporary / "config.json", json.dumps(weights.config, indent=1) + "\n")
+  write_atomically(temporary / "classes.json", json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
+  temporary.rename(options.out)
+  print(f"wrote {options.out} from {weights.path}")
+
+
+def report(options: argparse.Namespace) -> None:
+  """`jaxtl report`: the table and figures of a run, finished or not."""
+  _write_report(options.workdir, options.out or options.workdir / "report", options.data_dir)
+
+
+def data_check(options: argparse.Namespace) -> None:
+  """`jaxtl data check`: what a data set holds."""
+  from jaxtl import data as data_lib
+
+  print(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out))
+
+
+def make_runtime(options: argparse.Namespace) -> Runtime:
+  """The devices and the status line, as the options ask for."""
+  if options.cpu_devices:
+    jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+  cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtl" / "xla"
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return Runtime(train.make_mesh(options.num_devices), data_dir=options.data_dir, progress=Progress())
+
+
+def _choose_split(splits: Mapping[str, Any], wanted: str | None) -> Any:
+  if wanted is not None:
+    if wanted not in splits:
+      raise DataError(f"no split {wanted!r}; there is {', '.join(splits)}")
+    return splits[wanted]
+  if len(splits) == 1:
+    return next(iter(splits.values()))
+  for name in ("test", "val", "validation"):
+    if name in splits:
+      return splits[name]
+  raise DataError(f"which split? Give --split, one of {', '.join(splits)}")
+
+
+def _write_report(workdir: Path, out: Path, data_dir: str | None) -> None:
+  from jaxtl.studies import report as report_lib
+
+  page = report_lib.write(workdir, out, data_dir=data_dir)
+  print(f"report: {page}")

@@ -1,0 +1,346 @@
+"""Configs: an import path and its signature.
+
+A *spec* is a mapping with one special key: `fn` names a function of data whose keyword-only arguments are
+fixed by the other keys, `make` an object that is made from them. A leading dot means inside jaxtl. A
+signature is the schema: there is no registry, and no key that no signature shows. Everything is checked
+before anything runs, and every mistake is one line that names the path, the key and the nearest right one.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from jaxtl.errors import ConfigError
+
+T = TypeVar("T")
+KINDS = ("fn", "make")
+# What a component may receive without being told, if its signature has the name and the spec leaves it open.
+CONTEXT = ("data_dir", "num_classes", "seed", "steps_per_epoch", "total_steps")
+# Configs that come with a checkpoint are somebody else's data: only these packages are imported for them.
+TRUSTED = ("jaxtl", "flax", "optax")
+
+
+class Verbatim(dict[str, Any]):
+  """A mapping that is kept as it was written: what is in it is checked later, by who knows what it is for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """A component by import path, its keywords checked against its signature.
+
+  Attributes:
+    path: as written in the config, for example `.losses.multiclass_smoothed_hinge`.
+    kind: `fn` (realize gives the function with its keywords fixed) or `make` (realize calls it).
+    keywords: what the config fixes; values may be specs, or sequences and mappings of specs.
+    target: the function or class itself.
+  """
+
+  path: str
+  kind: str
+  keywords: Mapping[str, Any]
+  target: Callable[..., Any] = dataclasses.field(compare=False, repr=False)
+
+  def realize(self, **context: Any) -> Any:
+    """The function or object, offered the context that its signature asks for and the config leaves open."""
+    keywords = {key: _realize_value(value, context) for key, value in self.keywords.items()}
+    for name in _parameters(self.target):
+      if name in context and name not in keywords:
+        keywords[name] = context[name]
+    if self.kind == "fn":
+      return functools.partial(self.target, **keywords) if keywords else self.target
+    return self.target(**keywords)
+
+
+def spec(value: Any, *, at: str = "config", trusted: Sequence[str] | None = None) -> Spec:
+  """Checks the mapping `value` as a spec; `at` is the config path that error messages name.
+
+  Raises:
+    ConfigError: not a spec, an import path that leads nowhere, an unknown or missing keyword, a keyword of
+      the wrong type, or (where `trusted` is given) a path outside the trusted packages.
+  """
+  if isinstance(value, Spec):
+    return value
+  if not isinstance(value, Mapping):
+    raise ConfigError(f"{at} is {value!r}; expected a component, dict(make=...) or dict(fn=...)")
+  kinds = [kind for kind in KINDS if kind in value]
+  if len(kinds) != 1:
+    raise ConfigError(f"{at} needs one of 'make' and 'fn'; it has {sorted(value) or 'nothing'}")
+  kind = kinds[0]
+  path = value[kind]
+  target = find(path, at=at, trusted=trusted)
+  keywords = {key: item for key, item in value.items() if key != kind}
+  return Spec(path, kind, _check_keywords(path, kind, target, keywords, at=at, trusted=trusted), target)
+
+
+def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None) -> Callable[..., Any]:
+  """The function or class at an import path, where a leading dot means inside jaxtl."""
+  if not isinstance(path, str) or "." not in path:
+    raise ConfigError(f"{at} names {path!r}; expected an import path like '.losses.poly1' or 'optax.adamw'")
+  full = f"jaxtl{path}" if path.startswith(".") else path
+  if trusted is not None and full.split(".")[0] not in trusted:
+    raise ConfigError(
+      f"{at} names {path!r}, which is outside {', '.join(trusted)}; pass --trust to import it"
+    )
+  module_path, _, name = full.rpartition(".")
+  try:
+    module = importlib.import_module(module_path)
+  except ImportError as error:
+    if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
+      raise  # the module exists, and something that it imports does not
+    raise ConfigError(f"{at} names {path!r}, but there is no module {error.name!r}") from error
+  target = getattr(module, name, None)
+  if not callable(target) or inspect.ismodule(target):
+    public = [x for x in getattr(module, "__all__", dir(module)) if not x.startswith("_")]
+    raise ConfigError(f"{at} names {path!r}, but {module_path} has no {name!r}{_nearest(name, public)}")
+  return target
+
+
+def parse(value: Any, cls: type[T], *, at: str = "config", trusted: Sequence[str] | None = None) -> T:
+  """Makes the frozen dataclass `cls` from a mapping, checking every key and every type.
+
+  Raises:
+    ConfigError: an unknown key, a missing one, or a value of the wrong type.
+  """
+  if not isinstance(value, Mapping):
+    raise ConfigError(f"{at} is {value!r}; expected a mapping with {', '.join(_field_names(cls))}")
+  hints = typing.get_type_hints(cls)
+  names = _field_names(cls)
+  for key in value:
+    if key not in names:
+      raise ConfigError(f"{at} has no {key!r}{_nearest(key, names)}")
+  made = {}
+  for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    if field.name in value:
+      made[field.name] = _convert(
+        value[field.name], hints[field.name], at=f"{at}.{field.name}", trusted=trusted
+      )
+    elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+      raise ConfigError(f"{at} needs {field.name!r}")
+  return cls(**made)
+
+
+def merge(base: Any, difference: Any) -> Any:
+  """`base` with a nested difference: mappings merge, all else replaces.
+
+  A mapping that names its own component replaces the whole, so that an old loss's keywords never leak into
+  a new one.
+  """
+  both = isinstance(base, Mapping) and isinstance(difference, Mapping)
+  if not both or any(kind in difference for kind in KINDS):
+    return difference
+  return {**base, **{key: merge(base.get(key), item) for key, item in difference.items()}}
+
+
+def override(config: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+  """Applies command-line overrides such as `arms.sam.gradient.rho=0.1` to a copy of the config.
+
+  Values are Python literals (`0.1`, `True`, `None`, `(0, 1)`, `"text"`); anything else is text.
+  A number in the path indexes a list.
+  """
+  result: Any = json.loads(json.dumps(config))
+  for assignment in assignments:
+    path, sign, text = assignment.partition("=")
+    if not sign:
+      raise ConfigError(f"override {assignment!r} has no '='; write path.to.key=value")
+    node = result
+    *parents, last = path.split(".")
+    for key in parents:
+      node = _child(node, key, path)
+    if isinstance(node, list):
+      _child(node, last, path)
+      node[int(last)] = _literal(text)
+    elif isinstance(node, dict):
+      node[last] = _literal(text)
+    else:
+      raise ConfigError(f"override {path!r}: {'.'.join(parents)} is {node!r}, which has no keys")
+  return result
+
+
+def differences(old: Any, new: Any, *, at: str = "") -> list[str]:
+  """One line for each place where two plain configs differ: `path: old -> new`."""
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    keys = [*old, *(key for key in new if key not in old)]
+    found = [
+      differences(old.get(key, "(absent)"), new.get(key, "(absent)"), at=f"{at}.{key}" if at else key)
+      for key in keys
+    ]
+    return [line for lines in found for line in lines]
+  return [] if old == new else [f"{at}: {old!r} -> {new!r}"]
+
+
+def plain(value: Any) -> Any:
+  """A config, a spec or a parsed dataclass as JSON data: mappings, lists, numbers, text."""
+  if hasattr(value, "to_dict"):
+    value = value.to_dict()
+  if isinstance(value, Mapping):
+    return {str(key): plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [plain(item) for item in value]
+  if isinstance(value, Spec):
+    return {value.kind: value.path, **plain(value.keywords)}
+  if isinstance(value, Path):
+    return str(value)
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  raise ConfigError(f"a config holds numbers, text, lists and mappings; it has {value!r}")
+
+
+def _realize_value(value: Any, context: Mapping[str, Any]) -> Any:
+  if isinstance(value, Spec):
+    return value.realize(**context)
+  if isinstance(value, Mapping):
+    return {key: _realize_value(item, context) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return tuple(_realize_value(item, context) for item in value)
+  return value
+
+
+def _check_keywords(
+  path: str,
+  kind: str,
+  target: Callable[..., Any],
+  keywords: Mapping[str, Any],
+  *,
+  at: str,
+  trusted: Sequence[str] | None,
+) -> dict[str, Any]:
+  parameters = _parameters(target)
+  allowed = {
+    name: parameter
+    for name, parameter in parameters.items()
+    if kind == "make" or parameter.kind is inspect.Parameter.KEYWORD_ONLY
+  }
+  open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(target).parameters.values())
+  for key in keywords:
+    if key not in allowed and not open_ended:
+      raise ConfigError(f"{at}: {path} has no {key!r}{_nearest(key, allowed)}")
+  for name, parameter in allowed.items():
+    if parameter.default is inspect.Parameter.empty and name not in keywords and name not in CONTEXT:
+      raise ConfigError(f"{at}: {path} needs {name!r}")
+  hints = _hints(target)
+  return {
+    key: _convert(item, hints.get(key, Any), at=f"{at}.{key}", trusted=trusted)
+    for key, item in keywords.items()
+  }
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+  variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+  return {name: p for name, p in _signature(target).parameters.items() if p.kind not in variadic}
+
+
+@functools.cache
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+  return inspect.signature(target)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+  try:
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+  except (NameError, TypeError):  # other people's annotations need not resolve
+    return {}
+
+
+def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -> Any:
+  """`value` as the type that an annotation asks for, or one line that says what was expected."""
+  if hint is Verbatim:
+    if not isinstance(value, Mapping):
+      raise ConfigError(f"{at} is {value!r}; expected a mapping")
+    return Verbatim(value)
+  if isinstance(value, Mapping) and any(kind in value for kind in KINDS):
+    return spec(value, at=at, trusted=trusted)
+  origin, args = get_origin(hint), get_args(hint)
+  if hint is Spec:
+    return spec(value, at=at, trusted=trusted)
+  if origin in (Union, types.UnionType):
+    return _convert_union(value, args, at=at, trusted=trusted)
+  if origin is Literal:
+    if value not in args:
+      raise ConfigError(f"{at} is {value!r}; expected one of {', '.join(map(repr, args))}")
+    return value
+  if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    return value if isinstance(value, hint) else parse(value, hint, at=at, trusted=trusted)
+  if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+    if not isinstance(value, (list, tuple)):
+      raise ConfigError(f"{at} is {value!r}; expected a list")
+    item = args[0] if args else Any
+    fixed = origin is tuple and len(args) > 0 and args[-1] is not Ellipsis
+    if fixed and len(value) != len(args):
+      raise ConfigError(f"{at} is {value!r}; expected {len(args)} values")
+    each = args if fixed else [item] * len(value)
+    return tuple(_convert(x, h, at=f"{at}.{i}", trusted=trusted) for i, (x, h) in enumerate(zip(value, each)))
+  if isinstance(origin, type) and issubclass(origin, Mapping):
+    if not isinstance(value, Mapping):
+      raise ConfigError(f"{at} is {value!r}; expected a mapping")
+    return {k: _convert(x, args[1], at=f"{at}.{k}", trusted=trusted) for k, x in value.items()}
+  if hint is Path and isinstance(value, str):
+    return Path(value)
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if hint in (int, float, str, bool) and (type(value) is not hint):
+    raise ConfigError(f"{at} is {value!r}; expected {_TYPE_NAMES[hint]}")
+  if isinstance(value, (list, tuple)):
+    return tuple(_convert(x, Any, at=f"{at}.{i}", trusted=trusted) for i, x in enumerate(value))
+  if isinstance(value, Mapping):
+    return {k: _convert(x, Any, at=f"{at}.{k}", trusted=trusted) for k, x in value.items()}
+  return value
+
+
+_TYPE_NAMES = {int: "an integer", float: "a number", str: "text", bool: "True or False"}
+
+
+def _convert_union(value: Any, args: Sequence[Any], *, at: str, trusted: Sequence[str] | None) -> Any:
+  if value is None and type(None) in args:
+    return None
+  problems = []
+  for hint in args:
+    if hint is type(None):
+      continue
+    try:
+      return _convert(value, hint, at=at, trusted=trusted)
+    except ConfigError as error:
+      problems.append(error)
+  raise problems[0]
+
+
+def _field_names(cls: type) -> list[str]:
+  return [field.name for field in dataclasses.fields(cls)]
+
+
+def _nearest(key: str, names: Iterable[str]) -> str:
+  """`; did you mean 'x'?`, or the list of what there is where nothing is near."""
+  names = list(names)
+  near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+  if near:
+    return f"; did you mean {near[0]!r}?"
+  return f"; it has {', '.join(names[:12])}" if names else "; it takes none"
+
+
+def _child(node: Any, key: str, path: str) -> Any:
+  if isinstance(node, list):
+    if not key.isdigit() or int(key) >= len(node):
+      raise ConfigError(f"override {path!r}: {key!r} is no index of a list of {len(node)}")
+    return node[int(key)]
+  if not isinstance(node, dict):
+    raise ConfigError(f"override {path!r}: nothing at {key!r}, its parent is {node!r}")
+  return node.setdefault(key, {})
+
+
+def _literal(text: str) -> Any:
+  try:
+    return plain(ast.literal_eval(text))
+  except (ValueError, SyntaxError):
+    return text

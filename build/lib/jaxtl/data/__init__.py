@@ -1,0 +1,76 @@
+"""Sources of labelled images, transforms, and the pipeline that makes numpy batches of them."""
+
+from __future__ import annotations
+
+from jaxtl.data.augment import color_jitter, flip_left_right, random_erasing, rotate
+from jaxtl.data.bad_records import BadRecords
+from jaxtl.data.bundled import digits, photo_patches
+from jaxtl.data.check import Report, check_source
+from jaxtl.data.drawn import glyphs
+from jaxtl.data.files import from_npz, from_parquet, from_sheets
+from jaxtl.data.folder import from_folder
+from jaxtl.data.images import (
+  CIFAR10_MEAN,
+  CIFAR10_STD,
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  center_crop,
+  normalize,
+  pad_crop,
+  random_resized_crop,
+  resize,
+  to_rgb,
+)
+from jaxtl.data.mix import cutmix, mixup
+from jaxtl.data.opening import open_source
+from jaxtl.data.pipeline import eval_batches, train_batches
+from jaxtl.data.policies import rand_augment
+from jaxtl.data.preview import augmented_preview, contact_sheet
+from jaxtl.data.sources import Source, from_arrays, part_of, subset
+from jaxtl.data.storage import Deferred, Encoded, Files
+from jaxtl.data.tfds import RecordSource, StreamSource, from_tfds
+
+__all__ = [
+  "CIFAR10_MEAN",
+  "CIFAR10_STD",
+  "IMAGENET_MEAN",
+  "IMAGENET_STD",
+  "BadRecords",
+  "Deferred",
+  "Encoded",
+  "Files",
+  "RecordSource",
+  "Report",
+  "Source",
+  "StreamSource",
+  "augmented_preview",
+  "center_crop",
+  "check_source",
+  "color_jitter",
+  "contact_sheet",
+  "cutmix",
+  "digits",
+  "eval_batches",
+  "flip_left_right",
+  "from_arrays",
+  "from_folder",
+  "from_npz",
+  "from_parquet",
+  "from_sheets",
+  "from_tfds",
+  "glyphs",
+  "mixup",
+  "normalize",
+  "open_source",
+  "pad_crop",
+  "part_of",
+  "photo_patches",
+  "rand_augment",
+  "random_erasing",
+  "random_resized_crop",
+  "resize",
+  "rotate",
+  "subset",
+  "to_rgb",
+  "train_batches",
+]

@@ -1,0 +1,197 @@
+"""Sources from single files and small folders: Parquet, npz, and sheets of equal pictures."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtl.data.sources import DataDir, Source, from_arrays
+from jaxtl.data.storage import Deferred, Encoded
+from jaxtl.errors import DataError
+
+# A sheet holds 1000 pictures in 25 rows of 40.
+_COLUMNS = 40
+# CIFAR-10's sheets come without info.json: the training set in its published order, then test pictures.
+_CIFAR10_TRAIN = 50_000
+
+
+def from_parquet(
+  *,
+  path: str,
+  data_dir: DataDir = None,
+  label_column: str = "label",
+  image_column: str = "image",
+  classes: str | Sequence[str] | None = None,
+  name: str | None = None,
+) -> Source:
+  """Encoded images in a column of a Parquet file.
+
+  Args:
+    path: the file.
+    data_dir: the folder that `path` is relative to; None means the working directory.
+    label_column: integers.
+    image_column: bytes of image files, or structs with a field `bytes`.
+    classes: class names; or the name of a JSON list of them beside the file; None means `classes.json`.
+    name: shown in reports; None makes `folder/file` of it.
+
+  Raises:
+    DataError: a file or column is missing, or the labels do not fit the classes.
+  """
+  import pyarrow.parquet as parquet
+
+  file = locate(path, data_dir)
+  if file.is_dir():
+    raise DataError(f"{file} is a folder; name one Parquet file in it")
+  names = class_names(classes, beside=file)
+  columns = parquet.read_schema(file).names
+  for column in (image_column, label_column):
+    if column not in columns:
+      raise DataError(f"{file} has no column {column!r}; it has {', '.join(columns)}")
+  wanted = [image_column, label_column] + (["filename"] if "filename" in columns else [])
+  table = parquet.read_table(file, columns=wanted)
+  images = [image["bytes"] if isinstance(image, dict) else image for image in table[image_column].to_pylist()]
+  missing = [index for index, image in enumerate(images) if image is None]
+  if missing:
+    raise DataError(f"{file}: example {missing[0]} has no image in column {image_column!r}")
+  return Source(
+    name=name or f"{file.parent.name}/{file.stem}",
+    classes=tuple(names),
+    labels=table[label_column].to_numpy(),
+    images=Encoded(images, table["filename"].to_pylist() if "filename" in columns else None),
+  )
+
+
+def from_npz(
+  *,
+  path: str,
+  split: str,
+  data_dir: DataDir = None,
+  classes: Sequence[str] | None = None,
+  name: str | None = None,
+) -> Source:
+  """Pixels in an npz file with the arrays `<split>_images` and `<split>_labels` (or Keras' `x_<split>`,
+  `y_<split>`).
+
+  Args:
+    path: the file.
+    split: "train", "test", ...
+    data_dir: the folder that `path` is relative to.
+    classes: class names; None names them "0", "1", ... up to the largest label of any split.
+    name: shown in reports; None makes `file/split` of it.
+
+  Raises:
+    DataError: the file or an array is missing, or the arrays do not fit together.
+  """
+  file = locate(path, data_dir)
+  with np.load(file, allow_pickle=False) as arrays:
+    layouts = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
+    keys = next((layout for layout in layouts if all(key in arrays for key in layout)), None)
+    if keys is None:
+      raise DataError(f"{file} has no {layouts[0][0]} and {layouts[0][1]}; it has {', '.join(arrays)}")
+    images, labels = arrays[keys[0]], arrays[keys[1]].reshape(-1)
+    if classes is None:
+      every = [arrays[key] for key in arrays if key.endswith("_labels") or key.startswith("y_")]
+      classes = [str(index) for index in range(1 + max(int(np.nanmax(values)) for values in every))]
+  return from_arrays(images=images, labels=labels, classes=classes, name=name or f"{file.stem}/{split}")
+
+
+def npz_splits(file: Path) -> list[str]:
+  """The splits that `from_npz` finds in a file."""
+  with np.load(file, allow_pickle=False) as arrays:
+    found = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
+    return found + [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
+
+
+def from_sheets(*, folder: str, split: str, data_dir: DataDir = None) -> Source:
+  """Small pictures side by side in lossless sheets `sheet_000.webp`, ..., with `labels.npy`.
+
+  A sheet holds 1000 square pictures, 40 in a row, in the order of the labels; the last is padded. Classes are
+  in `classes.json` or `info.json`, which also counts the training pictures (`n_train`), the rest being the
+  test; with neither count nor domains, CIFAR-10's 50,000 training pictures come first. With `domain.npy` the
+  splits are the domains that `info.json` names. Sheets are decoded when the images are first used, once per
+  process.
+
+  Args:
+    folder: holds the sheets.
+    split: "train", "test", or the name of a domain.
+    data_dir: the folder that `folder` is relative to.
+
+  Raises:
+    DataError: a file is missing, or there is no such split.
+  """
+  root = locate(folder, data_dir)
+  ranges = sheet_splits(root)
+  if split not in ranges:
+    raise DataError(f"{root} has no split {split!r}; it has {', '.join(ranges)}")
+  indices = ranges[split]
+  labels = np.load(locate("labels.npy", root))[indices]
+  info = _info(root)
+  classes = info["classes"] if "classes" in info else class_names(None, beside=root / "labels.npy")
+  # Only the sheets that hold this split are decoded.
+  first, last = int(indices[0]) // 1000, int(indices[-1]) // 1000
+  images = Deferred(lambda: _sheets(root, first, last)[indices - first * 1000], len(indices))
+  return Source(name=f"{root.name}/{split}", classes=tuple(classes), labels=labels, images=images)
+
+
+def sheet_splits(root: Path) -> dict[str, np.ndarray]:
+  """Split name -> indices of its pictures, for a folder of sheets."""
+  count, info = len(np.load(locate("labels.npy", root))), _info(root)
+  if (root / "domain.npy").is_file():
+    domain = np.load(root / "domain.npy")
+    return {name: np.flatnonzero(domain == number) for number, name in enumerate(info["domains"])}
+  num_train = min(info.get("n_train", _CIFAR10_TRAIN), count)
+  ranges = {"train": np.arange(num_train), "test": np.arange(num_train, count)}
+  return {name: indices for name, indices in ranges.items() if len(indices)}
+
+
+def locate(path: str | Path, data_dir: DataDir) -> Path:
+  """`data_dir / path`, which must exist."""
+  result = (Path(data_dir or ".") / path).expanduser()
+  if not result.exists():
+    hint = "" if data_dir or Path(path).is_absolute() else "; relative paths need data_dir"
+    raise DataError(f"there is no {result}{hint}")
+  return result
+
+
+def class_names(classes: str | Sequence[str] | None, *, beside: Path) -> list[str]:
+  """The given list; or the JSON list of that name (None: `classes.json`) in the folder of `beside`."""
+  if classes is not None and not isinstance(classes, str):
+    return [str(name) for name in classes]
+  file = beside.parent / (classes or "classes.json")
+  if not file.is_file():
+    raise DataError(f"there is no {file}; write classes=[...] or a JSON list of names there")
+  return _name_list(json.loads(file.read_text()), file)
+
+
+def _name_list(value: Any, file: Path) -> list[str]:
+  if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+    raise DataError(f"{file} should hold a JSON list of class names")
+  return value
+
+
+def _info(root: Path) -> dict[str, Any]:
+  file = root / "info.json"
+  return json.loads(file.read_text()) if file.is_file() else {}
+
+
+@functools.lru_cache(maxsize=4)
+def _sheets(root: Path, first: int, last: int) -> np.ndarray:
+  files = [locate(f"sheet_{number:03d}.webp", root) for number in range(first, last + 1)]
+  with ThreadPoolExecutor(max_workers=4) as pool:
+    return np.concatenate(list(pool.map(_cut, files)))
+
+
+def _cut(file: Path) -> np.ndarray:
+  from PIL import Image
+
+  with Image.open(file) as image:
+    sheet = np.asarray(image.convert("RGB"))
+  side = sheet.shape[1] // _COLUMNS
+  tiles = sheet.reshape(sheet.shape[0] // side, side, _COLUMNS, side, 3)
+  return tiles.swapaxes(1, 2).reshape(-1, side, side, 3)

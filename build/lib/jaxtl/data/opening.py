@@ -1,0 +1,90 @@
+"""Find out what kind of data set a path or a name is, and open its splits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from jaxtl.data.bundled import digits, photo_patches
+from jaxtl.data.drawn import glyphs
+from jaxtl.data.files import from_npz, from_parquet, from_sheets, npz_splits, sheet_splits
+from jaxtl.data.folder import class_folders, from_folder
+from jaxtl.data.sources import DataDir, Source
+from jaxtl.data.stream import AnySource
+from jaxtl.data.tfds import builder_of, from_tfds
+from jaxtl.errors import DataError
+
+_SPLITS = ("train", "val", "validation", "test")
+
+
+def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
+  """The splits of what a user names on the command line.
+
+  Args:
+    text: a folder of class folders, or of train / val / test folders of them; a Parquet file, or a folder of
+      them; a folder of sheets; an npz file; `tfds:NAME`; `glyphs`, `digits` or `photo_patches`.
+    data_dir: the folder that paths are relative to, and TFDS's.
+
+  Returns:
+    Split name -> source; a set without splits is called "all".
+
+  Raises:
+    DataError: nothing of that name, or nothing in it.
+  """
+  drawn: dict[str, Callable[..., Source]] = {
+    "glyphs": functools.partial(glyphs, num_examples=2000),
+    "digits": digits,
+    "photo_patches": photo_patches,
+  }
+  if text in drawn:
+    return {split: drawn[text](split=split) for split in ("train", "test")}
+  if text.startswith("tfds:"):
+    name = text.removeprefix("tfds:")
+    return {
+      split: from_tfds(name=name, split=split, data_dir=data_dir)
+      for split in builder_of(name, data_dir).info.splits
+    }
+  place = (Path(data_dir or ".") / text).expanduser()
+  if not place.exists():
+    raise DataError(
+      f"there is no {place}; give a folder, a .parquet or .npz file, tfds:NAME, or {', '.join(drawn)}"
+    )
+  return _open_file(place) if place.is_file() else _open_folder(place)
+
+
+def _open_file(file: Path) -> dict[str, AnySource]:
+  openers: dict[str, Callable[[], dict[str, AnySource]]] = {
+    ".parquet": lambda: {file.stem: from_parquet(path=str(file))},
+    ".npz": lambda: {split: from_npz(path=str(file), split=split) for split in npz_splits(file)},
+  }
+  found = openers[file.suffix]() if file.suffix in openers else {}
+  if not found:
+    raise DataError(
+      f"{file} is no data set; expected a .parquet file, or an .npz file with train_images, train_labels"
+    )
+  return found
+
+
+def _open_folder(folder: Path) -> dict[str, AnySource]:
+  if (folder / "sheet_000.webp").is_file():
+    return {split: from_sheets(folder=str(folder), split=split) for split in sheet_splits(folder)}
+  tables = {file.stem: file for file in folder.glob("*.parquet")}
+  if tables:
+    return {split: from_parquet(path=str(tables[split])) for split in _sorted_splits(tables)}
+  parts = class_folders(folder)
+  if parts and set(parts) <= set(_SPLITS):
+    # One class list for all, so that labels agree where a split lacks a class.
+    names = sorted({name for part in parts for name in class_folders(folder / part)})
+    classes = None if (folder / parts[0] / "classes.json").is_file() else names
+    numbers = all(name.isdecimal() for name in names) and names != sorted(names, key=int)
+    classes = None if numbers else classes
+    return {
+      part: from_folder(folder=str(folder / part), classes=classes, name=f"{folder.name}/{part}")
+      for part in _sorted_splits(parts)
+    }
+  return {"all": from_folder(folder=str(folder))}
+
+
+def _sorted_splits(names: Mapping[str, Path] | Sequence[str]) -> list[str]:
+  return sorted(names, key=lambda name: (_SPLITS.index(name) if name in _SPLITS else len(_SPLITS), name))

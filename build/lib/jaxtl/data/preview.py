@@ -1,0 +1,96 @@
+"""Pictures of data: a labelled grid, and what the transforms make of some examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+  from PIL import Image, ImageFont
+
+_TEXT_SIZE = 13
+_GAP = 6
+
+
+def contact_sheet(
+  images: Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int = 10, side: int = 96
+) -> Image.Image:
+  """A grid of images, each fitted into a square with its title below.
+
+  Args:
+    images: [H, W, 3], uint8 or float from 0 to 255, of any sizes.
+    titles: one for each image, or none; long ones are cut.
+    columns: images in a row.
+    side: pixels of the square.
+  """
+  from PIL import Image, ImageDraw
+
+  font, line = _font(), (_TEXT_SIZE + 5 if titles else 0)
+  rows = -(-len(images) // columns)
+  columns = min(columns, max(len(images), 1))
+  size = (_GAP + columns * (side + _GAP), _GAP + rows * (side + line + _GAP))
+  sheet = Image.new("RGB", size, "white")
+  draw = ImageDraw.Draw(sheet)
+  for number, image in enumerate(images):
+    x = _GAP + number % columns * (side + _GAP)
+    y = _GAP + number // columns * (side + line + _GAP)
+    picture = _fitted(image, side)
+    sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
+    if titles:
+      draw.text((x, y + side + 1), _cut(titles[number], font, side), fill="black", font=font)
+  return sheet
+
+
+def augmented_preview(
+  originals: Sequence[np.ndarray],
+  variants: Sequence[Sequence[np.ndarray]],
+  titles: Sequence[str],
+  *,
+  mean: Sequence[float] = (0.0, 0.0, 0.0),
+  std: Sequence[float] = (1 / 255, 1 / 255, 1 / 255),
+  side: int = 96,
+) -> Image.Image:
+  """One row for each example: the original, then what the transforms made of it.
+
+  Args:
+    originals: [H, W, 3] pixels from 0 to 255.
+    variants: for each example, the transformed images [h, w, 3].
+    titles: one for each example, under its original.
+    mean, std: as given to `normalize`, to undo it; the defaults are for images that were not normalised.
+    side: pixels of each square.
+  """
+  cells, names = [], []
+  for original, row, title in zip(originals, variants, titles, strict=True):
+    cells += [original, *[(np.asarray(image) * std + mean) * 255 for image in row]]
+    names += [title] + [f"changed {number + 1}" for number in range(len(row))]
+  return contact_sheet(cells, names, columns=1 + len(variants[0]), side=side)
+
+
+def _fitted(image: np.ndarray, side: int) -> Image.Image:
+  from PIL import Image
+
+  pixels = np.clip(np.round(np.asarray(image, np.float32)), 0, 255).astype(np.uint8)
+  picture = Image.fromarray(pixels)
+  scale = side / max(picture.size)
+  size = [max(1, round(length * scale)) for length in picture.size]
+  # Small images keep their pixels visible.
+  return picture.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+  from pathlib import Path
+
+  import matplotlib
+  from PIL import ImageFont
+
+  return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _TEXT_SIZE)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+  if font.getlength(text) <= width:
+    return text
+  while text and font.getlength(text + "…") > width:
+    text = text[:-1]
+  return text + "…"

@@ -1,0 +1,311 @@
+"""The machinery behind `pipeline`: one stream of batches for one process.
+
+A stream has two forms. The fast one is all TensorFlow. When an image cannot be decoded it breaks off, and the
+stream continues in the careful form, in which failing rows are left out and filled in here. A row is the same
+in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxtl.data import images as images_lib
+from jaxtl.data.bad_records import BadRecords
+from jaxtl.data.runtime import tf
+from jaxtl.data.sources import Source
+from jaxtl.data.storage import Files
+from jaxtl.data.tfds import RecordSource, StreamSource
+from jaxtl.errors import DataError
+
+Transform = Callable[..., Any]
+AnySource = Source | RecordSource | StreamSource
+NumpyBatch = dict[str, np.ndarray]
+
+# Keys of a row on its way that are not part of a batch.
+_INTERNAL = ("position", "index")
+_ENDLESS = 2**62
+_no_autograph = tf.autograph.experimental.do_not_convert
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+  """All that decides the batches; `batches(start)` runs them."""
+
+  source: AnySource
+  transforms: tuple[Transform, ...]
+  batch_transforms: tuple[Transform, ...]
+  batch_size: int
+  seed: int
+  shard: tuple[int, int]
+  num_threads: int | None
+  bad_records: BadRecords
+  training: bool
+
+  def __post_init__(self) -> None:
+    process, count = self.shard
+    if not 0 <= process < count:
+      raise DataError(
+        f"shard {self.shard}: expected (process, number of processes) with process below the number"
+      )
+    if self.batch_size < 1 or self.batch_size % count:
+      raise DataError(
+        f"batch_size {self.batch_size} cannot be divided among {count} processes; give a multiple"
+      )
+    if not len(self.source):
+      raise DataError(f"{self.source.name} is empty")
+
+  @property
+  def rows(self) -> int:
+    """Rows of each batch on this process."""
+    return self.batch_size // self.shard[1]
+
+  @property
+  def stop(self) -> int:
+    """The number of batches."""
+    return _ENDLESS if self.training else -(-len(self.source) // self.batch_size)
+
+  @property
+  def threads(self) -> int:
+    if self.num_threads:
+      return self.num_threads
+    # The cores that this process may use, where the system tells them.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+  # ---- the two forms of the stream
+
+  def batches(self, start: int) -> Iterator[NumpyBatch]:
+    # A local name: a stream that is still open when Python exits outlives the module's names.
+    step, failure = start, tf.errors.OpError
+    try:
+      for batch in self._fast(start).as_numpy_iterator():
+        yield _public(batch)
+        step += 1
+      return
+    except failure as error:
+      problem = error
+    yield from self._careful(step, problem)
+
+  def _fast(self, start: int) -> tf.data.Dataset:
+    raw = self._raw(start)
+    if self.source.pixels is not None:
+      # Small images: less time is lost between operations when one call makes the whole batch.
+      batches = raw.map(self._all_rows, num_parallel_calls=self.threads)
+    else:
+      rows = raw.unbatch().map(self._row, num_parallel_calls=self.threads)
+      batches = rows.batch(self.rows, drop_remainder=True, num_parallel_calls=2)
+    if self.batch_transforms:
+      batches = batches.map(self._mixed)
+    return self._with_options(batches.prefetch(2))
+
+  def _careful(self, start: int, problem: Exception) -> Iterator[NumpyBatch]:
+    """The stream after `problem`: row by row, so that rows that fail can be filled in."""
+    rows = self._raw(start).unbatch().map(self._row, num_parallel_calls=self.threads)
+    rows = self._with_options(rows.prefetch(self.rows)).as_numpy_iterator()
+    row, like = None, None
+    for step in range(start, self.stop):
+      batch: list[NumpyBatch | None] = []
+      for position in self._positions(step).numpy():
+        row = _next(rows) if row is None else row
+        if row is not None and row["position"] == position:
+          batch.append(row)
+          like, row = row, None
+        else:
+          batch.append(self._replacement(int(position), problem))
+      yield self._finished([self._blank(like) if found is None else found for found in batch])
+
+  def _finished(self, rows: list[NumpyBatch]) -> NumpyBatch:
+    shapes = sorted({row["image"].shape for row in rows})
+    if len(shapes) > 1:
+      sizes = " and ".join(f"{height} x {width}" for height, width, _ in shapes[:2])
+      raise DataError(
+        f"{self.source.name}: the transforms leave images of different sizes, {sizes}; "
+        "add .data.random_resized_crop, or .data.resize and .data.center_crop"
+      )
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    if self.batch_transforms:
+      batch = {key: value.numpy() for key, value in self._mixed(batch).items()}
+    return _public(batch)
+
+  # ---- unreadable images
+
+  def _replacement(self, position: int, problem: Exception) -> NumpyBatch | None:
+    """The row of the first position from `position` on that can be read; None in evaluation."""
+    tried = range(position, position + len(self.source) + 1) if self.training else (position,)
+    for candidate in tried:
+      raw = self._raw_row(candidate)
+      try:
+        row = self._row({**raw, "position": tf.constant(position, tf.int64)})
+        return {key: value.numpy() for key, value in row.items()}
+      except tf.errors.OpError:
+        self._blame(raw, problem)
+    if self.training:
+      raise DataError(f"{self.source.name}: no image can be read")
+    return None
+
+  def _blame(self, raw: dict[str, tf.Tensor], problem: Exception) -> None:
+    index, image = int(raw["index"]), raw["image"]
+    reason: str | None = None
+    if image.dtype == tf.string:
+      try:
+        reason = images_lib.damage(self._contents(image).numpy())
+      except tf.errors.OpError:
+        reason = "the file cannot be opened"
+    if reason is None:
+      # The image is sound, so a transform is at fault.
+      raise problem
+    self.bad_records.add(self.source.name, index, where=self.source.where(index), reason=reason)
+
+  def _blank(self, like: NumpyBatch | None) -> NumpyBatch:
+    if like is None:
+      raise DataError(f"{self.source.name}: no image of the first batch can be read")
+    return {**{key: np.zeros_like(value) for key, value in like.items()}, "mask": np.array(False)}
+
+  def _raw_row(self, position: int) -> dict[str, tf.Tensor]:
+    if isinstance(self.source, StreamSource):
+      raw = next(iter(self._records(self.source, position)))
+    else:
+      raw = self._fetched(tf.constant([position], tf.int64))
+      raw = {key: value[0] for key, value in raw.items()}
+    return raw
+
+  # ---- which example
+
+  @property
+  def _random_access(self) -> Source | RecordSource:
+    assert not isinstance(self.source, StreamSource)
+    return self.source
+
+  def _positions(self, step: tf.Tensor | int) -> tf.Tensor:
+    first = tf.cast(step, tf.int64) * self.batch_size + self.shard[0] * self.rows
+    return first + tf.range(self.rows, dtype=tf.int64)
+
+  def _raw(self, start: int) -> tf.data.Dataset:
+    """Batches of {position, index, label, mask, image}, the images untouched."""
+    if isinstance(self.source, StreamSource):
+      process, rows, size = self.shard[0], self.rows, self.batch_size
+      mine = _no_autograph(lambda raw: raw["position"] % size // rows == process)
+      return self._records(self.source, start * size).filter(mine).batch(rows, drop_remainder=True)
+    fetch = _no_autograph(lambda step: self._fetched(self._positions(step)))
+    # One call at a time: it is Python, and more would only wait for each other.
+    return (
+      tf.data.Dataset.range(start, self.stop).map(fetch, num_parallel_calls=1, deterministic=True).prefetch(2)
+    )
+
+  def _fetched(self, positions: tf.Tensor) -> dict[str, tf.Tensor]:
+    count = tf.constant(len(self.source), tf.int64)
+    if self.training:
+      index, mask = self._shuffled(positions, count), tf.fill(tf.shape(positions), True)
+    else:
+      index, mask = tf.minimum(positions, count - 1), positions < count
+    pixels = self.source.pixels
+    kind = tf.string if pixels is None else tf.uint8
+    label, image = tf.numpy_function(self._random_access.fetch, [index], [tf.int32, kind])
+    label.set_shape(positions.shape)
+    image.set_shape(positions.shape if pixels is None else positions.shape + pixels.shape[1:])
+    return {"position": positions, "index": index, "label": label, "mask": mask, "image": image}
+
+  def _shuffled(self, positions: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    epoch = positions // count
+    seeds = tf.stack(
+      [tf.fill(tf.shape(epoch), tf.constant(self.seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1
+    )
+    return tf.raw_ops.RandomIndexShuffle(index=positions % count, seed=seeds, max_index=count - 1, rounds=4)
+
+  def _records(self, source: StreamSource, start: int) -> tf.data.Dataset:
+    """A stream's rows from a position on; in evaluation the last batch is filled up with the first record."""
+    if self.training:
+      records = source.shuffled(seed=self.seed, start=start)
+    else:
+      records = source.in_order()
+      padding = self.stop * self.batch_size - len(self.source)
+      records = records.concatenate(records.take(1).repeat(padding)).skip(start)
+    total = _ENDLESS if self.training else len(self.source)
+
+    @_no_autograph
+    def row(position: tf.Tensor, record: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
+      index, label, image = record
+      return {"position": position, "index": index, "label": label, "mask": position < total, "image": image}
+
+    return records.enumerate(start).map(row)
+
+  # ---- what happens to it
+
+  @functools.cached_property
+  def _row(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Raw row -> finished row; traced once and used by both forms of the stream."""
+    takes_seed = [_takes_seed(transform) for transform in self.transforms]
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def row(raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+      seed = tf.stack([tf.constant(self.seed, tf.int64), raw["position"]])
+      example = {"image": self._contents(raw["image"]), "label": raw["label"]}
+      for number, (transform, seeded) in enumerate(zip(self.transforms, takes_seed, strict=True)):
+        own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))
+        example = transform(example, own) if seeded else transform(example)
+      image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
+      return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
+
+    return _no_autograph(lambda raw: row(raw))
+
+  @property
+  def _all_rows(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    pixels = np.asarray(self.source.pixels)
+    image = tf.TensorSpec(pixels.shape[1:], tf.uint8)
+    scalar = functools.partial(tf.TensorSpec, ())
+    raw = {"position": tf.int64, "index": tf.int64, "label": tf.int32, "mask": tf.bool}
+    raw = {key: scalar(dtype) for key, dtype in raw.items()} | {"image": image}
+    row = tf.function(self._row, autograph=False).get_concrete_function(raw)
+    signature = {key: tf.TensorSpec.from_tensor(value) for key, value in row.structured_outputs.items()}
+    return _no_autograph(lambda batch: tf.map_fn(self._row, batch, fn_output_signature=signature))
+
+  def _contents(self, image: tf.Tensor) -> tf.Tensor:
+    on_disk = isinstance(self.source, Source) and isinstance(self.source.images, Files)
+    return tf.io.read_file(image) if on_disk else image
+
+  @functools.cached_property
+  def _mixed(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    takes_seed = [_takes_seed(transform) for transform in self.batch_transforms]
+
+    @tf.function(autograph=False)
+    def mixed(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+      # The same on every process: the number of the batch, which any of its positions gives.
+      seed = tf.stack([tf.constant(self.seed, tf.int64), batch["position"][0] // self.batch_size])
+      for number, (transform, seeded) in enumerate(zip(self.batch_transforms, takes_seed, strict=True)):
+        # Numbers from 2 ** 20 on keep these draws apart from those of single examples.
+        own = tf.random.experimental.stateless_fold_in(seed, tf.constant(2**20 + number, tf.int64))
+        batch = transform(batch, own) if seeded else transform(batch)
+      return dict(batch)
+
+    return _no_autograph(lambda batch: mixed(batch))
+
+  def _with_options(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = self.threads
+    options.threading.max_intra_op_parallelism = 1
+    return dataset.with_options(options)
+
+
+def _next(rows: Iterator[NumpyBatch]) -> NumpyBatch | None:
+  """The next row; None where it failed. An iterator goes on after a row that fails."""
+  try:
+    return next(rows, None)
+  except tf.errors.OpError:
+    return None
+
+
+def _takes_seed(transform: Transform) -> bool:
+  parameters = list(inspect.signature(transform).parameters.values())[1:2]
+  return any(p.name == "seed" and p.kind is not p.KEYWORD_ONLY for p in parameters)
+
+
+def _public(batch: NumpyBatch) -> NumpyBatch:
+  return {key: value for key, value in batch.items() if key not in _INTERNAL}

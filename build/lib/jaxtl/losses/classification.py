@@ -1,0 +1,259 @@
+"""Cross-entropy and the losses that a study of transfer compares it with.
+
+Every loss here is `(logits [B, K], labels, *, ...) -> float32 [B]`, with labels int [B], or float [B, K], a
+distribution over the classes. It is computed in float32 whatever the type of the logits, and its value and
+gradient are finite for all finite logits for which the mathematics stays in float32's range. An integer label
+outside [0, K) cannot raise under `jit`: that example's loss is NaN. Logits and labels that do not fit raise
+`DataError`, a hyperparameter out of its range `ConfigError`; hyperparameters are Python numbers.
+
+"Kornblith et al." is Kornblith, Chen, Lee, Norouzi: Why Do Better Loss Functions Lead to Less Transferable
+Features?, 2021, arXiv 2010.16402. Its tuned values for ResNet-50 on ImageNet, the defaults here, are those of
+the authors' released code (google-research, loss_functions_transfer) for loading their checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtl.errors import ConfigError
+from jaxtl.losses import labels as targets
+from jaxtl.types import Array
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
+  """Softmax cross-entropy, -sum_k t_k log softmax(s)_k.
+
+  Args:
+    logits: [B, K] class scores.
+    labels: int [B] or float [B, K].
+    label_smoothing: epsilon in [0, 1]; t becomes (1 - epsilon) t + epsilon / K, spread over all K classes,
+      the convention of torchvision and timm. Kornblith et al. have 0.1.
+
+  Returns:
+    float32 [B].
+  """
+  if not 0 <= label_smoothing <= 1:
+    raise ConfigError(f"label_smoothing is {label_smoothing}; write a number from 0 to 1")
+  logits, labels = targets.prepare(logits, labels)
+  if label_smoothing:
+    distribution = targets.distribution(labels, logits.shape[-1])
+    return _cross_entropy(logits, optax.smooth_labels(distribution, label_smoothing))
+  return _cross_entropy(logits, labels)
+
+
+def multiclass_hinge(logits: Array, labels: Array) -> Array:
+  """Crammer and Singer's hinge, max(0, 1 + max_{k != y} s_k - s_y).
+
+  Args:
+    logits: [B, K] class scores.
+    labels: int [B]; or float [B, K], for which the loss is sum_c t_c L(s, c) and costs K evaluations.
+
+  Returns:
+    float32 [B].
+
+  Crammer, Singer: On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines, JMLR 2001.
+  """
+  logits, labels = targets.prepare(logits, labels)
+  if targets.are_classes(labels):
+    loss = optax.losses.multiclass_hinge_loss(logits, labels)
+    return jnp.where(targets.valid(labels, logits.shape[-1]), loss, jnp.nan)
+  return targets.over_classes(optax.losses.multiclass_hinge_loss, logits, labels)
+
+
+def squared_hinge(logits: Array, labels: Array, *, margin: float = 1.0) -> Array:
+  """One-against-rest squared hinge, sum_k t_k max(0, m - s_k)^2 + (1 - t_k) max(0, m + s_k)^2.
+
+  Args:
+    logits: [B, K] class scores.
+    labels: int [B] or float [B, K].
+    margin: m > 0; 1 in the paper.
+
+  Returns:
+    float32 [B].
+
+  Tang: Deep Learning using Linear Support Vector Machines, 2013, arXiv 1306.0239.
+  """
+  margin = targets.positive("margin", margin)
+  logits, labels = targets.prepare(logits, labels)
+  t = targets.distribution(labels, logits.shape[-1])
+  return _sum_of_squares(t, margin - logits) + _sum_of_squares(1 - t, margin + logits)
+
+
+def logit_penalty(logits: Array, labels: Array, *, penalty: float = 6e-4) -> Array:
+  """Softmax cross-entropy plus (beta / 2) sum_k s_k^2.
+
+  Args:
+    logits: [B, K] class scores.
+    labels: int [B] or float [B, K].
+    penalty: beta > 0; 6e-4 in Kornblith et al.
+
+  Returns:
+    float32 [B].
+  """
+  penalty = targets.positive("penalty", penalty)
+  logits, labels = targets.prepare(logits, labels)
+  return _cross_entropy(logits, labels) + jnp.sum((math.sqrt(penalty / 2) * logits) ** 2, axis=-1)
+
+
+def logit_norm(logits: Array, labels: Array, *, temperature: float = 0.04) -> Array:
+  """Softmax cross-entropy of s / (temperature |s|): the logits' direction counts, their length does not.
+
+  All-zero logits have no direction: their loss is log K, their gradient zero.
+
+  Args:
+    logits: [B, K] class scores.
+    labels: int [B] or float [B, K].
+    temperature: tau > 0; 0.04 in Kornblith et al. ("logit normalization").
+
+  Returns:
+    float32 [B].
+  """
+  temperature = targets.positive("temperature", temperature)
+  logits, labels = targets.prepare(logits, labels)
+  return _cross_entropy(_direction(logits) / temperature, labels)
+
+
+def cosine_softmax(logits: Array, labels: Array, *, temperature: float = 0.05) -> Array:
+  """Softmax cross-entropy of s / temperature, for a head whose logits are cosine similarities.
+
+  Args:
+    logits: [B, K] cosines between the features and the class weights, as a cosine head gives them. The loss
+      does not normalise: of other scores it is the cross-entropy at a temperature.
+    labels: int [B] or float [B, K].
+    temperature: tau > 0; 0.05 in Kornblith et al.
+
+  Returns:
+    float32 [B].
+  """
+  temperature = targets.positive("temperature", temperature)
+  logits, labels = targets.prepare(logits, labels)
+  # Only differences count: take them first, so that the division does not overflow where they do not.
+  best = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  return _cross_entropy((logits - best) / temperature, labels)
+
+
+def sigmoid_cross_entropy(logits: Array, labels: Array, *, logit_shift: float = 0.0) -> Array:
+  """Binary cross-entropy of each class against the rest, summed over the classes.
+
+  Args:
+    logits: [B, K] class scores.
+    labels: int [B] or float [B, K].
+    logit_shift: taken off all logits first. The code of Kornblith et al. takes log K, so that a network with
+      logits near zero starts with probabilities near 1 / K; with 0 it starts with a loss of K log 2.
+
+  Returns:
+    float32 [B].
+  """
+  if not math.isfinite(logit_shift):
+    raise ConfigError(f"logit_shift is {logit_shift}; write a finite number")
+  logits, labels = targets.prepare(logits, labels)
+  t = targets.distribution(labels, logits.shape[-1])
+  return jnp.sum(optax.sigmoid_binary_cross_entropy(logits - logit_shift, t), axis=-1)
+
+
+def poly1(logits: Array, labels: Array, *, epsilon: float = 2.0) -> Array:
+  """Cross-entropy plus epsilon (1 - p_y), with p = softmax(s); for a distribution, sum_c t_c (1 - p_c).
+
+  Args:
+    logits: [B, K] class scores.
+    labels: int [B] or float [B, K].
+    epsilon: weight of the first polynomial term; 2 for ImageNet classification in the paper.
+
+  Returns:
+    float32 [B].
+
+  Leng, Tan, Liu, Cubuk, Shi, Cheng, Anguelov: PolyLoss: A Polynomial Expansion Perspective of Classification
+  Loss Functions, 2022, arXiv 2204.12511.
+  """
+  if not math.isfinite(epsilon):
+    raise ConfigError(f"epsilon is {epsilon}; write a finite number")
+  logits, labels = targets.prepare(logits, labels)
+  if targets.are_classes(labels):
+    loss = _cross_entropy(logits, labels)
+    return loss - epsilon * jnp.expm1(-loss)  # 1 - p_y, without the cancellation where p_y is near 1
+  missing = -jnp.expm1(jax.nn.log_softmax(logits))
+  return _cross_entropy(logits, labels) + epsilon * targets.expectation(labels, missing)
+
+
+def focal(logits: Array, labels: Array, *, gamma: float = 2.0, alpha: float | None = 0.25) -> Array:
+  """Focal loss of each class against the rest, -alpha_t (1 - p_t)^gamma log p_t, summed over the classes.
+
+  Args:
+    logits: [B, K] class scores, each the logit of its own sigmoid.
+    labels: int [B]; or float [B, K], for which the loss is sum_c t_c L(s, c), unlike optax's, which puts the
+      expected probability under the exponent.
+    gamma: exponent >= 0 that turns well-classified classes down; 2 in the paper.
+    alpha: weight in [0, 1] of the positive class, 1 - alpha of the others; 0.25 in the paper. None: all 1.
+
+  Returns:
+    float32 [B].
+
+  Lin, Goyal, Girshick, He, Dollar: Focal Loss for Dense Object Detection, 2017, arXiv 1708.02002.
+  """
+  if not 0 <= gamma < float("inf"):
+    raise ConfigError(f"gamma is {gamma}; write a finite number from 0")
+  if alpha is not None and not 0 <= alpha <= 1:
+    raise ConfigError(f"alpha is {alpha}; write a number from 0 to 1, or None for no weights")
+  logits, labels = targets.prepare(logits, labels)
+  t = targets.distribution(labels, logits.shape[-1])
+  one, rest = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+  return targets.expectation(one * t, _focal(logits, gamma)) + targets.expectation(
+    rest * (1 - t), _focal(-logits, gamma)
+  )
+
+
+def mixed(
+  loss: Callable[[Array, Array], Array], logits: Array, labels: Array, labels_b: Array, weight: Array
+) -> Array:
+  """weight * loss(logits, labels) + (1 - weight) * loss(logits, labels_b): the target of mixup and cutmix.
+
+  It equals the loss of the mixed distribution for every loss that is linear in its labels, as all here are,
+  at the cost of two evaluations.
+
+  Args:
+    loss: (logits, labels) -> [B].
+    logits: [B, K] class scores.
+    labels, labels_b: int [B], the two classes of each example.
+    weight: [B] or a scalar, the share of `labels`, in [0, 1].
+
+  Returns:
+    float32 [B].
+  """
+  weight = jnp.asarray(weight, jnp.float32)
+  return weight * loss(logits, labels) + (1 - weight) * loss(logits, labels_b)
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+  """Cross-entropy of float32 logits; NaN for an integer that names no class, also where optax wraps it."""
+  if not targets.are_classes(labels):
+    return targets.expectation(labels, -jax.nn.log_softmax(logits))
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return jnp.where(targets.valid(labels, logits.shape[-1]), loss, jnp.nan)
+
+
+def _sum_of_squares(weights: Array, gaps: Array) -> Array:
+  """sum_k weights_k max(0, gaps_k)^2; a weight of zero also silences a gap whose square overflows."""
+  return jnp.sum(weights * jnp.where(weights == 0, 0.0, jax.nn.relu(gaps)) ** 2, axis=-1)
+
+
+def _focal(x: Array, gamma: float) -> Array:
+  """-(1 - p)^gamma log p, with p = sigmoid(x)."""
+  # Below -100 the weight (1 - p)^gamma is 1; the wheres keep its slope of 0 from meeting an overflow.
+  flat = x < -100
+  weight = jnp.where(flat, 1.0, jnp.exp(-gamma * jax.nn.softplus(jnp.where(flat, 0.0, x))))
+  return weight * jax.nn.softplus(-x)
+
+
+def _direction(x: Array) -> Array:
+  """x / |x| for each row, without overflow or underflow in the squares; 0 for a row of zeros."""
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+  # Not the largest itself: where that is near the ends of the range, its reciprocal is not a normal number.
+  scaled = x / jnp.clip(largest, 2.0**-90, 2.0**90)
+  # A row of zeros takes the constant 1: the square root's slope at 0 would make its gradient NaN.
+  square = jnp.where(largest == 0, 1.0, jnp.sum(scaled**2, axis=-1, keepdims=True))
+  return scaled / jnp.sqrt(square)

@@ -1,0 +1,91 @@
+"""What classification losses do with labels: check them, name the true class, spread a loss over many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.errors import ConfigError, DataError
+from jaxtl.types import Array
+
+IntegerLoss = Callable[[Array, Array], Array]
+
+
+def prepare(logits: Array, labels: Array) -> tuple[Array, Array]:
+  """Logits in float32; labels in int32 where integer, else in float32.
+
+  Raises:
+    DataError: these are not `[B, K]` logits with `[B]` integers or `[B, K]` distributions.
+  """
+  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+  if logits.ndim != 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
+    raise DataError(f"logits are {_describe(logits)}; a classification loss needs float [B, K]")
+  if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:1]:
+    return logits.astype(jnp.float32), labels.astype(jnp.int32)
+  if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == logits.shape:
+    return logits.astype(jnp.float32), labels.astype(jnp.float32)
+  batch, classes = logits.shape
+  raise DataError(f"labels are {_describe(labels)}; write int [{batch}] or float [{batch}, {classes}]")
+
+
+def are_classes(labels: Array) -> bool:
+  """True for integer labels, False for distributions over the classes."""
+  return labels.ndim == 1
+
+
+def valid(labels: Array, num_classes: int) -> Array:
+  """bool [B]: which integer labels name one of the classes."""
+  return (labels >= 0) & (labels < num_classes)
+
+
+def is_label(labels: Array, num_classes: int) -> Array:
+  """bool [B, K]: True at the true class. A comparison, not a gather: its transpose is no scatter."""
+  return labels[:, None] == jnp.arange(num_classes)[None, :]
+
+
+def distribution(labels: Array, num_classes: int) -> Array:
+  """float32 [B, K]: the distribution over classes; a row of NaN for an integer that names no class."""
+  if not are_classes(labels):
+    return labels
+  one_hot = is_label(labels, num_classes).astype(jnp.float32)
+  return jnp.where(valid(labels, num_classes)[:, None], one_hot, jnp.nan)
+
+
+def expectation(weights: Array, values: Array) -> Array:
+  """[B]: sum_k weights_k values_k, where a weight of zero silences an infinite value."""
+  return jnp.sum(weights * jnp.where(weights == 0, 0.0, values), axis=-1)
+
+
+def over_classes(loss: IntegerLoss, logits: Array, weights: Array) -> Array:
+  """[B]: sum_c weights_c loss(logits, c), one class at a time.
+
+  Time is K evaluations. Memory is that of one: the body is recomputed in the backward pass, so that nothing
+  of size [K, B, K] is kept.
+  """
+
+  @jax.checkpoint
+  def add_class(total: Array, class_and_weight: tuple[Array, Array]) -> tuple[Array, None]:
+    label, weight = class_and_weight
+    value = loss(logits, jnp.full(logits.shape[:1], label))
+    return total + weight * jnp.where(weight == 0, 0.0, value), None
+
+  classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+  total, _ = jax.lax.scan(add_class, jnp.zeros(logits.shape[:1], jnp.float32), (classes, weights.T))
+  return total
+
+
+def positive(name: str, value: float) -> float:
+  """The hyperparameter as a float.
+
+  Raises:
+    ConfigError: it is not a finite number above zero.
+  """
+  if not 0 < value < float("inf"):
+    raise ConfigError(f"{name} is {value}; write a finite number above 0")
+  return float(value)
+
+
+def _describe(x: Array) -> str:
+  return f"{x.dtype} {list(x.shape)}"

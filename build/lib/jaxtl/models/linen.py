@@ -1,0 +1,120 @@
+"""Flax Linen modules as plain functions of (params, batch_stats, images): the only place that knows both."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxtl.errors import ConfigError
+from jaxtl.types import Array, Model, Params
+
+Features = dict[str, Array]
+
+
+class Chain(nn.Module):
+  """Blocks in a row, walked by name, so that a forward pass can begin and end at any of them.
+
+  A block is called as `block(x, train, frozen_stats)` and returns the hidden state that enters the next one;
+  the last block returns a dict of features.
+
+  Attributes:
+    blocks: (name, constructor that takes `name`) in forward order.
+    taps: feature -> the block whose output it is.
+    as_map: hidden state -> feature map [B, h, w, D].
+  """
+
+  blocks: tuple[tuple[str, Callable[..., nn.Module]], ...]
+  taps: Mapping[str, str]
+  as_map: Callable[[Array], Array] = lambda x: x
+
+  @nn.compact
+  def __call__(
+    self, x: Array, *, train: bool, frozen_stats: bool, start: str | None, stop: str | None
+  ) -> Features:
+    names = [name for name, _ in self.blocks]
+    first = 0 if start is None else names.index(start)
+    last = len(names) if stop is None else names.index(stop)
+    features: Features = {}
+    hidden: Any = x
+    # Only the blocks that run are constructed: the parameters of the others may be absent.
+    for name, make in self.blocks[first:last]:
+      hidden = make(name=name)(hidden, train, frozen_stats)
+      features |= {feature: self.as_map(hidden) for feature, block in self.taps.items() if block == name}
+    return features | hidden if stop is None else {"hidden": hidden}
+
+
+def from_linen(name: str, module: nn.Module, blocks: Sequence[str]) -> Model:
+  """A Linen module as a `Model`.
+
+  Args:
+    name: what the model is called in messages and reports.
+    module: `module(x, *, train, frozen_stats, start, stop)` -> features; draws its noise from the
+      stream `dropout` and keeps its normalisation statistics in the collection `batch_stats`.
+    blocks: the names of its submodules in forward order.
+
+  Returns:
+    The model. Its functions raise ConfigError for an unknown block, a `start` behind `stop`, images that are
+    not [B, H, W, C], and for `train=True` without a key where the module draws random numbers.
+  """
+  blocks = tuple(blocks)
+
+  def init(key: Array, images: Any) -> tuple[Params, Params]:
+    # Lazy: the initial values are drawn without a forward pass.
+    _check_images(name, images)
+    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    variables = module.lazy_init(key, image, train=False, frozen_stats=False, start=None, stop=None)
+    return variables["params"], variables.get("batch_stats", {})
+
+  def apply(
+    params: Params,
+    batch_stats: Params,
+    images: Array,
+    *,
+    train: bool = False,
+    frozen_stats: bool = False,
+    key: Array | None = None,
+    start: str | None = None,
+    stop: str | None = None,
+  ) -> tuple[Features, Params]:
+    _check_span(name, blocks, start, stop)
+    if start is None:
+      _check_images(name, images)
+    moving = bool(batch_stats) and train and not frozen_stats
+    try:
+      features, moved = module.apply(
+        {"params": params, "batch_stats": batch_stats},
+        images,
+        train=train,
+        frozen_stats=frozen_stats,
+        start=start,
+        stop=stop,
+        rngs={} if key is None else {"dropout": key},
+        mutable=["batch_stats"] if moving else [],
+      )
+    except flax.errors.InvalidRngError as error:
+      raise ConfigError(
+        f"{name} draws random numbers when train=True; pass key=jax.random.key(seed)"
+      ) from error
+    return features, moved["batch_stats"] if moving else batch_stats
+
+  return Model(name=name, init=init, apply=apply, blocks=blocks)
+
+
+def _check_images(name: str, images: Any) -> None:
+  if len(images.shape) != 4:
+    raise ConfigError(f"{name} takes images [B, H, W, C]; got an array of shape {tuple(images.shape)}")
+
+
+def _check_span(name: str, blocks: tuple[str, ...], start: str | None, stop: str | None) -> None:
+  for block in (start, stop):
+    if block is not None and block not in blocks:
+      near = difflib.get_close_matches(block, blocks, n=1, cutoff=0.0)[0]
+      raise ConfigError(f"{name} has no block {block!r}; did you mean {near!r}?")
+  if start is not None and stop is not None and blocks.index(start) > blocks.index(stop):
+    raise ConfigError(f"{name} runs {stop!r} before {start!r}; write start={stop!r}, stop={start!r}")

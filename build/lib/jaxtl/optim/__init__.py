@@ -1,0 +1,31 @@
+"""Optimisers, schedules and gradient rules."""
+
+from jaxtl.optim.gradients import accumulate, asam, gsam, init_memory, looksam, plain, sam
+from jaxtl.optim.linear_probe import Probe, choose_probe, fit_probe
+from jaxtl.optim.schedules import constant, cosine, linear, multi_step
+from jaxtl.optim.transforms import adam, adamw, averaged, chain, ema, layerwise_decay, sgd, where
+
+__all__ = [
+  "Probe",
+  "accumulate",
+  "adam",
+  "adamw",
+  "asam",
+  "averaged",
+  "chain",
+  "choose_probe",
+  "constant",
+  "cosine",
+  "ema",
+  "fit_probe",
+  "gsam",
+  "init_memory",
+  "layerwise_decay",
+  "linear",
+  "looksam",
+  "multi_step",
+  "plain",
+  "sam",
+  "sgd",
+  "where",
+]

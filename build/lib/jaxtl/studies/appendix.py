@@ -1,0 +1,198 @@
+"""Grids of plain text: learning-rate trials, data, cells, arms, every number, environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxtl import config as config_lib
+from jaxtl.studies.results import Results, is_number
+from jaxtl.studies.samples import DataSet
+from jaxtl.studies.sentences import end_of_grid
+from jaxtl.studies.tables import ABSENT, Column, Table
+
+CHOSEN = "✓"
+AT_END = "end of the grid"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """A table of text; the first column names the row."""
+
+  title: str
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  note: str = ""
+  # Columns that are words: they are aligned to the left.
+  words: frozenset[int] = frozenset()
+
+
+def rates(results: Results) -> Grid | None:
+  """Accuracy of each learning-rate trial, the chosen one marked."""
+  trials: dict[str, dict[float, Mapping[str, Any]]] = {}
+  for row in results.rows:
+    if row.get("kind") == "tune":  # the seeds of an arm share their trials
+      trials.setdefault(row["arm"], {})[row["peak_rate"]] = row
+  if not trials:
+    return None
+  columns = sorted({rate for by_rate in trials.values() for rate in by_rate})
+  rows, ends = [], {}
+  for arm, by_rate in trials.items():
+    chosen = max(by_rate.values(), key=lambda row: row["accuracy"])["peak_rate"]
+    cells = [_trial(by_rate[rate], rate == chosen) if rate in by_rate else ABSENT for rate in columns]
+    if len(by_rate) > 1 and chosen in (min(by_rate), max(by_rate)):
+      ends[arm] = "smallest" if chosen == min(by_rate) else "largest"
+    rows.append([arm, *cells, f"{chosen:g}{f' ({AT_END})' if arm in ends else ''}"])
+  epochs = sorted(
+    {row["epochs"] for by_rate in trials.values() for row in by_rate.values() if "epochs" in row}
+  )
+  length = f" (epochs of a trial: {' or '.join(f'{value:g}' for value in epochs)})" if epochs else ""
+  note = (
+    f"Top-1 on a held-out part of the training images{length}; {CHOSEN} marks the rate that all seeds of the "
+    f"arm train with. {end_of_grid(ends)}"
+  )
+  header = ["arm", *(f"{rate:g}" for rate in columns), "chosen"]
+  return Grid("Learning rates", header, rows, note.strip())
+
+
+def data_sets(results: Results, found: Sequence[DataSet]) -> Grid:
+  """Which data are drawn and which are real, and how many."""
+  rows = []
+  for data in found:
+    size = [_count(data.num_images), _count(data.num_classes)]
+    rows.append(
+      [
+        data.role,
+        data.source,
+        data.kind or "not known",
+        *(size if not data.problem else _sizes(results, data)),
+      ]
+    )
+  problems: dict[str, list[str]] = {}
+  for data in found:
+    if data.problem:
+      problems.setdefault(data.problem, []).append(data.role)
+  note = " ".join(f"Not opened: {'; '.join(roles)} ({problem})." for problem, roles in problems.items())
+  words = frozenset({0, 1, 2})
+  header = ["use", "source", "drawn or real", "images", "classes"]
+  return Grid("Data", header, rows, note, words)
+
+
+def cells(results: Results) -> Grid:
+  """State and folder of every cell."""
+  rows = []
+  for arm in results.arms:
+    for seed in results.seeds:
+      row = next(
+        (r for r in results.rows if r["arm"] == arm and r["seed"] == seed and r.get("kind") == "pretrain"), {}
+      )
+      rows.append(
+        [
+          arm,
+          str(seed),
+          _state(results, arm, seed),
+          f"{arm}/{seed}",
+          *(
+            _plain(row.get(name))
+            for name in ("steps", "peak_rate", "train_loss", "images_per_second", "data_wait")
+          ),
+        ]
+      )
+  header = [
+    "arm",
+    "seed",
+    "state",
+    "folder",
+    "steps",
+    "peak rate",
+    "final train loss",
+    "images/s",
+    "data wait",
+  ]
+  note = (
+    "Folders are inside the working folder; data wait is the share of time that a step waited for images."
+  )
+  return Grid("Cells", header, rows, note, frozenset({0, 2, 3}))
+
+
+def arms(results: Results) -> Grid:
+  """How each arm differs from the base."""
+  rows = []
+  for arm in results.arms:
+    base, merged = results.config["base"], results.arm_config(arm)
+    found = config_lib.differences(base, merged)
+    rows.append([arm, "; ".join(found) or "the base itself"])
+  return Grid("Arms", ["arm", "difference to the base"], rows, words=frozenset({0, 1}))
+
+
+def numbers(results: Results, tables: Sequence[Table]) -> Grid:
+  """Every number of the tables, seed by seed; row i has the anchor `n{i}` that `anchors` gives."""
+  header = ["arm", "measure", *(f"seed {seed}" for seed in results.seeds)]
+  rows = [
+    [arm, column.measure, *(_seed_value(column, arm, seed) for seed in results.seeds)]
+    for arm, column in _entries(tables)
+  ]
+  return Grid("Every number", header, rows, words=frozenset({0, 1}))
+
+
+def anchors(tables: Sequence[Table]) -> dict[tuple[str, str], str]:
+  """(arm, measure) -> the anchor of its row in `numbers`."""
+  return {(arm, column.measure): f"n{i}" for i, (arm, column) in enumerate(_entries(tables))}
+
+
+def environment(results: Results) -> Grid:
+  """What the numbers depend on beside the config."""
+  env = results.env
+  rows = [["config (SHA-256)", results.digest], ["study", str(results.config.get("study", ""))]]
+  for name, value in env.items():
+    if name == "command":
+      rows.append([name, results.command])
+    elif isinstance(value, Mapping):
+      rows.append([name, ", ".join(f"{key} {item}" for key, item in value.items())])
+    else:
+      rows.append([name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
+  return Grid("Environment", ["", ""], rows, words=frozenset({0, 1}))
+
+
+def _entries(tables: Sequence[Table]) -> Iterator[tuple[str, Column]]:
+  """Each number once: tables share their pre-training columns."""
+  columns = {column.measure: column for table in tables for column in table.columns}
+  for column in columns.values():
+    for arm in dict.fromkeys(arm for table in tables for arm in table.arms):
+      if column.values.get(arm):
+        yield arm, column
+
+
+def _seed_value(column: Column, arm: str, seed: int) -> str:
+  value = column.values.get(arm, {}).get(seed)
+  return ABSENT if value is None else f"{value:.6g}"
+
+
+def _trial(row: Mapping[str, Any], chosen: bool) -> str:
+  text = "diverged" if row.get("diverged") else f"{row['accuracy']:.3f}"
+  return f"{text} {CHOSEN}" if chosen else text
+
+
+def _sizes(results: Results, data: DataSet) -> list[str]:
+  """Images and classes of a target that could not be opened now, as its rows recorded them."""
+  for row in results.rows:
+    for part in ("train", "test"):
+      if row.get("kind") == "transfer" and data.role == f"target: {row['target']}, {part}":
+        return [_count(row.get(f"num_{part}")), _count(row.get("num_classes"))]
+  return [ABSENT, ABSENT]
+
+
+def _state(results: Results, arm: str, seed: int) -> str:
+  if (arm, seed) in results.finished:
+    return "finished"
+  records = results.curves.get((arm, seed))
+  return f"unfinished, at step {records[-1]['step']:g}" if records else "not started"
+
+
+def _count(value: Any) -> str:
+  return f"{value:,.0f}" if is_number(value) else ABSENT
+
+
+def _plain(value: Any) -> str:
+  return f"{value:.4g}" if is_number(value) else ABSENT

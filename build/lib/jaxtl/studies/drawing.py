@@ -1,0 +1,180 @@
+"""How the report's figures look: colours, fonts, legend, and the files that come of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
+from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.lines import Line2D
+
+INK, MUTED, LINE, PAPER = "#1d2329", "#59636e", "#d9dee4", "#ffffff"
+# Okabe and Ito's colours, which differ for all common kinds of colour vision; their yellow, too pale on
+# white, is replaced by a grey. Markers differ too.
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7a828c")
+MARKERS = "osD^vph<"
+# The same colours on a dark page: name of the CSS variable -> light, dark.
+THEME: Mapping[str, tuple[str, str]] = {
+  "ink": (INK, "#e6e9ed"),
+  "muted": (MUTED, "#a3acb7"),
+  "line": (LINE, "#343b43"),
+  "paper": (PAPER, "#15181c"),
+  **{
+    f"arm-{i}": pair
+    for i, pair in enumerate(
+      zip(COLORS, ("#3d9fe0", "#e8a91c", "#21b58c", "#ee7733", "#d98cb5", "#7cc8f2", "#9aa3ad"))
+    )
+  },
+}
+_STYLE: Any = {
+  "font.family": "DejaVu Sans",
+  "font.size": 9.5,
+  "axes.titlesize": 10,
+  "axes.titlelocation": "left",
+  "axes.labelsize": 9.5,
+  "axes.edgecolor": MUTED,
+  "axes.labelcolor": INK,
+  "axes.titlecolor": INK,
+  "text.color": INK,
+  "xtick.color": MUTED,
+  "ytick.color": MUTED,
+  "xtick.labelcolor": INK,
+  "ytick.labelcolor": INK,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.linewidth": 0.8,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "grid.color": LINE,
+  "grid.linewidth": 0.7,
+  "axes.facecolor": "none",
+  "figure.facecolor": PAPER,
+  "legend.frameon": False,
+  # Names come from configs and folders: a dollar sign in one is no formula.
+  "text.parse_math": False,
+  "axes.unicode_minus": True,
+  "svg.fonttype": "none",
+  "svg.hashsalt": "jaxtl",
+}
+_WIDTH = 10.0
+_LONGEST = 26
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """A finished figure: `name` is the stem of its files, `svg` and `png` are for light paper."""
+
+  name: str
+  title: str
+  caption: str
+  svg: str
+  png: bytes
+
+  def inline(self) -> str:
+    """The SVG for the inside of a page: its colours are the page's, its names its own."""
+    text = self.svg[self.svg.index("<svg") :]
+    text = re.sub(r'\bid="', f'id="{self.name}-', text)
+    text = re.sub(r'href="#', f'href="#{self.name}-', text)
+    text = re.sub(r"url\(#", f"url(#{self.name}-", text)
+    for name, (light, _) in THEME.items():
+      text = re.sub(rf"(fill|stroke): {light}", rf"\1: var(--{name})", text)
+    return re.sub(
+      r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text.replace(' height="', ' data-height="', 1), count=1
+    )
+
+
+@dataclasses.dataclass
+class Canvas:
+  """A figure being drawn."""
+
+  arms: Sequence[str]
+  axes: list[Axes]
+  _figure: MatplotlibFigure
+  _svg: str = ""
+  _png: bytes = b""
+
+  def color(self, arm: str) -> str:
+    return COLORS[list(self.arms).index(arm) % len(COLORS)]
+
+  def shape(self, arm: str) -> str:
+    return MARKERS[list(self.arms).index(arm) % len(MARKERS)]
+
+  def marker(self, arm: str) -> dict[str, Any]:
+    """Keywords of `plot`."""
+    return {
+      "color": self.color(arm),
+      "marker": self.shape(arm),
+      "markeredgecolor": PAPER,
+      "markeredgewidth": 0.6,
+    }
+
+  def dots(self, arm: str) -> dict[str, Any]:
+    """Keywords of `scatter`."""
+    return {
+      "color": self.color(arm),
+      "marker": self.shape(arm),
+      "edgecolor": PAPER,
+      "linewidth": 0.6,
+      "zorder": 3,
+    }
+
+  def finish(self) -> None:
+    svg, png = io.StringIO(), io.BytesIO()
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", message="Glyph .* missing from")
+      self._figure.draw_without_rendering()
+      self._figure.set_layout_engine("none")  # both files get the same layout, computed once
+      self._figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+      self._figure.savefig(png, format="png", dpi=144, metadata={"Software": None})
+    text = re.sub(r"<metadata>.*?</metadata>", "", svg.getvalue(), flags=re.DOTALL)
+    self._svg, self._png = re.sub(r"[ \t]+\n", "\n", text), png.getvalue()
+
+  def figure(self, name: str, title: str, caption: str) -> Figure:
+    stem = re.sub(r"[^0-9A-Za-z_-]", "_", name)
+    return Figure(stem, title, caption, self._svg, self._png)
+
+
+@contextlib.contextmanager
+def canvas(
+  heights: Sequence[float], arms: Sequence[str], *, shown: Sequence[str], columns: int = 1
+) -> Iterator[Canvas]:
+  """Axes in rows of the given heights (inches) and `columns`, with one legend of the arms above them."""
+  labels = [short(arm) for arm in shown]
+  across = max(1, min(len(labels), int(140 / (max(map(len, labels), default=0) + 6))))
+  extra = 0.22 * -(-len(labels) // across) + 0.1
+  with matplotlib.rc_context(_STYLE):
+    figure = MatplotlibFigure(figsize=(_WIDTH, sum(heights) + extra), layout="constrained")
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    drawn = Canvas(arms, list(np.ravel(axes)), figure)
+    handles = [Line2D([], [], linewidth=2.5, markersize=6, **drawn.marker(arm)) for arm in shown]
+    figure.legend(
+      handles, labels, loc="outside upper left", ncols=across, columnspacing=1.8, handlelength=1.6
+    )
+    yield drawn
+    drawn.finish()
+
+
+def log_axis(axis: Axis) -> None:
+  """A logarithmic axis with plain numbers at 1, 2 and 5."""
+  axis.axes.set_xscale("log") if isinstance(axis, XAxis) else axis.axes.set_yscale("log")
+  axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+  axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+  axis.set_minor_locator(ticker.NullLocator())
+
+
+def short(name: str) -> str:
+  """A name that fits a legend; the table has it in full."""
+  name = " ".join(name.split())
+  name = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+  # matplotlib leaves names with a leading underscore out of legends.
+  return f" {name}" if name.startswith("_") else name

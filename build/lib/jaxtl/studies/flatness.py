@@ -1,0 +1,147 @@
+"""Flatness: the largest curvature of the loss at a checkpoint, on a fixed set of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl import config as config_lib
+from jaxtl import curvature, losses, optim
+from jaxtl import data as data_lib
+from jaxtl.metrics import Mean
+from jaxtl.train import checkpoint, sharding
+from jaxtl.train.experiment import Data, Program, Runtime, make_model
+from jaxtl.train.loop import Observer
+from jaxtl.train.step import TrainState
+from jaxtl.train.writer import remember
+from jaxtl.types import Array, Batch, Model, Params
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flatness:
+  """The largest eigenvalue of the Hessian of the mean cross-entropy, by power iteration.
+
+  Curvatures of different losses cannot be compared; the cross-entropy's can, whatever a weight was trained
+  with. Normalisation uses the stored statistics, and images are not augmented.
+
+  Attributes:
+    data: images to measure on, with evaluation transforms; batches are streamed.
+    num_examples: about how many, drawn evenly over the classes; the row says how many it was.
+    seed: of the draw, and of the first vector.
+    num_iters: most Hessian products.
+    tolerance: relative residual |Hv - lambda v| / |lambda| to stop at. The eigenvalue's own relative error
+      is far smaller: it is quadratic in the residual over the gap to the next eigenvalue.
+  """
+
+  data: Data
+  num_examples: int = 512
+  seed: int = 0
+  num_iters: int = 60
+  tolerance: float = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatnessOf:
+  """The study: one checkpoint per arm.
+
+  Attributes:
+    start: the checkpoint, a run's folder.
+    flatness: how to measure.
+  """
+
+  start: str
+  flatness: Flatness
+
+
+def rows(study: FlatnessOf, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
+  """One row: the curvature at the checkpoint; `seed` draws another subset."""
+  trained = checkpoint.load(study.start)
+  spec = config_lib.spec(trained.config["model"], at="model", trusted=config_lib.TRUSTED)
+  model = make_model(spec, num_classes=len(trained.classes))
+  flatness = dataclasses.replace(study.flatness, seed=study.flatness.seed + seed)
+  yield remember(
+    workdir / "flatness.json",
+    lambda: {"kind": "flatness"} | measure(flatness, model, trained.params, trained.batch_stats, runtime),
+  )
+
+
+def measure(
+  flatness: Flatness, model: Model, params: Params, batch_stats: Params, runtime: Runtime
+) -> dict[str, Any]:
+  """lambda_max with its residual, on the device mesh of `runtime`.
+
+  Returns:
+    `lambda_max`, `residual`, `num_products`, `converged`, `num_examples`, `seconds`.
+  """
+  began = time.monotonic()
+  batches = list(_batches(flatness, runtime))
+  params = sharding.put_replicated(params, runtime.mesh)
+  batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
+
+  matvec = curvature.hvp_over_batches(
+    _summed_cross_entropy(model), params, [{**b, "batch_stats": batch_stats} for b in batches]
+  )
+  pair = curvature.top_eigenpair(
+    matvec,
+    params,
+    jax.random.key(flatness.seed),
+    num_iters=flatness.num_iters,
+    tolerance=flatness.tolerance,
+  )
+  return {
+    "lambda_max": float(pair.value),
+    "residual": float(pair.residual),
+    "num_products": int(pair.num_products),
+    "converged": bool(pair.converged),
+    "num_examples": int(sum(float(jnp.sum(b["mask"])) for b in batches)),
+    "seconds": time.monotonic() - began,
+  }
+
+
+def observer(flatness: Flatness, runtime: Runtime) -> Callable[[Program], Observer]:
+  """Measures during training, as `flatness/*` in the metrics."""
+
+  def make(program: Program) -> Observer:
+    def observe(state: TrainState) -> dict[str, float]:
+      params = optim.averaged(state.opt_state, state.params)
+      found = measure(flatness, program.model, params, state.batch_stats, runtime)
+      return {f"flatness/{name}": float(value) for name, value in found.items()}
+
+    return observe
+
+  return make
+
+
+@functools.cache
+def _summed_cross_entropy(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
+  """(params, batch) -> (sum over the examples, their number); one function per model, compiled once."""
+
+  def loss_fn(params: Params, batch: Batch) -> tuple[Array, Array]:
+    features, _ = model.apply(params, batch["batch_stats"], batch["image"])
+    mean = Mean.of(losses.softmax_cross_entropy(features["logits"], batch["label"]), batch["mask"])
+    return mean.total, mean.weight
+
+  return loss_fn
+
+
+def _batches(flatness: Flatness, runtime: Runtime) -> Iterator[Batch]:
+  whole = runtime.open(flatness.data)
+  share = min(flatness.num_examples / len(whole), 1.0)
+  subset = data_lib.part_of(source=whole, stop=share, seed=flatness.seed)
+  transforms = [spec.realize() for spec in flatness.data.transforms]
+  for batch in data_lib.eval_batches(
+    subset,
+    transforms,
+    batch_size=flatness.data.batch_size,
+    shard=(jax.process_index(), jax.process_count()),
+  ):
+    yield dict(sharding.put_batch(batch, runtime.mesh))

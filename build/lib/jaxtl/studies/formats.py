@@ -1,0 +1,175 @@
+"""The report as Markdown, CSV and LaTeX; text from outside is escaped for each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtl.studies.appendix import Grid
+from jaxtl.studies.drawing import Figure
+from jaxtl.studies.results import Results
+from jaxtl.studies.tables import ABSENT, Column, Table, protocol_title
+
+Caption = Sequence[tuple[str, str]]
+"""Topics and what is said of each, as `sentences.caption` gives them."""
+
+_FIRST = ("kind", "arm", "seed", "protocol", "target")
+_LATEX = {
+  "\\": r"\textbackslash{}",
+  "~": r"\textasciitilde{}",
+  "^": r"\textasciicircum{}",
+  "<": r"\textless{}",
+  ">": r"\textgreater{}",
+  "|": r"\textbar{}",
+  "λ": r"$\lambda$",
+  "±": r"$\pm$",
+  "✓": r"$\checkmark$",
+  **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def to_csv(results: Results) -> str:
+  """One line for each row of the study: its numbers and texts in full precision, and where they are from.
+
+  Mappings are JSON, class lists are left out (they are in the cells' `rows.jsonl`), what a row does not have
+  is empty. The last columns are the digest of the config and the command.
+  """
+  rows = [{key: value for key, value in row.items() if key != "classes"} for row in results.rows]
+  columns = list(dict.fromkeys([*_FIRST, *(key for row in rows for key in row)]))
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow([*columns, "config_sha256", "command"])
+  for row in rows:
+    writer.writerow([*(_csv_value(row.get(key)) for key in columns), results.digest, results.command])
+  return text.getvalue()
+
+
+def to_latex(results: Results, tables: Sequence[Table], captions: Sequence[Caption]) -> str:
+  """One booktabs table for each protocol."""
+  head = [
+    "% needs \\usepackage{booktabs}",
+    f"% config SHA-256 {results.digest}",
+    f"% command: {' '.join(results.command.split())}",
+  ]
+  return "\n".join([*head, *(_latex_table(table, text) for table, text in zip(tables, captions))]) + "\n"
+
+
+def to_markdown(
+  title: str,
+  lead: Sequence[str],
+  tables: Sequence[Table],
+  captions: Sequence[Caption],
+  figures: Sequence[Figure],
+  grids: Sequence[Grid],
+  *,
+  preview: str,
+) -> str:
+  """The report as one Markdown text; `preview` is Markdown already."""
+  parts = [f"# {markdown(title)}", *(markdown(text) for text in lead)]
+  for table, text in zip(tables, captions):
+    parts += [f"## {markdown(heading(table))}", _markdown_table(table), _markdown_caption(text)]
+  for figure in figures:
+    alt = markdown(figure.title)
+    parts += [f"## {alt}", f"![{alt}]({figure.name}.png)", markdown(figure.caption)]
+  parts += ["## Training images", preview]
+  for grid in grids:
+    parts += [
+      f"## {markdown(grid.title)}",
+      _markdown_grid(grid),
+      *([markdown(grid.note)] if grid.note else []),
+    ]
+  return "\n\n".join(parts) + "\n"
+
+
+def heading(table: Table) -> str:
+  """What a table is called."""
+  return protocol_title(table.protocol) if table.protocol else "Measures"
+
+
+def markdown(text: str) -> str:
+  """Text that Markdown shows as it is, inside a table too."""
+  text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+  text = re.sub(r"([\\`*\[\]|~#$!])", r"\\\1", text)
+  # Inside a word an underscore is only itself.
+  return re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", text)
+
+
+def latex(text: str) -> str:
+  """Text that LaTeX shows as it is."""
+  text = "".join(_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
+  return text.replace(r"$\lambda$\_max", r"$\lambda_{\max}$")
+
+
+def _csv_value(value: Any) -> str:
+  if value is None:
+    return ""
+  return value if isinstance(value, str) else json.dumps(value)
+
+
+def _markdown_table(table: Table) -> str:
+  rows = [[arm, *(_markdown_cell(column, arm) for column in table.columns)] for arm in table.arms]
+  return _pipes(["arm", *(column.title for column in table.columns)], rows, left=1, escaped=rows)
+
+
+def _markdown_caption(caption: Caption) -> str:
+  return " ".join(f"**{markdown(topic)}.** {markdown(text)}" for topic, text in caption)
+
+
+def _markdown_grid(grid: Grid) -> str:
+  return _pipes(grid.header, grid.rows, left=1)
+
+
+def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, escaped: object = None) -> str:
+  """A pipe table; only names are escaped where the cells are Markdown already."""
+  lines = [[markdown(name) for name in header], [":--"] * left + ["--:"] * (len(header) - left)]
+  for row in rows:
+    lines.append([markdown(row[0]), *(row[1:] if escaped is rows else map(markdown, row[1:]))])
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _markdown_cell(column: Column, arm: str) -> str:
+  cell = column.cell(arm)
+  mean = f"**{cell.mean}**" if column.is_best(arm) else cell.mean
+  spread = f" ± {cell.spread}" if cell.spread else ""
+  return mean + spread + (f" ({cell.beside})" if cell.beside else "")
+
+
+def _latex_table(table: Table, caption: Caption) -> str:
+  header = " & ".join(["", *(_latex_title(column) for column in table.columns)])
+  rows = [
+    " & ".join([latex(arm), *(_latex_cell(column, arm) for column in table.columns)]) + r" \\"
+    for arm in table.arms
+  ]
+  text = " ".join(rf"\emph{{{latex(topic)}:}} {latex(said)}" for topic, said in caption)
+  return "\n".join(
+    [
+      r"\begin{table}",
+      r"\centering",
+      r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+      r"\toprule",
+      header + r" \\",
+      r"\midrule",
+      *rows,
+      r"\bottomrule",
+      r"\end{tabular}",
+      rf"\caption{{{latex(heading(table))}. {text}}}",
+      r"\end{table}",
+    ]
+  )
+
+
+def _latex_title(column: Column) -> str:
+  return r"$\lambda_{\max}$" if column.title == "λ_max" else latex(column.title)
+
+
+def _latex_cell(column: Column, arm: str) -> str:
+  cell = column.cell(arm)
+  if cell.mean == ABSENT:
+    return "--"
+  mean = rf"\textbf{{{cell.mean}}}" if column.is_best(arm) else cell.mean
+  spread = rf" {{\scriptsize$\pm$ {cell.spread}}}" if cell.spread else ""
+  return mean + spread + (rf" {{\tiny ({cell.beside})}}" if cell.beside else "")

@@ -1,0 +1,204 @@
+"""Pre-training with each loss: train, measure how flat it ended, transfer.
+
+The protocol of Kim, Tanaka, Okutomi, Nosato, "Multi-class Smoothed Hinge Loss Function in Pre-training for
+Transfer Learning", IEEE ICIP 2025: every loss pre-trains the same network, every checkpoint is transferred to
+the same data sets with cross-entropy, and the largest curvature at each checkpoint is reported beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtl import config as config_lib
+from jaxtl import data as data_lib
+from jaxtl import train
+from jaxtl.config import Spec
+from jaxtl.errors import ConfigError, RunError
+from jaxtl.studies import flatness, transfer
+from jaxtl.studies.flatness import Flatness
+from jaxtl.studies.transfer import Protocols
+from jaxtl.train.experiment import Data, Experiment, Runtime, Trained, total_steps, work_per_image
+from jaxtl.train.writer import remember, write_atomically
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+  """The learning rate of each arm, chosen on a held-out part of the training set.
+
+  Attributes:
+    peak_rates: the rates to try: as many for every arm.
+    epochs: length of a trial.
+    held_out: share of each class that is not trained on and decides, by top-1 accuracy.
+    seed: of the trials and of the split; one for all seeds of the study.
+    evaluation: the evaluation set whose transforms the held-out part is seen through.
+  """
+
+  peak_rates: tuple[float, ...]
+  epochs: float
+  evaluation: str
+  held_out: float = 0.1
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain(Experiment):
+  """An experiment, and what its weights are measured by.
+
+  Attributes:
+    tune: chooses `optimizer.peak_rate`; None keeps the config's.
+    flatness: measured at every checkpoint; None leaves it out.
+    transfer: targets and protocols; None leaves them out.
+  """
+
+  tune: Tune | None = None
+  flatness: Flatness | None = None
+  transfer: Protocols | None = None
+
+
+def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
+  """One row for the pre-training, one per learning-rate trial, one per target and protocol."""
+  title = "/".join(workdir.parts[-2:])
+  if study.tune is not None:
+    trials, study = tune(study, study.tune, workdir=workdir.parent / "tune", runtime=runtime)
+    yield from trials
+  runtime.progress.title = f"{title} | pre-train"
+  observers: Mapping[str, Any] = {}
+  if study.flatness is not None:
+    every = study.checkpoint_every
+    observers = {"flatness": (every, flatness.observer(study.flatness, runtime))}
+  trained = train.run(experiment_of(study), seed=seed, runtime=runtime, workdir=workdir, observers=observers)
+  write_atomically(
+    workdir / "classes.json", json.dumps(list(trained.weights.classes), ensure_ascii=False) + "\n"
+  )
+  yield _pretrain_row(study, trained)
+  if study.transfer is not None:
+    yield from transfer.measure(
+      study.transfer,
+      study.model,
+      trained.weights,
+      seed=seed,
+      workdir=workdir / "transfer",
+      runtime=runtime,
+    )
+
+
+def work(study: Pretrain, runtime: Runtime) -> float:
+  """Image passes of one cell, for the time left; the arm's tuning is counted by `work_once`."""
+  passes = _training_work(study, study.epochs, runtime)
+  if study.transfer is not None:
+    passes += transfer.work_of(study.transfer, runtime)
+  return passes
+
+
+def work_once(study: Pretrain, runtime: Runtime) -> float:
+  """Image passes that the seeds of an arm share."""
+  if study.tune is None:
+    return 0.0
+  return (
+    len(study.tune.peak_rates) * _training_work(study, study.tune.epochs, runtime) * (1 - study.tune.held_out)
+  )
+
+
+def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> tuple[list[Row], Pretrain]:
+  """Tries every rate; returns a row per trial, and the study with the best one.
+
+  A trial whose loss is not finite counts as accuracy 0: a rate that diverges is a bad rate, not an accident.
+  """
+  if tuning.evaluation not in study.evaluation:
+    raise ConfigError(
+      f"tune.evaluation is {tuning.evaluation!r}; the study evaluates on "
+      f"{', '.join(study.evaluation) or 'nothing'}"
+    )
+  trials = []
+  for rate in tuning.peak_rates:
+    runtime.progress.title = f"{workdir.parent.name} | rate {rate:g}"
+    trial = _trial(study, tuning, rate)
+    trials.append(
+      remember(workdir / f"{rate:g}.json", functools.partial(_trial_row, trial, rate, tuning, runtime))
+    )
+  best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
+  return trials, dataclasses.replace(study, optimizer=with_rate(study.optimizer, best))
+
+
+def experiment_of(study: Pretrain) -> Experiment:
+  """The experiment inside the study."""
+  names = [field.name for field in dataclasses.fields(Experiment)]
+  return Experiment(**{name: getattr(study, name) for name in names})
+
+
+def with_rate(optimizer: Spec, rate: float) -> Spec:
+  """The optimiser with another peak rate."""
+  return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "peak_rate": rate})
+
+
+def _trial(study: Pretrain, tuning: Tune, rate: float) -> Experiment:
+  edge = 1 - tuning.held_out
+  held_out = study.evaluation[tuning.evaluation]
+  return dataclasses.replace(
+    experiment_of(study),
+    optimizer=with_rate(study.optimizer, rate),
+    epochs=tuning.epochs,
+    data=_part(study.data, 0.0, edge, tuning.seed),
+    evaluation={
+      "held_out": dataclasses.replace(
+        _part(study.data, edge, 1.0, tuning.seed),
+        transforms=held_out.transforms,
+        batch_transforms=(),
+        batch_size=held_out.batch_size,
+      )
+    },
+    checkpoint_every=None,
+    evaluate_every=None,
+  )
+
+
+def _part(data: Data, start: float, stop: float, seed: int) -> Data:
+  keywords = {"source": data.source, "start": start, "stop": stop, "seed": seed}
+  return dataclasses.replace(
+    data, source=Spec(".data.part_of", "make", keywords, data_lib.part_of), num_examples=None
+  )
+
+
+def _trial_row(trial: Experiment, rate: float, tuning: Tune, runtime: Runtime) -> Row:
+  row: Row = {"kind": "tune", "peak_rate": rate, "epochs": trial.epochs}
+  try:
+    trained = train.run(trial, seed=tuning.seed, runtime=runtime)
+  except RunError as error:
+    return row | {"accuracy": 0.0, "diverged": str(error)}
+  return row | {
+    "accuracy": trained.last("eval/held_out/top1"),
+    "loss": trained.last("eval/held_out/cross_entropy"),
+  }
+
+
+def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
+  row: Row = {
+    "kind": "pretrain",
+    "steps": trained.total_steps,
+    "peak_rate": study.optimizer.keywords.get("peak_rate"),
+    "train_loss": trained.last("train/loss"),
+    "images_per_second": trained.median("train/images_per_second"),
+    "data_wait": trained.median("train/data_wait"),
+    "loss": config_lib.plain(study.task).get("loss"),
+    "gradient": config_lib.plain(study.gradient),
+  }
+  for name in study.evaluation:
+    for measure in ("top1", "top5", "cross_entropy", "loss"):
+      row[f"{name}/{measure}"] = trained.last(f"eval/{name}/{measure}")
+  for name in ("lambda_max", "residual", "num_products", "converged", "num_examples"):
+    if study.flatness is not None:
+      row[name] = trained.last(f"flatness/{name}")
+  return row
+
+
+def _training_work(study: Pretrain, epochs: float, runtime: Runtime) -> float:
+  experiment = dataclasses.replace(experiment_of(study), epochs=epochs)
+  steps = total_steps(experiment, len(runtime.open(study.data)))
+  return steps * study.data.batch_size * work_per_image(experiment)

@@ -1,0 +1,134 @@
+"""A config in numbers, before anything runs: parameters, what decays, steps, images per device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl import config as config_lib
+from jaxtl import tree
+from jaxtl.config import Spec
+from jaxtl.errors import ConfigError
+from jaxtl.studies.study import parse_config
+from jaxtl.train import sharding
+from jaxtl.train.experiment import Data, Experiment, Program, Runtime, compile_program, total_steps
+from jaxtl.train.step import TrainState, init_state
+from jaxtl.types import Params
+
+
+def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
+  """Realizes every arm, runs `jax.eval_shape` on its initialisation and step, and says what there is.
+
+  Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
+  the image size.
+
+  Raises:
+    ConfigError: a mistake anywhere in the config.
+  """
+  study, arms = parse_config(config)
+  lines = [
+    f"study      {study.study}",
+    f"arms       {', '.join(arms)}",
+    f"seeds      {', '.join(map(str, study.seeds))}",
+  ]
+  table: list[str] = []
+  for name, arm in arms.items():
+    lines += ["", f"arm        {name}"]
+    if not isinstance(arm, Experiment):
+      lines += [f"{field:10} {_text(value)}" for field, value in config_lib.plain(arm).items()]
+      continue
+    described, parameters = _experiment(arm, runtime)
+    lines += described
+    table = table or parameters
+  return "\n".join([*lines, *([""] if table else []), *table]) + "\n"
+
+
+def _experiment(experiment: Experiment, runtime: Runtime) -> tuple[list[str], list[str]]:
+  examples, classes, size = _facts(experiment.data, runtime)
+  mesh, batch = runtime.mesh, experiment.data.batch_size
+  sharding.check_batch_size(batch, mesh, at="data.batch_size")
+  steps = total_steps(experiment, examples)
+  program = compile_program(
+    experiment, num_classes=classes, steps=steps, steps_per_epoch=max(examples // batch, 1), mesh=mesh
+  )
+  state = _abstract_state(program, size)
+  _check_step(program, state, batch, size)
+  decayed = decays(program, state.params)
+  sizes = {path: leaf.size for path, leaf in zip(tree.paths(state.params), jax.tree.leaves(state.params))}
+  task = config_lib.plain(experiment.task)
+  lines = [
+    f"model      {_call(experiment.model)} at {size} x {size}, {classes} classes",
+    f"loss       {_text(task.get('loss', task))}",
+    f"gradient   {_call(experiment.gradient)}",
+    f"optimizer  {_call(experiment.optimizer)}",
+    f"steps      {steps} = {experiment.epochs:g} epochs of {examples} images in batches of {batch}",
+    f"devices    {mesh.size}, {batch // mesh.size} images on each",
+    f"parameters {sum(sizes.values()):,}, {sum(sizes[path] for path in sizes if decayed[path]):,} decayed; "
+    f"optimizer state {tree.size(state.opt_state):,}",
+  ]
+  width = max(map(len, sizes))
+  table = [f"{'parameter':{width}} {'shape':18} sharding    decayed"]
+  for path, leaf in zip(tree.paths(state.params), jax.tree.leaves(state.params)):
+    table.append(f"{path:{width}} {leaf.shape!s:18} replicated  {'yes' if decayed[path] else 'no'}")
+  return lines, table
+
+
+def decays(program: Program, params: Params) -> dict[str, bool]:
+  """Whether weight decay moves each parameter: what the optimiser does to it when its gradient is zero."""
+  ones = jax.tree.map(lambda _: jnp.ones(()), params)
+  updates, _ = program.tx.update(tree.zeros_like(ones), program.tx.init(ones), ones)
+  return {path: bool(update != 0) for path, update in zip(tree.paths(updates), jax.tree.leaves(updates))}
+
+
+def _abstract_state(program: Program, size: int) -> TrainState:
+  def init() -> TrainState:
+    params, batch_stats = program.model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    return init_state(params, batch_stats, program.tx, gradient=program.gradient)
+
+  return jax.eval_shape(init)
+
+
+def _check_step(program: Program, state: TrainState, batch: int, size: int) -> None:
+  """The step traces, and gives back a state like the one that went in."""
+  images = {
+    "image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32),
+    "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    "mask": jax.ShapeDtypeStruct((batch,), jnp.bool_),
+  }
+  after, _ = jax.eval_shape(program.train_step, state, images, jax.random.key(0))
+  if tree.paths(after) != tree.paths(state):
+    raise ConfigError("the step changes the structure of its state; a gradient rule or transform is at fault")
+
+
+def _facts(data: Data, runtime: Runtime) -> tuple[int, int, int]:
+  """Examples, classes and image size: what the config says, and else what the source holds."""
+  size = next(_sizes(data), None)
+  if data.num_examples is None or data.num_classes is None or size is None:
+    source = runtime.open(data)
+    if size is None:
+      size = next(iter(runtime.eval_batches(data)))["image"].shape[1]
+    return len(source), len(source.classes), size
+  return data.num_examples, data.num_classes, size
+
+
+def _sizes(data: Data) -> Iterator[int]:
+  for transform in reversed(data.transforms):
+    size = transform.keywords.get("size")
+    if isinstance(size, int):
+      yield size
+
+
+def _call(spec: Spec) -> str:
+  return _text(config_lib.plain(spec))
+
+
+def _text(value: Any) -> str:
+  """A spec as a call: `.optim.sam(rho=0.05)`."""
+  if not isinstance(value, Mapping):
+    return repr(value)
+  kind = next((kind for kind in config_lib.KINDS if kind in value), None)
+  arguments = ", ".join(f"{key}={_text(item)}" for key, item in value.items() if key != kind)
+  return f"{value[kind]}({arguments})" if kind else f"{{{arguments}}}"

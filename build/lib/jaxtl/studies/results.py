@@ -1,0 +1,158 @@
+"""What a study left on disk, read for the report: config, environment, rows and training curves."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtl import config as config_lib
+from jaxtl.studies import study
+
+Values = Mapping[str, Mapping[int, float]]
+"""arm -> seed -> number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """A working folder, read.
+
+  Attributes:
+    config: as in `config.json`.
+    env: as in `env.json`; empty where there is none.
+    rows: of all finished cells, in the order of arms and seeds.
+    curves: (arm, seed) -> the records of `metrics.jsonl`, of unfinished cells too.
+    finished: the cells whose rows are there.
+  """
+
+  config: Mapping[str, Any]
+  env: Mapping[str, Any]
+  rows: Sequence[Mapping[str, Any]]
+  curves: Mapping[tuple[str, int], Sequence[Mapping[str, float]]]
+  finished: frozenset[tuple[str, int]]
+
+  @property
+  def arms(self) -> tuple[str, ...]:
+    return tuple(self.config["arms"])
+
+  @property
+  def seeds(self) -> tuple[int, ...]:
+    return tuple(self.config.get("seeds") or (0,))
+
+  @property
+  def missing(self) -> tuple[tuple[str, int], ...]:
+    """The cells without rows, in the order in which they would run."""
+    cells = [(arm, seed) for seed in self.seeds for arm in self.arms]
+    return tuple(cell for cell in cells if cell not in self.finished)
+
+  @property
+  def protocols(self) -> tuple[str, ...]:
+    """Those that were measured; fine-tuning first."""
+    found = dict.fromkeys(row["protocol"] for row in self.rows if row.get("kind") == "transfer")
+    return tuple(sorted(found, key=lambda name: (name != "fine_tune", name)))
+
+  @property
+  def targets(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row["target"] for row in self.rows if row.get("kind") == "transfer"))
+
+  @property
+  def evaluations(self) -> tuple[str, ...]:
+    """The evaluation sets of the pre-training, by name."""
+    ends = [
+      key.removesuffix("/top1")
+      for row in self.rows
+      if row.get("kind") == "pretrain"
+      for key in row
+      if key.endswith("/top1")
+    ]
+    return tuple(dict.fromkeys(ends))
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """16 hexadecimal digits of the SHA-256 of the config, whatever the order of its keys."""
+    text = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+  @property
+  def command(self) -> str:
+    return " ".join(str(part) for part in self.env.get("command", ()))
+
+  def values(self, measure: str, **where: Any) -> dict[str, dict[int, float]]:
+    """arm -> seed -> a number of the rows whose keys are as in `where`; what is not finite is absent."""
+    found: dict[str, dict[int, float]] = {}
+    for row in self.rows:
+      value: Any = row.get(measure)
+      if is_number(value) and all(row.get(key) == wanted for key, wanted in where.items()):
+        found.setdefault(row["arm"], {})[row["seed"]] = float(value)
+    return found
+
+  def transfer_means(self, protocol: str) -> dict[str, dict[int, float]]:
+    """arm -> seed -> mean accuracy over the targets, where every target was measured."""
+    columns = [
+      self.values("accuracy", kind="transfer", protocol=protocol, target=name) for name in self.targets
+    ]
+    return mean_over(columns)
+
+  def arm_config(self, arm: str) -> Mapping[str, Any]:
+    """The base with the arm's difference."""
+    return config_lib.merge(self.config["base"], self.config["arms"][arm])
+
+  def from_scratch(self, arm: str) -> bool:
+    """Whether the arm transfers weights that nothing was learned into."""
+    merged = self.arm_config(arm)
+    return merged.get("epochs") == 0 and not merged.get("start")
+
+
+def load(workdir: Path) -> Results:
+  """Reads a working folder, finished or not.
+
+  Raises:
+    InputError: no study ran there.
+  """
+  rows = study.all_rows(workdir)
+  config = _read_json(workdir / "config.json")
+  cells = [(arm, seed) for arm in config["arms"] for seed in config.get("seeds") or (0,)]
+  folders = {cell: workdir / cell[0] / str(cell[1]) for cell in cells}
+  curves = {cell: _records(folder / "metrics.jsonl") for cell, folder in folders.items()}
+  return Results(
+    config=config,
+    env=_read_json(workdir / "env.json"),
+    rows=rows,
+    curves={cell: records for cell, records in curves.items() if records},
+    finished=frozenset(cell for cell, folder in folders.items() if (folder / "rows.jsonl").exists()),
+  )
+
+
+def is_number(value: Any) -> bool:
+  """A finite number; True and False are not numbers here."""
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def mean_over(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
+  """arm -> seed -> mean over the columns, for the arms and seeds that all columns have."""
+  if not columns:
+    return {}
+  found: dict[str, dict[int, float]] = {}
+  for arm, by_seed in columns[0].items():
+    for seed in by_seed:
+      values = [column[arm][seed] for column in columns if seed in column.get(arm, {})]
+      if len(values) == len(columns):
+        found.setdefault(arm, {})[seed] = sum(values) / len(values)
+  return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _records(path: Path) -> list[dict[str, float]]:
+  """Complete records: the line that a running or killed writer has not finished is left out."""
+  if not path.is_file():
+    return []
+  lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+  return [json.loads(line) for line in lines if line.strip()]

@@ -1,0 +1,250 @@
+"""What the report says in words: computed from the rows, and claiming no more than they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxtl import config as config_lib
+from jaxtl.errors import ConfigError
+from jaxtl.studies.results import Results, Values
+from jaxtl.studies.tables import Table, curvatures, decimals_for, mean_and_spread, protocol_title
+from jaxtl.studies.transfer import LinearProbe
+
+
+def finding(results: Results) -> str:
+  """The result in one sentence."""
+  name, values, digits, larger = _headline(results)
+  if not values:
+    return "No cell of this study is finished: there are no numbers yet."
+  best, *others = _ordered(values, larger)
+  text = f"{name}: {best} {_number(values[best], digits)}{_over_seeds(values[best])}"
+  if not others:
+    return f"{text}; no other arm is there to compare it with."
+  first = results.arms[0]
+  compared = [(others[0], "the next best")]
+  if first in others[1:]:
+    compared.append((first, "the first arm"))
+  gaps = [
+    f"{_gap(values, best, other):.{digits}f} {'ahead of' if larger else 'below'} {other} ({what})"
+    for other, what in compared
+  ]
+  return f"{text}; {' and '.join(gaps)}."
+
+
+def qualifications(results: Results) -> list[str]:
+  """What to know before believing the finding: seeds, overlap, what is missing."""
+  _, values, _, larger = _headline(results)
+  said = []
+  if len(values) > 1:
+    best, other = _ordered(values, larger)[:2]
+    said.append(_apart(values, best, other, larger))
+    first = results.arms[0]
+    if first not in (best, other) and values.get(first):
+      said.append(_apart(values, best, first, larger))
+  if results.missing:
+    total = len(results.arms) * len(results.seeds)
+    names = [f"{arm}/{seed}" for arm, seed in results.missing]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    said.append(
+      f"The study is unfinished: {total - len(names)} of {total} cells (arm/seed) are done; "
+      f"missing: {', '.join(names[:8])}{more}."
+    )
+    counts = {len(by_seed) for by_seed in values.values()}
+    if len(counts) > 1 or set(values) != set(results.arms):
+      said.append("Arms are compared over the seeds that each has, so the order may change.")
+  return said
+
+
+def caption(results: Results, table: Table) -> list[tuple[str, str]]:
+  """How to read a table, as pairs of a topic and a text: seeds, protocol, and what each measure is."""
+  said = [("Seeds", _seeds_sentence(results))]
+  titles = {column.title for column in table.columns}
+  if table.protocol:
+    said.append(("Protocol", f"{_recipe(results.config.get('base', {}), table.protocol)}."))
+  if any(column.beside for column in table.columns):
+    said.append(
+      (
+        "Accuracy",
+        "Of the last step. The small number beside it is the best test evaluation of the run: choosing on "
+        "the test set flatters, so nothing is concluded from it.",
+      )
+    )
+  elif table.protocol == "fine_tune":
+    said.append(("Accuracy", "Of the last step; nothing is chosen on the test sets."))
+  if "accuracy" in titles:
+    said.append(("Pre-training", f"Accuracy is top-1 on the evaluation set {results.evaluations[0]}."))
+  if "λ_max" in titles:
+    said.append(("λ_max", "The largest curvature of the cross-entropy, whatever the arm was trained with."))
+  if "mean rank" in titles:
+    ranked = "Among the arms, on each target and for each seed that all arms have: 1 is best, ties share."
+    said.append(("Mean rank", ranked))
+  said += [("Speed", f"{_capital(c.measure)}; not marked.") for c in table.columns if c.title == "speed"]
+  said.append(
+    (
+      "Bold",
+      "The best mean of the column as printed (highest accuracy, lowest λ_max and rank). It does not say "
+      "that the difference is beyond the spread.",
+    )
+  )
+  return said
+
+
+def curvature_sentence(results: Results) -> str:
+  """How lambda_max was measured, and how well."""
+  images = sorted(set(_each(results.values("num_examples"))))
+  if not images:
+    return ""
+  residuals = sorted(_each(results.values("residual")))
+  # True, 1.0 or NaN, by the study.
+  converged = [row["converged"] == 1 for row in results.rows if row.get("converged") in (0, 1)]
+  counts = " or ".join(f"{value:,.0f}" for value in images)
+  text = f"λ_max is the largest eigenvalue of the Hessian of the mean cross-entropy on {counts} images"
+  if residuals:
+    text += f"; relative residuals {residuals[0]:.2g} to {residuals[-1]:.2g}"
+  if converged:
+    text += f"; {sum(converged)} of {len(converged)} measurements reached their tolerance"
+  return f"{text}."
+
+
+def end_of_grid(ends: Mapping[str, str]) -> str:
+  """A warning for arms whose best rate is the "smallest" or the "largest" that was tried; else nothing."""
+  if not ends:
+    return ""
+  names = ", ".join(f"{arm} ({end})" for arm, end in ends.items())
+  return f"At an end of the rates tried: {names}. A better rate may lie beyond."
+
+
+def call(value: Any) -> str:
+  """A component as a short call: `adam(peak_rate=0.001)`."""
+  if not isinstance(value, Mapping):
+    return f"{value:g}" if isinstance(value, float) else str(value)
+  kind = next((kind for kind in config_lib.KINDS if kind in value), None)
+  parts = ", ".join(f"{key}={call(item)}" for key, item in value.items() if key != kind)
+  if kind is None:
+    return f"{{{parts}}}"
+  name = str(value[kind]).rpartition(".")[2]
+  return f"{name}({parts})" if parts else name
+
+
+def _headline(results: Results) -> tuple[str, dict[str, dict[int, float]], int, bool]:
+  """What the study is about: transfer, else pre-training accuracy, else curvature."""
+  for protocol in results.protocols:
+    values = results.transfer_means(protocol)
+    if values:
+      count = len(results.targets)
+      where = f"mean accuracy over {count} targets" if count > 1 else f"accuracy on {results.targets[0]}"
+      how = {"fine_tune": "by fine-tuning", "linear_probe": "by linear probe"}.get(protocol, protocol)
+      return f"Best {where} {how}", values, 3, True
+  for name in results.evaluations:
+    values = results.values(f"{name}/top1", kind="pretrain")
+    if values:
+      return f"Best pre-training accuracy on {name}", values, 3, True
+  values = curvatures(results)
+  return "Flattest (smallest λ_max)", values, decimals_for(values), False
+
+
+def _ordered(values: Values, larger: bool) -> list[str]:
+  sign = -1 if larger else 1
+  return sorted(values, key=lambda arm: sign * _mean(values[arm]))
+
+
+def _apart(values: Values, best: str, other: str, larger: bool) -> str:
+  """Whether the seeds of two arms overlap."""
+  a, b = values[best].values(), values[other].values()
+  if min(len(a), len(b)) < 2:
+    return (
+      f"{best} against {other}: one seed only, so whether the difference is more than chance is not known."
+    )
+  apart = min(a) > max(b) if larger else max(a) < min(b)
+  shared = sorted(set(values[best]) & set(values[other]))
+  ahead = sum((values[best][seed] > values[other][seed]) == larger for seed in shared)
+  pairs = f"{best} is ahead in {ahead} of {len(shared)} seeds"
+  if apart:
+    return f"{best} against {other}: the seeds do not overlap ({pairs})."
+  return f"{best} against {other}: the seeds overlap, so the difference is within the spread ({pairs})."
+
+
+def _seeds_sentence(results: Results) -> str:
+  count = len({seed for _, seed in results.finished})
+  if count < 2:
+    return "One seed: no spread is known."
+  text = f"Mean over {count} seeds ± standard deviation (with n - 1)"
+  return f"{text}; cells with fewer say so." if results.missing else f"{text}."
+
+
+def _recipe(base: Mapping[str, Any], protocol: str) -> str:
+  transfer = base.get("transfer") or {}
+  recipe = transfer.get(protocol) or {}
+  targets = transfer.get("targets") or {}
+  pixels = _pixels(targets)
+  if protocol == "linear_probe":
+    return f"{protocol_title(protocol)}: {_probe(recipe)}; images not augmented, {pixels}"
+  if protocol != "fine_tune" or not recipe:
+    return protocol_title(protocol)
+  batches = sorted({target["train"].get("batch_size", 128) for target in targets.values()})
+  task = recipe.get("task") or {}
+  parts = [
+    f"all weights with a new head, {recipe.get('epochs', 0):g} epochs",
+    call(recipe.get("optimizer")),
+    f"batches of {' or '.join(map(str, batches))}",
+    f"loss {call(task.get('loss', task))}",
+    *(["normalisation statistics frozen"] if task.get("frozen_stats") else []),
+    *([f"gradient {call(recipe['gradient'])}"] if recipe.get("gradient") else []),
+    pixels,
+  ]
+  return f"{protocol_title(protocol)}: {', '.join(parts)}"
+
+
+def _probe(recipe: Mapping[str, Any]) -> str:
+  try:
+    probe = config_lib.parse(recipe, LinearProbe)
+  except ConfigError:  # a folder of another version
+    return "logistic regression on frozen features"
+  grid = ", ".join(f"{value:g}" for value in probe.l2)
+  return (
+    f"logistic regression on frozen pooled features, at most {probe.max_iters} L-BFGS steps, "
+    f"L2 penalty of {grid} chosen on a held-out {probe.held_out:.0%} of the training images"
+  )
+
+
+def _pixels(targets: Mapping[str, Any]) -> str:
+  found = [_size(target.get("test") or {}) for target in targets.values()]
+  sizes = sorted({size for size in found if size is not None})
+  if not found or None in found:
+    return "at the size of the source"
+  return f"at {' or '.join(f'{size} x {size}' for size in sizes)} pixels"
+
+
+def _size(data: Mapping[str, Any]) -> int | None:
+  """Pixels of the side, from the last transform that sets them, or the source."""
+  for stage in [*reversed(data.get("transforms") or []), data.get("source") or {}]:
+    if isinstance(stage.get("size"), int):
+      return stage["size"]
+  return None
+
+
+def _capital(text: str) -> str:
+  return text[:1].upper() + text[1:]
+
+
+def _gap(values: Values, best: str, other: str) -> float:
+  return abs(_mean(values[best]) - _mean(values[other]))
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+  return mean_and_spread(list(by_seed.values()))[0]
+
+
+def _number(by_seed: Mapping[int, float], digits: int) -> str:
+  mean, spread = mean_and_spread(list(by_seed.values()))
+  return f"{mean:.{digits}f}" if len(by_seed) < 2 else f"{mean:.{digits}f} ± {spread:.{digits}f}"
+
+
+def _over_seeds(by_seed: Mapping[int, float]) -> str:
+  return " (one seed)" if len(by_seed) == 1 else f" over {len(by_seed)} seeds"
+
+
+def _each(values: Values) -> Iterator[float]:
+  for by_seed in values.values():
+    yield from by_seed.values()

@@ -1,0 +1,232 @@
+"""Transfer: what a pre-trained weight is worth on other data sets, by linear probe and by fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl import losses, optim
+from jaxtl.config import Spec
+from jaxtl.metrics import in_top
+from jaxtl.train import checkpoint, sharding
+from jaxtl.train.checkpoint import Weights
+from jaxtl.train.evaluate import collect_features, make_features
+from jaxtl.train.experiment import (
+  PLAIN,
+  Data,
+  Experiment,
+  Runtime,
+  make_model,
+  run,
+  same_classes,
+  total_steps,
+)
+from jaxtl.train.writer import remember
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms."""
+
+  train: Data
+  test: Data
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProbe:
+  """Logistic regression on the cached pooled features; the penalty is chosen on a held-out part.
+
+  Attributes:
+    l2: penalties to choose from.
+    held_out: share of the training examples that the choice is made on.
+    max_iters: most L-BFGS steps.
+  """
+
+  l2: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+  held_out: float = 0.2
+  max_iters: int = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTune:
+  """Training all weights from the checkpoint, the head replaced.
+
+  Attributes:
+    task: its loss; freeze the normalisation statistics here, or do not.
+    optimizer, gradient, epochs: as in an experiment.
+    evaluate_every: period of the test evaluations behind the best accuracy, in steps.
+  """
+
+  task: Spec
+  optimizer: Spec
+  epochs: float
+  gradient: Spec = PLAIN
+  evaluate_every: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocols:
+  """Where and how to transfer.
+
+  Attributes:
+    targets: data sets by name.
+    linear_probe, fine_tune: None leaves the protocol out.
+  """
+
+  targets: Mapping[str, Target]
+  linear_probe: LinearProbe | None = None
+  fine_tune: FineTune | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+  """The study: one checkpoint per arm, transferred to every target.
+
+  Attributes:
+    start: the checkpoint, a run's folder.
+    transfer: where and how.
+  """
+
+  start: str
+  transfer: Protocols
+
+
+def rows(study: Transfer, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
+  """One row per target and protocol."""
+  start = checkpoint.load(study.start)
+  model = config_lib.spec(start.config["model"], at="model", trusted=config_lib.TRUSTED)
+  yield from measure(study.transfer, model, start, seed=seed, workdir=workdir, runtime=runtime)
+
+
+def measure(
+  protocols: Protocols, model: Spec, start: Weights, *, seed: int, workdir: Path, runtime: Runtime
+) -> Iterator[Row]:
+  """The rows of `start` on every target; finished ones are read back from `workdir`."""
+  for name, target in protocols.targets.items():
+    if protocols.linear_probe is not None:
+      probe = protocols.linear_probe
+      runtime.progress.title = f"{_title(workdir)} | probe {name}"
+      yield remember(
+        workdir / f"{name}.linear_probe.json",
+        functools.partial(_probe_row, probe, name, target, model, start, seed, runtime),
+      )
+    if protocols.fine_tune is not None:
+      fine_tune = protocols.fine_tune
+      runtime.progress.title = f"{_title(workdir)} | fine-tune {name}"
+      yield remember(
+        workdir / f"{name}.fine_tune.json",
+        functools.partial(_fine_tune_row, fine_tune, name, target, model, start, seed, runtime),
+      )
+
+
+def work(study: Transfer, runtime: Runtime) -> float:
+  """Image passes of one cell, for the time left."""
+  return work_of(study.transfer, runtime)
+
+
+def work_of(protocols: Protocols, runtime: Runtime) -> float:
+  """Image passes that `measure` takes."""
+  passes = 0.0
+  for target in protocols.targets.values():
+    size = len(runtime.open(target.train))
+    if protocols.fine_tune is not None:
+      passes += _fine_tuning(protocols.fine_tune, target, PLAIN, size) * target.train.batch_size
+  return passes
+
+
+def _fine_tuning(fine_tune: FineTune, target: Target, model: Spec, size: int) -> int:
+  return total_steps(_experiment(fine_tune, target, model), size)
+
+
+def _probe_row(
+  probe: LinearProbe, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
+) -> Row:
+  began = time.monotonic()
+  features = make_features(make_model(model, num_classes=len(start.classes)))
+  params = sharding.put_replicated(start.params, runtime.mesh)
+  batch_stats = sharding.put_replicated(start.batch_stats, runtime.mesh)
+
+  def cached(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    batches = runtime.eval_batches(data)
+    return collect_features(features, params, batch_stats, batches, mesh=runtime.mesh)
+
+  # The probe sees the training images as the test images are seen: not augmented.
+  train_x, train_y = cached(dataclasses.replace(target.train, transforms=target.test.transforms))
+  test_x, test_y = cached(target.test)
+  classes = runtime.open(target.train).classes
+  same_classes(classes, runtime.open(target.test).classes, at=f"targets.{name}.test")
+  chosen, l2 = optim.choose_probe(
+    train_x,
+    train_y,
+    num_classes=len(classes),
+    l2_grid=probe.l2,
+    held_out=probe.held_out,
+    seed=seed,
+    max_iters=probe.max_iters,
+  )
+  logits = chosen.logits(jnp.asarray(test_x))
+  accuracy = float(jnp.mean(in_top(logits, jnp.asarray(test_y))))
+  return {
+    "kind": "transfer",
+    "target": name,
+    "protocol": "linear_probe",
+    "accuracy": accuracy,
+    "loss": float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(test_y)))),
+    "l2": l2,
+    "num_train": len(train_y),
+    "num_test": len(test_y),
+    "num_classes": len(classes),
+    "classes": list(classes),
+    "seconds": time.monotonic() - began,
+  }
+
+
+def _fine_tune_row(
+  fine_tune: FineTune, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
+) -> Row:
+  began = time.monotonic()
+  experiment = _experiment(fine_tune, target, model)
+  trained = run(experiment, seed=seed, runtime=runtime, start=start)
+  return {
+    "kind": "transfer",
+    "target": name,
+    "protocol": "fine_tune",
+    "accuracy": trained.last("eval/test/top1"),
+    "best_accuracy": trained.best("eval/test/top1"),
+    "loss": trained.last("eval/test/cross_entropy"),
+    "train_loss": trained.last("train/loss"),
+    "num_train": len(runtime.open(target.train)),
+    "num_test": len(runtime.open(target.test)),
+    "num_classes": len(trained.weights.classes),
+    "classes": list(trained.weights.classes),
+    "steps": trained.total_steps,
+    "seconds": time.monotonic() - began,
+  }
+
+
+def _experiment(fine_tune: FineTune, target: Target, model: Spec) -> Experiment:
+  return Experiment(
+    model=model,
+    task=fine_tune.task,
+    data=target.train,
+    optimizer=fine_tune.optimizer,
+    gradient=fine_tune.gradient,
+    epochs=fine_tune.epochs,
+    evaluation={"test": target.test},
+    evaluate_every=fine_tune.evaluate_every,
+    log_every=1_000_000,
+  )
+
+
+def _title(workdir: Path) -> str:
+  return "/".join(workdir.parts[-3:-1])

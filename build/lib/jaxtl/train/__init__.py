@@ -1,0 +1,22 @@
+"""Training: the only place with meshes, checkpoints and loops."""
+
+from jaxtl.train.checkpoint import Weights, load
+from jaxtl.train.experiment import Data, Experiment, Runtime, Trained, run
+from jaxtl.train.loop import fit
+from jaxtl.train.sharding import make_mesh
+from jaxtl.train.step import TrainState, init_state, make_train_step
+
+__all__ = [
+  "Data",
+  "Experiment",
+  "Runtime",
+  "TrainState",
+  "Trained",
+  "Weights",
+  "fit",
+  "init_state",
+  "load",
+  "make_mesh",
+  "make_train_step",
+  "run",
+]

@@ -1,0 +1,142 @@
+"""Checkpoints: orbax with three named items, `model`, `optimizer` and `config`.
+
+Transfer and export read `model` and `config` only. The config item is JSON and is data: what it names is
+imported only from inside jaxtl, flax and optax, unless the user says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxtl.errors import CheckpointError
+from jaxtl.train.step import TrainState
+from jaxtl.types import Params
+
+FOLDER = "checkpoints"
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step it takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A trained model as data.
+
+  Attributes:
+    params, batch_stats: trees of numpy arrays.
+    config: JSON data: `model` (a spec), `classes`, `image_shape`, `transforms` (evaluation preprocessing),
+      `step`, and provenance.
+    path: where it came from.
+  """
+
+  params: Params
+  batch_stats: Params
+  config: dict[str, Any]
+  path: str
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    return tuple(self.config["classes"])
+
+
+class Checkpointer:
+  """The checkpoints of one run.
+
+  Args:
+    folder: made when first written to.
+    keep: how many of the newest steps stay.
+  """
+
+  def __init__(self, folder: Path, *, keep: int = 1):
+    self._folder = folder.absolute()
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True, create=True
+    )
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def latest_step(self) -> int | None:
+    """The newest complete step, None where there is none."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, config: dict[str, Any]) -> None:
+    """Writes the state as its step; a step that is there already is left alone."""
+    step = int(state.step)
+    if self._manager.latest_step() == step:
+      return
+    model = {"params": state.params, "batch_stats": state.batch_stats}
+    optimizer = {"step": state.step, "opt_state": state.opt_state, "memory": state.memory}
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        model=ocp.args.StandardSave(model),
+        optimizer=ocp.args.StandardSave(optimizer),
+        config=ocp.args.JsonSave({**config, "step": step}),
+      ),
+    )
+
+  def restore(self, like: TrainState) -> TrainState:
+    """The newest state, placed as `like` is.
+
+    Raises:
+      CheckpointError: it does not have the structure and shapes of `like`.
+    """
+    step = self._manager.latest_step()
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    model = {"params": abstract.params, "batch_stats": abstract.batch_stats}
+    optimizer = {"step": abstract.step, "opt_state": abstract.opt_state, "memory": abstract.memory}
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          model=ocp.args.StandardRestore(model), optimizer=ocp.args.StandardRestore(optimizer)
+        ),
+      )
+    except (ValueError, KeyError, FileNotFoundError) as error:
+      first = str(error).strip().splitlines()[0]
+      raise CheckpointError(f"{self._folder / str(step)} does not fit this run: {first}") from error
+    return TrainState(**restored["model"], **restored["optimizer"])
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def load(path: str | Path) -> Weights:
+  """The model item of a checkpoint, needing no model code and no accelerator.
+
+  Args:
+    path: a run's folder, its `checkpoints` folder, or one step inside.
+
+  Raises:
+    CheckpointError: there is no checkpoint at `path`, or it is damaged.
+  """
+  step = find(path)
+  try:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as json_reader:
+      config = json_reader.restore(step / "config")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      metadata = reader.metadata(step / "model").item_metadata.tree
+      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+      model = reader.restore(step / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+  except Exception as error:  # orbax raises what its readers raise; whatever it is, the file cannot be used
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise CheckpointError(f"{step} cannot be read as a checkpoint: {first}") from error
+  return Weights(model["params"], model.get("batch_stats") or {}, config, str(step))
+
+
+def find(path: str | Path) -> Path:
+  """The newest step folder at or below `path`."""
+  path = Path(path).absolute()
+  if not path.is_dir():
+    raise CheckpointError(f"no checkpoint at {path}: there is no such folder")
+  if (path / "model").is_dir():
+    return path
+  folder = path / FOLDER if (path / FOLDER).is_dir() else path
+  steps = [child for child in folder.iterdir() if child.name.isdigit() and (child / "model").is_dir()]
+  if not steps:
+    raise CheckpointError(f"no checkpoint at {path}: expected a run's folder or a folder of steps")
+  return max(steps, key=lambda child: int(child.name))

@@ -1,0 +1,59 @@
+"""One exact pass over a data set: sums on the device, divided once at the end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import metrics
+from jaxtl.metrics import Mean
+from jaxtl.train.sharding import put_batch
+from jaxtl.types import Array, Batch, Model, Params
+
+
+def evaluate(
+  measure: Callable[[Params, Params, Batch], Mapping[str, Mean]],
+  params: Params,
+  batch_stats: Params,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  mesh: Any,
+) -> dict[str, float]:
+  """The measures over all unmasked rows of `batches`.
+
+  Args:
+    measure: a jitted (params, batch_stats, batch) -> {name: Mean}.
+    batches: this process's share, as many batches on every process.
+  """
+  total: Mapping[str, Mean] | None = None
+  for batch in batches:
+    part = measure(params, batch_stats, put_batch(batch, mesh))
+    total = part if total is None else metrics.merge(total, part)
+  return metrics.compute(total or {})
+
+
+@functools.cache
+def make_features(model: Model) -> Callable[[Params, Params, Array], Array]:
+  """The jitted function (params, batch_stats, image) -> pooled features [B, D], on the stored statistics."""
+  return jax.jit(lambda params, batch_stats, image: model.apply(params, batch_stats, image)[0]["pooled"])
+
+
+def collect_features(
+  features: Callable[[Params, Params, Array], Array],
+  params: Params,
+  batch_stats: Params,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  mesh: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Pooled features float32 [N, D] and labels int32 [N] of all unmasked rows, on the host."""
+  rows, labels = [], []
+  for batch in batches:
+    pooled = np.asarray(features(params, batch_stats, put_batch(batch, mesh)["image"]))
+    rows.append(pooled[batch["mask"]])
+    labels.append(batch["label"][batch["mask"]])
+  return np.concatenate(rows), np.concatenate(labels)

@@ -1,0 +1,80 @@
+"""The training step: one pure function for every study."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtl import tree
+from jaxtl.optim.gradients import init_memory
+from jaxtl.types import Array, Batch, GradientRule, LossFn, Metrics, Model, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything that changes during training, arrays only.
+
+  Attributes:
+    step: int32 [], updates made so far.
+    params, batch_stats: the weights and the normalisation statistics.
+    opt_state: the optimiser's state, the parameters' moving average included.
+    memory: what the gradient rule carries between steps (LookSAM's direction); `()` for most.
+  """
+
+  step: Array
+  params: Params
+  batch_stats: Params
+  opt_state: Any
+  memory: Any = ()
+
+
+Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+
+
+def init_state(
+  params: Params, batch_stats: Params, tx: optax.GradientTransformation, *, gradient: GradientRule
+) -> TrainState:
+  """The state before the first step."""
+  return TrainState(
+    jnp.zeros([], jnp.int32), params, batch_stats, tx.init(params), init_memory(gradient, params)
+  )
+
+
+def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, gradient: GradientRule) -> Step:
+  """The step (state, batch, key) -> (state, metrics), to be jitted with the state donated.
+
+  Noise is a function of (key, state.step): a resumed run draws what an uninterrupted one would have.
+
+  Args:
+    loss_fn: (params, batch_stats, batch, key) -> (mean loss, Aux).
+    tx: any optax transformation.
+    gradient: any gradient rule.
+  """
+  value_and_grad = gradient(loss_fn)
+
+  def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(key, state.step)
+    (loss, aux), grads = value_and_grad(state.params, state.batch_stats, batch, key, *state.memory)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = aux.metrics | {"loss": loss, "grad_norm": tree.norm(grads)}
+    return TrainState(state.step + 1, params, aux.batch_stats, opt_state, aux.memory), metrics
+
+  return train_step
+
+
+def init_model(model: Model, key: Array, image_shape: tuple[int, ...]) -> tuple[Params, Params]:
+  """Fresh (params, batch_stats) for images [1, H, W, 3]."""
+  return _jitted_init(model, tuple(image_shape))(key)
+
+
+@functools.cache
+def _jitted_init(model: Model, image_shape: tuple[int, ...]) -> Callable[[Array], tuple[Params, Params]]:
+  return jax.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))

@@ -1,0 +1,169 @@
+"""Metrics on disk, and the line that tells how a run is going."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+
+class MetricsWriter:
+  """`metrics.jsonl`, one line per record, and TensorBoard events beside it.
+
+  A resumed run first drops the records beyond the step it resumes from, so that the file always tells one
+  uninterrupted run.
+
+  Args:
+    folder: where to write; None keeps the records in memory. Only process 0 writes.
+    start_step: the step that the run goes on from.
+
+  Attributes:
+    records: all records of the run, oldest first, each with its `step`.
+  """
+
+  def __init__(self, folder: Path | None, *, start_step: int):
+    self.records: list[dict[str, float]] = []
+    self._file: Any = None
+    self._events: Any = None
+    if folder is None:
+      return
+    path = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in _lines(path)]
+    self.records = [record for record in records if record["step"] <= start_step]
+    if not is_first_process():
+      return
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records))
+    from tensorboardX import SummaryWriter
+
+    self._file = path.open("a", encoding="utf-8")
+    self._events = SummaryWriter(str(folder / "tb"), purge_step=start_step + 1)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends one record."""
+    record = {"step": step, **values}
+    self.records.append(record)
+    if self._file is None:
+      return
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
+
+
+class Progress:
+  """One status line for a whole run: what runs, how far, how fast, how long it takes yet.
+
+  In a terminal the line is redrawn; elsewhere a line is printed at most every `interval` seconds. The time
+  left is for everything announced with `expect`, measured in image passes.
+  """
+
+  def __init__(self, *, interval: float = 15.0, stream: Any = None):
+    self._stream = stream or sys.stderr
+    self._live = self._stream.isatty()
+    self._interval = 0.2 if self._live else interval
+    self._start = time.monotonic()
+    self._printed = float("-inf")
+    self._done = 0.0
+    self._expected = 0.0
+    self._log: Path | None = None
+    self.title = ""
+
+  def log_to(self, path: Path) -> None:
+    """Also appends notes, with their time, to a file."""
+    self._log = path
+
+  def expect(self, work: float) -> None:
+    """Announces work, in image passes, to the whole run's total."""
+    self._expected += work
+
+  def skip(self, work: float) -> None:
+    """Takes announced work off the total: it was done by an earlier run."""
+    self._expected -= work
+
+  def advance(self, work: float, text: str, *, images_per_second: float, waiting: float) -> None:
+    """Counts work as done, and shows where the run is."""
+    self._done += work
+    now = time.monotonic()
+    if now - self._printed < self._interval:
+      return
+    self._printed = now
+    elapsed = now - self._start
+    share = min(self._done / self._expected, 1.0) if self._expected else 0.0
+    left = _clock(elapsed / share - elapsed) if share > 0 else "?"
+    line = (
+      f"{share:4.0%} | {self.title} | {text} | {images_per_second:.0f} images/s | data {waiting:.0%} | "
+      f"{_clock(elapsed)} gone, {left} left"
+    )
+    self._show(line)
+
+  def note(self, text: str) -> None:
+    """A line that stays."""
+    print(f"\r\x1b[K{text}" if self._live else text, file=self._stream, flush=True)
+    if self._log is not None:
+      with self._log.open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+  def _show(self, line: str) -> None:
+    if self._live:
+      print(f"\r\x1b[K{line}", end="", file=self._stream, flush=True)
+    else:
+      print(line, file=self._stream, flush=True)
+
+  def close(self) -> None:
+    if self._live:
+      print("\r\x1b[K", end="", file=self._stream, flush=True)
+
+
+def is_first_process() -> bool:
+  """Whether this process is the one that writes."""
+  return jax.process_index() == 0
+
+
+def write_atomically(path: Path, text: str) -> None:
+  """The whole text or nothing: a file that exists was completely written, whatever killed the writer."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  with temporary.open("w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+def remember(path: Path, compute: Callable[[], T]) -> T:
+  """The JSON result at `path`; computed and written there if it is not there yet.
+
+  This is how an interrupted study goes on: every finished measurement is a file.
+  """
+  if path.exists():
+    return json.loads(path.read_text(encoding="utf-8"))
+  result = compute()
+  write_atomically(path, json.dumps(result, indent=1) + "\n")
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _lines(path: Path) -> list[str]:
+  """Complete lines only: a killed writer may have left half of one."""
+  if not path.exists():
+    return []
+  text = path.read_text(encoding="utf-8")
+  return [line for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(round(max(seconds, 0)), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,126 @@
+"""Trees of arrays as vectors, and the names of their leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.errors import ConfigError
+from jaxtl.types import Array
+
+Tree = Any
+
+
+def add(a: Tree, b: Tree) -> Tree:
+  """a + b, leaf by leaf."""
+  return jax.tree.map(jnp.add, a, b)
+
+
+def sub(a: Tree, b: Tree) -> Tree:
+  """a - b, leaf by leaf."""
+  return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale(factor: Array | float, a: Tree) -> Tree:
+  """factor * a, each leaf keeping its type."""
+  return jax.tree.map(lambda x: jnp.asarray(factor * x, x.dtype), a)
+
+
+def mul(a: Tree, b: Tree) -> Tree:
+  """a * b, leaf by leaf."""
+  return jax.tree.map(jnp.multiply, a, b)
+
+
+def lerp(a: Tree, b: Tree, alpha: Array | float) -> Tree:
+  """(1 - alpha) a + alpha b: exact at both ends, which a + alpha (b - a) is not in floating point."""
+  return jax.tree.map(lambda x, y: jnp.asarray((1 - alpha) * x + alpha * y, x.dtype), a, b)
+
+
+def dot(a: Tree, b: Tree) -> Array:
+  """<a, b> over the whole tree, summed in float32 or wider."""
+  products = jax.tree.map(lambda x, y: jnp.sum(_wide(x) * _wide(y)), a, b)
+  return sum(jax.tree.leaves(products), start=jnp.float32(0))
+
+
+def norm(a: Tree) -> Array:
+  """The Euclidean norm over the whole tree."""
+  return jnp.sqrt(dot(a, a))
+
+
+def zeros_like(a: Tree) -> Tree:
+  """A tree of zeros with the shapes and types of `a`."""
+  return jax.tree.map(jnp.zeros_like, a)
+
+
+def random_like(key: Array, a: Tree, *, sampler: Callable[..., Array] = jax.random.normal) -> Tree:
+  """Independent draws from `sampler(key, shape, dtype)`, one key for each leaf."""
+  leaves, structure = jax.tree.flatten(a)
+  keys = jax.random.split(key, len(leaves))
+  draws = [sampler(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+  return jax.tree.unflatten(structure, draws)
+
+
+def size(a: Tree) -> int:
+  """The number of scalars in the tree."""
+  return sum(x.size for x in jax.tree.leaves(a))
+
+
+def paths(a: Tree) -> list[str]:
+  """The name of each leaf, `stage1_block1/conv1/kernel`, in the order of `jax.tree.leaves`."""
+  return [_join(path) for path, _ in jax.tree_util.tree_leaves_with_path(a)]
+
+
+def map_with_path(fn: Callable[..., Any], a: Tree, *rest: Tree) -> Tree:
+  """`fn(path, leaf, *leaves of rest)` at every leaf."""
+  return jax.tree_util.tree_map_with_path(lambda path, *x: fn(_join(path), *x), a, *rest)
+
+
+def label(a: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
+  """The value of the first rule `(path regex, value)` that finds each leaf's path.
+
+  Raises:
+    ConfigError: a leaf that no rule finds, or a rule that finds no leaf before another rule does: a rule
+      that does nothing is nearly always a misspelt path.
+  """
+  used = set()
+
+  def first(path: str, _: Any) -> Any:
+    for number, (pattern, value) in enumerate(rules):
+      if re.search(pattern, path):
+        used.add(number)
+        return value
+    raise ConfigError(f"no rule matches the parameter {path!r}; the rules are {[p for p, _ in rules]}")
+
+  labels = map_with_path(first, a)
+  idle = [pattern for number, (pattern, _) in enumerate(rules) if number not in used]
+  if idle:
+    some = ", ".join(paths(a)[:3])
+    raise ConfigError(f"the rule {idle[0]!r} matches no parameter; parameters are named like {some}")
+  return labels
+
+
+def matches(a: Tree, where: str | None) -> Tree:
+  """True at the leaves whose path the regex `where` finds; everywhere where it is None.
+
+  Raises:
+    ConfigError: nothing matches.
+  """
+  if where is None:
+    return jax.tree.map(lambda _: True, a)
+  found = map_with_path(lambda path, _: bool(re.search(where, path)), a)
+  if not any(jax.tree.leaves(found)):
+    some = ", ".join(paths(a)[:3])
+    raise ConfigError(f"{where!r} matches no parameter; parameters are named like {some}")
+  return found
+
+
+def _join(path: tuple[Any, ...]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _wide(x: Array) -> Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

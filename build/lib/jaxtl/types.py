@@ -1,0 +1,98 @@
+"""The vocabulary of the library: arrays, trees, batches, and the protocols by which the parts meet.
+
+The batch contract (every pipeline produces it, every task consumes it):
+
+  image  float32 [B, H, W, 3]   normalised pixels
+  label  int32 [B]              the class, or float32 [B, K], a distribution over classes
+  label_b int32 [B], weight float32 [B]   optional, from mixup and cutmix: the target is
+                                `weight * label + (1 - weight) * label_b`
+  mask   bool [B]               False for rows that only pad the batch to its fixed shape
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Params = Any  # a nested dict of arrays
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+
+
+class Aux(NamedTuple):
+  """What a loss returns beside its value.
+
+  Attributes:
+    batch_stats: normalisation statistics after this batch (the given ones where they are frozen).
+    metrics: scalars for the log.
+    memory: what a gradient rule with memory carries to the next step; `()` for all others.
+  """
+
+  batch_stats: Params
+  metrics: Metrics
+  memory: tuple[Any, ...] = ()
+
+
+class LossFn(Protocol):
+  """(params, batch_stats, batch, key) -> (mean loss, Aux)."""
+
+  def __call__(self, params: Params, batch_stats: Params, batch: Batch, key: Array) -> tuple[Array, Aux]: ...
+
+
+class ValueAndGrad(Protocol):
+  """The face of `jax.value_and_grad(loss_fn, has_aux=True)`; memory, if any, is the fifth argument."""
+
+  def __call__(
+    self, params: Params, batch_stats: Params, batch: Batch, key: Array, *memory: Any
+  ) -> tuple[tuple[Array, Aux], Params]: ...
+
+
+class GradientRule(Protocol):
+  """A way to take the gradient of a loss: plain, SAM, accumulation, ...
+
+  A rule that remembers something between steps also has `init_memory(params) -> tuple`, and its
+  `value_and_grad` returns the next memory in `Aux.memory`.
+  """
+
+  def __call__(self, loss_fn: LossFn) -> ValueAndGrad: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A backbone with its head as pure functions of (params, batch_stats, images).
+
+  Attributes:
+    name: what it was made by, for example `resnet50`.
+    init: (key, images) -> (params, batch_stats).
+    apply: (params, batch_stats, images, *, train=False, frozen_stats=False, key=None,
+      start=None, stop=None) -> (features, batch_stats). `train` switches dropout and stochastic
+      depth on; batch statistics are those of the batch, and are updated, when `train` and not
+      `frozen_stats`. Features are `stage1..`, `pooled`, `logits`, as far as the run blocks produce
+      them. With `start`, `images` is the hidden state that enters that block; with `stop`, the
+      result holds the single feature `hidden`, which enters block `stop`.
+    blocks: the names of the blocks in forward order; each is a top-level key of `params`. The first
+      is the stem, the last is the head.
+  """
+
+  name: str
+  init: Callable[..., tuple[Params, Params]]
+  apply: Callable[..., tuple[dict[str, Array], Params]]
+  blocks: tuple[str, ...]
+
+  @property
+  def head(self) -> str:
+    return self.blocks[-1]
+
+  def prefix(self, params: Params, batch_stats: Params, images: Array, *, stop: str) -> Array:
+    """The hidden state that enters block `stop`, with the stored statistics."""
+    features, _ = self.apply(params, batch_stats, images, stop=stop)
+    return features["hidden"]
+
+  def suffix(self, params: Params, batch_stats: Params, hidden: Array, *, start: str) -> dict[str, Array]:
+    """All features from block `start` on, with the stored statistics."""
+    features, _ = self.apply(params, batch_stats, hidden, start=start)
+    return features
