@@ -20,7 +20,7 @@ from jaxtl.errors import DataError, InputError
 from jaxtl.studies import study
 from jaxtl.train import checkpoint, sharding
 from jaxtl.train.evaluate import evaluate as evaluate_weights
-from jaxtl.train.experiment import Runtime, same_classes
+from jaxtl.train.runtime import Runtime, same_classes
 from jaxtl.train.writer import Progress, write_atomically
 
 

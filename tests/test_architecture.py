@@ -33,7 +33,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "tasks": (BASIC | {"losses", "metrics", "models"}, NUMERIC | {"flax"}),
   "train": (
     BASIC | {"data", "losses", "metrics", "models", "optim", "tasks", "weights"},
-    NUMERIC | {"orbax", "tensorboardX"},
+    NUMERIC | {"orbax", "rich", "tensorboardX"},
   ),
   "studies": (
     BASIC | {"curvature", "data", "losses", "metrics", "models", "optim", "tasks", "train", "weights"},

@@ -113,7 +113,9 @@ def asam(
 
   Args:
     rho: radius; about ten times SAM's (0.5 for CIFAR-10, 1.0 for CIFAR-100 in the paper).
-    eta: keeps T away from zero; exact scale invariance needs 0.
+    eta: keeps T away from zero; exact scale invariance needs 0. 0.01 is the authors' default.
+    scaled: path regex of the parameters that are measured by their size.
+    groups, where, inner: as in `sam`.
   """
   _check_radius("asam", rho)
 
@@ -156,7 +158,9 @@ def gsam(
   learning rate falls.
 
   Args:
-    rho_min: `rho_max` where None: a constant radius, and with alpha = 0 exactly SAM.
+    rho_max: radius at the highest learning rate.
+    rho_min: radius at the lowest; `rho_max` where None: a constant radius, and with alpha = 0 exactly SAM.
+    alpha: weight of the ascent.
     schedule: factor in [0, 1] of the range; half a cosine over `total_steps` where None.
   """
   low = rho_max if rho_min is None else rho_min
@@ -191,6 +195,12 @@ def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None
   Liu, Mai, Chen, Hsieh, You, "Towards Efficient and Scalable Sharpness-Aware Minimization", 2022, arXiv
   2203.02714. Every `every` steps: SAM, storing v = g_sam - <g_sam, g> / |g|^2 g. In between:
   g + alpha |g| / |v| v.
+
+  Args:
+    rho: radius, as in `sam`.
+    every: period of the full steps; 1 is SAM.
+    alpha: weight of the reused direction.
+    where: path regex of the parameters to perturb; all where None.
   """
   _check_radius("looksam", rho)
   if every < 1:

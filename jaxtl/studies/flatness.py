@@ -18,8 +18,9 @@ from jaxtl import curvature, losses, optim
 from jaxtl import data as data_lib
 from jaxtl.metrics import Mean
 from jaxtl.train import checkpoint, sharding
-from jaxtl.train.experiment import Data, Program, Runtime, make_model
+from jaxtl.train.experiment import Program, make_model
 from jaxtl.train.loop import Observer
+from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.step import TrainState
 from jaxtl.train.writer import remember
 from jaxtl.types import Array, Batch, Model, Params

@@ -23,7 +23,8 @@ from jaxtl.errors import ConfigError, RunError
 from jaxtl.studies import flatness, transfer
 from jaxtl.studies.flatness import Flatness
 from jaxtl.studies.transfer import Protocols
-from jaxtl.train.experiment import Data, Experiment, Runtime, Trained, total_steps, work_per_image
+from jaxtl.train.experiment import Experiment, Trained, total_steps, work_per_image
+from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.writer import remember, write_atomically
 
 Row = dict[str, Any]

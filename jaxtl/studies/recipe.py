@@ -13,15 +13,8 @@ from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.studies.study import parse_config
-from jaxtl.train.experiment import (
-  Data,
-  Experiment,
-  Program,
-  Runtime,
-  check_batch_sizes,
-  compile_program,
-  total_steps,
-)
+from jaxtl.train.experiment import Experiment, Program, compile_program, total_steps
+from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
 from jaxtl.train.step import TrainState, init_state
 from jaxtl.types import Params
 

@@ -13,7 +13,7 @@ from PIL import Image
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl.studies.sentences import call
-from jaxtl.train.experiment import Data, Runtime
+from jaxtl.train.runtime import Data, Runtime
 
 _NUM_IMAGES = 16
 _LARGEST = 160

@@ -32,7 +32,7 @@ import jax
 from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError, InputError, RunError
-from jaxtl.train.experiment import Runtime, check_batch_sizes
+from jaxtl.train.runtime import Runtime, check_batch_sizes
 from jaxtl.train.writer import is_first_process, write_atomically
 
 PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")

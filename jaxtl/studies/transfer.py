@@ -19,16 +19,8 @@ from jaxtl.metrics import in_top
 from jaxtl.train import checkpoint, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, make_features
-from jaxtl.train.experiment import (
-  PLAIN,
-  Data,
-  Experiment,
-  Runtime,
-  make_model,
-  run,
-  same_classes,
-  total_steps,
-)
+from jaxtl.train.experiment import PLAIN, Experiment, make_model, run, total_steps
+from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.writer import remember
 
 Row = dict[str, Any]

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import rich.console
+import rich.progress
+from rich.markup import escape
 
 T = TypeVar("T")
 
@@ -66,19 +69,19 @@ class MetricsWriter:
 class Progress:
   """One status line for a whole run: what runs, how far, how fast, how long it takes yet.
 
-  In a terminal the line is redrawn; elsewhere a line is printed at most every `interval` seconds. The time
-  left is for everything announced with `expect`, measured in image passes.
+  In a terminal it is a bar that is redrawn; elsewhere a line is printed at most every `interval` seconds. The
+  time left is for everything announced with `expect`, measured in image passes.
   """
 
   def __init__(self, *, interval: float = 15.0, stream: Any = None):
     self._stream = stream or sys.stderr
-    self._live = self._stream.isatty()
-    self._interval = 0.2 if self._live else interval
+    self._interval = interval
     self._start = time.monotonic()
     self._printed = float("-inf")
     self._done = 0.0
     self._expected = 0.0
     self._log: Path | None = None
+    self._bar = _terminal_bar(self._stream) if self._stream.isatty() else None
     self.title = ""
 
   def log_to(self, path: Path) -> None:
@@ -97,34 +100,44 @@ class Progress:
     """Counts work as done, and shows where the run is."""
     self._done += work
     now = time.monotonic()
-    if now - self._printed < self._interval:
+    if self._bar is None and now - self._printed < self._interval:
       return
     self._printed = now
     elapsed = now - self._start
-    share = min(self._done / self._expected, 1.0) if self._expected else 0.0
+    share = min(self._done / self._expected, 1.0) if self._expected > 0 else 0.0
     left = _clock(elapsed / share - elapsed) if share > 0 else "?"
     line = (
-      f"{share:4.0%} | {self.title} | {text} | {images_per_second:.0f} images/s | data {waiting:.0%} | "
+      f"{self.title} | {text} | {images_per_second:.0f} images/s | data {waiting:.0%} | "
       f"{_clock(elapsed)} gone, {left} left"
     )
-    self._show(line)
+    if self._bar is None:
+      print(f"{share:4.0%} | {line}", file=self._stream, flush=True)
+    else:
+      self._bar.start()
+      self._bar.update(self._bar.task_ids[0], completed=share, description=escape(line))
 
   def note(self, text: str) -> None:
     """A line that stays."""
-    print(f"\r\x1b[K{text}" if self._live else text, file=self._stream, flush=True)
+    if self._bar is None:
+      print(text, file=self._stream, flush=True)
+    else:
+      self._bar.console.print(escape(text), highlight=False)
     if self._log is not None:
       with self._log.open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-  def _show(self, line: str) -> None:
-    if self._live:
-      print(f"\r\x1b[K{line}", end="", file=self._stream, flush=True)
-    else:
-      print(line, file=self._stream, flush=True)
-
   def close(self) -> None:
-    if self._live:
-      print("\r\x1b[K", end="", file=self._stream, flush=True)
+    """Takes the bar away."""
+    if self._bar is not None:
+      self._bar.stop()
+
+
+def _terminal_bar(stream: Any) -> rich.progress.Progress:
+  columns = (rich.progress.TaskProgressColumn(), rich.progress.BarColumn(20), "{task.description}")
+  console = rich.console.Console(file=stream, force_terminal=True)
+  bar = rich.progress.Progress(*columns, console=console, transient=True)
+  bar.add_task("", total=1.0)
+  return bar
 
 
 def is_first_process() -> bool:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,9 +56,7 @@ def weights(seed=1):
 
 
 def close(a, b, **tolerance):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, **({"rtol": 1e-5, "atol": 1e-6} | tolerance)), a, b
-  )
+  chex.assert_trees_all_close(a, b, **({"rtol": 1e-5, "atol": 1e-6} | tolerance))
 
 
 def test_sam_on_a_quadratic_is_the_gradient_at_the_worst_point():

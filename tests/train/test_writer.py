@@ -72,3 +72,21 @@ def test_notes_go_to_the_log_too(tmp_path):
   progress.note("hello")
   assert stream.getvalue() == "hello\n"
   assert (tmp_path / "log.txt").read_text().endswith(" hello\n")
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_in_a_terminal_the_line_is_a_bar_and_notes_stay_above_it():
+  stream = Terminal()
+  progress = Progress(stream=stream)
+  progress.title = "arm/0"
+  progress.expect(100)
+  progress.advance(50, "step 1/2", images_per_second=7.0, waiting=0.0)
+  progress.note("arm/0 is done: [0.5]")
+  progress.close()
+  assert "50%" in stream.getvalue()
+  assert "step 1/2" in stream.getvalue()
+  assert "arm/0 is done: [0.5]" in stream.getvalue()

@@ -1,0 +1,148 @@
+"""Where a run takes place, and the data that it sees there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl import data as data_lib
+from jaxtl.config import Spec
+from jaxtl.errors import DataError
+from jaxtl.train import sharding
+from jaxtl.train.writer import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """A source with its transforms.
+
+  Attributes:
+    source: makes a source of examples.
+    transforms: functions (example[, seed]) -> example, in order.
+    batch_transforms: functions (batch, seed) -> batch: mixup, cutmix.
+    batch_size: the global batch, over all devices and processes.
+    max_bad_records: unreadable images that are skipped, each named once, before the run stops.
+    num_examples, num_classes: what the source is expected to hold. A source that differs is refused; `jaxtl
+      check` needs no data where they are given.
+  """
+
+  source: Spec
+  transforms: tuple[Spec, ...] = ()
+  batch_transforms: tuple[Spec, ...] = ()
+  batch_size: int = 128
+  max_bad_records: int = 0
+  num_examples: int | None = None
+  num_classes: int | None = None
+
+  def __post_init__(self) -> None:
+    config_lib.require(
+      batch_size=(self.batch_size, self.batch_size >= 1, "at least 1"),
+      max_bad_records=(self.max_bad_records, self.max_bad_records >= 0, "0 or more"),
+    )
+
+
+@dataclasses.dataclass
+class Runtime:
+  """Where a run takes place; nothing here changes what is learned.
+
+  Attributes:
+    mesh: the devices.
+    data_dir: the folder below which sources look for their files.
+    progress: the status line.
+    trust: imports whatever a checkpoint's config names, not only the library's own parts.
+    sources, bad_records, shapes: what is known of data that were opened already.
+  """
+
+  mesh: Any
+  data_dir: str | None = None
+  progress: Progress = dataclasses.field(default_factory=Progress)
+  trust: bool = False
+  sources: dict[str, Any] = dataclasses.field(default_factory=dict)
+  bad_records: dict[str, Any] = dataclasses.field(default_factory=dict)
+  shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+  def open(self, data: Data) -> Any:
+    """The source of `data`, opened once per run."""
+    name = json.dumps(config_lib.plain(data.source), sort_keys=True)
+    if name not in self.sources:
+      self.sources[name] = data.source.realize(data_dir=self.data_dir)
+    source = self.sources[name]
+    for what, found, expected in (
+      ("examples", len(source), data.num_examples),
+      ("classes", len(source.classes), data.num_classes),
+    ):
+      if expected is not None and found != expected:
+        raise DataError(f"{source.name} holds {found} {what}; the config says num_{what} = {expected}")
+    return source
+
+  def unreadable(self, data: Data) -> Any:
+    """The budget of unreadable images of a source, one for all that read it."""
+    name = json.dumps(config_lib.plain(data.source), sort_keys=True)
+    if name not in self.bad_records:
+      self.bad_records[name] = data_lib.BadRecords(data.max_bad_records, self.progress.note)
+    return self.bad_records[name]
+
+  def train_batches(self, data: Data, *, seed: int, start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """The endless stream of training batches, from any step on."""
+    return data_lib.train_batches(
+      self.open(data),
+      [spec.realize() for spec in data.transforms],
+      batch_size=data.batch_size,
+      seed=seed,
+      start_step=start_step,
+      batch_transforms=[spec.realize() for spec in data.batch_transforms],
+      shard=(jax.process_index(), jax.process_count()),
+      bad_records=self.unreadable(data),
+    )
+
+  def image_shape(self, data: Data) -> tuple[int, ...]:
+    """(H, W, 3) of the images that a model sees, found by making one batch of them, once."""
+    name = json.dumps(config_lib.plain(data), sort_keys=True)
+    if name not in self.shapes:
+      batch = next(iter(self.train_batches(data, seed=0, start_step=0)))
+      self.shapes[name] = tuple(batch["image"].shape[1:])
+    return self.shapes[name]
+
+  def eval_batches(self, data: Data) -> Any:
+    """Exactly one pass, padded to fixed shapes."""
+    return data_lib.eval_batches(
+      self.open(data),
+      [spec.realize() for spec in data.transforms],
+      batch_size=data.batch_size,
+      shard=(jax.process_index(), jax.process_count()),
+      bad_records=self.unreadable(data),
+    )
+
+
+def all_data(value: Any, *, at: str = "") -> Iterator[tuple[str, Data]]:
+  """Every `Data` inside a study or experiment, with the path to it."""
+  if isinstance(value, Data):
+    yield at, value
+  elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Spec)):
+    for field in dataclasses.fields(value):
+      yield from all_data(getattr(value, field.name), at=f"{at}.{field.name}".lstrip("."))
+  elif isinstance(value, Mapping):
+    for key, item in value.items():
+      yield from all_data(item, at=f"{at}.{key}".lstrip("."))
+
+
+def check_batch_sizes(study: Any, mesh: Any) -> None:
+  """Refuses a study with a batch anywhere that does not split evenly over the devices."""
+  for at, data in all_data(study):
+    sharding.check_batch_size(data.batch_size, mesh, at=f"{at}.batch_size")
+
+
+def same_classes(expected: tuple[str, ...], found: tuple[str, ...], *, at: str) -> None:
+  """Raises DataError where the lists differ, naming the first difference."""
+  if tuple(expected) == tuple(found):
+    return
+  if len(expected) != len(found):
+    raise DataError(f"{at} has {len(found)} classes; the model was trained on {len(expected)}")
+  number, (a, b) = next((i, p) for i, p in enumerate(zip(expected, found)) if p[0] != p[1])
+  raise DataError(f"{at}: class {number} is {b!r}, and the model was trained with {a!r} there")
