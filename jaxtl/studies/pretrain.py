@@ -129,9 +129,8 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
   for rate in tuning.peak_rates:
     runtime.progress.title = f"{workdir.parent.name} | rate {rate:g}"
     trial = _trial(study, tuning, rate)
-    trials.append(
-      remember(workdir / f"{rate!r}.json", functools.partial(_trial_row, trial, rate, tuning, runtime))
-    )
+    compute = functools.partial(_trial_row, trial, rate, tuning, runtime)
+    trials.append(remember(workdir / f"{rate!r}.json", compute))
   best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
   return trials, dataclasses.replace(study, optimizer=with_rate(study.optimizer, best))
 

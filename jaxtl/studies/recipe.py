@@ -82,7 +82,9 @@ def _experiment(experiment: Experiment, runtime: Runtime) -> tuple[list[str], li
 def decays(program: Program, params: Params) -> dict[str, bool]:
   """Whether weight decay moves each parameter: what the optimiser does to it when its gradient is zero."""
   ones = jax.tree.map(lambda _: jnp.ones(()), params)
-  updates, _ = program.tx.update(tree.zeros_like(ones), program.tx.init(ones), ones)
+  zeros, state = tree.zeros_like(ones), program.tx.init(ones)
+  _, state = program.tx.update(zeros, state, ones)  # a warm-up from 0 moves nothing in its first step
+  updates, _ = program.tx.update(zeros, state, ones)
   return {path: bool(update != 0) for path, update in zip(tree.paths(updates), jax.tree.leaves(updates))}
 
 

@@ -19,7 +19,7 @@ from jaxtl.metrics import in_top
 from jaxtl.train import checkpoint, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, make_features
-from jaxtl.train.experiment import PLAIN, Experiment, make_model, run, total_steps
+from jaxtl.train.experiment import PLAIN, Experiment, make_model, run, total_steps, work_per_image
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.writer import remember
 
@@ -130,10 +130,12 @@ def measure(
       )
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
+      passes = _fine_tuning_work(fine_tune, target, model, runtime)
       runtime.progress.title = f"{_title(workdir)} | fine-tune {name}"
       yield remember(
         workdir / f"{name}.fine_tune.json",
         functools.partial(_fine_tune_row, fine_tune, name, target, model, start, seed, runtime),
+        recalled=functools.partial(runtime.progress.skip, passes),
       )
 
 
@@ -144,16 +146,16 @@ def work(study: Transfer, runtime: Runtime) -> float:
 
 def work_of(protocols: Protocols, runtime: Runtime) -> float:
   """Image passes that `measure` takes."""
-  passes = 0.0
-  for target in protocols.targets.values():
-    size = len(runtime.open(target.train))
-    if protocols.fine_tune is not None:
-      passes += _fine_tuning(protocols.fine_tune, target, PLAIN, size) * target.train.batch_size
-  return passes
+  if protocols.fine_tune is None:
+    return 0.0
+  targets = protocols.targets.values()
+  return sum(_fine_tuning_work(protocols.fine_tune, target, PLAIN, runtime) for target in targets)
 
 
-def _fine_tuning(fine_tune: FineTune, target: Target, model: Spec, size: int) -> int:
-  return total_steps(_experiment(fine_tune, target, model, size), size)
+def _fine_tuning_work(fine_tune: FineTune, target: Target, model: Spec, runtime: Runtime) -> float:
+  size = len(runtime.open(target.train))
+  experiment = _experiment(fine_tune, target, model, size)
+  return total_steps(experiment, size) * target.train.batch_size * work_per_image(experiment)
 
 
 def _probe_row(

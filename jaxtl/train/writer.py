@@ -156,12 +156,15 @@ def write_atomically(path: Path, text: str) -> None:
   temporary.replace(path)
 
 
-def remember(path: Path, compute: Callable[[], T]) -> T:
+def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], None] | None = None) -> T:
   """The JSON result at `path`; computed and written there if it is not there yet.
 
-  This is how an interrupted study goes on: every finished measurement is a file.
+  This is how an interrupted study goes on: every finished measurement is a file. `recalled` is called where
+  the result was there already.
   """
   if path.exists():
+    if recalled is not None:
+      recalled()
     return json.loads(path.read_text(encoding="utf-8"))
   result = compute()
   write_atomically(path, json.dumps(result, indent=1) + "\n")

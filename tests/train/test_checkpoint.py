@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxtl import train
-from jaxtl.errors import CheckpointError
+from jaxtl.errors import CheckpointError, ConfigError
 from jaxtl.train import checkpoint
 
 
@@ -60,3 +60,12 @@ def test_the_newest_step_is_found_by_number_and_not_by_name(tmp_path):
 
 def test_the_config_item_is_json(run):
   assert json.dumps(checkpoint.load(run[0]).config)
+
+
+def test_what_a_checkpoint_names_is_used_only_if_it_is_the_librarys_or_trusted(run):
+  weights = checkpoint.load(run[0])
+  assert weights.model_spec().path == ".models.resnet8"
+  weights.config["model"] = {"make": "tests.train.conftest.squares"}
+  with pytest.raises(ConfigError, match="pass --trust"):
+    weights.model_spec()
+  assert weights.model_spec(trust=True).path == "tests.train.conftest.squares"

@@ -100,6 +100,12 @@ def test_a_start_is_matched_by_path_and_the_head_replaced(tiny, runtime):
   assert moved.classes == ("a", "b", "c", "d")
 
 
+def test_an_experiment_may_name_its_start(tiny, runtime, tmp_path):
+  source = train.run(tiny(epochs=0.5), seed=0, runtime=runtime(), workdir=tmp_path).weights
+  named = train.run(tiny(epochs=0.0, evaluation={}, start=str(tmp_path)), seed=9, runtime=runtime()).weights
+  equal(named.params, source.params)
+
+
 def test_a_start_of_another_architecture_is_refused(tiny, runtime):
   source = train.run(tiny(epochs=0.0), seed=0, runtime=runtime()).weights
   wider = tiny(model=dict(make=".models.resnet8", width=8))
