@@ -89,7 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     commands, "eval", "evaluate", "evaluate a checkpoint on a data set with the same classes"
   )
   evaluate.add_argument(
-    "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder or one step inside (path)"
+    "checkpoint",
+    type=Path,
+    metavar="CHECKPOINT",
+    help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
   )
   evaluate.add_argument(
     "--data",
@@ -112,7 +115,10 @@ def _parser() -> argparse.ArgumentParser:
 
   export = _command(commands, "export", "export", "write a checkpoint's weights in another format")
   export.add_argument(
-    "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder or one step inside (path)"
+    "checkpoint",
+    type=Path,
+    metavar="CHECKPOINT",
+    help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
   )
   export.add_argument("out", type=Path, metavar="OUT", help="folder that is made (path; must not exist)")
   export.add_argument(
@@ -227,4 +233,7 @@ def _names(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[int]:
-  return [int(number) for number in text.split(",")]
+  try:
+    return [int(number) for number in text.split(",")]
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of integers like 0,1") from None

@@ -116,7 +116,9 @@ def export(options: argparse.Namespace) -> None:
     if options.format == "safetensors":
       from safetensors.numpy import save_file
 
-      save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, temporary / "model.safetensors")
+      file = temporary / "model.safetensors"
+      save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, file)
+      file.chmod(0o644)  # it is written for its owner alone
     else:
       np.savez(temporary / "model.npz", allow_pickle=False, **flat)
   write_atomically(temporary / "config.json", json.dumps(weights.config, indent=1) + "\n")
@@ -127,6 +129,8 @@ def export(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
   """`jaxtl report`: the table and figures of a run, finished or not."""
+  if (options.workdir / "config.json").is_file() and not any(options.workdir.glob("*/*/metrics.jsonl")):
+    raise InputError(f"nothing has been measured in {options.workdir} yet; run it first")
   _write_report(options.workdir, options.out or options.workdir / "report", options.data_dir)
 
 

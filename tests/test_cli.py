@@ -103,6 +103,35 @@ def test_bad_places_are_one_line(config_file, tmp_path, capsys):
   assert "num_devices is 99" in refused(capsys, "run", config_file, "--num-devices", "99")
 
 
+def test_a_file_that_is_no_python_is_one_line(tmp_path, capsys):
+  (tmp_path / "broken.py").write_text("def get_config(:\n")
+  assert "is not a Python file that can be run" in refused(capsys, "run", tmp_path / "broken.py")
+
+
+def test_a_run_that_cannot_start_does_not_claim_its_folder(config_file, tmp_path, capsys):
+  source = "base.data.source={'make': '.data.from_parquet', 'path': 'nowhere.parquet'}"
+  line = refused(capsys, "run", config_file, source, "--workdir", tmp_path / "w", "--num-devices", "1")
+  assert "--data-dir" in line
+  assert not (tmp_path / "w").exists()
+
+
+def test_a_report_of_nothing_is_refused(finished, tmp_path, capsys):
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  (empty / "config.json").write_bytes((finished / "config.json").read_bytes())
+  assert "nothing has been measured" in refused(capsys, "report", empty)
+  out = tmp_path / "pages"
+  assert cli.main(["report", str(finished), "--out", str(out)]) == 0
+  assert (out / "index.html").is_file()
+
+
+def test_seeds_are_integers(config_file, capsys):
+  with pytest.raises(SystemExit) as stop:
+    cli.main(["run", str(config_file), "--seeds", "x"])
+  assert stop.value.code == 2
+  assert "'x' is no list of integers" in capsys.readouterr().err
+
+
 def test_a_changed_config_is_refused_and_the_same_one_goes_on(finished, config_file, capsys):
   before = sorted(p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file())
   line = refused(capsys, "run", config_file, "--workdir", finished, "base.epochs=7.0")

@@ -280,7 +280,5 @@ def _table(reports: Mapping[str, Report]) -> list[str]:
 
 
 def _listed(what: str, lines: Sequence[str]) -> list[str]:
-  if not lines:
-    return []
   more = [f"    ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
   return [f"  {what}: {len(lines)}", *[f"    {line}" for line in lines[:_SHOWN]], *more]

@@ -154,7 +154,11 @@ def locate(path: str | Path, data_dir: DataDir) -> Path:
   """`data_dir / path`, which must exist."""
   result = (Path(data_dir or ".") / path).expanduser()
   if not result.exists():
-    hint = "" if data_dir or Path(path).is_absolute() else "; relative paths need data_dir"
+    hint = (
+      ""
+      if data_dir or Path(path).is_absolute()
+      else "; say with --data-dir (data_dir) below which folder it is"
+    )
     raise DataError(f"there is no {result}{hint}")
   return result
 

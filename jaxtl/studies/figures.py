@@ -73,7 +73,7 @@ def transfer_bars(results: Results, protocol: str) -> Figure:
   )
   if pairs:
     scratch = [arm for arm in arms if results.from_scratch(arm)]
-    left_out = f" ({', '.join(scratch)} left out: its difference is of another size)" if scratch else ""
+    left_out = f" ({', '.join(scratch)} left out: it is the control, not a pre-training)" if scratch else ""
     caption += f" Below: the difference to {arms[0]} with the same seed, on its own scale{left_out}."
   return canvas.figure(f"transfer_{protocol}", f"{how}: accuracy by target", caption)
 

@@ -61,7 +61,9 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   said = [("Seeds", _seeds_sentence(results))]
   titles = {column.title for column in table.columns}
   if table.protocol:
-    said.append(("Protocol", f"{_recipe(results.config.get('base', {}), table.protocol)}."))
+    own = [arm for arm, change in results.config.get("arms", {}).items() if (change or {}).get("transfer")]
+    but = f"; {', '.join(own)} with settings of its own, listed under Arms" if own else ""
+    said.append(("Protocol", f"{_recipe(results.config.get('base', {}), table.protocol)}{but}."))
   if any(column.beside for column in table.columns):
     said.append(
       (

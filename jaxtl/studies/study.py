@@ -81,7 +81,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
   """
   if not path.is_file():
     raise ConfigError(f"no config at {path}; expected a Python file with get_config()")
-  module = runpy.run_path(str(path))
+  try:
+    module = runpy.run_path(str(path))
+  except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+    first = str(error).splitlines()[0]
+    raise ConfigError(f"{path} is not a Python file that can be run: {first}") from error
   if "get_config" not in module:
     raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
   return config_lib.override(config_lib.plain(module["get_config"]()), overrides)
@@ -134,9 +138,6 @@ def run_study(
       check_batch_sizes(arm, runtime.mesh)
     except ConfigError as error:
       raise ConfigError(f"config.arms.{name}.{error}") from error
-  claim(workdir, config, command)
-  if is_first_process():
-    runtime.progress.log_to(workdir / "log.txt")
   rows = config_lib.find(study.study)
   cells = [
     Cell(name, seed, arm, workdir / name / str(seed))
@@ -145,7 +146,11 @@ def run_study(
     if (not arms or name in arms) and (not seeds or seed in seeds)
   ]
   unfinished = [cell for cell in cells if not cell.rows_file.exists()]
+  # Opens the data: a folder is claimed only by a run that can start.
   _expect(rows, unfinished, runtime)
+  claim(workdir, config, command)
+  if is_first_process():
+    runtime.progress.log_to(workdir / "log.txt")
   for cell in unfinished:
     found = list(_rows_of(cell, rows, runtime))
     if is_first_process():
