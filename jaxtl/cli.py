@@ -57,7 +57,16 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
+  _add_run(commands)
+  _add_check(commands)
+  _add_eval(commands)
+  _add_export(commands)
+  _add_report(commands)
+  _add_data(commands)
+  return parser
 
+
+def _add_run(commands: Any) -> None:
   run = _command(commands, "run", "run", "run a study: every arm with every seed, then its report")
   _config_options(run)
   run.add_argument(
@@ -78,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
   _trust_option(run)
   _device_options(run)
 
+
+def _add_check(commands: Any) -> None:
   check = _command(commands, "check", "check", "check a config without running it: parameters, steps, sizes")
   _config_options(check)
   check.add_argument(
@@ -85,15 +96,12 @@ def _parser() -> argparse.ArgumentParser:
   )
   _device_options(check)
 
+
+def _add_eval(commands: Any) -> None:
   evaluate = _command(
     commands, "eval", "evaluate", "evaluate a checkpoint on a data set with the same classes"
   )
-  evaluate.add_argument(
-    "checkpoint",
-    type=Path,
-    metavar="CHECKPOINT",
-    help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
-  )
+  _checkpoint_argument(evaluate)
   evaluate.add_argument(
     "--data",
     required=True,
@@ -113,13 +121,10 @@ def _parser() -> argparse.ArgumentParser:
   _trust_option(evaluate)
   _device_options(evaluate)
 
+
+def _add_export(commands: Any) -> None:
   export = _command(commands, "export", "export", "write a checkpoint's weights in another format")
-  export.add_argument(
-    "checkpoint",
-    type=Path,
-    metavar="CHECKPOINT",
-    help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
-  )
+  _checkpoint_argument(export)
   export.add_argument("out", type=Path, metavar="OUT", help="folder that is made (path; must not exist)")
   export.add_argument(
     "--format",
@@ -128,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     help="what to write (text; default: safetensors)",
   )
 
+
+def _add_report(commands: Any) -> None:
   report = _command(
     commands, "report", "report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
   )
@@ -137,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
   )
   _data_option(report)
 
+
+def _add_data(commands: Any) -> None:
   data = commands.add_parser("data", help="look at a data set", description="Look at a data set.")
   data_commands = data.add_subparsers(required=True, metavar="COMMAND")
   data_check = _command(
@@ -158,7 +167,6 @@ def _parser() -> argparse.ArgumentParser:
     help="for the pictures (path; default: data_check)",
   )
   _data_option(data_check)
-  return parser
 
 
 class _Version(argparse.Action):
@@ -188,6 +196,15 @@ def _config_options(parser: argparse.ArgumentParser) -> None:
     help="replaces a value, e.g. base.epochs=2 or --config.base.epochs=2",
   )
   _data_option(parser)
+
+
+def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "checkpoint",
+    type=Path,
+    metavar="CHECKPOINT",
+    help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
+  )
 
 
 def _data_option(parser: argparse.ArgumentParser) -> None:
