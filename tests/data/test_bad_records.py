@@ -106,7 +106,7 @@ def test_evaluation_masks_unreadable_images_out(damaged):
 
 def test_beyond_the_budget_the_count_and_the_first_files_are_named(damaged):
   with pytest.raises(
-    DataError, match=r"3 unreadable images, 2 allowed: pets: .*; pets: .*; pets: .*BadRecords"
+    DataError, match=r"3 unreadable images, 2 allowed: pets: .*; pets: .*; pets: .*max_bad_records"
   ):
     list(
       data.eval_batches(
