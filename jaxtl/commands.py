@@ -62,10 +62,8 @@ def evaluate(options: argparse.Namespace) -> None:
   if weights.config["transforms"] is None:
     raise InputError(f"{weights.path} was trained without an evaluation set, and has no preprocessing to use")
   trusted = None if options.trust else config_lib.TRUSTED
-  specs = {
-    name: config_lib.spec(weights.config[name], at=f"the checkpoint's {name}", trusted=trusted)
-    for name in ("model", "task")
-  }
+  model_spec = weights.model_spec(trust=options.trust)
+  task_spec = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
   transforms = tuple(
     config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted)
     for value in weights.config["transforms"]
@@ -74,7 +72,7 @@ def evaluate(options: argparse.Namespace) -> None:
   same_classes(weights.classes, source.classes, at=options.data)
   sharding.check_batch_size(options.batch_size, runtime.mesh, at="--batch-size")
   context = {"num_classes": len(weights.classes)}
-  model, task = specs["model"].realize(**context), specs["task"].realize(**context)
+  model, task = model_spec.realize(**context), task_spec.realize(**context)
   batches = data_lib.eval_batches(
     source, [spec.realize() for spec in transforms], batch_size=options.batch_size
   )

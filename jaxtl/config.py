@@ -193,6 +193,12 @@ def differences(old: Any, new: Any, *, at: str = "") -> list[str]:
   return [] if old == new else [f"{at}: {old!r} -> {new!r}"]
 
 
+def first_few(lines: Sequence[str], *, most: int = 3) -> str:
+  """The first lines as one, and how many more there are."""
+  more = f" (and {len(lines) - most} more)" if len(lines) > most else ""
+  return f"{'; '.join(lines[:most])}{more}"
+
+
 def plain(value: Any) -> Any:
   """A config, a spec or a parsed dataclass as JSON data: mappings, lists, numbers, text."""
   if hasattr(value, "to_dict"):

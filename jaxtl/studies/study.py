@@ -183,9 +183,8 @@ def claim(workdir: Path, config: Mapping[str, Any], command: Sequence[str]) -> N
       raise InputError(f"{path} is damaged ({error}); give another --workdir") from error
     found = config_lib.differences(old, dict(config))
     if found:
-      more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
       raise InputError(
-        f"{workdir} was made with another config: {'; '.join(found[:3])}{more}. "
+        f"{workdir} was made with another config: {config_lib.first_few(found)}. "
         "Go back to that config, or give another --workdir"
       )
     return

@@ -262,8 +262,7 @@ def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path) -> None:
 
   found = config_lib.differences(what_matters(saved), what_matters(new))
   if found:
-    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-    raise CheckpointError(f"the checkpoint in {at} does not fit this run: {'; '.join(found[:3])}{more}")
+    raise CheckpointError(f"the checkpoint in {at} does not fit this run: {config_lib.first_few(found)}")
 
 
 def start_state(

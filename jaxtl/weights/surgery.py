@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxtl import tree
+from jaxtl.config import first_few
 from jaxtl.errors import CheckpointError
 from jaxtl.types import Params
 
@@ -39,8 +40,7 @@ def match(trained: Params, fresh: Params, *, allow: Sequence[str] = ()) -> Param
     if path in source and source[path].shape != wanted[path].shape and not _any(allow, path)
   ]
   if problems:
-    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-    raise CheckpointError(f"the checkpoint does not fit the model: {'; '.join(problems[:3])}{more}")
+    raise CheckpointError(f"the checkpoint does not fit the model: {first_few(problems)}")
 
   def take(path: str, leaf: Any) -> Any:
     kept = source.get(path)
