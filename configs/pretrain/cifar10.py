@@ -57,10 +57,10 @@ def get_config():
           schedule=dict(make=".optim.cosine", warmup_epochs=0.5),
           nesterov=True,
         ),
-        epochs=6.0,
-        evaluate_every=781,
-        checkpoint_every=1172,
-        tune=dict(peak_rates=(0.03, 0.1, 0.3), epochs=1.0, evaluation="test"),
+        epochs=5.0,
+        evaluate_every=391,
+        checkpoint_every=977,
+        tune=dict(peak_rates=(0.03, 0.1, 0.3, 1.0), epochs=0.5, evaluation="test"),
         flatness=dict(data=_test(train), num_examples=400, num_iters=30, tolerance=0.03),
         transfer=dict(
           targets=targets,
@@ -83,10 +83,7 @@ def get_config():
           cross_entropy=dict(),
           label_smoothing=dict(task=dict(loss=dict(fn=".losses.softmax_cross_entropy", label_smoothing=0.1))),
           weight_decay=dict(optimizer=dict(weight_decay=5e-4)),
-          smoothed_hinge=dict(
-            task=dict(loss=dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0)),
-            tune=dict(peak_rates=(0.01, 0.03, 0.1)),
-          ),
+          smoothed_hinge=dict(task=dict(loss=dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0))),
           sam=dict(gradient=dict(make=".optim.sam", rho=0.05)),
           # The control has no statistics to freeze.
           from_scratch=dict(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import ConfigError
+from jaxtl.models.convolution import conv_general_dilated
 from jaxtl.types import Array
 
 # N(0, 2 / fan_out) of He et al. 2015 (arXiv 1502.01852) with untruncated tails, as torchvision's ResNets.
@@ -39,6 +40,7 @@ def conv(features: int, *, kernel: int, stride: int = 1, dtype: Any, name: str) 
     padding=kernel // 2,
     use_bias=False,
     kernel_init=kaiming_normal,
+    conv_general_dilated=conv_general_dilated,
     dtype=dtype,
     name=name,
   )

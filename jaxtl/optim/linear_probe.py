@@ -15,12 +15,17 @@ from jaxtl.types import Array
 
 
 class Probe(NamedTuple):
-  """A linear classifier: logits = ((features - mean) / scale) @ kernel + bias."""
+  """A linear classifier: logits = ((features - mean) / scale) @ kernel + bias.
+
+  `num_iters` L-BFGS steps were taken, and `converged` says whether the gradient came down to the tolerance.
+  """
 
   mean: Array
   scale: Array
   kernel: Array
   bias: Array
+  num_iters: Array
+  converged: Array
 
   def logits(self, features: Array) -> Array:
     """[N, D] -> [N, K]."""
@@ -45,16 +50,17 @@ def fit_probe(
     features: [N, D] pooled features.
     labels: [N] classes.
     l2: penalty; features have unit variance, so that it means the same for every backbone.
+    max_iters: most L-BFGS steps.
     tolerance: stops when the gradient's norm is below this times its norm at zero.
   """
   features = jnp.asarray(features)
   mean = jnp.mean(features, axis=0)
   scale = jnp.maximum(jnp.std(features, axis=0), 1e-6)
   standard = (features - mean[None]) / scale[None]
-  kernel, bias = _solve(
+  (kernel, bias), num_iters, converged = _solve(
     standard, jnp.asarray(labels), jnp.float32(l2), jnp.float32(tolerance), num_classes, max_iters
   )
-  return Probe(mean, scale, kernel, bias)
+  return Probe(mean, scale, kernel, bias, num_iters, converged)
 
 
 def choose_probe(
@@ -98,7 +104,7 @@ def choose_probe(
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _solve(
   features: Array, labels: Array, l2: Array, tolerance: Array, num_classes: int, max_iters: int
-) -> tuple[Array, Array]:
+) -> tuple[tuple[Array, Array], Array, Array]:
   def objective(params: tuple[Array, Array]) -> Array:
     kernel, bias = params
     losses = optax.softmax_cross_entropy_with_integer_labels(features @ kernel + bias[None], labels)
@@ -119,4 +125,6 @@ def _solve(
     return (carry[2] < max_iters) & (carry[3] > tolerance * initial)
 
   carry = (start, solver.init(start), jnp.int32(0), initial)
-  return jax.lax.while_loop(unfinished, step, carry)[0]
+  params, _, number, _ = jax.lax.while_loop(unfinished, step, carry)
+  # The carried norm is that of the step before: the result's own decides.
+  return params, number, tree.norm(jax.grad(objective)(params)) <= tolerance * initial

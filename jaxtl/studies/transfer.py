@@ -193,6 +193,8 @@ def _probe_row(
     "accuracy": accuracy,
     "loss": float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(test_y)))),
     "l2": l2,
+    "num_iters": int(chosen.num_iters),
+    "converged": bool(chosen.converged),
     "num_train": len(train_y),
     "num_test": len(test_y),
     "num_classes": len(classes),

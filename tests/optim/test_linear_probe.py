@@ -51,3 +51,13 @@ def test_the_penalty_is_chosen_on_the_held_out_part():
   assert optim.choose_probe(x, y, l2_grid=(1e-4,), **keywords)[1] == 1e-4
   x, y = clusters()
   assert optim.choose_probe(x, y, l2_grid=(1e-3, 100.0), num_classes=4, held_out=0.3, seed=0)[1] == 1e-3
+
+
+def test_a_probe_says_whether_it_converged():
+  x, y = clusters()
+  done = optim.fit_probe(x, y, num_classes=4, l2=0.1)
+  cut = optim.fit_probe(x, y, num_classes=4, l2=0.1, max_iters=2)
+  assert bool(done.converged)
+  assert 2 < int(done.num_iters) < 500
+  assert not bool(cut.converged)
+  assert int(cut.num_iters) == 2

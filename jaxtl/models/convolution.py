@@ -1,0 +1,150 @@
+"""Convolutions whose gradients are written for XLA's CPU backend, which loses most of its time in them.
+
+Everywhere else, and for types, groups and dilations that gain nothing, this is `jax.lax.conv_general_dilated`
+itself. The values are the same up to the order of sums. What is slow on the CPU, and what stands in for it
+(`benchmarks/convolution.py` has the numbers):
+
+- a map smaller than the kernel leaves the fast path altogether: the padding is made explicit;
+- the kernel gradient of a 1x1 convolution is one matrix product;
+- the kernel gradient of a wide convolution on a large map runs out of cache: it is summed over parts of the batch.
+
+`jax.vjp`, `jax.grad`, and `jax.jvp` of either go through. A bare `jax.jvp` of a model does not, since the
+gradient is a custom one: take it as `jax.linear_transpose` of a `jax.vjp`, or on `plain_convolutions`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.types import Array
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+_NHWC_SPEC = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, NHWC)
+# Kernel gradients are summed over parts of this many images, from this many channels and pixels on.
+PART, CHANNELS, PIXELS = 16, 32, 64
+
+
+def conv_general_dilated(
+  x: Array,
+  kernel: Array,
+  window_strides: Sequence[int],
+  padding: Any,
+  *,
+  lhs_dilation: Sequence[int] = (1, 1),
+  rhs_dilation: Sequence[int] = (1, 1),
+  dimension_numbers: Any = NHWC,
+  feature_group_count: int = 1,
+  precision: Any = None,
+  **rest: Any,
+) -> Array:
+  """`jax.lax.conv_general_dilated`, with the gradients of this module where they are faster.
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [kh, kw, C, F].
+    window_strides, padding, ...: as in `jax.lax`; any of its arguments is allowed.
+
+  Returns:
+    [B, h, w, F].
+  """
+  simple = (
+    jax.default_backend() == "cpu"
+    and x.ndim == 4
+    and x.dtype == kernel.dtype == jnp.float32
+    and not isinstance(padding, str)
+    and tuple(lhs_dilation) == tuple(rhs_dilation) == (1, 1)
+    and feature_group_count == 1
+    and jax.lax.conv_dimension_numbers(x.shape, kernel.shape, dimension_numbers) == _NHWC_SPEC
+    and precision is None
+    and not rest.get("preferred_element_type")
+  )
+  if simple:
+    return _convolution(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides,
+    padding,
+    lhs_dilation=lhs_dilation,
+    rhs_dilation=rhs_dilation,
+    dimension_numbers=dimension_numbers,
+    feature_group_count=feature_group_count,
+    precision=precision,
+    **rest,
+  )
+
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+  return _correlate(x, kernel, strides, padding)
+
+
+def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
+  return _correlate(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+  x, kernel = kept
+  return _input_gradient(x, kernel, grad, strides, padding), _kernel_gradient(x, kernel, grad, strides, padding)
+
+
+_convolution.defvjp(_forward, _backward)
+
+
+def _correlate(
+  x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair = (1, 1)
+) -> Array:
+  """The convolution of deep learning, of `x` with its rows and columns spread out by `dilation`."""
+  spread = tuple((size - 1) * step + 1 for size, step in zip(x.shape[1:3], dilation))
+  if any(size < width for size, width in zip(spread, kernel.shape)) and min(*padding[0], *padding[1]) >= 0:
+    # XLA takes its fast path only for maps that hold the kernel; the barrier keeps it from folding the padding.
+    zero = jnp.zeros((), x.dtype)
+    inner = [step - 1 for step in dilation]
+    edges = [(0, 0, 0), *((*pads, gap) for pads, gap in zip(padding, inner)), (0, 0, 0)]
+    x = jax.lax.optimization_barrier(jax.lax.pad(x, zero, edges))
+    padding, dilation = ((0, 0), (0, 0)), (1, 1)
+  return jax.lax.conv_general_dilated(
+    x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=NHWC
+  )
+
+
+def _input_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
+  """d<grad, x * kernel> / dx: `grad`, spread out by the strides, with the kernel turned round."""
+  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  edges = []
+  for size, width, out, step, (low, _) in zip(x.shape[1:3], kernel.shape, grad.shape[1:3], strides, padding):
+    before = width - 1 - low
+    edges.append((before, size + width - 1 - before - ((out - 1) * step + 1)))
+  return _correlate(grad, turned, (1, 1), (edges[0], edges[1]), dilation=strides)
+
+
+def _kernel_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
+  """d<grad, x * kernel> / dkernel."""
+  if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+    seen = x[:, :: strides[0], :: strides[1]].reshape(-1, x.shape[-1])
+    return (seen.T @ grad.reshape(-1, grad.shape[-1])).reshape(kernel.shape)
+  size, pixels = len(x), grad.shape[1] * grad.shape[2]
+  if size <= PART or size % PART or x.shape[-1] < CHANNELS or pixels < PIXELS:
+    return _transposed(x, kernel, grad, strides, padding)
+  # Part i holds every (size / PART)-th image: each device has its share of each part, and nothing moves.
+  xs, grads = (y.reshape(PART, size // PART, *y.shape[1:]) for y in (x, grad))
+  parts = [_transposed(xs[:, i], kernel, grads[:, i], strides, padding) for i in range(size // PART)]
+  return functools.reduce(jnp.add, parts)
+
+
+def _transposed(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
+  """The kernel gradient as JAX derives it."""
+
+  def of_kernel(kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC)
+
+  return jax.linear_transpose(of_kernel, kernel)(grad)[0]
