@@ -57,9 +57,9 @@ def get_config():
           schedule=dict(make=".optim.cosine", warmup_epochs=0.5),
           nesterov=True,
         ),
-        epochs=5.0,
+        epochs=4.0,
         evaluate_every=391,
-        checkpoint_every=977,
+        checkpoint_every=782,
         tune=dict(peak_rates=(0.03, 0.1, 0.3, 1.0), epochs=0.5, evaluation="test"),
         flatness=dict(data=_test(train), num_examples=400, num_iters=30, tolerance=0.03),
         transfer=dict(
