@@ -247,9 +247,8 @@ def _check_keywords(
   for name, parameter in allowed.items():
     if parameter.default is inspect.Parameter.empty and name not in keywords and name not in CONTEXT:
       raise ConfigError(f"{at}: {path} needs {name!r}")
-  hints = _hints(target)
   return {
-    key: _convert(item, hints.get(key, Any), at=f"{at}.{key}", trusted=trusted)
+    key: _convert(item, _hint(target, key), at=f"{at}.{key}", trusted=trusted)
     for key, item in keywords.items()
   }
 
@@ -271,11 +270,17 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
   return inspect.signature(target)
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+def _hint(target: Callable[..., Any], keyword: str) -> Any:
+  """The annotation of one keyword; others are left alone, since what they name may take long to import."""
+  function: Any = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+  own = {key: item for key, item in getattr(function, "__annotations__", {}).items() if key == keyword}
   try:
-    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    found = typing.get_type_hints(
+      types.SimpleNamespace(__annotations__=own), globalns=getattr(function, "__globals__", {})
+    )
   except (NameError, TypeError):  # other people's annotations need not resolve
-    return {}
+    return Any
+  return found.get(keyword, Any)
 
 
 def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -> Any:

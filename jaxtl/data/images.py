@@ -7,15 +7,17 @@ its pixels, then [H, W, 3], uint8 or float32, from 0 to 255 until `normalize`.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxtl.data.runtime import tf
 from jaxtl.errors import DataError
 
-Example = Mapping[str, tf.Tensor]
+Example = Mapping[str, Any]  # of tensors
 Size = int | Sequence[int]
 
 # Means and standard deviations of the training pixels in [0, 1], as published with the models trained on
@@ -53,7 +55,7 @@ def decode(encoded: tf.Tensor | bytes) -> tf.Tensor:
 def decoded(encoded: bytes) -> np.ndarray:
   """`decode` for one image outside a pipeline: uint8 [H, W, 3]. Raises `tf.errors.OpError` for what is no
   image."""
-  return _decoded(tf.constant(encoded, tf.string)).numpy()
+  return _decoder()(tf.constant(encoded, tf.string)).numpy()
 
 
 def damage(encoded: bytes) -> str | None:
@@ -240,9 +242,9 @@ def pair(size: Size) -> tuple[int, int]:
   return height, width
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-def _decoded(encoded: tf.Tensor) -> tf.Tensor:
-  return decode(encoded)
+@functools.cache
+def _decoder() -> Any:
+  return tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def _by_rows(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, *, kernel: str) -> tf.Tensor:

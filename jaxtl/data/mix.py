@@ -9,11 +9,12 @@ is drawn for the batch, as in the authors' code of both papers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtl.data.runtime import tf
 from jaxtl.errors import DataError
 
-Batch = Mapping[str, tf.Tensor]
+Batch = Mapping[str, Any]  # of tensors
 
 
 def mixup(batch: Batch, seed: tf.Tensor, *, alpha: float = 0.2) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from jaxtl.data import color
 from jaxtl.data.augment import affine, rotation
@@ -13,7 +14,7 @@ from jaxtl.data.runtime import tf
 # What pixels from outside the image become: middle grey, as in the authors' code.
 _FILL = 128.0
 
-Operation = Callable[[tf.Tensor, float, tf.Tensor], tf.Tensor]
+Operation = Callable[..., Any]  # (image, magnitude, sign) -> image
 
 
 def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitude: float = 9.0) -> Example:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxtl.data import images as images_lib
 from jaxtl.data.bad_records import BadRecords
-from jaxtl.data.runtime import tf
+from jaxtl.data.runtime import no_autograph, tf
 from jaxtl.data.sources import Source
 from jaxtl.data.storage import Files
 from jaxtl.data.tfds import RecordSource, StreamSource
@@ -31,7 +31,6 @@ NumpyBatch = dict[str, np.ndarray]
 # Keys of a row on its way that are not part of a batch.
 _INTERNAL = ("position", "index")
 _ENDLESS = 2**62
-_no_autograph = tf.autograph.experimental.do_not_convert
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,9 +189,9 @@ class Stream:
     """Batches of {position, index, label, mask, image}, the images untouched."""
     if isinstance(self.source, StreamSource):
       process, rows, size = self.shard[0], self.rows, self.batch_size
-      mine = _no_autograph(lambda raw: raw["position"] % size // rows == process)
+      mine = no_autograph(lambda raw: raw["position"] % size // rows == process)
       return self._records(self.source, start * size).filter(mine).batch(rows, drop_remainder=True)
-    fetch = _no_autograph(lambda step: self._fetched(self._positions(step)))
+    fetch = no_autograph(lambda step: self._fetched(self._positions(step)))
     # One call at a time: it is Python, and more would only wait for each other.
     return (
       tf.data.Dataset.range(start, self.stop).map(fetch, num_parallel_calls=1, deterministic=True).prefetch(2)
@@ -228,7 +227,7 @@ class Stream:
       records = records.concatenate(records.take(1).repeat(padding)).skip(start)
     total = _ENDLESS if self.training else len(self.source)
 
-    @_no_autograph
+    @no_autograph
     def row(position: tf.Tensor, record: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
       index, label, image = record
       return {"position": position, "index": index, "label": label, "mask": position < total, "image": image}
@@ -252,7 +251,7 @@ class Stream:
       image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
       return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
 
-    return _no_autograph(lambda raw: row(raw))
+    return no_autograph(lambda raw: row(raw))
 
   @property
   def _all_rows(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
@@ -263,7 +262,7 @@ class Stream:
     raw = {key: scalar(dtype) for key, dtype in raw.items()} | {"image": image}
     row = tf.function(self._row, autograph=False).get_concrete_function(raw)
     signature = {key: tf.TensorSpec.from_tensor(value) for key, value in row.structured_outputs.items()}
-    return _no_autograph(lambda batch: tf.map_fn(self._row, batch, fn_output_signature=signature))
+    return no_autograph(lambda batch: tf.map_fn(self._row, batch, fn_output_signature=signature))
 
   def _contents(self, image: tf.Tensor) -> tf.Tensor:
     on_disk = isinstance(self.source, Source) and isinstance(self.source.images, Files)
@@ -283,7 +282,7 @@ class Stream:
         batch = transform(batch, own) if seeded else transform(batch)
       return dict(batch)
 
-    return _no_autograph(lambda batch: mixed(batch))
+    return no_autograph(lambda batch: mixed(batch))
 
   def _with_options(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.data.runtime import tf
+from jaxtl.data.runtime import no_autograph, tf
 from jaxtl.data.sources import DataDir, Source, describe, read_encoded
 from jaxtl.data.storage import Encoded
 from jaxtl.errors import DataError
@@ -131,13 +131,13 @@ class StreamSource:
 
   def in_order(self) -> tf.data.Dataset:
     """One pass: (index, label, image) in the order of the files."""
-    return self._read(self._files()).map(self._parsed, num_parallel_calls=2, deterministic=True)
+    return self._read(self._files()).map(no_autograph(self._parsed), num_parallel_calls=2, deterministic=True)
 
   def shuffled(self, *, seed: int, start: int = 0) -> tf.data.Dataset:
     """The endless stream from position `start` on: (index, label, image), epoch after epoch."""
     first, inside = divmod(start, self.num_examples)
 
-    @tf.autograph.experimental.do_not_convert
+    @no_autograph
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
       pair = tf.stack([tf.constant(seed, tf.int64), number])
       seeds = tf.random.stateless_uniform([2], pair, 0, 2**62, tf.int64)
@@ -146,7 +146,7 @@ class StreamSource:
       return records.skip(tf.where(number == first, tf.constant(inside, tf.int64), 0))
 
     epochs = tf.data.Dataset.range(first, 2**62).flat_map(epoch)
-    return epochs.map(self._parsed, num_parallel_calls=2, deterministic=True)
+    return epochs.map(no_autograph(self._parsed), num_parallel_calls=2, deterministic=True)
 
   def gather(self) -> Source:
     """All records in memory, as a source with random access; for small sets."""
@@ -164,16 +164,15 @@ class StreamSource:
     )
 
   def _read(self, files: tf.data.Dataset) -> tf.data.Dataset:
-    @tf.autograph.experimental.do_not_convert
+    @no_autograph
     def records(number: tf.Tensor, path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
       numbered = tf.data.TFRecordDataset(path).enumerate().skip(skip).take(take)
-      return numbered.map(tf.autograph.experimental.do_not_convert(lambda i, r: (number * _PER_FILE + i, r)))
+      return numbered.map(no_autograph(lambda i, r: (number * _PER_FILE + i, r)))
 
     return files.interleave(
       records, cycle_length=_FILES_AT_ONCE, block_length=16, num_parallel_calls=4, deterministic=True
     )
 
-  @tf.autograph.experimental.do_not_convert
   def _parsed(self, index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     label, image = self.parse(record)
     return index, tf.cast(label, tf.int32), image

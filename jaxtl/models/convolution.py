@@ -94,15 +94,15 @@ def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[
 
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   x, kernel = kept
-  return _input_gradient(x, kernel, grad, strides, padding), _kernel_gradient(x, kernel, grad, strides, padding)
+  return _input_gradient(x, kernel, grad, strides, padding), _kernel_gradient(
+    x, kernel, grad, strides, padding
+  )
 
 
 _convolution.defvjp(_forward, _backward)
 
 
-def _correlate(
-  x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair = (1, 1)
-) -> Array:
+def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair = (1, 1)) -> Array:
   """The convolution of deep learning, of `x` with its rows and columns spread out by `dilation`."""
   spread = tuple((size - 1) * step + 1 for size, step in zip(x.shape[1:3], dilation))
   if any(size < width for size, width in zip(spread, kernel.shape)) and min(*padding[0], *padding[1]) >= 0:

@@ -21,7 +21,7 @@ from jaxtl.types import Params
 
 def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
   """What every arm amounts to; arms that train are realized, their initialisation and step traced by
-  `jax.eval_shape`.
+  `jax.eval_shape`. The first arm is told whole, the others by what differs from it.
 
   Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
   the image size.
@@ -36,6 +36,7 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
     f"seeds      {', '.join(map(str, study.seeds))}",
   ]
   table: list[str] = []
+  first: dict[str, Any] | None = None
   for name, arm in arms.items():
     lines += ["", f"arm        {name}"]
     if isinstance(arm, Experiment):
@@ -45,9 +46,14 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
     else:
       check_batch_sizes(arm, runtime.mesh)
     shown = {"model", "gradient", "optimizer", "task"} if isinstance(arm, Experiment) else set()
-    for field, value in config_lib.plain(arm).items():
-      if field not in shown and value not in (None, {}):
-        lines += _outline(field, value)
+    rest = {key: value for key, value in config_lib.plain(arm).items() if key not in shown}
+    if first is None:
+      first = rest
+      for field, value in rest.items():
+        lines += _outline(field, value) if value not in (None, {}) else []
+    else:
+      for line in config_lib.differences(first, rest):
+        lines.append(f"differs    {line.partition(':')[0]} = {line.rpartition(' -> ')[2]}")
   return "\n".join([*lines, *([""] if table else []), *table]) + "\n"
 
 

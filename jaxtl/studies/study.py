@@ -8,7 +8,7 @@ A config is a module with `get_config()`:
   arms    name -> nested difference to `base`
   title, notes  for the report (optional)
 
-In the working folder: `config.json`, `env.json`, `log.txt`, `<arm>/<seed>/` with `rows.jsonl`,
+In the working folder: `config.json`, `env.json`, `data.json`, `log.txt`, `<arm>/<seed>/` with `rows.jsonl`,
 `metrics.jsonl`, `checkpoints/`, `classes.json`, and `report/`.
 """
 
@@ -32,7 +32,7 @@ import jax
 from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError, InputError, RunError
-from jaxtl.train.runtime import Runtime, check_batch_sizes
+from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
 from jaxtl.train.writer import is_first_process, write_atomically
 
 PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
@@ -149,6 +149,7 @@ def run_study(
   # Opens the data: a folder is claimed only by a run that can start.
   _expect(rows, unfinished, runtime)
   claim(workdir, config, command)
+  same_data(workdir, unfinished, runtime)
   if is_first_process():
     runtime.progress.log_to(workdir / "log.txt")
   for cell in unfinished:
@@ -187,14 +188,50 @@ def claim(workdir: Path, config: Mapping[str, Any], command: Sequence[str]) -> N
         f"{workdir} was made with another config: {config_lib.first_few(found)}. "
         "Go back to that config, or give another --workdir"
       )
-    return
   if not is_first_process():
     return
   try:
-    write_atomically(workdir / "env.json", json.dumps(environment(command), indent=1) + "\n")
-    write_atomically(path, json.dumps(config, indent=1) + "\n")
+    _add_session(workdir / "env.json", environment(command))
+    if not path.exists():
+      write_atomically(path, json.dumps(config, indent=1) + "\n")
   except OSError as error:
     raise InputError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from error
+
+
+def _add_session(path: Path, session: Mapping[str, Any]) -> None:
+  """`env.json` is the first session's environment; `later` has what differed in each one after it."""
+  if not path.exists():
+    first: dict[str, Any] = dict(session)
+  else:
+    first = json.loads(path.read_text(encoding="utf-8"))
+    changed = {key: value for key, value in session.items() if first.get(key) != value}
+    first["later"] = [*first.get("later", []), changed]
+  write_atomically(path, json.dumps(first, indent=1) + "\n")
+
+
+def same_data(workdir: Path, cells: Sequence[Cell], runtime: Runtime) -> None:
+  """Refuses to mix results of different data: each source keeps the fingerprint that it began with.
+
+  Raises:
+    InputError: a source holds other images, labels or classes than when the folder was made.
+  """
+  path = workdir / "data.json"
+  known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  found = dict(known)
+  for data in (data for cell in cells for _, data in all_data(cell.study)):
+    name = json.dumps(config_lib.plain(data.source), sort_keys=True)
+    if name in found and name not in known:
+      continue
+    source = runtime.open(data)
+    found[name] = {"name": source.name, "num_examples": len(source), "fingerprint": source.fingerprint()}
+    if name in known and known[name] != found[name]:
+      raise InputError(
+        f"{source.name} has changed since {workdir} was made: {known[name]['num_examples']} examples, fingerprint "
+        f"{known[name]['fingerprint']}, and now {len(source)}, {found[name]['fingerprint']}. "
+        "Bring the old data back, or give another --workdir"
+      )
+  if is_first_process() and found != known:
+    write_atomically(path, json.dumps(found, indent=1) + "\n")
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:

@@ -71,6 +71,28 @@ def test_an_interrupted_study_goes_on_where_it_was(study_config, runtime, tmp_pa
   assert plain[0] == plain[1]
 
 
+def test_every_session_is_on_record(study_config, tmp_path):
+  study.claim(tmp_path, study_config, ["jaxtl", "run", "a"])
+  first = json.loads((tmp_path / "env.json").read_text())
+  study.claim(tmp_path, study_config, ["jaxtl", "run", "b"])
+  after = json.loads((tmp_path / "env.json").read_text())
+  (later,) = after.pop("later")
+  assert after == first
+  assert later["command"] == ["jaxtl", "run", "b"]
+  assert "versions" not in later  # only what differed
+
+
+def test_changed_data_are_refused(study_config, runtime, tmp_path, monkeypatch):
+  study_config["arms"] = dict(from_scratch=dict(epochs=0.0, tune=None, flatness=None, transfer=None))
+  run(study_config, tmp_path, runtime)
+  (tmp_path / "from_scratch" / "0" / "rows.jsonl").unlink()
+  run(study_config, tmp_path, runtime)  # the same data go on
+  (tmp_path / "from_scratch" / "0" / "rows.jsonl").unlink()
+  monkeypatch.setattr("jaxtl.data.Source.fingerprint", lambda self: "another")
+  with pytest.raises(InputError, match=r"has changed since .* fingerprint \w+, and now \d+, another. Bring"):
+    run(study_config, tmp_path, runtime)
+
+
 def test_a_changed_config_is_refused_with_the_difference(study_config, tmp_path):
   study.claim(tmp_path, study_config, [])
   study.claim(tmp_path, study_config, [])
