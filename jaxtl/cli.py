@@ -112,7 +112,14 @@ def _add_eval(commands: Any) -> None:
     "--split", metavar="NAME", help="split to use (text; default: the only one, test or val)"
   )
   evaluate.add_argument(
-    "--batch-size", type=int, default=128, metavar="N", help="images per batch (integer; default: 128)"
+    "--batch-size", type=_count, default=128, metavar="N", help="images per batch (integer; default: 128)"
+  )
+  evaluate.add_argument(
+    "--max-bad-records",
+    type=int,
+    default=0,
+    metavar="N",
+    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
   )
   evaluate.add_argument(
     "--out", type=Path, metavar="FILE", help="also write the numbers as JSON (path; default: no file)"
@@ -130,7 +137,7 @@ def _add_export(commands: Any) -> None:
     "--format",
     choices=("orbax", "safetensors", "npz"),
     default="safetensors",
-    help="what to write (text; default: safetensors)",
+    help="what to write: orbax, safetensors or npz (text; default: safetensors)",
   )
 
 
@@ -143,6 +150,7 @@ def _add_report(commands: Any) -> None:
     "--out", type=Path, metavar="DIR", help="where to write (path; default: WORKDIR/report)"
   )
   _data_option(report)
+  _trust_option(report)
 
 
 def _add_data(commands: Any) -> None:
@@ -157,7 +165,7 @@ def _add_data(commands: Any) -> None:
   data_check.add_argument(
     "source",
     metavar="SOURCE",
-    help="folder, parquet, sheets, npz, tfds:NAME or a built-in: glyphs, digits, photo_patches",
+    help="folder, parquet, sheets, npz, tfds:NAME or a built-in: glyphs, digits, photo_patches (text)",
   )
   data_check.add_argument(
     "--out",
@@ -193,7 +201,7 @@ def _config_options(parser: argparse.ArgumentParser) -> None:
     "overrides",
     nargs="*",
     metavar="KEY=VALUE",
-    help="replaces a value, e.g. base.epochs=2 or --config.base.epochs=2",
+    help="replaces a value, e.g. base.epochs=2 or --config.base.epochs=2 (literal or text; default: none)",
   )
   _data_option(parser)
 
@@ -217,16 +225,19 @@ def _trust_option(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--trust",
     action="store_true",
-    help="import what a checkpoint's config names outside jaxtl and optax (flag; default: refuse)",
+    help="import what a checkpoint's or a run's config names outside jaxtl and optax (flag; default: refuse)",
   )
 
 
 def _device_options(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-    "--num-devices", type=int, metavar="N", help="use the first N devices (integer; default: all)"
+    "--num-devices", type=_count, metavar="N", help="use the first N devices (integer; default: all)"
   )
   parser.add_argument(
-    "--cpu-devices", type=int, metavar="N", help="split the CPU into N virtual devices (integer; default: 1)"
+    "--cpu-devices",
+    type=_count,
+    metavar="N",
+    help="split the CPU into N virtual devices (integer; default: 1)",
   )
 
 
@@ -246,7 +257,16 @@ def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _names(text: str) -> list[str]:
-  return [name for name in text.split(",") if name]
+  names = [name for name in text.split(",") if name]
+  if not names:
+    raise argparse.ArgumentTypeError(f"{text!r} names nothing; write names like a,b")
+  return names
+
+
+def _count(text: str) -> int:
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+  return int(text)
 
 
 def _numbers(text: str) -> list[int]:

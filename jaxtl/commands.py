@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     command=options.command_line,
   )
   if not options.no_report:
-    _write_report(workdir, workdir / "report", options.data_dir)
+    _write_report(workdir, workdir / "report", options.data_dir, trust=options.trust)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -74,7 +74,10 @@ def evaluate(options: argparse.Namespace) -> None:
   context = {"num_classes": len(weights.classes)}
   model, task = model_spec.realize(**context), task_spec.realize(**context)
   batches = data_lib.eval_batches(
-    source, [spec.realize() for spec in transforms], batch_size=options.batch_size
+    source,
+    [spec.realize() for spec in transforms],
+    batch_size=options.batch_size,
+    bad_records=data_lib.BadRecords(options.max_bad_records, runtime.progress.note),
   )
   shape = next(iter(batches))["image"].shape[1:]
   if list(shape) != weights.config["image_shape"]:
@@ -129,7 +132,9 @@ def report(options: argparse.Namespace) -> None:
   """`jaxtl report`: the table and figures of a run, finished or not."""
   if (options.workdir / "config.json").is_file() and not any(options.workdir.glob("*/*/metrics.jsonl")):
     raise InputError(f"nothing has been measured in {options.workdir} yet; run it first")
-  _write_report(options.workdir, options.out or options.workdir / "report", options.data_dir)
+  _write_report(
+    options.workdir, options.out or options.workdir / "report", options.data_dir, trust=options.trust
+  )
 
 
 def data_check(options: argparse.Namespace) -> None:
@@ -175,8 +180,8 @@ def _choose_split(splits: Mapping[str, Any], wanted: str | None) -> Any:
   raise DataError(f"which split? Give --split, one of {', '.join(splits)}")
 
 
-def _write_report(workdir: Path, out: Path, data_dir: str | None) -> None:
+def _write_report(workdir: Path, out: Path, data_dir: str | None, *, trust: bool) -> None:
   from jaxtl.studies import report as report_lib
 
-  page = report_lib.write(workdir, out, data_dir=data_dir)
+  page = report_lib.write(workdir, out, data_dir=data_dir, trust=trust)
   print(f"report: {page}")

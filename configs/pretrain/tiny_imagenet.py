@@ -2,7 +2,8 @@
 
 The protocol of Kim et al., "Multi-class Smoothed Hinge Loss Function in Pre-training for Transfer Learning",
 IEEE ICIP 2025, at the scale of two CPU cores. Needs --data-dir with tiny_imagenet_100 and the six targets.
-The learning rate of each arm is chosen among the same four, on a tenth of the training set that no trial sees.
+The learning rate of each arm is chosen among the same four, on a tenth of the training set that no trial
+sees.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""TensorFlow for input only: quiet, blind to accelerators, which belong to JAX, and not imported before its first use."""
+"""TensorFlow for input only: quiet, blind to accelerators, which belong to JAX, imported at its first use."""
 
 from __future__ import annotations
 

@@ -6,10 +6,11 @@ itself. The values are the same up to the order of sums. What is slow on the CPU
 
 - a map smaller than the kernel leaves the fast path altogether: the padding is made explicit;
 - the kernel gradient of a 1x1 convolution is one matrix product;
-- the kernel gradient of a wide convolution on a large map runs out of cache: it is summed over parts of the batch.
+- the kernel gradient of a wide convolution on a large map runs out of cache: it is summed over parts of the
+  batch.
 
 `jax.vjp`, `jax.grad`, and `jax.jvp` of either go through. A bare `jax.jvp` of a model does not, since the
-gradient is a custom one: take it as `jax.linear_transpose` of a `jax.vjp`, or on `plain_convolutions`.
+gradient is a custom one: take it as `jax.linear_transpose` of a `jax.vjp`.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding, dilatio
   """The convolution of deep learning, of `x` with its rows and columns spread out by `dilation`."""
   spread = tuple((size - 1) * step + 1 for size, step in zip(x.shape[1:3], dilation))
   if any(size < width for size, width in zip(spread, kernel.shape)) and min(*padding[0], *padding[1]) >= 0:
-    # XLA takes its fast path only for maps that hold the kernel; the barrier keeps it from folding the padding.
+    # XLA takes its fast path only for maps that hold the kernel; the barrier keeps the padding out of it.
     zero = jnp.zeros((), x.dtype)
     inner = [step - 1 for step in dilation]
     edges = [(0, 0, 0), *((*pads, gap) for pads, gap in zip(padding, inner)), (0, 0, 0)]

@@ -23,6 +23,7 @@ from jaxtl.errors import ConfigError, RunError
 from jaxtl.studies import flatness, transfer
 from jaxtl.studies.flatness import Flatness
 from jaxtl.studies.transfer import Protocols
+from jaxtl.train import experiment
 from jaxtl.train.experiment import Experiment, Trained, total_steps, work_per_image
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.writer import remember, write_atomically
@@ -98,6 +99,38 @@ def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
     )
 
 
+def rehearse(study: Pretrain, runtime: Runtime) -> None:
+  """Makes and traces all that the study trains, tunes and transfers, as far as that is known without data."""
+  _rehearse(study, runtime, experiment.image_size_of(study.data))
+  if study.tune is not None:
+    _held_out(study, study.tune)
+    with_rate(study.optimizer, study.tune.peak_rates[0])
+  if study.flatness is not None:
+    for spec in study.flatness.data.transforms:
+      spec.realize()
+  if study.transfer is not None:
+    transfer.rehearse_protocols(study.transfer, study.model, runtime)
+
+
+def check_data(study: Pretrain, runtime: Runtime) -> None:
+  """Refuses evaluation and target sets whose class lists do not fit, and a model that the images do not."""
+  experiment.check_classes(study, runtime.open(study.data).classes, runtime)
+  if experiment.image_size_of(study.data) is None:
+    _rehearse(study, runtime, runtime.image_shape(study.data)[0])
+  if study.transfer is not None:
+    transfer.check_targets(study.transfer, study.model, runtime)
+
+
+def _rehearse(study: Pretrain, runtime: Runtime, image_size: int | None) -> None:
+  experiment.rehearse(
+    experiment_of(study),
+    num_classes=study.data.num_classes or transfer.SOME_CLASSES,
+    num_examples=study.data.num_examples or transfer.SOME_EXAMPLES,
+    image_size=image_size,
+    mesh=runtime.mesh,
+  )
+
+
 def work(study: Pretrain, runtime: Runtime) -> float:
   """Image passes of one cell, for the time left; the arm's tuning is counted by `work_once`."""
   passes = _training_work(study, study.epochs, runtime)
@@ -120,17 +153,13 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
 
   A trial whose loss is not finite counts as accuracy 0: a rate that diverges is a bad rate, not an accident.
   """
-  if tuning.evaluation not in study.evaluation:
-    raise ConfigError(
-      f"tune.evaluation is {tuning.evaluation!r}; the study evaluates on "
-      f"{', '.join(study.evaluation) or 'nothing'}"
-    )
   trials = []
   for rate in tuning.peak_rates:
     runtime.progress.title = f"{workdir.parent.name} | rate {rate:g}"
     trial = _trial(study, tuning, rate)
     compute = functools.partial(_trial_row, trial, rate, tuning, runtime)
-    trials.append(remember(workdir / f"{rate!r}.json", compute))
+    recalled = functools.partial(runtime.progress.skip, work_once(study, runtime) / len(tuning.peak_rates))
+    trials.append(remember(workdir / f"{rate!r}.json", compute, recalled=recalled))
   best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
   return trials, dataclasses.replace(study, optimizer=with_rate(study.optimizer, best))
 
@@ -152,7 +181,7 @@ def with_rate(optimizer: Spec, rate: float) -> Spec:
 
 def _trial(study: Pretrain, tuning: Tune, rate: float) -> Experiment:
   edge = 1 - tuning.held_out
-  held_out = study.evaluation[tuning.evaluation]
+  held_out = _held_out(study, tuning)
   return dataclasses.replace(
     experiment_of(study),
     optimizer=with_rate(study.optimizer, rate),
@@ -169,6 +198,16 @@ def _trial(study: Pretrain, tuning: Tune, rate: float) -> Experiment:
     checkpoint_every=None,
     evaluate_every=None,
   )
+
+
+def _held_out(study: Pretrain, tuning: Tune) -> Data:
+  """The evaluation set whose transforms the held-out part is seen through."""
+  if tuning.evaluation not in study.evaluation:
+    raise ConfigError(
+      f"tune.evaluation is {tuning.evaluation!r}; the study evaluates on "
+      f"{', '.join(study.evaluation) or 'nothing'}"
+    )
+  return study.evaluation[tuning.evaluation]
 
 
 def _part(data: Data, start: float, stop: float, seed: int) -> Data:
@@ -211,6 +250,6 @@ def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
 
 
 def _training_work(study: Pretrain, epochs: float, runtime: Runtime) -> float:
-  experiment = dataclasses.replace(experiment_of(study), epochs=epochs)
-  steps = total_steps(experiment, len(runtime.open(study.data)))
-  return steps * study.data.batch_size * work_per_image(experiment)
+  trained = dataclasses.replace(experiment_of(study), epochs=epochs)
+  steps = total_steps(trained, len(runtime.open(study.data)))
+  return steps * study.data.batch_size * work_per_image(trained)

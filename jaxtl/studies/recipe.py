@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,11 +11,9 @@ import jax.numpy as jnp
 from jaxtl import config as config_lib
 from jaxtl import tree
 from jaxtl.config import Spec
-from jaxtl.errors import ConfigError
-from jaxtl.studies.study import parse_config
-from jaxtl.train.experiment import Experiment, Program, compile_program, total_steps
+from jaxtl.studies.study import parse_config, rehearse_arm
+from jaxtl.train.experiment import Experiment, Program, image_size_of, rehearse, total_steps
 from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
-from jaxtl.train.step import TrainState, init_state
 from jaxtl.types import Params
 
 
@@ -38,6 +36,7 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
   table: list[str] = []
   first: dict[str, Any] | None = None
   for name, arm in arms.items():
+    rehearse_arm(study.study, name, arm, runtime)
     lines += ["", f"arm        {name}"]
     if isinstance(arm, Experiment):
       described, parameters = _experiment(arm, runtime)
@@ -62,9 +61,10 @@ def _experiment(experiment: Experiment, runtime: Runtime) -> tuple[list[str], li
   check_batch_sizes(experiment, mesh)
   examples, classes, size = _facts(experiment.data, runtime)
   steps = total_steps(experiment, examples)
-  program = compile_program(experiment, num_classes=classes, num_examples=examples, mesh=mesh)
-  state = _abstract_state(program, size)
-  _check_step(program, state, batch, size)
+  program, state = rehearse(
+    experiment, num_classes=classes, num_examples=examples, image_size=size, mesh=mesh
+  )
+  assert state is not None
   decayed = decays(program, state.params)
   sizes = {path: leaf.size for path, leaf in zip(tree.paths(state.params), jax.tree.leaves(state.params))}
   task = config_lib.plain(experiment.task)
@@ -94,42 +94,15 @@ def decays(program: Program, params: Params) -> dict[str, bool]:
   return {path: bool(update != 0) for path, update in zip(tree.paths(updates), jax.tree.leaves(updates))}
 
 
-def _abstract_state(program: Program, size: int) -> TrainState:
-  def init() -> TrainState:
-    params, batch_stats = program.model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
-    return init_state(params, batch_stats, program.tx, gradient=program.gradient)
-
-  return jax.eval_shape(init)
-
-
-def _check_step(program: Program, state: TrainState, batch: int, size: int) -> None:
-  """The step traces, and gives back a state like the one that went in."""
-  images = {
-    "image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32),
-    "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-    "mask": jax.ShapeDtypeStruct((batch,), jnp.bool_),
-  }
-  after, _ = jax.eval_shape(program.train_step, state, images, jax.random.key(0))
-  if tree.paths(after) != tree.paths(state):
-    raise ConfigError("the step changes the structure of its state; a gradient rule or transform is at fault")
-
-
 def _facts(data: Data, runtime: Runtime) -> tuple[int, int, int]:
   """Examples, classes and image size: what the config says, and else what the source holds."""
-  size = next(_sizes(data), None)
+  size = image_size_of(data)
   if data.num_examples is None or data.num_classes is None or size is None:
     source = runtime.open(data)
     if size is None:
       size = next(iter(runtime.eval_batches(data)))["image"].shape[1]
     return len(source), len(source.classes), size
   return data.num_examples, data.num_classes, size
-
-
-def _sizes(data: Data) -> Iterator[int]:
-  for transform in reversed(data.transforms):
-    size = transform.keywords.get("size")
-    if isinstance(size, int):
-      yield size
 
 
 def _outline(name: str, value: Any, *, depth: int = 0) -> list[str]:

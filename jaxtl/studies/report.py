@@ -12,7 +12,7 @@ from jaxtl.studies.results import load
 from jaxtl.studies.tables import make_tables
 
 
-def write(workdir: Path, out: Path, *, data_dir: str | None = None) -> Path:
+def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool = False) -> Path:
   """Writes the report of a working folder, finished or not; the same rows give the same bytes.
 
   In `out`: `index.html` (self-contained), `report.md`, `table.csv` (every row), `table.tex` (booktabs), each
@@ -22,6 +22,7 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None) -> Path:
     workdir: of a run.
     out: made if it is not there; files of the same name are replaced, each at once.
     data_dir: the folder below which sources look for their files, for the preview of the training images.
+    trust: opens sources of other packages too, which imports them.
 
   Returns:
     The path of the page.
@@ -35,9 +36,9 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None) -> Path:
   tables = make_tables(results)
   captions = [sentences.caption(results, table) for table in tables]
   figures = make_figures(results)
-  preview = samples.preview(results.config, data_dir=data_dir)
+  preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)
-  data = appendix.data_sets(results, samples.describe(results.config, data_dir=data_dir))
+  data = appendix.data_sets(results, samples.describe(results.config, data_dir=data_dir, trust=trust))
   behind = [
     appendix.arms(results),
     appendix.numbers(results, tables),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtl import config as config_lib
+from jaxtl.errors import InputError
 from jaxtl.studies import study
 
 Values = Mapping[str, Mapping[int, float]]
@@ -115,13 +116,13 @@ def load(workdir: Path) -> Results:
     InputError: no study ran there.
   """
   rows = study.all_rows(workdir)
-  config = _read_json(workdir / "config.json")
+  config = study.read_json(workdir / "config.json")
   cells = [(arm, seed) for arm in config["arms"] for seed in config.get("seeds") or (0,)]
   folders = {cell: workdir / cell[0] / str(cell[1]) for cell in cells}
   curves = {cell: _records(folder / "metrics.jsonl") for cell, folder in folders.items()}
   return Results(
     config=config,
-    env=_read_json(workdir / "env.json"),
+    env=study.read_json(workdir / "env.json") if (workdir / "env.json").is_file() else {},
     rows=rows,
     curves={cell: records for cell, records in curves.items() if records},
     finished=frozenset(cell for cell, folder in folders.items() if (folder / "rows.jsonl").exists()),
@@ -146,13 +147,12 @@ def mean_over(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
   return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def _records(path: Path) -> list[dict[str, float]]:
   """Complete records: the line that a running or killed writer has not finished is left out."""
   if not path.is_file():
     return []
   lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-  return [json.loads(line) for line in lines if line.strip()]
+  try:
+    return [json.loads(line) for line in lines if line.strip()]
+  except ValueError as error:
+    raise InputError(f"{path} is damaged ({error}); restore it, or run the study anew") from error

@@ -45,27 +45,27 @@ class Preview:
     return encoded(np.asarray(data_lib.contact_sheet(self.images, self.titles, columns=8)))
 
 
-def describe(config: Mapping[str, Any], *, data_dir: str | None) -> list[DataSet]:
+def describe(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> list[DataSet]:
   """Every data set that the base of a config names, in the order of use."""
   runtime = Runtime(None, data_dir=data_dir)
   found = []
   for role, value in _named(config.get("base", {})).items():
     text = call(value.get("source", {}))
     try:
-      source = runtime.open(_parse(value))
+      source = runtime.open(_parse(value, trust))
       found.append(DataSet(role, source.name, source.kind, len(source), len(source.classes)))
     except Exception as error:  # whatever a reader of files raises: a report is made without the data too
       found.append(DataSet(role, text, problem=_one_line(error)))
   return found
 
 
-def preview(config: Mapping[str, Any], *, data_dir: str | None) -> Preview:
+def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> Preview:
   """The first training images of the base with the first seed, batch transforms included."""
   value = _training(config.get("base", {}))
   if value is None:
     return Preview(problem="The config names no training data.")
   try:
-    data = dataclasses.replace(_parse(value), batch_size=_NUM_IMAGES)
+    data = dataclasses.replace(_parse(value, trust), batch_size=_NUM_IMAGES)
     runtime = Runtime(None, data_dir=data_dir)
     seed = (config.get("seeds") or [0])[0]
     batch = next(iter(runtime.train_batches(data, seed=seed, start_step=0)))
@@ -103,9 +103,9 @@ def _named(base: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   return {role: value for role, value in found.items() if value}
 
 
-def _parse(value: Mapping[str, Any]) -> Data:
+def _parse(value: Mapping[str, Any], trust: bool) -> Data:
   # Only what comes with jaxtl is imported: a report must be safe to make of somebody else's folder.
-  return config_lib.parse(value, Data, at="data", trusted=config_lib.TRUSTED)
+  return config_lib.parse(value, Data, at="data", trusted=None if trust else config_lib.TRUSTED)
 
 
 def _pixels(image: np.ndarray, data: Data) -> np.ndarray:

@@ -99,7 +99,9 @@ def curvature_sentence(results: Results) -> str:
     return ""
   residuals = sorted(_each(results.values("residual")))
   # True, 1.0 or NaN, by the study.
-  converged = [row["converged"] == 1 for row in results.rows if row.get("converged") in (0, 1)]
+  converged = [
+    row["converged"] == 1 for row in results.rows if "lambda_max" in row and row["converged"] in (0, 1)
+  ]
   counts = " or ".join(f"{value:,.0f}" for value in images)
   text = f"λ_max is the largest eigenvalue of the Hessian of the mean cross-entropy on {counts} images"
   if residuals:

@@ -58,6 +58,10 @@ class StudyConfig:
   title: str = ""
   notes: tuple[str, ...] = ()
 
+  def __post_init__(self) -> None:
+    good = len(self.seeds) > 0 and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
+    config_lib.require(seeds=(self.seeds, good, "different whole numbers from 0"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -83,12 +87,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     raise ConfigError(f"no config at {path}; expected a Python file with get_config()")
   try:
     module = runpy.run_path(str(path))
-  except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-    first = str(error).splitlines()[0]
-    raise ConfigError(f"{path} is not a Python file that can be run: {first}") from error
-  if "get_config" not in module:
-    raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
-  return config_lib.override(config_lib.plain(module["get_config"]()), overrides)
+    if "get_config" not in module:
+      raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
+    made = module["get_config"]()
+  except ConfigError:
+    raise
+  except Exception as error:  # it is a program: it can fail in any way
+    first = (str(error).splitlines() or [""])[0]
+    raise ConfigError(f"{path} cannot be run: {type(error).__name__}: {first}") from error
+  plain = config_lib.plain(made)
+  if not isinstance(plain, dict):
+    raise ConfigError(f"{path}: get_config() returns {plain!r}; expected a ConfigDict")
+  return config_lib.override(plain, overrides)
 
 
 def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
@@ -133,11 +143,6 @@ def run_study(
   for seed in seeds or ():
     if seed not in study.seeds:
       raise ConfigError(f"no seed {seed}; the config has {', '.join(map(str, study.seeds))}")
-  for name, arm in parsed.items():
-    try:
-      check_batch_sizes(arm, runtime.mesh)
-    except ConfigError as error:
-      raise ConfigError(f"config.arms.{name}.{error}") from error
   rows = config_lib.find(study.study)
   cells = [
     Cell(name, seed, arm, workdir / name / str(seed))
@@ -146,10 +151,13 @@ def run_study(
     if (not arms or name in arms) and (not seeds or seed in seeds)
   ]
   unfinished = [cell for cell in cells if not cell.rows_file.exists()]
+  for name in dict.fromkeys(cell.arm for cell in unfinished):
+    rehearse_arm(study.study, name, parsed[name], runtime)
   # Opens the data: a folder is claimed only by a run that can start.
   _expect(rows, unfinished, runtime)
-  claim(workdir, config, command)
-  same_data(workdir, unfinished, runtime)
+  for name in dict.fromkeys(cell.arm for cell in unfinished):
+    _call_hook(study.study, "check_data", name, parsed[name], runtime)
+  claim(workdir, config, command, data=fingerprints(unfinished, runtime) if unfinished else None)
   if is_first_process():
     runtime.progress.log_to(workdir / "log.txt")
   for cell in unfinished:
@@ -161,6 +169,32 @@ def run_study(
   return [row for cell in cells for row in read_rows(cell.rows_file)]
 
 
+def rehearse_arm(study: str, name: str, arm: Any, runtime: Runtime) -> None:
+  """Makes what the arm will make, without data: a mistake shows now, and not after hours of training.
+
+  A study's module may have `rehearse(study, runtime)`, and `check_data(study, runtime)` for what only
+  the opened data tell.
+
+  Raises:
+    ConfigError: names the arm.
+  """
+  try:
+    check_batch_sizes(arm, runtime.mesh)
+  except ConfigError as error:
+    raise ConfigError(f"config.arms.{name}.{error}") from error
+  _call_hook(study, "rehearse", name, arm, runtime)
+
+
+def _call_hook(study: str, hook: str, name: str, arm: Any, runtime: Runtime) -> None:
+  module = sys.modules[config_lib.find(study).__module__]
+  if not hasattr(module, hook):
+    return
+  try:
+    getattr(module, hook)(arm, runtime)
+  except InputError as error:
+    raise type(error)(f"config.arms.{name}: {error}") from error
+
+
 def _rows_of(cell: Cell, rows: Callable[..., Iterator[Any]], runtime: Runtime) -> Iterator[dict[str, Any]]:
   """The cell's rows, each with its arm and seed; an error that stops the run says in which cell."""
   try:
@@ -170,68 +204,89 @@ def _rows_of(cell: Cell, rows: Callable[..., Iterator[Any]], runtime: Runtime) -
     raise RunError(f"{cell.arm}/{cell.seed}: {error}", code=error.code) from error
 
 
-def claim(workdir: Path, config: Mapping[str, Any], command: Sequence[str]) -> None:
-  """Makes the working folder this config's, or refuses one that is another config's, with the difference.
+def claim(
+  workdir: Path, config: Mapping[str, Any], command: Sequence[str], *, data: Mapping[str, Any] | None = None
+) -> None:
+  """Makes the working folder this config's and these data's; refuses another's, with the difference.
+
+  Args:
+    data: of `fingerprints`; None where nothing is left to run: such a session leaves no trace.
 
   Raises:
-    InputError: the folder cannot be written, or was made with another config.
+    InputError: the folder cannot be written, is damaged, or was made with another config or other data.
   """
   path = workdir / "config.json"
   if path.exists():
-    try:
-      old = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-      raise InputError(f"{path} is damaged ({error}); give another --workdir") from error
-    found = config_lib.differences(old, dict(config))
+    found = config_lib.differences(read_json(path), dict(config))
     if found:
       raise InputError(
         f"{workdir} was made with another config: {config_lib.first_few(found)}. "
         "Go back to that config, or give another --workdir"
       )
-  if not is_first_process():
+  known = read_json(workdir / "data.json") if (workdir / "data.json").exists() else {}
+  _same_data(known, data or {}, workdir)
+  if not is_first_process() or (path.exists() and data is None):
     return
   try:
     _add_session(workdir / "env.json", environment(command))
+    write_atomically(workdir / "data.json", json.dumps({**known, **(data or {})}, indent=1) + "\n")
     if not path.exists():
       write_atomically(path, json.dumps(config, indent=1) + "\n")
   except OSError as error:
     raise InputError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from error
 
 
+def fingerprints(cells: Sequence[Cell], runtime: Runtime) -> dict[str, Any]:
+  """What every source of the cells holds: spec -> name, number of examples, fingerprint of all of them."""
+  sources = {
+    json.dumps(config_lib.plain(data.source), sort_keys=True): data
+    for cell in cells
+    for _, data in all_data(cell.study)
+  }
+  opened = {name: runtime.open(data) for name, data in sources.items()}
+  return {
+    name: {"name": source.name, "num_examples": len(source), "fingerprint": source.fingerprint()}
+    for name, source in opened.items()
+  }
+
+
+def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path) -> None:
+  for name, now in found.items():
+    old = known.get(name, now)
+    if old != now:
+      raise InputError(
+        f"{now['name']} has changed since {workdir} was made: {old['num_examples']} examples with the "
+        f"fingerprint {old['fingerprint']}, and now {now['num_examples']} with {now['fingerprint']}. "
+        "Bring the old data back, or give another --workdir"
+      )
+
+
 def _add_session(path: Path, session: Mapping[str, Any]) -> None:
   """`env.json` is the first session's environment; `later` has what differed in each one after it."""
-  if not path.exists():
-    first: dict[str, Any] = dict(session)
+  first = read_json(path) if path.exists() else None
+  if first is None:
+    first = dict(session)
   else:
-    first = json.loads(path.read_text(encoding="utf-8"))
     changed = {key: value for key, value in session.items() if first.get(key) != value}
     first["later"] = [*first.get("later", []), changed]
   write_atomically(path, json.dumps(first, indent=1) + "\n")
 
 
-def same_data(workdir: Path, cells: Sequence[Cell], runtime: Runtime) -> None:
-  """Refuses to mix results of different data: each source keeps the fingerprint that it began with.
+def read_json(path: Path) -> dict[str, Any]:
+  """The JSON object in a file of a working folder.
 
   Raises:
-    InputError: a source holds other images, labels or classes than when the folder was made.
+    InputError: the file is missing or damaged.
   """
-  path = workdir / "data.json"
-  known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-  found = dict(known)
-  for data in (data for cell in cells for _, data in all_data(cell.study)):
-    name = json.dumps(config_lib.plain(data.source), sort_keys=True)
-    if name in found and name not in known:
-      continue
-    source = runtime.open(data)
-    found[name] = {"name": source.name, "num_examples": len(source), "fingerprint": source.fingerprint()}
-    if name in known and known[name] != found[name]:
-      raise InputError(
-        f"{source.name} has changed since {workdir} was made: {known[name]['num_examples']} examples, fingerprint "
-        f"{known[name]['fingerprint']}, and now {len(source)}, {found[name]['fingerprint']}. "
-        "Bring the old data back, or give another --workdir"
-      )
-  if is_first_process() and found != known:
-    write_atomically(path, json.dumps(found, indent=1) + "\n")
+  if not path.is_file():
+    raise InputError(f"there is no {path}; give the --workdir of a run")
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise InputError(f"{path} is damaged ({error}); restore it, or give another --workdir") from error
+  if not isinstance(value, dict):
+    raise InputError(f"{path} is damaged (no JSON object); restore it, or give another --workdir")
+  return value
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:
@@ -256,8 +311,15 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-  """The rows of one cell."""
-  return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+  """The rows of one cell.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  try:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+  except ValueError as error:
+    raise InputError(f"{path} is damaged ({error}); remove it, and its cell is measured again") from error
 
 
 def all_rows(workdir: Path) -> list[dict[str, Any]]:
@@ -266,10 +328,11 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   Raises:
     InputError: no study ran in `workdir`.
   """
-  path = workdir / "config.json"
-  if not path.is_file():
+  if not (workdir / "config.json").is_file():
     raise InputError(f"no study in {workdir}: there is no config.json; give the --workdir of a run")
-  config = json.loads(path.read_text(encoding="utf-8"))
+  config = read_json(workdir / "config.json")
+  if not isinstance(config.get("arms"), dict):
+    raise InputError(f"{workdir / 'config.json'} has no arms; give the --workdir of a run")
   files = [
     workdir / arm / str(seed) / "rows.jsonl" for arm in config["arms"] for seed in config.get("seeds", [0])
   ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,14 +17,24 @@ from jaxtl import config as config_lib
 from jaxtl import losses, optim
 from jaxtl.config import Spec
 from jaxtl.metrics import in_top
-from jaxtl.train import checkpoint, sharding
+from jaxtl.train import checkpoint, experiment, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, make_features
-from jaxtl.train.experiment import PLAIN, Experiment, make_model, run, total_steps, work_per_image
+from jaxtl.train.experiment import (
+  PLAIN,
+  Experiment,
+  image_size_of,
+  make_model,
+  run,
+  total_steps,
+  work_per_image,
+)
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.writer import remember
 
 Row = dict[str, Any]
+# Stand-ins for a rehearsal, which opens no data.
+SOME_CLASSES, SOME_EXAMPLES = 10, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +72,7 @@ class FineTune:
   """Training all weights from the checkpoint, the head replaced.
 
   Attributes:
-    task: its loss; freeze the normalisation statistics here, or do not.
+    task: its loss. Normalisation statistics are frozen unless it says `frozen_stats=False`.
     optimizer, gradient, epochs: as in an experiment.
     evaluate_every_epochs: period of the test evaluations behind the best accuracy; None is only at the end,
       and the best is then the last.
@@ -139,6 +150,55 @@ def measure(
       )
 
 
+def rehearse(study: Transfer, runtime: Runtime) -> None:
+  """Makes the fine-tuning's parts; traces them too where the checkpoint is there to say of which model."""
+  rehearse_protocols(study.transfer, _model_of(study, runtime), runtime)
+
+
+def check_data(study: Transfer, runtime: Runtime) -> None:
+  """Refuses targets whose training and test sets have different class lists."""
+  check_targets(study.transfer, _model_of(study, runtime), runtime)
+
+
+def rehearse_protocols(protocols: Protocols, model: Spec | None, runtime: Runtime) -> None:
+  """Makes every target's fine-tuning, and traces it where its transforms tell the images' size."""
+  for target in protocols.targets.values():
+    for spec in (*target.train.transforms, *target.train.batch_transforms, *target.test.transforms):
+      spec.realize()
+    if protocols.fine_tune is not None:
+      _rehearse(protocols.fine_tune, target, model, runtime, image_size_of(target.train))
+
+
+def check_targets(protocols: Protocols, model: Spec | None, runtime: Runtime) -> None:
+  """See `check_data`; traces the fine-tuning where only the images tell their size."""
+  for name, target in protocols.targets.items():
+    classes = runtime.open(target.train).classes
+    same_classes(classes, runtime.open(target.test).classes, at=f"targets.{name}.test")
+    if protocols.fine_tune is not None and image_size_of(target.train) is None:
+      _rehearse(protocols.fine_tune, target, model, runtime, runtime.image_shape(target.train)[0])
+
+
+def _rehearse(
+  fine_tune: FineTune, target: Target, model: Spec | None, runtime: Runtime, image_size: int | None
+) -> None:
+  tuned = _experiment(fine_tune, target, model or PLAIN, SOME_EXAMPLES)
+  if model is not None:
+    facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=SOME_EXAMPLES, image_size=image_size)
+    experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
+    return
+  context: dict[str, Any] = dict(total_steps=2, steps_per_epoch=1, blocks=())
+  tuned.task.realize(num_classes=SOME_CLASSES)
+  tuned.optimizer.realize(**context)
+  tuned.gradient.realize(**context)
+
+
+def _model_of(study: Transfer, runtime: Runtime) -> Spec | None:
+  """The checkpoint's model; None while there is no checkpoint."""
+  if not Path(study.start).exists():
+    return None
+  return checkpoint.load(study.start).model_spec(trust=runtime.trust)
+
+
 def work(study: Transfer, runtime: Runtime) -> float:
   """Image passes of one cell, for the time left."""
   return work_of(study.transfer, runtime)
@@ -154,8 +214,8 @@ def work_of(protocols: Protocols, runtime: Runtime) -> float:
 
 def _fine_tuning_work(fine_tune: FineTune, target: Target, model: Spec, runtime: Runtime) -> float:
   size = len(runtime.open(target.train))
-  experiment = _experiment(fine_tune, target, model, size)
-  return total_steps(experiment, size) * target.train.batch_size * work_per_image(experiment)
+  tuned = _experiment(fine_tune, target, model, size)
+  return total_steps(tuned, size) * target.train.batch_size * work_per_image(tuned)
 
 
 def _probe_row(
@@ -174,7 +234,6 @@ def _probe_row(
   train_x, train_y = cached(dataclasses.replace(target.train, transforms=target.test.transforms))
   test_x, test_y = cached(target.test)
   classes = runtime.open(target.train).classes
-  same_classes(classes, runtime.open(target.test).classes, at=f"targets.{name}.test")
   chosen, l2 = optim.choose_probe(
     train_x,
     train_y,
@@ -207,8 +266,8 @@ def _fine_tune_row(
   fine_tune: FineTune, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
 ) -> Row:
   began = time.monotonic()
-  experiment = _experiment(fine_tune, target, model, len(runtime.open(target.train)))
-  trained = run(experiment, seed=seed, runtime=runtime, start=start)
+  tuned = _experiment(fine_tune, target, model, len(runtime.open(target.train)))
+  trained = run(tuned, seed=seed, runtime=runtime, start=start, fresh_head=True)
   return {
     "kind": "transfer",
     "target": name,
@@ -231,7 +290,7 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> 
   every = fine_tune.evaluate_every_epochs
   return Experiment(
     model=model,
-    task=fine_tune.task,
+    task=_frozen(fine_tune.task),
     data=target.train,
     optimizer=fine_tune.optimizer,
     gradient=fine_tune.gradient,
@@ -240,6 +299,13 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> 
     evaluate_every=max(round(every * size / target.train.batch_size), 1) if every else None,
     log_every=1_000_000,
   )
+
+
+def _frozen(task: Spec) -> Spec:
+  """The task with frozen normalisation statistics, where it has the choice and its spec leaves it open."""
+  if "frozen_stats" not in inspect.signature(task.target).parameters:
+    return task
+  return dataclasses.replace(task, keywords={"frozen_stats": True, **task.keywords})
 
 
 def _title(workdir: Path) -> str:

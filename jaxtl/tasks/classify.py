@@ -34,7 +34,8 @@ def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
 
   Args:
     loss: (logits [B, K], labels) -> [B].
-    frozen_stats: keeps the normalisation statistics as they are: the default when fine-tuning.
+    frozen_stats: normalises with the stored statistics, and leaves them as they are. The transfer study
+      fine-tunes so unless its task says otherwise.
 
   Returns:
     A task that measures `loss` (the training loss), `cross_entropy` (comparable between losses), `top1`,

@@ -1,7 +1,7 @@
 """Checkpoints: orbax with three named items, `model`, `optimizer` and `config`.
 
 Transfer and export read `model` and `config` only. The config item is JSON and is data: what it names is
-imported only from inside jaxtl, flax and optax, unless the user says otherwise.
+imported only from the public parts of jaxtl and optax (`config.TRUSTED`), unless the user says otherwise.
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxtl import config as config_lib
-from jaxtl import optim, weights
+from jaxtl import optim, tree, weights
 from jaxtl.config import Spec
-from jaxtl.errors import CheckpointError
+from jaxtl.errors import CheckpointError, ConfigError
 from jaxtl.tasks import Task
 from jaxtl.train import checkpoint, sharding
 from jaxtl.train.checkpoint import Checkpointer, Weights
@@ -165,6 +166,51 @@ def _compile(
   return Program(model, task, tx, gradient, train_step, measure)
 
 
+def rehearse(
+  experiment: Experiment, *, num_classes: int, num_examples: int, image_size: int | None, mesh: Any
+) -> tuple[Program, TrainState | None]:
+  """Makes all that a run makes and traces its first step: mistakes show, and nothing is computed.
+
+  Returns:
+    The program, and the shapes of its first state; None where `image_size` is.
+
+  Raises:
+    ConfigError: a component refuses its keywords, the model, or the parameters that it is to work on.
+  """
+  for data in (experiment.data, *experiment.evaluation.values()):
+    for spec in (*data.transforms, *data.batch_transforms):
+      spec.realize()
+  program = compile_program(experiment, num_classes=num_classes, num_examples=num_examples, mesh=mesh)
+  if image_size is None:
+    return program, None
+  return program, _traced(program, experiment.data.batch_size, image_size)
+
+
+@functools.cache
+def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
+  shape = (image_size, image_size, 3)
+  state = jax.eval_shape(
+    lambda: init_state(
+      *program.model.init(jax.random.key(0), jnp.zeros((1, *shape))), program.tx, gradient=program.gradient
+    )
+  )
+  batch = {
+    "image": jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32),
+    "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    "mask": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
+  }
+  after, _ = jax.eval_shape(program.train_step, state, batch, jax.random.key(0))
+  if tree.paths(after) != tree.paths(state):
+    raise ConfigError("the step changes the structure of its state; a gradient rule or transform is at fault")
+  return state
+
+
+def image_size_of(data: Data) -> int | None:
+  """The side of the images that the transforms leave, where they say it."""
+  sizes = (transform.keywords.get("size") for transform in reversed(data.transforms))
+  return next((size for size in sizes if isinstance(size, int)), None)
+
+
 def run(
   experiment: Experiment,
   *,
@@ -172,6 +218,7 @@ def run(
   runtime: Runtime,
   workdir: Path | None = None,
   start: Weights | None = None,
+  fresh_head: bool = False,
   observers: Mapping[str, tuple[int | None, Callable[[Program], Observer]]] | None = None,
 ) -> Trained:
   """Trains an experiment, or goes on where an earlier run of it was stopped.
@@ -180,6 +227,8 @@ def run(
     seed: of the initialisation, the order of the data and all noise.
     workdir: for checkpoints, metrics and the class list; None keeps all in memory.
     start: weights to start from; they win over `experiment.start`.
+    fresh_head: draws the head anew also where the class lists are equal: two data sets whose classes are
+      called 0 to 9 are not the same task.
     observers: name -> (period, program -> observer), beside the evaluations.
   """
   mesh, data = runtime.mesh, experiment.data
@@ -193,7 +242,9 @@ def run(
 
   image_shape = runtime.image_shape(data)
   init_key, noise_key = jax.random.split(jax.random.key(seed))
-  fresh = start_state(program, init_key, image_shape, start=start, classes=source.classes)
+  fresh = start_state(
+    program, init_key, image_shape, start=start, classes=source.classes, fresh_head=fresh_head
+  )
   state = sharding.put_replicated(fresh, mesh)
   about = _about(experiment, source.classes, image_shape, seed)
 
@@ -272,14 +323,17 @@ def start_state(
   *,
   start: Weights | None,
   classes: tuple[str, ...],
+  fresh_head: bool = False,
 ) -> TrainState:
   """The state before the first step: fresh, or `start` matched by path.
 
-  The head stays fresh where the class lists differ. Raises CheckpointError where anything else does not fit.
+  The head stays fresh where the class lists differ, or with `fresh_head`. Raises CheckpointError where
+  anything else does not fit.
   """
   params, batch_stats = init_model(program.model, key, image_shape)
   if start is not None:
-    allow = () if tuple(start.classes) == tuple(classes) else (rf"^{program.model.head}/",)
+    keep = tuple(start.classes) == tuple(classes) and not fresh_head
+    allow = () if keep else (rf"^{program.model.head}/",)
     params = weights.match(start.params, params, allow=allow)
     batch_stats = weights.match(start.batch_stats, batch_stats)
   return init_state(params, batch_stats, program.tx, gradient=program.gradient)

@@ -1,11 +1,13 @@
 """The runner: cells are kept, killed runs go on, and a folder belongs to one config."""
 
+import dataclasses
 import json
 
+import chex
 import pytest
 
 from jaxtl.errors import ConfigError, InputError
-from jaxtl.studies import pretrain, study
+from jaxtl.studies import pretrain, results, study, transfer
 
 
 def run(config, folder, runtime, **keywords):
@@ -74,12 +76,99 @@ def test_an_interrupted_study_goes_on_where_it_was(study_config, runtime, tmp_pa
 def test_every_session_is_on_record(study_config, tmp_path):
   study.claim(tmp_path, study_config, ["jaxtl", "run", "a"])
   first = json.loads((tmp_path / "env.json").read_text())
-  study.claim(tmp_path, study_config, ["jaxtl", "run", "b"])
+  study.claim(tmp_path, study_config, ["jaxtl", "run", "nothing left to do"])
+  assert json.loads((tmp_path / "env.json").read_text()) == first
+  study.claim(tmp_path, study_config, ["jaxtl", "run", "b"], data={})
   after = json.loads((tmp_path / "env.json").read_text())
   (later,) = after.pop("later")
   assert after == first
   assert later["command"] == ["jaxtl", "run", "b"]
   assert "versions" not in later  # only what differed
+
+
+@pytest.mark.parametrize(
+  ("place", "value", "message"),
+  [
+    ("transfer.fine_tune.gradient", dict(make=".optim.sam", rho=-1.0), "rho"),
+    (
+      "transfer.fine_tune.task.loss",
+      dict(fn=".losses.softmax_cross_entropy", label_smoothing=2.0),
+      "label_smoothing is 2.0",
+    ),
+    ("transfer.fine_tune.optimizer.freeze", "no_such_layer", "no_such_layer"),
+    ("tune.evaluation", "vall", "tune.evaluation is 'vall'"),
+    ("optimizer", dict(make="optax.sgd", learning_rate=0.1), "tune sets 'peak_rate'"),
+    ("transfer.targets.two.test.source.names", "xyz", "class 0 is 'x'"),
+  ],
+)
+def test_what_would_fail_at_the_end_is_refused_before_the_start(
+  study_config, runtime, tmp_path, place, value, message
+):
+  *parents, last = place.split(".")
+  node = study_config["base"]
+  for key in parents:
+    node = node[key]
+  node[last] = value
+  with pytest.raises(InputError, match=rf"config.arms.smoothed_hinge: .*{message}"):
+    run(study_config, tmp_path / "run", runtime)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_transferred_weight_gets_a_head_of_its_own_and_keeps_its_statistics(
+  study_config, runtime, tmp_path
+):
+  # The target has the classes of the pre-training set, and is another task all the same.
+  for part in ("train", "test"):
+    study_config["base"]["transfer"]["targets"]["two"][part]["source"]["num_classes"] = 3
+  fine_tune = study_config["base"]["transfer"]["fine_tune"]
+  del fine_tune["task"]["frozen_stats"]
+  _, arms = study.parse_config(study_config)
+  protocols = arms["smoothed_hinge"].transfer
+  target = protocols.targets["two"]
+  start = pretrain.train.run(pretrain.experiment_of(arms["from_scratch"]), seed=0, runtime=runtime())
+  tuned = {}
+  for epochs in (0.0, 1.0):
+    recipe = dataclasses.replace(protocols.fine_tune, epochs=epochs)
+    experiment = transfer._experiment(recipe, target, arms["smoothed_hinge"].model, 96)
+    tuned[epochs] = pretrain.train.run(
+      experiment, seed=1, runtime=runtime(), start=start.weights, fresh_head=True
+    ).weights
+  chex.assert_trees_all_equal(tuned[1.0].batch_stats, start.weights.batch_stats)
+  before, after = start.weights.params, tuned[0.0].params
+  chex.assert_trees_all_equal(before["stem"], after["stem"])
+  assert (before["head"]["kernel"] != after["head"]["kernel"]).all()
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("import no_such_module", "cannot be run: ModuleNotFoundError: No module named 'no_such_module'"),
+    ("def get_config():\n  return undefined", "cannot be run: NameError: name 'undefined'"),
+    ("def get_config(size):\n  return size", r"cannot be run: TypeError: get_config\(\) missing"),
+    ("def get_config():\n  return 3", "returns 3; expected a ConfigDict"),
+  ],
+)
+def test_a_config_that_fails_is_told_in_one_line(tmp_path, text, message):
+  path = tmp_path / "config.py"
+  path.write_text(text)
+  with pytest.raises(ConfigError, match=message):
+    study.load_config(path)
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [0, 0]])
+def test_seeds_are_different_numbers_from_zero(study_config, seeds):
+  with pytest.raises(ConfigError, match=r"seeds is .* expected different whole numbers from 0"):
+    study.parse_config(study_config | {"seeds": seeds})
+
+
+@pytest.mark.parametrize("name", ["config.json", "env.json", "rows.jsonl", "metrics.jsonl"])
+def test_a_damaged_folder_is_told_in_one_line(study_config, runtime, tmp_path, name):
+  study_config["arms"] = dict(from_scratch=dict(epochs=0.0, tune=None, flatness=None, transfer=None))
+  run(study_config, tmp_path, runtime)
+  path = tmp_path / name if name.endswith(".json") else tmp_path / "from_scratch" / "0" / name
+  path.write_text("{ no JSON\n")
+  with pytest.raises(InputError, match=f"{name} is damaged"):
+    results.load(tmp_path)
 
 
 def test_changed_data_are_refused(study_config, runtime, tmp_path, monkeypatch):
@@ -89,7 +178,9 @@ def test_changed_data_are_refused(study_config, runtime, tmp_path, monkeypatch):
   run(study_config, tmp_path, runtime)  # the same data go on
   (tmp_path / "from_scratch" / "0" / "rows.jsonl").unlink()
   monkeypatch.setattr("jaxtl.data.Source.fingerprint", lambda self: "another")
-  with pytest.raises(InputError, match=r"has changed since .* fingerprint \w+, and now \d+, another. Bring"):
+  with pytest.raises(
+    InputError, match=r"has changed since .* fingerprint \w+, and now \d+ with another. Bring"
+  ):
     run(study_config, tmp_path, runtime)
 
 
