@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test test-slow lint types bench clean
+.PHONY: setup quickstart test lint types bench clean
 
 setup: $(READY)
 
@@ -17,9 +17,6 @@ quickstart: setup
 	$(BIN)/jaxtl run configs/quickstart.py --workdir runs/quickstart
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
-
-test-slow: setup
 	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: setup
@@ -31,6 +28,7 @@ types: setup
 
 bench: setup
 	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/convolution.py
 	$(BIN)/python benchmarks/input.py
 
 clean:

@@ -83,14 +83,15 @@ def label(a: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
   """The value of the first rule `(path regex, value)` that finds each leaf's path.
 
   Raises:
-    ConfigError: a leaf that no rule finds, or a rule that finds no leaf before another rule does: a rule
-      that does nothing is nearly always a misspelt path.
+    ConfigError: a pattern that is no regex, a leaf that no rule finds, or a rule that finds no leaf before
+      another rule does: a rule that does nothing is nearly always a misspelt path.
   """
   used = set()
+  regexes = [_compiled(pattern) for pattern, _ in rules]
 
   def first(path: str, _: Any) -> Any:
-    for number, (pattern, value) in enumerate(rules):
-      if re.search(pattern, path):
+    for number, (_, value) in enumerate(rules):
+      if regexes[number].search(path):
         used.add(number)
         return value
     raise ConfigError(f"no rule matches the parameter {path!r}; the rules are {[p for p, _ in rules]}")
@@ -107,15 +108,23 @@ def matches(a: Tree, where: str | None) -> Tree:
   """True at the leaves whose path the regex `where` finds; everywhere where it is None.
 
   Raises:
-    ConfigError: nothing matches.
+    ConfigError: nothing matches, or `where` is no regex.
   """
   if where is None:
     return jax.tree.map(lambda _: True, a)
-  found = map_with_path(lambda path, _: bool(re.search(where, path)), a)
+  regex = _compiled(where)
+  found = map_with_path(lambda path, _: bool(regex.search(path)), a)
   if not any(jax.tree.leaves(found)):
     some = ", ".join(paths(a)[:3])
     raise ConfigError(f"{where!r} matches no parameter; parameters are named like {some}")
   return found
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+  try:
+    return re.compile(pattern)
+  except re.error as error:
+    raise ConfigError(f"{pattern!r} is not a regex: {error}; escape a literal character with \\") from error
 
 
 def _join(path: tuple[Any, ...]) -> str:

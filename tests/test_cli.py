@@ -152,6 +152,48 @@ def class_folders(root, names, size=8):
   return root
 
 
+def test_eval_skips_as_many_unreadable_images_as_it_may(finished, tmp_path, capsys):
+  folder = class_folders(tmp_path / "images", "abc")
+  (folder / "b" / "broken.png").write_bytes(b"no image")
+  common = ["--data", folder, "--batch-size", 8, "--num-devices", 1]
+  cell = finished / "cross_entropy" / "0"
+  line = refused(capsys, "eval", cell, *common)
+  assert "broken.png" in line
+  assert cli.main([str(a) for a in ("eval", cell, *common, "--max-bad-records", 1)]) == 0
+  captured = capsys.readouterr()
+  assert "top1" in captured.out
+  assert "broken.png" in captured.err
+
+
+@pytest.mark.parametrize(
+  ("option", "value", "message"),
+  [
+    ("--cpu-devices", "-1", "'-1' is no whole number from 1"),
+    ("--num-devices", "0", "'0' is no whole number from 1"),
+    ("--arms", ",", "',' names nothing"),
+  ],
+)
+def test_an_option_that_cannot_be_is_refused(config_file, capsys, option, value, message):
+  with pytest.raises(SystemExit) as stop:
+    cli.main(["run", str(config_file), f"{option}={value}"])
+  assert stop.value.code == 2
+  assert message in capsys.readouterr().err
+
+
+def test_a_report_opens_a_source_of_another_package_only_when_told(finished, capsys):
+  for flags, found in (([], "pass --trust"), (["--trust"], "training_images.png")):
+    assert cli.main(["report", str(finished), *flags]) == 0
+    assert found in (finished / "report" / "report.md").read_text()
+
+
+def test_data_dir_is_where_relative_sources_are_looked_for(finished, tmp_path, capsys):
+  class_folders(tmp_path / "below" / "images", "abc")
+  cell = finished / "cross_entropy" / "0"
+  common = ["eval", cell, "--data", "images", "--batch-size", 8, "--num-devices", 1]
+  assert "there is no images" in refused(capsys, *common)
+  assert cli.main([str(a) for a in (*common, "--data-dir", tmp_path / "below")]) == 0
+
+
 def test_eval_measures_a_checkpoint_on_images_of_the_same_classes(finished, tmp_path, capsys):
   folder = class_folders(tmp_path / "images", "abc")
   out = tmp_path / "numbers.json"

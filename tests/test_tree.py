@@ -61,6 +61,15 @@ def test_label_refuses_gaps_and_idle_rules(rules, message):
     tree.label(A, rules)
 
 
+@pytest.mark.parametrize("use", [lambda p: tree.matches(A, p), lambda p: tree.label(A, [("", 0), (p, 1)])])
+@pytest.mark.parametrize(("pattern", "problem"), [("x(", "unterminated"), ("*", "nothing to repeat")])
+def test_a_broken_regex_is_named_with_its_problem(use, pattern, problem):
+  with pytest.raises(ConfigError, match=problem) as error:
+    use(pattern)
+  assert repr(pattern) in str(error.value)
+  assert "\n" not in str(error.value)
+
+
 def test_matches_refuses_a_regex_that_finds_nothing():
   assert tree.matches(A, None) == {"x": True, "y": {"z": True}}
   assert tree.matches(A, "^y") == {"x": False, "y": {"z": True}}

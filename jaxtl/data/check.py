@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxtl.data import augment, images
+from jaxtl.data.folder import left_out
 from jaxtl.data.opening import open_source
 from jaxtl.data.pipeline import train_batches
 from jaxtl.data.preview import augmented_preview, contact_sheet
 from jaxtl.data.sources import DataDir, Source
+from jaxtl.data.storage import Files
 from jaxtl.data.stream import AnySource, Transform
 from jaxtl.data.tfds import RecordSource, StreamSource
 from jaxtl.errors import DataError
@@ -40,6 +42,7 @@ class Report:
     duplicates: groups of examples with exactly equal pixels; each example with its class.
     overlaps: name of another split -> pairs (example here, example there) with equal pixels.
     fingerprint: of the source.
+    left_out: files of a folder that are not used because of their suffix.
   """
 
   name: str
@@ -51,6 +54,7 @@ class Report:
   duplicates: tuple[tuple[str, ...], ...]
   overlaps: Mapping[str, tuple[tuple[str, str], ...]]
   fingerprint: str
+  left_out: tuple[str, ...] = ()
 
 
 def check(source: AnySource, *, others: Sequence[AnySource] = ()) -> Report:
@@ -107,6 +111,7 @@ def render(reports: Mapping[str, Report]) -> str:
     if report.sizes:
       height, width = (f"{low} / {middle:g} / {high}" for low, middle, high in report.sizes)
       lines.append(f"  size, min / median / max: height {height}, width {width}")
+    lines += _left_out(report.left_out)
     lines += _listed("unreadable images", report.unreadable)
     lines += _listed("groups of equal images", [" = ".join(group) for group in report.duplicates])
     for other, pairs in report.overlaps.items():
@@ -182,6 +187,7 @@ def _report(scan: _Scan, others: Sequence[_Scan]) -> Report:
     duplicates=tuple(tuple(map(scan.name, group)) for group in scan.groups.values() if len(group) > 1),
     overlaps=overlaps,
     fingerprint=source.fingerprint(),
+    left_out=tuple(left_out(source.images.root)) if isinstance(source.images, Files) else (),
   )
 
 
@@ -277,6 +283,13 @@ def _table(reports: Mapping[str, Report]) -> list[str]:
     ]
   )
   return [*note, *text]
+
+
+def _left_out(files: Sequence[str]) -> list[str]:
+  if not files:
+    return []
+  named = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+  return [f"  files left out because of their suffix: {len(files)} ({named})"]
 
 
 def _listed(what: str, lines: Sequence[str]) -> list[str]:

@@ -53,12 +53,14 @@ def glyphs(
       many times sooner, for "any" asks it to see a shape whatever the sign of its contrast.
 
   Raises:
-    DataError: another split, or fewer than one example.
+    DataError: another split or polarity, or fewer than one example.
   """
   if split not in _SPLITS:
     raise DataError(f"glyphs has no split {split!r}; write one of {', '.join(_SPLITS)}")
   if num_examples < 1:
     raise DataError(f"glyphs num_examples is {num_examples}; expected at least 1")
+  if polarity not in ("any", "light_on_dark"):
+    raise DataError(f"glyphs has no polarity {polarity!r}; write 'any' or 'light_on_dark'")
 
   def draw() -> np.ndarray:
     stream = _SPLITS.index(split)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,14 @@ import numpy as np
 
 from jaxtl.data.sources import DataDir, Source, from_arrays
 from jaxtl.data.storage import Deferred, Encoded
-from jaxtl.errors import DataError
+from jaxtl.errors import DataError, InputError
 
 # A sheet holds 1000 pictures in 25 rows of 40.
 _COLUMNS = 40
 # CIFAR-10's sheets come without info.json: the training set in its published order, then test pictures.
 _CIFAR10_TRAIN = 50_000
+# What the readers of json, numpy, zip, pyarrow and Pillow raise for a damaged file.
+_DAMAGE = (ValueError, OSError, EOFError, SyntaxError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def from_parquet(
@@ -41,7 +46,7 @@ def from_parquet(
     name: shown in reports; None makes `folder/file` of it.
 
   Raises:
-    DataError: a file or column is missing, or the labels do not fit the classes.
+    DataError: a file or column is missing or damaged, or the labels do not fit the classes.
   """
   import pyarrow.parquet as parquet
 
@@ -49,16 +54,15 @@ def from_parquet(
   if file.is_dir():
     raise DataError(f"{file} is a folder; name one Parquet file in it")
   names = class_names(classes, beside=file)
-  columns = parquet.read_schema(file).names
+  with _reading(file, "Parquet"):
+    columns = parquet.read_schema(file).names
   for column in (image_column, label_column):
     if column not in columns:
       raise DataError(f"{file} has no column {column!r}; it has {', '.join(columns)}")
   wanted = [image_column, label_column] + (["filename"] if "filename" in columns else [])
-  table = parquet.read_table(file, columns=wanted)
-  images = [image["bytes"] if isinstance(image, dict) else image for image in table[image_column].to_pylist()]
-  missing = [index for index, image in enumerate(images) if image is None]
-  if missing:
-    raise DataError(f"{file}: example {missing[0]} has no image in column {image_column!r}")
+  with _reading(file, "Parquet"):
+    table = parquet.read_table(file, columns=wanted)
+  images = _column_of_bytes(table[image_column].to_pylist(), file=file, column=image_column)
   return Source(
     name=name or f"{file.parent.name}/{file.stem}",
     classes=tuple(names),
@@ -86,10 +90,10 @@ def from_npz(
     name: shown in reports; None makes `file/split` of it.
 
   Raises:
-    DataError: the file or an array is missing, or the arrays do not fit together.
+    DataError: the file or an array is missing or damaged, or the arrays do not fit together.
   """
   file = locate(path, data_dir)
-  with np.load(file, allow_pickle=False) as arrays:
+  with _npz(file) as arrays:
     layouts = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
     keys = next((layout for layout in layouts if all(key in arrays for key in layout)), None)
     if keys is None:
@@ -97,13 +101,16 @@ def from_npz(
     images, labels = arrays[keys[0]], arrays[keys[1]].reshape(-1)
     if classes is None:
       every = [arrays[key] for key in arrays if key.endswith("_labels") or key.startswith("y_")]
-      classes = [str(index) for index in range(1 + max(int(np.nanmax(values)) for values in every))]
+      # Other types are refused as labels further on.
+      numbers = [values.astype(np.float64) for values in every if values.dtype.kind in "iufb"]
+      largest = [np.nanmax(values, initial=-1) for values in numbers]
+      classes = [str(index) for index in range(1 + int(max(largest, default=-1)))]
   return from_arrays(images=images, labels=labels, classes=classes, name=name or f"{file.stem}/{split}")
 
 
 def npz_splits(file: Path) -> list[str]:
   """The splits that `from_npz` finds in a file."""
-  with np.load(file, allow_pickle=False) as arrays:
+  with _npz(file) as arrays:
     found = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
     return found + [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
 
@@ -123,31 +130,34 @@ def from_sheets(*, folder: str, split: str, data_dir: DataDir = None) -> Source:
     data_dir: the folder that `folder` is relative to.
 
   Raises:
-    DataError: a file is missing, or there is no such split.
+    DataError: a file is missing or damaged, or there is no such split.
   """
   root = locate(folder, data_dir)
   ranges = sheet_splits(root)
   if split not in ranges:
     raise DataError(f"{root} has no split {split!r}; it has {', '.join(ranges)}")
   indices = ranges[split]
-  labels = np.load(locate("labels.npy", root))[indices]
+  labels = _vector(locate("labels.npy", root))[indices]
   info = _info(root)
   classes = info["classes"] if "classes" in info else class_names(None, beside=root / "labels.npy")
   # Only the sheets that hold this split are decoded.
   first, last = int(indices[0]) // 1000, int(indices[-1]) // 1000
-  images = Deferred(lambda: _sheets(root, first, last)[indices - first * 1000], len(indices))
+  images = Deferred(lambda: _pictures(root, first, last, indices), len(indices))
   return Source(name=f"{root.name}/{split}", classes=tuple(classes), labels=labels, images=images)
 
 
 def sheet_splits(root: Path) -> dict[str, np.ndarray]:
   """Split name -> indices of its pictures, for a folder of sheets."""
-  count, info = len(np.load(locate("labels.npy", root))), _info(root)
+  count, info = len(_vector(locate("labels.npy", root))), _info(root)
   if (root / "domain.npy").is_file():
-    domain = np.load(root / "domain.npy")
-    return {name: np.flatnonzero(domain == number) for number, name in enumerate(info["domains"])}
-  num_train = min(info.get("n_train", _CIFAR10_TRAIN), count)
-  ranges = {"train": np.arange(num_train), "test": np.arange(num_train, count)}
-  return {name: indices for name, indices in ranges.items() if len(indices)}
+    ranges = _domains(root, count, info)
+  else:
+    num_train = min(info.get("n_train", _CIFAR10_TRAIN), count)
+    ranges = {"train": np.arange(num_train), "test": np.arange(num_train, count)}
+  ranges = {name: indices for name, indices in ranges.items() if len(indices)}
+  if not ranges:
+    raise DataError(f"{root} holds no pictures: labels.npy is empty, or domain.npy fits no name in info.json")
+  return ranges
 
 
 def locate(path: str | Path, data_dir: DataDir) -> Path:
@@ -170,32 +180,126 @@ def class_names(classes: str | Sequence[str] | None, *, beside: Path) -> list[st
   file = beside.parent / (classes or "classes.json")
   if not file.is_file():
     raise DataError(f"there is no {file}; write classes=[...] or a JSON list of names there")
-  return _name_list(json.loads(file.read_text()), file)
+  return _name_list(_json(file), file)
 
 
-def _name_list(value: Any, file: Path) -> list[str]:
+def _name_list(value: Any, file: Path, what: str = "") -> list[str]:
   if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-    raise DataError(f"{file} should hold a JSON list of class names")
+    raise DataError(f"{what}{file} should hold a JSON list of class names")
   return value
 
 
 def _info(root: Path) -> dict[str, Any]:
+  """What `info.json` tells, checked; {} where there is none."""
   file = root / "info.json"
-  return json.loads(file.read_text()) if file.is_file() else {}
+  info = _json(file) if file.is_file() else {}
+  if not isinstance(info, dict):
+    raise DataError(f"{file} should hold a JSON mapping with classes, n_train or domains")
+  for key in ("classes", "domains"):
+    if key in info:
+      _name_list(info[key], file, f"{key} in ")
+  train = info.get("n_train", 0)
+  if not isinstance(train, int) or train < 0:
+    raise DataError(f"{file}: n_train is {train!r}; expected the number of training pictures")
+  return info
+
+
+def _domains(root: Path, count: int, info: dict[str, Any]) -> dict[str, np.ndarray]:
+  domain = _vector(root / "domain.npy")
+  if len(domain) != count:
+    raise DataError(
+      f"{root / 'domain.npy'} has {len(domain)} entries; expected one for each of {count} labels"
+    )
+  if "domains" not in info:
+    raise DataError(
+      f"{root / 'info.json'} names no domains; add a list of names for the numbers in domain.npy"
+    )
+  return {name: np.flatnonzero(domain == number) for number, name in enumerate(info["domains"])}
+
+
+# ---- reading, with one line for what is damaged
+
+
+@contextlib.contextmanager
+def _reading(file: Path, kind: str, *also: type[Exception]) -> Iterator[None]:
+  """Turn what readers raise for a damaged file into a DataError."""
+  try:
+    yield
+  except InputError:
+    raise
+  except _DAMAGE + also as error:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    raise DataError(
+      f"{file} cannot be read as {kind}: {first.rstrip('.')}; replace it with a sound copy"
+    ) from error
+
+
+def _json(file: Path) -> Any:
+  with _reading(file, "JSON"):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _npz(file: Path) -> Iterator[Any]:
+  with _reading(file, "npz"):
+    arrays = np.load(file, allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+      raise DataError(
+        f"{file} holds a single array; write it with np.savez(..., train_images=, train_labels=)"
+      )
+    with arrays:
+      yield arrays
+
+
+def _vector(file: Path) -> np.ndarray:
+  with _reading(file, "npy"):
+    values = np.load(file, allow_pickle=False)
+  if not isinstance(values, np.ndarray) or values.ndim != 1:
+    raise DataError(f"{file} should hold one array of shape [N], a number for each picture")
+  return values
+
+
+def _column_of_bytes(values: Sequence[Any], *, file: Path, column: str) -> list[bytes]:
+  images: list[Any] = [value.get("bytes") if isinstance(value, dict) else value for value in values]
+  for index, image in enumerate(images):
+    if image is None:
+      raise DataError(f"{file}: example {index} has no image in column {column!r}")
+    if not isinstance(image, bytes):
+      raise DataError(
+        f"{file}: example {index} has {type(image).__name__} in column {column!r}; "
+        "expected the bytes of an image file; name the column that holds them in image_column"
+      )
+  return images
 
 
 @functools.lru_cache(maxsize=4)
 def _sheets(root: Path, first: int, last: int) -> np.ndarray:
   files = [locate(f"sheet_{number:03d}.webp", root) for number in range(first, last + 1)]
   with ThreadPoolExecutor(max_workers=4) as pool:
-    return np.concatenate(list(pool.map(_cut, files)))
+    parts = list(pool.map(_cut, files))
+  for file, part in zip(files, parts, strict=True):
+    if part.shape[1:] != parts[0].shape[1:]:
+      raise DataError(f"{file} has pictures of {part.shape[1]} pixels, {files[0]} of {parts[0].shape[1]}")
+  return np.concatenate(parts)
+
+
+def _pictures(root: Path, first: int, last: int, indices: np.ndarray) -> np.ndarray:
+  sheets, wanted = _sheets(root, first, last), indices - first * 1000
+  if len(sheets) <= wanted[-1]:
+    raise DataError(
+      f"the sheets of {root} hold {first * 1000 + len(sheets)} pictures; labels.npy has more; add the rest"
+    )
+  return sheets[wanted]
 
 
 def _cut(file: Path) -> np.ndarray:
   from PIL import Image
 
-  with Image.open(file) as image:
+  with _reading(file, "a picture", Image.DecompressionBombError), Image.open(file) as image:
     sheet = np.asarray(image.convert("RGB"))
   side = sheet.shape[1] // _COLUMNS
+  if not side or sheet.shape[1] % _COLUMNS or sheet.shape[0] % side:
+    height, width = sheet.shape[:2]
+    raise DataError(f"{file} is {height} x {width} pixels; expected rows of {_COLUMNS} square pictures")
   tiles = sheet.reshape(sheet.shape[0] // side, side, _COLUMNS, side, 3)
   return tiles.swapaxes(1, 2).reshape(-1, side, side, 3)

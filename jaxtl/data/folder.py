@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,26 +13,9 @@ from jaxtl.data.sources import DataDir, Source
 from jaxtl.data.storage import Files
 from jaxtl.errors import DataError
 
-SUFFIXES = frozenset(
-  [
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".gif",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".avif",
-    ".ico",
-    ".tga",
-  ]
+# What Pillow opens besides images: documents, films, and formats that it only recognises.
+_NOT_IMAGES = frozenset(
+  [".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf"]
 )
 
 
@@ -45,7 +29,8 @@ def from_folder(
   """Image files in class folders, of any depth and of every format that TensorFlow or Pillow reads.
 
   Files with other suffixes, and folders whose name starts with "." or "__", are left out. Whether a file can
-  be decoded is found out when it is used: see `BadRecords`, or run `jaxtl data check`.
+  be decoded is found out when it is used: see `BadRecords`, or run `jaxtl data check`, which also counts the
+  files that are left out.
 
   Args:
     folder: holds the class folders.
@@ -95,11 +80,29 @@ def class_folders(root: Path) -> list[str]:
   return [entry for entry in entries if not entry.startswith((".", "__"))]
 
 
+def left_out(root: Path) -> list[str]:
+  """The files in the class folders that `from_folder` leaves out because of their suffix."""
+  found = [file for entry in class_folders(root) for file in _files(root / entry)]
+  return [str(file.relative_to(root)) for file in found if file.suffix.lower() not in image_suffixes()]
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+  """Suffixes, in lower case, of the formats that can be decoded; Pillow knows TensorFlow's too."""
+  from PIL import Image
+
+  Image.init()
+  known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+  return frozenset(known) - _NOT_IMAGES
+
+
 def _image_files(folder: Path) -> list[Path]:
-  files = (
-    file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-  )
-  return sorted(file for file in files if file.is_file())
+  return [file for file in _files(folder) if file.suffix.lower() in image_suffixes()]
+
+
+def _files(folder: Path) -> list[Path]:
+  """All files that are not hidden, of any depth."""
+  return sorted(file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
 
 
 def _refuse_numbers(root: Path, names: list[str]) -> None:

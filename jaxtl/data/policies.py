@@ -10,6 +10,7 @@ from jaxtl.data import color
 from jaxtl.data.augment import affine, rotation
 from jaxtl.data.images import Example, to_rgb
 from jaxtl.data.runtime import tf
+from jaxtl.errors import DataError
 
 # What pixels from outside the image become: middle grey, as in the authors' code.
 _FILL = 128.0
@@ -29,12 +30,22 @@ def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitu
   Args:
     example: with an image from 0 to 255.
     seed: int [2].
-    num_ops: N of the paper.
+    num_ops: N of the paper, at least 1.
     magnitude: M of the paper, 0 to 10.
 
   Returns:
     The example with a float32 image from 0 to 255.
+
+  Raises:
+    DataError: fewer than one operation, or a magnitude off the scale.
   """
+  if num_ops < 1:
+    raise DataError(f"rand_augment num_ops is {num_ops}; expected at least 1 (leave it out to switch it off)")
+  if not 0 <= magnitude <= 10:
+    raise DataError(
+      f"rand_augment magnitude is {magnitude:g}; expected 0 to 10, the paper's scale (9 is usual; "
+      "divide by 3 what was tuned on a scale to 30)"
+    )
   image = tf.cast(to_rgb(example)["image"], tf.float32)
   choices = tf.random.stateless_uniform([num_ops], seed, 0, len(OPERATIONS), tf.int32)
   coins = tf.random.stateless_uniform([num_ops], tf.random.experimental.stateless_fold_in(seed, 1))

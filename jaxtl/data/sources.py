@@ -34,7 +34,8 @@ class Source:
     kind: "real" for measured images, "drawn" for made ones.
 
   Raises:
-    DataError: the numbers of images and labels differ, or a label is not the index of a class.
+    DataError: the numbers of images and labels differ, a label is not the index of a class, or two classes
+      have the same name.
   """
 
   name: str
@@ -46,9 +47,9 @@ class Source:
   def __post_init__(self) -> None:
     if self.kind not in ("real", "drawn"):
       raise DataError(f"{self.name}: kind is {self.kind!r}; write 'real' or 'drawn'")
-    labels = _checked_labels(self.labels, images=self.images, num_classes=len(self.classes), name=self.name)
+    object.__setattr__(self, "classes", _distinct(self.classes, name=self.name))
+    labels = checked_labels(self.labels, images=self.images, num_classes=len(self.classes), name=self.name)
     object.__setattr__(self, "labels", labels)
-    object.__setattr__(self, "classes", tuple(str(name) for name in self.classes))
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -217,9 +218,26 @@ def _array_or_none(images: Sequence | np.ndarray) -> np.ndarray | None:
   return images if isinstance(images, np.ndarray) else None
 
 
-def _checked_labels(
+def _distinct(classes: Sequence[str], *, name: str) -> tuple[str, ...]:
+  """The class names as text."""
+  names = tuple(str(entry) for entry in classes)
+  if len(set(names)) < len(names):
+    twice = next(entry for entry in names if names.count(entry) > 1)
+    places = " and ".join(str(label) for label, entry in enumerate(names) if entry == twice)
+    raise DataError(
+      f"{name}: the class list names {twice!r} for the labels {places}; give each class a name of its own"
+    )
+  return names
+
+
+def checked_labels(
   labels: np.ndarray, *, images: Sequence | np.ndarray, num_classes: int, name: str
 ) -> np.ndarray:
+  """The labels as read-only int32 [N].
+
+  Raises:
+    DataError: there is not one label for each image, or one is not an integer from 0 to `num_classes` - 1.
+  """
   labels = np.asarray(labels)
   if labels.ndim != 1 or len(labels) != len(images):
     raise DataError(

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -84,12 +85,13 @@ class Stream:
     step, failure = start, tf.errors.OpError
     try:
       for batch in self._fast(start).as_numpy_iterator():
-        yield _public(batch)
+        yield self._public(batch)
         step += 1
       return
-    except failure as error:
-      problem = error
-    yield from self._careful(step, problem)
+    except failure:
+      # Found again, and named, in the careful form.
+      pass
+    yield from self._careful(step)
 
   def _fast(self, start: int) -> tf.data.Dataset:
     raw = self._raw(start)
@@ -103,8 +105,8 @@ class Stream:
       batches = batches.map(self._mixed)
     return self._with_options(batches.prefetch(2))
 
-  def _careful(self, start: int, problem: Exception) -> Iterator[NumpyBatch]:
-    """The stream after `problem`: row by row, so that rows that fail can be filled in."""
+  def _careful(self, start: int) -> Iterator[NumpyBatch]:
+    """The stream after a failure: row by row, so that rows that fail can be filled in."""
     rows = self._raw(start).unbatch().map(self._row, num_parallel_calls=self.threads)
     rows = self._with_options(rows.prefetch(self.rows)).as_numpy_iterator()
     row, like = None, None
@@ -116,7 +118,7 @@ class Stream:
           batch.append(row)
           like, row = row, None
         else:
-          batch.append(self._replacement(int(position), problem))
+          batch.append(self._replacement(int(position)))
       yield self._finished([self._blank(like) if found is None else found for found in batch])
 
   def _finished(self, rows: list[NumpyBatch]) -> NumpyBatch:
@@ -129,27 +131,48 @@ class Stream:
       )
     batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     if self.batch_transforms:
-      batch = {key: value.numpy() for key, value in self._mixed(batch).items()}
-    return _public(batch)
+      try:
+        batch = {key: value.numpy() for key, value in self._mixed(batch).items()}
+      except tf.errors.OpError as error:
+        raise DataError(f"{self.source.name}: the batch transforms fail: {_essence(error)}") from error
+    return self._public(batch)
+
+  def _public(self, batch: NumpyBatch) -> NumpyBatch:
+    """The batch as it is given out, its labels checked: those of records are not known before."""
+    label, count = batch["label"], len(self.source.classes)
+    if label.dtype.kind in "iu" and label.size and (label.min() < 0 or label.max() >= count):
+      wrong = label.min() if label.min() < 0 else label.max()
+      raise DataError(
+        f"{self.source.name}: an example has the label {wrong}; expected 0 to {count - 1} for the {count} "
+        "classes; use a split that has labels (-1 often says that they are withheld), or another label_key"
+      )
+    return {key: value for key, value in batch.items() if key not in _INTERNAL}
 
   # ---- unreadable images
 
-  def _replacement(self, position: int, problem: Exception) -> NumpyBatch | None:
+  def _replacement(self, position: int) -> NumpyBatch | None:
     """The row of the first position from `position` on that can be read; None in evaluation."""
     tried = range(position, position + len(self.source) + 1) if self.training else (position,)
     for candidate in tried:
-      raw = self._raw_row(candidate)
       try:
-        row = self._row({**raw, "position": tf.constant(position, tf.int64)})
+        raw = self._raw_row(candidate)
+      except tf.errors.OpError as error:
+        raise DataError(
+          f"{self.source.name}: the records cannot be read: {_essence(error)}; prepare the data set again"
+        ) from error
+      raw = {**raw, "position": tf.constant(position, tf.int64)}
+      try:
+        row = self._row(raw)
         return {key: value.numpy() for key, value in row.items()}
-      except tf.errors.OpError:
-        self._blame(raw, problem)
+      except tf.errors.OpError as error:
+        self._blame(raw, error)
     if self.training:
       raise DataError(f"{self.source.name}: no image can be read")
     return None
 
   def _blame(self, raw: dict[str, tf.Tensor], problem: Exception) -> None:
     index, image = int(raw["index"]), raw["image"]
+    where = self.source.where(index)
     reason: str | None = None
     if image.dtype == tf.string:
       try:
@@ -158,8 +181,26 @@ class Stream:
         reason = "the file cannot be opened"
     if reason is None:
       # The image is sound, so a transform is at fault.
-      raise problem
-    self.bad_records.add(self.source.name, index, where=self.source.where(index), reason=reason)
+      raise DataError(
+        f"{self.source.name}: {self._failing(raw)} fails on {where}, {self._size(image)} pixels: "
+        f"{_essence(problem)}; change its options, or put .data.resize before it"
+      ) from problem
+    self.bad_records.add(self.source.name, index, where=where, reason=reason)
+
+  def _failing(self, raw: dict[str, tf.Tensor]) -> str:
+    """The name of the transform that fails on this row."""
+    for count in range(1, len(self.transforms) + 1):
+      try:
+        self._transformed(raw, self.transforms[:count])
+      except tf.errors.OpError:
+        transform = self.transforms[count - 1]
+        function = getattr(transform, "func", transform)
+        return f"the transform {getattr(function, '__name__', function)}"
+    return "a transform"
+
+  def _size(self, image: tf.Tensor) -> str:
+    height, width, _ = images_lib.to_rgb({"image": self._contents(image)})["image"].shape
+    return f"{height} x {width}"
 
   def _blank(self, like: NumpyBatch | None) -> NumpyBatch:
     if like is None:
@@ -239,19 +280,22 @@ class Stream:
   @functools.cached_property
   def _row(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
     """Raw row -> finished row; traced once and used by both forms of the stream."""
-    takes_seed = [_takes_seed(transform) for transform in self.transforms]
 
     @tf.function(autograph=False, reduce_retracing=True)
     def row(raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-      seed = tf.stack([tf.constant(self.seed, tf.int64), raw["position"]])
-      example = {"image": self._contents(raw["image"]), "label": raw["label"]}
-      for number, (transform, seeded) in enumerate(zip(self.transforms, takes_seed, strict=True)):
-        own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))
-        example = transform(example, own) if seeded else transform(example)
+      example = self._transformed(raw, self.transforms)
       image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
       return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
 
     return no_autograph(lambda raw: row(raw))
+
+  def _transformed(self, raw: dict[str, tf.Tensor], transforms: tuple[Transform, ...]) -> images_lib.Example:
+    seed = tf.stack([tf.constant(self.seed, tf.int64), raw["position"]])
+    example: images_lib.Example = {"image": self._contents(raw["image"]), "label": raw["label"]}
+    for number, transform in enumerate(transforms):
+      own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))
+      example = transform(example, own) if _takes_seed(transform) else transform(example)
+    return example
 
   @property
   def _all_rows(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
@@ -306,5 +350,8 @@ def _takes_seed(transform: Transform) -> bool:
   return any(p.name == "seed" and p.kind is not p.KEYWORD_ONLY for p in parameters)
 
 
-def _public(batch: NumpyBatch) -> NumpyBatch:
-  return {key: value for key, value in batch.items() if key not in _INTERNAL}
+def _essence(error: Exception) -> str:
+  """The one line of TensorFlow's message that says what is wrong, without the names of nodes."""
+  # The message stands last before the list of nodes, "[[{{node Slice}}]] [Op:...]".
+  lines = [line.strip() for line in str(error).split("[[")[0].splitlines() if line.strip()]
+  return re.sub(r"\{\{.*?\}\}\s*", "", lines[-1]) if lines else type(error).__name__

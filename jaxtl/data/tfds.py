@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.data.runtime import no_autograph, tf
-from jaxtl.data.sources import DataDir, Source, describe, read_encoded
+from jaxtl.data.sources import DataDir, Source, checked_labels, describe, read_encoded
 from jaxtl.data.storage import Encoded
 from jaxtl.errors import DataError
 
@@ -58,10 +58,11 @@ class RecordSource:
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """int32 [N]; reads every record, which is slow for a large set."""
-    return np.concatenate(
-      [self.fetch(part)[0] for part in np.array_split(np.arange(len(self)), 1 + len(self) // 1024)]
-    )
+    """int32 [N]; reads every record, which is slow for a large set. Raises DataError for a label that is the
+    index of no class."""
+    parts = np.array_split(np.arange(len(self)), 1 + len(self) // 1024)
+    labels = np.concatenate([self.fetch(part)[0] for part in parts])
+    return checked_labels(labels, images=self.images, num_classes=len(self.classes), name=self.name)
 
   def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """([b] labels, [b] encoded images)."""

@@ -13,6 +13,7 @@ the authors' released code (google-research, loss_functions_transfer) for loadin
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -28,6 +29,9 @@ from jaxtl.types import Array
 def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
   """Softmax cross-entropy, -sum_k t_k log softmax(s)_k.
 
+  Of an integer label, value and gradient keep their digits however far the true class leads: a loss of 1e-30
+  is that, not 0. A distribution costs them where it is nearly certain.
+
   Args:
     logits: [B, K] class scores.
     labels: int [B] or float [B, K].
@@ -40,10 +44,10 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: floa
   if not 0 <= label_smoothing <= 1:
     raise ConfigError(f"label_smoothing is {label_smoothing}; write a number from 0 to 1")
   logits, labels = targets.prepare(logits, labels)
-  if label_smoothing:
-    distribution = targets.distribution(labels, logits.shape[-1])
-    return _cross_entropy(logits, optax.smooth_labels(distribution, label_smoothing))
-  return _cross_entropy(logits, labels)
+  if not targets.are_classes(labels):
+    return _cross_entropy(logits, optax.smooth_labels(labels, label_smoothing))
+  loss = _cross_entropy(logits, labels)
+  return loss + _smoothing(logits, labels, label_smoothing) if label_smoothing else loss
 
 
 def multiclass_hinge(logits: Array, labels: Array) -> Array:
@@ -115,7 +119,7 @@ def logit_norm(logits: Array, labels: Array, *, temperature: float = 0.04) -> Ar
   """
   temperature = targets.positive("temperature", temperature)
   logits, labels = targets.prepare(logits, labels)
-  return _cross_entropy(_direction(logits) / temperature, labels)
+  return _cross_entropy(_direction(logits), labels, temperature)
 
 
 def cosine_softmax(logits: Array, labels: Array, *, temperature: float = 0.05) -> Array:
@@ -132,9 +136,7 @@ def cosine_softmax(logits: Array, labels: Array, *, temperature: float = 0.05) -
   """
   temperature = targets.positive("temperature", temperature)
   logits, labels = targets.prepare(logits, labels)
-  # Only differences count: take them first, so that the division does not overflow where they do not.
-  best = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-  return _cross_entropy((logits - best) / temperature, labels)
+  return _cross_entropy(logits, labels, temperature)
 
 
 def sigmoid_cross_entropy(logits: Array, labels: Array, *, logit_shift: float = 0.0) -> Array:
@@ -228,12 +230,53 @@ def mixed(
   return weight * loss(logits, labels) + (1 - weight) * loss(logits, labels_b)
 
 
-def _cross_entropy(logits: Array, labels: Array) -> Array:
-  """Cross-entropy of float32 logits; NaN for an integer that names no class, also where optax wraps it."""
-  if not targets.are_classes(labels):
-    return targets.expectation(labels, -jax.nn.log_softmax(logits))
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  return jnp.where(targets.valid(labels, logits.shape[-1]), loss, jnp.nan)
+def _cross_entropy(logits: Array, labels: Array, temperature: float = 1.0) -> Array:
+  """Cross-entropy of float32 logits / temperature; NaN for an integer that names no class."""
+  if targets.are_classes(labels):
+    loss, _ = _loss_and_slopes(logits, labels, temperature)
+    return jnp.where(targets.valid(labels, logits.shape[-1]), loss, jnp.nan)
+  # Only differences count: take them first, so that the division does not overflow where they do not.
+  best = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  return targets.expectation(labels, -jax.nn.log_softmax((logits - best) / temperature))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _loss_and_slopes(logits: Array, labels: Array, temperature: float) -> tuple[Array, Array]:
+  """Cross-entropy L [B] of x = s / temperature, and its slopes by x [B, K]: p_k, at the true class p_y - 1.
+
+  With M = max(0, max_k x_k - x_y), L = M + log(exp(-M) + sum_{k != y} exp(x_k - x_y - M)), all positive:
+  M = 0 where the true class leads, and L is then the log1p of the others' sum, as p_y - 1 is made of it too.
+  """
+  is_label = targets.is_label(labels, logits.shape[-1])
+  best = jnp.max(logits, axis=-1, keepdims=True)
+  # A gather is quicker than a masked sum; its transpose, a scatter, is never taken. M is -behind.
+  behind = (jnp.take_along_axis(logits, labels[:, None], axis=-1, mode="clip") - best) / temperature
+  others = jnp.where(is_label, 0.0, jnp.exp((logits - best) / temperature))
+  rest = jnp.sum(others, axis=-1, keepdims=True)
+  loss = jnp.log1p(rest + jnp.expm1(behind)) - behind
+  return loss[:, 0], jnp.where(is_label, -rest, others) / (rest + jnp.exp(behind))
+
+
+@_loss_and_slopes.defjvp
+def _differentiate(temperature: float, primals: tuple, tangents: tuple) -> tuple:
+  """dL = sum_k slope_k dx_k, and dp_k = p_k (dx_k - dx_y - dL): closed, so true at any order.
+
+  Written out, because autodiff makes the true class's slope a difference, softmax - 1, which rounds to 0.
+  """
+  logits, labels = primals
+  loss, slopes = _loss_and_slopes(logits, labels, temperature)
+  dx = tangents[0] / temperature
+  dloss = jnp.sum(slopes * dx, axis=-1, keepdims=True)
+  is_label = targets.is_label(labels, logits.shape[-1])
+  dothers = jnp.where(is_label, 0.0, slopes * (dx - targets.true_score(dx, labels) - dloss))
+  dslopes = jnp.where(is_label, -jnp.sum(dothers, axis=-1, keepdims=True), dothers)
+  return (loss, slopes), (dloss[:, 0], dslopes)
+
+
+def _smoothing(logits: Array, labels: Array, epsilon: float) -> Array:
+  """epsilon (s_y - mean s), what label smoothing adds: as differences, which no common level can swamp."""
+  gaps = targets.true_score(logits, labels) - logits
+  return jnp.sum(epsilon / logits.shape[-1] * gaps, axis=-1)
 
 
 def _sum_of_squares(weights: Array, gaps: Array) -> Array:

@@ -45,6 +45,11 @@ def is_label(labels: Array, num_classes: int) -> Array:
   return labels[:, None] == jnp.arange(num_classes)[None, :]
 
 
+def true_score(logits: Array, labels: Array) -> Array:
+  """[B, 1]: the true class's logit; 0 for an integer that names no class."""
+  return jnp.sum(jnp.where(is_label(labels, logits.shape[-1]), logits, 0.0), axis=-1, keepdims=True)
+
+
 def distribution(labels: Array, num_classes: int) -> Array:
   """float32 [B, K]: the distribution over classes; a row of NaN for an integer that names no class."""
   if not are_classes(labels):

@@ -97,8 +97,7 @@ def _differentiate(margin: float, quadratic: float, primals: tuple, tangents: tu
   is_label = targets.is_label(labels, logits.shape[-1])
   x = _violation(logits, _edge(logits, labels, margin), margin, quadratic)
   slope = jnp.where(is_label, 0.0, 2 * quadratic * jnp.minimum(x, margin))
-  dtrue = jnp.sum(jnp.where(is_label, dlogits, 0.0), axis=-1, keepdims=True)
-  dh = slope * (dlogits - dtrue)
+  dh = slope * (dlogits - targets.true_score(dlogits, labels))
   dloss = jnp.sum(weights * dh, axis=-1, keepdims=True)
   return (loss, weights), (dloss[:, 0], weights * (dh - dloss))
 
@@ -108,10 +107,8 @@ def _edge(logits: Array, labels: Array, margin: float) -> tuple[Array, Array]:
 
   The error is Knuth's TwoSum: sums alone, which XLA neither reorders nor contracts into multiply-adds.
   """
-  num_classes = logits.shape[-1]
-  is_label = targets.is_label(labels, num_classes)
-  true = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1, keepdims=True)
-  true = jnp.where(targets.valid(labels, num_classes)[:, None], true, jnp.nan)
+  is_valid = targets.valid(labels, logits.shape[-1])[:, None]
+  true = jnp.where(is_valid, targets.true_score(logits, labels), jnp.nan)
   rounded_margin = float(np.float32(margin))
   edge = true - rounded_margin
   change = edge - true

@@ -1,6 +1,6 @@
 """Optimisers, schedules and gradient rules."""
 
-from jaxtl.optim.gradients import accumulate, asam, gsam, init_memory, looksam, plain, sam
+from jaxtl.optim.gradients import accumulate, asam, gsam, init_memory, looksam, passes, plain, sam
 from jaxtl.optim.linear_probe import Probe, choose_probe, fit_probe
 from jaxtl.optim.schedules import constant, cosine, linear, multi_step
 from jaxtl.optim.transforms import adam, adamw, averaged, chain, ema, layerwise_decay, sgd, where
@@ -24,6 +24,7 @@ __all__ = [
   "linear",
   "looksam",
   "multi_step",
+  "passes",
   "plain",
   "sam",
   "sgd",

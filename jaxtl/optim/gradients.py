@@ -4,6 +4,8 @@ A rule turns `loss_fn(params, batch_stats, batch, key) -> (loss, Aux)` into
 `value_and_grad(params, batch_stats, batch, key) -> ((loss, Aux), grads)`. The loss and the Aux are those of
 the clean pass at `params`: what is logged does not depend on the rule, and batch statistics match the weights
 that are stored. Both passes see the same key, hence the same dropout mask.
+
+A rule of one's own is any such callable; `passes` takes its cost from an attribute of that name.
 """
 
 from __future__ import annotations
@@ -27,9 +29,29 @@ TINY = 1e-12
 WEIGHTS = r"(kernel|scale)$"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+  """A gradient rule that knows what it costs, and what it carries from step to step."""
+
+  rule: Callable[[LossFn], ValueAndGrad]
+  passes: float
+  init_memory: Callable[[Params], tuple[Any, ...]] | None = None
+
+  def __call__(self, loss_fn: LossFn) -> ValueAndGrad:
+    return self.rule(loss_fn)
+
+
+def passes(rule: GradientRule) -> float:
+  """Forward-backward passes per image, averaged over the steps: what a step costs beside the plain rule's.
+
+  A rule says it by an attribute of that name; one without counts as one pass.
+  """
+  return float(getattr(rule, "passes", 1.0))
+
+
 def plain() -> GradientRule:
   """The gradient itself."""
-  return lambda loss_fn: jax.value_and_grad(loss_fn, has_aux=True)
+  return _Rule(lambda loss_fn: jax.value_and_grad(loss_fn, has_aux=True), passes=1.0)
 
 
 def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule:
@@ -66,7 +88,7 @@ def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule
 
     return mean_over_parts
 
-  return accumulated
+  return _Rule(accumulated, passes=passes(rule))
 
 
 def sam(
@@ -131,17 +153,6 @@ def asam(
   return accumulate(steps=groups, inner=rule)
 
 
-@dataclasses.dataclass(frozen=True)
-class _WithMemory:
-  """A gradient rule that carries something from step to step."""
-
-  rule: Callable[[LossFn], ValueAndGrad]
-  init_memory: Callable[[Params], tuple[Any, ...]]
-
-  def __call__(self, loss_fn: LossFn) -> ValueAndGrad:
-    return self.rule(loss_fn)
-
-
 def gsam(
   *,
   rho_max: float,
@@ -186,7 +197,7 @@ def gsam(
 
     return value_and_grad
 
-  return _WithMemory(rule, lambda params: (jnp.zeros([], jnp.int32),))
+  return _Rule(rule, passes=2.0, init_memory=lambda params: (jnp.zeros([], jnp.int32),))
 
 
 def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None = None) -> GradientRule:
@@ -230,12 +241,16 @@ def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None
 
   if every == 1:
     return full
-  return _WithMemory(rule, lambda params: (jnp.zeros([], jnp.int32), tree.zeros_like(params)))
+
+  def init_memory(params: Params) -> tuple[Array, Params]:
+    return jnp.zeros([], jnp.int32), tree.zeros_like(params)
+
+  return _Rule(rule, passes=1 + 1 / every, init_memory=init_memory)
 
 
 def init_memory(rule: GradientRule, params: Params) -> tuple[Any, ...]:
   """What the rule remembers before the first step; `()` for rules without memory."""
-  return rule.init_memory(params) if isinstance(rule, _WithMemory) else ()
+  return rule.init_memory(params) if isinstance(rule, _Rule) and rule.init_memory else ()
 
 
 def steepest(grads: Params, *, rho: float | Array, p: float = 2.0) -> Params:
@@ -275,7 +290,7 @@ def _two_pass(
 
     return perturbed_value_and_grad
 
-  return rule
+  return _Rule(rule, passes=2 * passes(inner))
 
 
 def _orthogonal(a: Params, b: Params) -> Params:
@@ -314,8 +329,8 @@ def _check_radius(rule: str, rho: float) -> None:
 
 
 def _refuse_memory(rule: GradientRule, what: str) -> None:
-  if isinstance(rule, _WithMemory):
+  if isinstance(rule, _Rule) and rule.init_memory:
     raise ConfigError(f"{what} takes a rule without memory inside (plain, accumulate, sam, asam)")
 
 
-__all__ = ["accumulate", "asam", "gsam", "init_memory", "looksam", "plain", "sam", "steepest"]
+__all__ = ["accumulate", "asam", "gsam", "init_memory", "looksam", "passes", "plain", "sam", "steepest"]

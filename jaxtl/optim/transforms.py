@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxtl import tree
+from jaxtl.errors import ConfigError
 from jaxtl.optim.schedules import Schedule, cosine
 from jaxtl.types import Array, Params
 
@@ -47,7 +48,11 @@ def sgd(
     freeze: path regex of parameters that stay as they are.
     rates: (path regex, factor) pairs, the first match wins: layer-wise learning rates.
     ema_decay: keeps a moving average of the parameters, which evaluation uses; see `ema`.
+
+  Raises:
+    ConfigError: a number out of its range.
   """
+  _check_share("momentum", momentum)
   momentum_part = [optax.trace(momentum, nesterov=nesterov)] if momentum else []
   core = [_decay(weight_decay, decay_where), *momentum_part]
   return _recipe(core, peak_rate, schedule, total_steps, clip_norm, freeze, rates, ema_decay)
@@ -72,7 +77,7 @@ def adamw(
 
   Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, arXiv 1711.05101.
   """
-  core = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _decay(weight_decay, decay_where)]
+  core = [_scale_by_adam(b1, b2, eps), _decay(weight_decay, decay_where)]
   return _recipe(core, peak_rate, schedule, total_steps, clip_norm, freeze, rates, ema_decay)
 
 
@@ -93,7 +98,7 @@ def adam(
 ) -> optax.GradientTransformation:
   """Adam (Kingma and Ba, 2015, arXiv 1412.6980) with an L2 penalty in the gradient, as the transfer recipe
   of the smoothed hinge's reference code uses it; keywords as in `sgd`."""
-  core = [_decay(weight_decay, decay_where), optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
+  core = [_decay(weight_decay, decay_where), _scale_by_adam(b1, b2, eps)]
   return _recipe(core, peak_rate, schedule, total_steps, clip_norm, freeze, rates, ema_decay)
 
 
@@ -131,6 +136,7 @@ def ema(*, decay: float) -> optax.GradientTransformation:
   The decay warms up as min(decay, (1 + t) / (10 + t)), so that a short run's average is not its
   initialisation. Put it last in a chain; `averaged` finds the average.
   """
+  _check_share("the decay of the moving average", decay)
 
   def init(params: Params) -> EmaState:
     return EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, params))
@@ -153,7 +159,14 @@ def _is_ema(x: Any) -> bool:
   return isinstance(x, EmaState)
 
 
+def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  _check_share("b1", b1)
+  _check_share("b2", b2)
+  return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
 def _decay(weight_decay: float, decay_where: str) -> optax.GradientTransformation:
+  _check_not_negative("weight_decay", weight_decay)
   if not weight_decay:
     return optax.identity()
   return optax.add_decayed_weights(weight_decay, mask=lambda params: tree.matches(params, decay_where))
@@ -176,6 +189,11 @@ def _recipe(
   rates: Rules,
   ema_decay: float | None,
 ) -> optax.GradientTransformation:
+  _check_not_negative("peak_rate", peak_rate)
+  if clip_norm is not None and not clip_norm > 0:
+    raise ConfigError(f"clip_norm is {clip_norm}; write a number above 0, or None for no clipping")
+  if ema_decay is not None:
+    _check_share("ema_decay", ema_decay)
   factor = schedule or cosine(total_steps=total_steps)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   parts += core
@@ -195,3 +213,13 @@ def _recipe(
 def _frozen_labels(params: Params, freeze: str) -> Params:
   frozen: Callable[[bool], str] = lambda found: "frozen" if found else "trained"  # noqa: E731
   return jax.tree.map(frozen, tree.matches(params, freeze))
+
+
+def _check_share(name: str, value: float) -> None:
+  if not 0 <= value < 1:
+    raise ConfigError(f"{name} is {value}; write a number from 0 to below 1")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+  if not 0 <= value < float("inf"):
+    raise ConfigError(f"{name} is {value}; write a finite number from 0")

@@ -193,7 +193,7 @@ def _recipe(base: Mapping[str, Any], protocol: str) -> str:
     call(recipe.get("optimizer")),
     f"batches of {' or '.join(map(str, batches))}",
     f"loss {call(task.get('loss', task))}",
-    *(["normalisation statistics frozen"] if task.get("frozen_stats") else []),
+    *(["normalisation statistics frozen"] if task.get("frozen_stats", True) else []),
     *([f"gradient {call(recipe['gradient'])}"] if recipe.get("gradient") else []),
     pixels,
   ]

@@ -347,7 +347,7 @@ def check_classes(experiment: Experiment, classes: tuple[str, ...], runtime: Run
 
 def work_per_image(experiment: Experiment) -> float:
   """Forward-backward passes that one image costs under the experiment's gradient rule."""
-  return 2.0 if "sam" in experiment.gradient.path.rpartition(".")[2] else 1.0
+  return optim.passes(experiment.gradient.realize(total_steps=1, steps_per_epoch=1, blocks=()))
 
 
 def _evaluations(

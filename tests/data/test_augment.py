@@ -9,6 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 import jaxtl.data as data
 from jaxtl.data import color, policies
 from jaxtl.data.runtime import tf
+from jaxtl.errors import DataError
 from tests.data.made_images import smooth_image
 
 SEED = tf.constant([1, 2], tf.int64)
@@ -170,7 +171,6 @@ def test_operations_keep_the_range_and_are_identity_at_level_zero(name):
 
 def test_rand_augment_options():
   run = lambda seed, **options: data.rand_augment(example(NOISE), seed, **options)["image"].numpy()  # noqa: E731
-  np.testing.assert_array_equal(run(SEED, num_ops=0), NOISE)
   augment = tf.function(lambda seed: data.rand_augment(example(NOISE), seed)["image"])
   assert len({augment(seed).numpy().tobytes() for seed in seeds(30)}) > 20
   one = [run(seed, num_ops=1) for seed in seeds(6)]
@@ -178,3 +178,24 @@ def test_rand_augment_options():
   assert any(
     not np.array_equal(a, run(seed, num_ops=1, magnitude=3)) for a, seed in zip(one, seeds(6), strict=True)
   )
+
+
+@pytest.mark.parametrize(
+  ("augment", "said"),
+  [
+    (lambda e: data.rand_augment(e, SEED, magnitude=11), "magnitude is 11; expected 0 to 10"),
+    (lambda e: data.rand_augment(e, SEED, magnitude=-0.5), "magnitude is -0.5"),
+    (lambda e: data.rand_augment(e, SEED, num_ops=0), "num_ops is 0; expected at least 1"),
+    (lambda e: data.color_jitter(e, SEED, hue=0.6), "hue is 0.6; expected 0 to 0.5"),
+    (lambda e: data.color_jitter(e, SEED, hue=-0.1), "hue is -0.1"),
+  ],
+)
+def test_strengths_off_the_scale_are_refused(augment, said):
+  with pytest.raises(DataError, match=said):
+    augment(example(NOISE))
+
+
+def test_strengths_at_the_ends_of_the_scale_are_allowed():
+  for magnitude in (0, 10):
+    assert data.rand_augment(example(NOISE), SEED, magnitude=magnitude)["image"].shape == NOISE.shape
+  assert data.color_jitter(example(NOISE), SEED, hue=0.5)["image"].shape == NOISE.shape

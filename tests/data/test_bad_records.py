@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxtl.data as data
+from jaxtl.data.runtime import tf
 from jaxtl.errors import DataError
 from tests.data.made_images import CROP, assert_same, encoded, smooth_image, take
 
@@ -120,6 +121,37 @@ def test_a_missing_file_is_an_unreadable_image(jpeg_folder):
   (jpeg_folder / "dog" / "dog3.jpg").unlink()
   with pytest.raises(DataError, match=r"dog3\.jpg\) cannot be read: the file cannot be opened"):
     take(5, source, CROP, batch_size=4, seed=0)
+
+
+@pytest.mark.parametrize(
+  ("options", "said"),
+  [
+    (dict(size=80, padding=2), r"Expected \w+\[0\] in"),
+    (dict(size=4, padding=70), "paddings must be less than the dimension size"),
+  ],
+)
+def test_a_transform_that_fails_on_a_sound_image_is_named_in_one_line(jpeg_folder, numbered, options, said):
+  transforms = [data.flip_left_right, partial(data.pad_crop, **options), data.normalize]
+  for source in (data.from_folder(folder=str(jpeg_folder)), numbered(12)):
+    start = rf"{source.name}: the transform pad_crop fails on example \d+.*, \d+ x \d+ pixels: {said}"
+    with pytest.raises(DataError, match=start) as caught:
+      take(1, source, transforms, batch_size=4, seed=0, bad_records=data.BadRecords(99))
+    assert not any(mark in str(caught.value) for mark in ("\n", "{{", "[[", "Op:"))
+
+
+def test_a_failing_batch_transform_is_one_line(numbered):
+  def fail(batch):
+    rows = tf.shape(batch["label"])[0]
+    return {**batch, "label": tf.gather(batch["label"], tf.range(rows) + 1)}
+
+  with pytest.raises(DataError, match=r"arrays: the batch transforms fail: .*not in") as caught:
+    take(1, numbered(12), [], batch_size=4, seed=0, batch_transforms=[fail])
+  assert "\n" not in str(caught.value)
+
+
+def test_pad_crop_refuses_a_mode_before_it_runs(numbered):
+  with pytest.raises(DataError, match="no mode 'wrap'; write 'reflect' or 'constant'"):
+    take(1, numbered(4), [partial(data.pad_crop, size=8, mode="wrap")], batch_size=4, seed=0)
 
 
 def test_nothing_readable_is_an_error():

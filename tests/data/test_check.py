@@ -60,6 +60,15 @@ def test_check_source_prints_findings_and_writes_two_pictures(two_splits, tmp_pa
     assert Image.open(tmp_path / "out" / name).width > 200
 
 
+def test_files_that_are_left_out_because_of_their_suffix_are_counted(jpeg_folder, tmp_path):
+  assert "left out" not in data.check_source(str(jpeg_folder), out=tmp_path / "out")
+  for number, suffix in enumerate((".heic", ".txt", ".npy", ".eps")):
+    (jpeg_folder / "cat" / f"z{number}{suffix}").write_bytes(b"x")
+  (jpeg_folder / "cat" / ".hidden.txt").write_bytes(b"x")
+  text = data.check_source(str(jpeg_folder), out=tmp_path / "out")
+  assert "left out because of their suffix: 4 (cat/z0.heic, cat/z1.txt, cat/z2.npy, ...)" in text
+
+
 def test_check_source_takes_transforms(two_splits, tmp_path):
   data.check_source(str(two_splits), out=tmp_path / "a")
   gray = [data.to_rgb, lambda example: {**example, "image": example["image"][:20, :20] * 0}]

@@ -123,6 +123,125 @@ def test_parquet_errors_are_one_line(tmp_path):
       data.from_parquet(data_dir=tmp_path, **options)
 
 
+def refused(make, said):
+  with pytest.raises(DataError, match=said) as caught:
+    make()
+  assert "\n" not in str(caught.value)
+
+
+def test_damaged_parquet_files_and_columns_that_are_no_images_are_one_line(tmp_path):
+  open_ = lambda path: lambda: data.from_parquet(path=path, data_dir=tmp_path, classes=["x"])  # noqa: E731
+  write_parquet(tmp_path / "cut.parquet", [0] * 5)
+  contents = (tmp_path / "cut.parquet").read_bytes()
+  (tmp_path / "cut.parquet").write_bytes(contents[:200])
+  (tmp_path / "pages.parquet").write_bytes(contents[:4] + b"\xff" * 300 + contents[304:])
+  (tmp_path / "junk.parquet").write_bytes(b"junk" * 99)
+  (tmp_path / "empty.parquet").write_bytes(b"")
+  for name in ("cut", "pages", "junk", "empty"):
+    refused(open_(f"{name}.parquet"), f"{name}.parquet cannot be read as Parquet: ")
+  write_parquet(tmp_path / "int.parquet", [0, 0], images=[3, 4])
+  refused(open_("int.parquet"), "example 0 has int in column 'image'; expected the bytes")
+  write_parquet(tmp_path / "text.parquet", [0], images=[{"path": "a.png"}])
+  refused(open_("text.parquet"), "example 0 has no image in column 'image'")
+
+
+@pytest.mark.parametrize(
+  "contents", [b"", b"junk" * 99, b"PK\x03\x04" + b"x" * 99], ids=["empty", "junk", "zip"]
+)
+def test_damaged_npz_files_are_one_line(tmp_path, contents):
+  file = tmp_path / "d.npz"
+  file.write_bytes(contents)
+  refused(lambda: data.from_npz(path=str(file), split="train"), "d.npz cannot be read as npz: ")
+  refused(lambda: data.open_source(str(file)), "d.npz cannot be read as npz: ")
+
+
+def test_npz_files_of_something_else_are_one_line(tmp_path):
+  file = tmp_path / "d.npz"
+  open_ = lambda: data.from_npz(path=str(file), split="train")  # noqa: E731
+  np.savez(file, train_images=GRAY, train_labels=[0, 1, 0, 1])
+  contents = bytearray(file.read_bytes())
+  contents[150] ^= 255
+  file.write_bytes(contents)
+  refused(open_, "cannot be read as npz: ")
+  np.savez(file, train_images=GRAY, train_labels=np.array(list("abab")))
+  refused(open_, "labels are <U1")
+  np.savez(file, train_images=GRAY, train_labels=np.array([None] * 4))
+  refused(open_, "cannot be read as npz: ")
+  with file.open("wb") as opened:
+    np.save(opened, GRAY)
+  refused(open_, "single array")
+
+
+@pytest.mark.parametrize("contents", [b"", b"[1,", b'["caf\xe9"]', b"{}", b"[1]"])
+def test_damaged_class_lists_are_one_line(jpeg_folder, contents):
+  (jpeg_folder / "classes.json").write_bytes(contents)
+  refused(
+    lambda: data.from_folder(folder=str(jpeg_folder)), r"classes\.json (cannot be read as|should hold a) JSON"
+  )
+
+
+def test_two_classes_of_one_name_are_refused(jpeg_folder):
+  names = ["cat", "dog", "cat"]
+  said = "names 'cat' for the labels 0 and 2; give each class a name of its own"
+  refused(lambda: data.from_arrays(images=GRAY, labels=[0] * 4, classes=names), said)
+  refused(lambda: data.from_folder(folder=str(jpeg_folder), classes=names), said)
+  (jpeg_folder / "classes.json").write_text(json.dumps(names))
+  refused(lambda: data.from_folder(folder=str(jpeg_folder)), said)
+
+
+def write_sheets(folder):
+  tiles = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
+  Image.fromarray(tiles).save(folder / "sheet_000.webp", lossless=True)
+  np.save(folder / "labels.npy", np.zeros(900, np.uint8))
+  (folder / "info.json").write_text(json.dumps({"n_train": 800, "classes": ["a"]}))
+
+
+@pytest.mark.parametrize(
+  ("file", "contents", "said"),
+  [
+    ("labels.npy", b"junk", "labels.npy cannot be read as npy"),
+    ("labels.npy", b"", "labels.npy cannot be read as npy"),
+    ("labels.npy", np.zeros((3, 2)), "should hold one array of shape"),
+    ("labels.npy", np.zeros(0, int), "holds no pictures"),
+    ("labels.npy", np.zeros(1001, int), "hold 1000 pictures; labels.npy has more|there is no .*sheet_001"),
+    ("info.json", b"{", "info.json cannot be read as JSON"),
+    ("info.json", b"\xff\xfe", "info.json cannot be read as JSON"),
+    ("info.json", b"[]", "JSON mapping"),
+    ("info.json", b'{"classes": "a"}', "JSON list of class names"),
+    ("info.json", b'{"n_train": "many", "classes": ["a"]}', "n_train is 'many'"),
+    ("domain.npy", b"junk", "domain.npy cannot be read as npy"),
+    ("domain.npy", np.zeros(5, int), "has 5 entries; expected one for each of 900 labels"),
+    ("domain.npy", np.zeros(900, int), "names no domains"),
+    ("sheet_000.webp", b"junk", "sheet_000.webp cannot be read as a picture"),
+    ("sheet_000.webp", encoded(smooth_image(4, 9), "PNG"), "4 x 9 pixels; expected rows of 40"),
+    ("sheet_000.webp", encoded(smooth_image(4, 160), "PNG"), "hold 40 pictures; labels.npy has more"),
+  ],
+)
+def test_damaged_sheets_are_one_line(tmp_path, file, contents, said):
+  write_sheets(tmp_path)
+  if isinstance(contents, bytes):
+    (tmp_path / file).write_bytes(contents)
+  else:
+    np.save(tmp_path / file, contents)
+
+  def pixels():
+    return [source.pixels for source in data.open_source(str(tmp_path)).values()]
+
+  refused(pixels, said)
+
+
+def test_folders_hold_every_format_that_pillow_opens(tmp_path):
+  kinds = {"jp2": "JPEG2000", "dds": "DDS", "pcx": "PCX", "TIF": "TIFF", "sgi": "SGI", "webp": "WEBP"}
+  (tmp_path / "a").mkdir()
+  for suffix, kind in kinds.items():
+    (tmp_path / "a" / f"x.{suffix}").write_bytes(encoded(smooth_image(16, 16), kind))
+  for suffix in ("eps", "pdf", "mpg", "txt"):
+    (tmp_path / "a" / f"x.{suffix}").write_bytes(b"x")
+  source = data.from_folder(folder=str(tmp_path))
+  assert sorted(source.images.paths) == sorted(f"a/x.{suffix}" for suffix in kinds)
+  assert all(source.read(index).shape == (16, 16, 3) for index in range(len(source)))
+
+
 def test_npz_splits_share_their_classes(tmp_path):
   np.savez(
     tmp_path / "d.npz", train_images=GRAY, train_labels=[0, 1, 0, 1], test_images=GRAY[:1], test_labels=[2]
@@ -218,6 +337,24 @@ def test_glyphs_depend_on_seed_split_and_index_alone():
   ):
     with pytest.raises(DataError, match=said):
       data.glyphs(**options)
+
+
+def test_glyph_polarity_decides_whether_the_character_may_be_darker_than_its_background():
+  both, light = (
+    data.glyphs(num_examples=62, split="train", **options).pixels @ np.array([0.299, 0.587, 0.114])
+    for options in ({}, {"polarity": "light_on_dark"})
+  )
+  # The same shape at the same place: where the pictures differ, ink and paper have changed places.
+  border = np.ones((32, 32), bool)
+  border[2:-2, 2:-2] = False
+  swapped = (both != light).any((1, 2))
+  assert 15 < swapped.sum() < 47
+  assert (both[swapped][:, border].mean(1) > light[swapped][:, border].mean(1)).all()
+  assert (both[swapped][:, 8:24, 8:24].min((1, 2)) < light[swapped][:, 8:24, 8:24].max((1, 2))).all()
+  # Of light characters the brightest pixels are inside, and nothing inside is far darker than the border.
+  inside = light[:, 4:-4, 4:-4].reshape(62, -1)
+  assert (np.sort(inside)[:, -20:].mean(1) > light[:, border].mean(1) + 40).all()
+  refused(lambda: data.glyphs(num_examples=1, split="train", polarity="dark"), "no polarity 'dark'")
 
 
 def test_glyph_fonts_draw_letters_as_themselves():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from functools import partial
 
@@ -113,8 +114,6 @@ def test_records_can_be_read_one_by_one(source):
 def test_a_damaged_record_of_a_stream_is_replaced(source):
   if not isinstance(source, data.StreamSource):
     pytest.skip("records with random access share the path of encoded images")
-  import dataclasses
-
   from jaxtl.data.runtime import tf
 
   def parse(record):
@@ -129,6 +128,46 @@ def test_a_damaged_record_of_a_stream_is_replaced(source):
   later = take(3, damaged, batch_size=5, seed=0, start_step=5, bad_records=data.BadRecords(COUNT))
   for batch, other in zip(whole[5:], later, strict=True):
     np.testing.assert_array_equal(batch["image"], other["image"])
+
+
+def test_labels_that_are_no_class_are_refused_in_both_forms_of_the_stream(source):
+  # As in the test splits of TFDS whose labels are withheld, -1; and as with a class too many.
+  for wrong in (-1, 3):
+    twin = with_label(source, wrong)
+    said = f"tiny_squares/train: an example has the label {wrong}; expected 0 to 2 for the 3 classes"
+    with pytest.raises(DataError, match=said):
+      list(data.eval_batches(twin, [], batch_size=8))
+    with pytest.raises(DataError, match=said):
+      next(data.pipeline.Stream(twin, (), (), 8, 0, (0, 1), 1, data.BadRecords(), True)._careful(0))
+    with pytest.raises(DataError, match=f"has the label {wrong}"):
+      assert len((twin.gather() if isinstance(twin, data.StreamSource) else twin).labels)
+
+
+def with_label(source, label):
+  if isinstance(source, data.StreamSource):
+    return dataclasses.replace(source, parse=lambda record: (label, source.parse(record)[1]))
+
+  class Relabelled:
+    def __len__(self):
+      return len(source.records)
+
+    def __getitems__(self, indices):
+      return [{**record, "label": label} for record in source.records.__getitems__(indices)]
+
+  return dataclasses.replace(source, records=Relabelled())
+
+
+def test_a_stream_of_damaged_records_is_one_line(source, tmp_path):
+  if not isinstance(source, data.StreamSource):
+    pytest.skip("only streams read TFRecord files")
+  path = tmp_path / "junk.tfrecord"
+  path.write_bytes(b"junk" * 100)
+  damaged = dataclasses.replace(source, files=((str(path), 0, COUNT),))
+  with pytest.raises(
+    DataError, match=r"tiny_squares/train: the records cannot be read: .*corrupted"
+  ) as caught:
+    take(1, damaged, batch_size=4, seed=0)
+  assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_there_is_said(prepared, tmp_path):

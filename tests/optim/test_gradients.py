@@ -55,6 +55,10 @@ def weights(seed=1):
   return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in (("a", (3, 4)), ("b", (4,)))}
 
 
+def distance(a, b):
+  return float(tree.norm(tree.sub(a, b)))
+
+
 def close(a, b, **tolerance):
   chex.assert_trees_all_close(a, b, **({"rtol": 1e-5, "atol": 1e-6} | tolerance))
 
@@ -162,6 +166,42 @@ def test_sam_over_a_sharded_batch_is_one_perturbation_whatever_the_devices():
     close(jax.jit(rule(regression))(params, {}, spread, KEY)[1], alone)
 
 
+def test_asam_of_groups_is_the_mean_of_their_own():
+  params, batch = weights(), linear_batch(8)
+  asam = partial(optim.asam, rho=0.5, scaled="^a$")
+  halves = [{k: x[i : i + 4] for k, x in batch.items()} for i in (0, 4)]
+  first, second = (asam()(regression)(params, {}, half, KEY)[1] for half in halves)
+  found = asam(groups=2)(regression)(params, {}, batch, KEY)[1]
+  close(found, tree.scale(0.5, tree.add(first, second)))
+  assert distance(found, asam()(regression)(params, {}, batch, KEY)[1]) > 1e-3
+
+
+def test_asam_takes_both_passes_from_its_inner_rule():
+  params, batch = weights(), linear_batch()
+  doubled = lambda loss_fn: lambda *x: tree.scale(2.0, optim.plain()(loss_fn)(*x))  # noqa: E731
+  asam = partial(optim.asam, rho=0.5, scaled="^a$")
+  once = asam()(regression)(params, {}, batch, KEY)[1]
+  # The perturbation does not depend on the gradient's length, so that the last pass alone shows the factor.
+  close(asam(inner=doubled)(regression)(params, {}, batch, KEY)[1], tree.scale(2.0, once))
+  parts = asam(inner=optim.accumulate(steps=4))
+  close(parts(regression)(params, {}, batch, KEY)[1], once)
+  assert len(losses_seen(parts, batch)) == 8  # each part of both passes
+
+
+def losses_seen(rule, batch):
+  """The loss at each evaluation that the rule makes."""
+  seen = []
+
+  def recorded(params, batch_stats, batch, key):
+    loss, aux = regression(params, batch_stats, batch, key)
+    jax.debug.callback(lambda value: seen.append(float(value)), loss)
+    return loss, aux
+
+  rule(recorded)(weights(), {}, batch, KEY, *optim.init_memory(rule, weights()))
+  jax.effects_barrier()
+  return seen
+
+
 def test_groups_are_what_devices_of_their_own_would_do():
   params, batch = weights(), linear_batch(16)
   mesh = make_mesh(8)
@@ -222,6 +262,35 @@ def test_where_perturbs_only_what_it_names():
   close(optim.sam(rho=0.1, where="^a$")(regression)(params, {}, batch, KEY)[1], expected)
   with pytest.raises(ConfigError, match="'nothing' matches no parameter"):
     optim.sam(rho=0.1, where="nothing")(regression)(params, {}, batch, KEY)
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    partial(optim.asam, rho=0.5, scaled="^a$"),
+    partial(optim.gsam, rho_max=0.5, alpha=0.0),
+    partial(optim.looksam, rho=0.5, every=2),
+    partial(optim.looksam, rho=0.5, every=1),
+  ],
+)
+def test_every_rule_of_two_passes_perturbs_only_what_where_names(make):
+  params, batch = weights(), linear_batch()
+  seen = []
+
+  def recorded(p, batch_stats, batch, key):
+    jax.debug.callback(lambda *moves: seen.append(moves), *[distance_squared(p[k], params[k]) for k in "ab"])
+    return regression(p, batch_stats, batch, key)
+
+  for where in (None, "^a$"):
+    rule = make(where=where)
+    rule(recorded)(params, {}, batch, KEY, *optim.init_memory(rule, params))
+  jax.effects_barrier()
+  moved = [(bool(a > 0), bool(b > 0)) for a, b in seen]
+  assert sorted(moved) == [(False, False), (False, False), (True, False), (True, True)]
+
+
+def distance_squared(a, b):
+  return jnp.sum((a - b) ** 2)
 
 
 def run_rule(rule, steps=6):
@@ -338,6 +407,44 @@ def test_accumulation_never_rolls_the_loop():
   jaxpr = jax.make_jaxpr(optim.accumulate(steps=4)(regression))(weights(), {}, linear_batch(), KEY)
   primitives = {equation.primitive.name for equation in jaxpr.jaxpr.eqns}
   assert not primitives & {"scan", "while"}
+
+
+@pytest.mark.parametrize(
+  ("rule", "expected"),
+  [
+    (optim.plain(), 1),
+    (optim.accumulate(steps=4), 1),
+    (optim.sam(rho=0.1), 2),
+    (optim.sam(rho=0.1, groups=4), 2),
+    (optim.asam(rho=0.1, inner=optim.accumulate(steps=2), scaled="a"), 2),
+    (optim.sam(rho=0.1, inner=optim.sam(rho=0.1)), 4),
+    (optim.accumulate(steps=2, inner=optim.sam(rho=0.1)), 2),
+    (optim.gsam(rho_max=0.1), 2),
+    (optim.looksam(rho=0.1, every=1), 2),
+    (optim.looksam(rho=0.1, every=4), 1.25),
+  ],
+)
+def test_passes_are_the_examples_that_a_rule_evaluates(rule, expected):
+  assert optim.passes(rule) == expected
+  batch, rows = linear_batch(8), []
+
+  def counted(params, batch_stats, batch, key):
+    jax.debug.callback(lambda x: rows.append(len(x)), batch["x"])
+    return regression(params, batch_stats, batch, key)
+
+  params, memory = weights(), optim.init_memory(rule, weights())
+  for _ in range(4):
+    (_, aux), _ = rule(counted)(params, {}, batch, KEY, *memory)
+    memory = aux.memory
+  jax.effects_barrier()
+  assert sum(rows) / (4 * 8) == expected
+
+
+def test_a_rule_of_ones_own_counts_as_one_pass_until_it_says_more():
+  own = lambda loss_fn: optim.plain()(loss_fn)  # noqa: E731
+  assert optim.passes(own) == 1.0
+  own.passes = 3
+  assert optim.passes(optim.sam(rho=0.1, inner=own)) == 6.0
 
 
 @pytest.mark.parametrize(

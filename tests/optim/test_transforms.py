@@ -152,3 +152,85 @@ def test_chain_and_where_compose_any_transform():
   updates = first_update(tx)
   close(updates["head"]["bias"], -2 * GRADS["head"]["bias"])
   close(updates["head"]["kernel"], -GRADS["head"]["kernel"])
+
+
+def adams(make, **keywords):
+  return make(**(dict(peak_rate=0.1, total_steps=10, schedule=ONE, eps=0.0) | keywords))
+
+
+both_adams = pytest.mark.parametrize("make", [optim.adam, optim.adamw])
+
+
+@both_adams
+def test_adams_freeze_without_state_or_decay(make):
+  tx = adams(make, freeze="^stem/", weight_decay=0.1)
+  updates = first_update(tx)
+  close(updates["stem"], tree.zeros_like(PARAMS["stem"]))
+  assert float(tree.norm(updates["head"])) > 0
+  moments = [x for x in jax.tree.leaves(tx.init(PARAMS)) if x.ndim]
+  assert sum(x.size for x in moments) == 2 * tree.size(PARAMS["head"])
+
+
+@both_adams
+def test_adams_scale_their_steps_by_path(make):
+  plain = first_update(adams(make))
+  updates = first_update(adams(make, rates=(("^stem/", 0.1), ("", 1.0))))
+  close(updates, plain | {"stem": tree.scale(0.1, plain["stem"])})
+
+
+@both_adams
+def test_adams_clip_before_the_moments(make):
+  eps = 1.0  # so that the gradient's length counts: the first step is g / (|g| + eps)
+  clipped = tree.scale(0.01 / tree.norm(GRADS), GRADS)
+  expected = jax.tree.map(lambda g: -0.1 * g / (jnp.abs(g) + eps), clipped)
+  close(first_update(adams(make, eps=eps, weight_decay=0.0, clip_norm=0.01)), expected)
+
+
+@both_adams
+def test_adams_keep_the_moving_average(make):
+  tx = adams(make, ema_decay=0.05)
+  updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+  # 0.05 is below the warm-up's 1 / 10.
+  close(optim.averaged(state, PARAMS), tree.lerp(optax.apply_updates(PARAMS, updates), PARAMS, 0.05))
+  assert optim.averaged(adams(make).init(PARAMS), PARAMS) is PARAMS
+
+
+@pytest.mark.parametrize(
+  ("make", "option", "values"),
+  [
+    (optim.sgd, "momentum", (-0.1, 1.0, np.nan)),
+    (optim.adam, "b1", (-0.1, 1.0)),
+    (optim.adam, "b2", (-0.1, 1.5)),
+    (optim.adamw, "b1", (-0.1, 1.0)),
+    (optim.adamw, "b2", (-0.1, 1.0, np.nan)),
+    *[
+      (make, *case)
+      for make in (optim.sgd, optim.adam, optim.adamw)
+      for case in (
+        ("peak_rate", (-0.1, np.nan)),
+        ("weight_decay", (-1e-4, np.nan)),
+        ("clip_norm", (0.0, -1.0, np.nan)),
+        ("ema_decay", (-0.1, 1.0, np.nan)),
+      )
+    ],
+  ],
+)
+def test_a_number_out_of_its_range_is_refused_in_one_line(make, option, values):
+  for value in values:
+    with pytest.raises(ConfigError, match=f"^{option} is {value}; write .*[^\n]$"):
+      make(**(dict(peak_rate=0.1, total_steps=10) | {option: value}))
+
+
+def test_the_decay_of_an_average_is_a_share():
+  with pytest.raises(ConfigError, match=r"decay of the moving average is 1\.0; write a number from 0"):
+    optim.ema(decay=1.0)
+
+
+def test_a_broken_regex_in_a_recipe_is_a_config_error():
+  for keywords in (
+    dict(freeze="stem("),
+    dict(rates=(("stem(", 1.0),)),
+    dict(weight_decay=0.1, decay_where="("),
+  ):
+    with pytest.raises(ConfigError, match="is not a regex"):
+      first_update(sgd(**keywords))

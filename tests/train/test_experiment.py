@@ -11,7 +11,7 @@ from PIL import Image
 from jaxtl import data, train, tree
 from jaxtl.errors import CheckpointError, ConfigError, DataError, RunError
 from jaxtl.train import checkpoint
-from jaxtl.train.experiment import total_steps
+from jaxtl.train.experiment import total_steps, work_per_image
 
 GRADIENTS = {
   "plain": dict(make=".optim.plain"),
@@ -245,3 +245,21 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped_and_named_within_the_bu
   assert train.run(with_budget(1), seed=0, runtime=place).total_steps == 4
   assert len(notes) == 1
   assert "5" in notes[0]
+
+
+def test_the_work_of_an_image_is_what_its_gradient_rule_costs(tiny):
+  assert work_per_image(tiny()) == 1
+  for gradient, passes in (
+    (dict(make=".optim.sam", rho=0.1), 2),
+    (dict(make=".optim.looksam", rho=0.1, every=5), 1.2),
+    (dict(make=".optim.accumulate", steps=2, inner=dict(make=".optim.sam", rho=0.1)), 2),
+  ):
+    assert work_per_image(tiny(gradient=gradient)) == pytest.approx(passes)
+
+
+def test_another_package_s_optimiser_trains(tiny, runtime):
+  started = train.run(tiny(epochs=0.0), seed=0, runtime=runtime()).weights.params
+  spec = dict(make="optax.lion", learning_rate=1e-3)
+  trained = train.run(tiny(optimizer=spec, epochs=1.0), seed=0, runtime=runtime())
+  assert trained.total_steps == 6
+  assert (trained.weights.params["head"]["kernel"] != started["head"]["kernel"]).any()
