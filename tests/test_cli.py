@@ -105,7 +105,7 @@ def test_bad_places_are_one_line(config_file, tmp_path, capsys):
 
 def test_a_file_that_is_no_python_is_one_line(tmp_path, capsys):
   (tmp_path / "broken.py").write_text("def get_config(:\n")
-  assert "is not a Python file that can be run" in refused(capsys, "run", tmp_path / "broken.py")
+  assert "cannot be run: SyntaxError: invalid syntax" in refused(capsys, "run", tmp_path / "broken.py")
 
 
 def test_a_run_that_cannot_start_does_not_claim_its_folder(config_file, tmp_path, capsys):

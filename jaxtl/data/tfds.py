@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,9 @@ def from_tfds(
   """A data set that TensorFlow Datasets has prepared.
 
   Prepared as ArrayRecord (`tfds build NAME --file_format=array_record`) it has random access; as TFRecord,
-  TFDS's default, it is a shuffled stream. Images stay encoded until the pipeline needs their pixels.
+  TFDS's default, it is a shuffled stream. One that is made of archives which the user has to fetch, ImageNet
+  among them, is prepared here, once, where they lie in `downloads/manual` below `data_dir`; nothing else is.
+  Images stay encoded until the pipeline needs their pixels.
 
   Args:
     name: of the data set, with a config and version where wanted: `imagenet2012`, `imagenette/320px-v2`.
@@ -262,11 +265,29 @@ def builder_of(name: str, data_dir: DataDir) -> Any:
     builder = tfds.builder(name, data_dir=str(place), try_gcs=False)
   except tfds.core.DatasetNotFoundError as error:
     raise DataError(f"TFDS knows no data set {name!r}, and {place} holds none of that name") from error
+  manual = place / "downloads" / "manual"
+  if not builder.data_path.exists() and builder.MANUAL_DOWNLOAD_INSTRUCTIONS and manual.is_dir():
+    builder = _prepared(name, place, manual)
   if not builder.data_path.exists():
     command = f"tfds build {name} --data_dir {place} --file_format=array_record"
-    archive = place / "downloads" / "manual" / "ILSVRC2012_img_train.tar"
-    manual = f" (first put the archive at {archive})" if name.startswith("imagenet2012") else ""
-    raise DataError(f"TFDS {name} is not prepared: there is no {builder.data_path}; run `{command}`{manual}")
+    archive = manual / "ILSVRC2012_img_train.tar"
+    first = f" (first put the archive at {archive})" if name.startswith("imagenet2012") else ""
+    raise DataError(f"TFDS {name} is not prepared: there is no {builder.data_path}; run `{command}`{first}")
+  return builder
+
+
+def _prepared(name: str, place: Path, manual: Path) -> Any:
+  """The builder, after it has prepared its data set from archives that the user put into `manual`."""
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder(name, data_dir=str(place), try_gcs=False, file_format="array_record")
+  config = tfds.download.DownloadConfig(manual_dir=str(manual), max_examples_per_split=None)
+  print(f"preparing {name} from {manual} in {builder.data_path}", file=sys.stderr, flush=True)
+  try:
+    builder.download_and_prepare(download_config=config)
+  except (AssertionError, ValueError, OSError, tf.errors.OpError) as error:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise DataError(f"TFDS {name} cannot be prepared from {manual}: {first}") from error
   return builder
 
 

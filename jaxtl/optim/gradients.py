@@ -250,7 +250,8 @@ def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None
 
 def init_memory(rule: GradientRule, params: Params) -> tuple[Any, ...]:
   """What the rule remembers before the first step; `()` for rules without memory."""
-  return rule.init_memory(params) if isinstance(rule, _Rule) and rule.init_memory else ()
+  make = getattr(rule, "init_memory", None)
+  return make(params) if make else ()
 
 
 def steepest(grads: Params, *, rho: float | Array, p: float = 2.0) -> Params:
@@ -329,7 +330,7 @@ def _check_radius(rule: str, rho: float) -> None:
 
 
 def _refuse_memory(rule: GradientRule, what: str) -> None:
-  if isinstance(rule, _Rule) and rule.init_memory:
+  if getattr(rule, "init_memory", None):
     raise ConfigError(f"{what} takes a rule without memory inside (plain, accumulate, sam, asam)")
 
 

@@ -191,3 +191,32 @@ def test_open_source_lists_the_splits(prepared):
 def test_encoded_images_survive_as_they_are(source):
   gathered = source.gather() if isinstance(source, data.StreamSource) else source
   assert gathered.images[0].startswith(encoded(smooth_image(2, 2), "PNG")[:8])
+
+
+class FetchedByHand(TinySquares):
+  """A set whose archive the user has to put into the manual folder, as ImageNet's."""
+
+  MANUAL_DOWNLOAD_INSTRUCTIONS = "put squares.txt there"
+
+  def _split_generators(self, manager):
+    archive = manager.manual_dir / "squares.txt"
+    if not archive.exists():
+      raise AssertionError(f"{archive} must exist")
+    return {"train": self._generate_examples()}
+
+
+def test_a_set_is_prepared_from_its_manual_folder_once(tmp_path, monkeypatch):
+  open_it = partial(data.from_tfds, name="fetched_by_hand", split="train", data_dir=tmp_path)
+  with pytest.raises(DataError, match="is not prepared: there is no"):
+    open_it()
+  manual = tmp_path / "downloads" / "manual"
+  manual.mkdir(parents=True)
+  (manual / "of_another_set.txt").write_text("")
+  with pytest.raises(DataError, match=r"cannot be prepared from .*squares.txt must exist"):
+    open_it()
+  (manual / "squares.txt").write_text("squares")
+  source = open_it()
+  assert isinstance(source, data.RecordSource)
+  assert len(source) == COUNT
+  monkeypatch.setattr(FetchedByHand, "download_and_prepare", None)  # not again
+  assert len(open_it()) == COUNT

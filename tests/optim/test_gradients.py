@@ -468,3 +468,14 @@ def test_bad_settings_are_refused_in_one_line(make, message):
 def test_a_batch_that_does_not_split_is_refused():
   with pytest.raises(ConfigError, match="batch of 8 does not split into 3"):
     optim.accumulate(steps=3)(regression)(weights(), {}, linear_batch(), KEY)
+
+
+def test_a_rule_of_one_s_own_may_have_memory():
+  def rule(loss_fn):
+    return jax.value_and_grad(loss_fn, has_aux=True)
+
+  assert optim.init_memory(rule, {}) == ()
+  rule.init_memory = lambda params: (params["w"],)
+  assert optim.init_memory(rule, {"w": 3.0}) == (3.0,)
+  with pytest.raises(ConfigError, match="without memory"):
+    optim.accumulate(steps=2, inner=rule)
