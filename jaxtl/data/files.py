@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxtl.data.sources import DataDir, Source, from_arrays
+from jaxtl.data.sources import DataDir, Source, from_arrays, numbered_classes
 from jaxtl.data.storage import Deferred, Encoded
 from jaxtl.errors import DataError, InputError
 
@@ -23,7 +24,12 @@ _COLUMNS = 40
 # CIFAR-10's sheets come without info.json: the training set in its published order, then test pictures.
 _CIFAR10_TRAIN = 50_000
 # What the readers of json, numpy, zip, pyarrow and Pillow raise for a damaged file.
-_DAMAGE = (ValueError, OSError, EOFError, SyntaxError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+  *(ValueError, OSError, EOFError, SyntaxError, KeyError, RuntimeError),
+  *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+# Letters of their messages that are shown: numpy and zipfile quote whole damaged headers.
+_LONGEST = 150
 
 
 def from_parquet(
@@ -58,16 +64,18 @@ def from_parquet(
     columns = parquet.read_schema(file).names
   for column in (image_column, label_column):
     if column not in columns:
-      raise DataError(f"{file} has no column {column!r}; it has {', '.join(columns)}")
+      raise DataError(f"{file} has no column {column!r}; it has {_listed(columns)}")
   wanted = [image_column, label_column] + (["filename"] if "filename" in columns else [])
   with _reading(file, "Parquet"):
     table = parquet.read_table(file, columns=wanted)
-  images = _column_of_bytes(table[image_column].to_pylist(), file=file, column=image_column)
+    # Text in the file may turn out not to be UTF-8 only here.
+    images = _column_of_bytes(table[image_column].to_pylist(), file=file, column=image_column)
+    filenames = table["filename"].to_pylist() if "filename" in columns else None
   return Source(
     name=name or f"{file.parent.name}/{file.stem}",
     classes=tuple(names),
     labels=table[label_column].to_numpy(),
-    images=Encoded(images, table["filename"].to_pylist() if "filename" in columns else None),
+    images=Encoded(images, filenames),
   )
 
 
@@ -97,14 +105,11 @@ def from_npz(
     layouts = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
     keys = next((layout for layout in layouts if all(key in arrays for key in layout)), None)
     if keys is None:
-      raise DataError(f"{file} has no {layouts[0][0]} and {layouts[0][1]}; it has {', '.join(arrays)}")
+      raise DataError(f"{file} has no {_listed(layouts[0], ' and ')}; it has {_listed(arrays)}")
     images, labels = arrays[keys[0]], arrays[keys[1]].reshape(-1)
     if classes is None:
       every = [arrays[key] for key in arrays if key.endswith("_labels") or key.startswith("y_")]
-      # Other types are refused as labels further on.
-      numbers = [values.astype(np.float64) for values in every if values.dtype.kind in "iufb"]
-      largest = [np.nanmax(values, initial=-1) for values in numbers]
-      classes = [str(index) for index in range(1 + int(max(largest, default=-1)))]
+      classes = numbered_classes(every)
   return from_arrays(images=images, labels=labels, classes=classes, name=name or f"{file.stem}/{split}")
 
 
@@ -228,10 +233,14 @@ def _reading(file: Path, kind: str, *also: type[Exception]) -> Iterator[None]:
   except InputError:
     raise
   except _DAMAGE + also as error:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    raise DataError(
-      f"{file} cannot be read as {kind}: {first.rstrip('.')}; replace it with a sound copy"
-    ) from error
+    first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    first = first if len(first) <= _LONGEST else f"{first[:_LONGEST]} ..."
+    raise DataError(f"{file} cannot be read as {kind}: {first}; replace it with a sound copy") from error
+
+
+def _listed(names: Iterable[str], between: str = ", ") -> str:
+  """Names from a file; quoted where they hold what would break the line."""
+  return between.join(name if name.isprintable() else repr(name) for name in names)
 
 
 def _json(file: Path) -> Any:

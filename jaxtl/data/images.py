@@ -184,14 +184,16 @@ def pad_crop(
     example: with an image.
     seed: int [2].
     size: of the window, pixels or (height, width).
-    padding: pixels on each side.
+    padding: pixels on each side, at least 0.
     mode: "reflect" or "constant" (black).
 
   Raises:
-    DataError: another mode.
+    DataError: another mode, or a negative padding.
   """
   if mode not in ("reflect", "constant"):
     raise DataError(f"pad_crop has no mode {mode!r}; write 'reflect' or 'constant'")
+  if padding < 0:
+    raise DataError(f"pad_crop padding is {padding}; expected at least 0 (to cut a border off: center_crop)")
   image = to_rgb(example)["image"]
   height, width = pair(size)
   image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]], mode.upper())

@@ -126,9 +126,7 @@ def from_arrays(
   if images.dtype != np.uint8:
     raise DataError(f"{name}: images are {images.dtype}; give uint8 pixels from 0 to 255")
   images = three_channels(images, name=name)
-  if classes is None:
-    largest = np.nanmax(np.asarray(labels, np.float64), initial=-1)
-    classes = [str(index) for index in range(int(largest) + 1)]
+  classes = numbered_classes([labels]) if classes is None else classes
   return Source(name=name, classes=tuple(classes), labels=labels, images=images, kind=kind)
 
 
@@ -180,6 +178,14 @@ def subset(*, source: Source, num_examples: int, seed: int = 0) -> Source:
     turns[np.random.default_rng([seed, label]).permutation(members)] = np.arange(len(members))
   indices = np.sort(np.lexsort([source.labels, turns])[:num_examples])
   return source.take(indices, name=f"{source.name}[{len(indices)}]")
+
+
+def numbered_classes(labels: Sequence[np.ndarray]) -> list[str]:
+  """Class names "0", "1", ... up to the largest of several arrays' labels."""
+  # What is no number, or not finite, is refused as a label when the source is made.
+  numbers = [array for array in map(np.asarray, labels) if array.dtype.kind in "iufb"]
+  largest = [np.max(array.astype(np.float64), initial=-1, where=np.isfinite(array)) for array in numbers]
+  return [str(index) for index in range(1 + int(max(largest, default=-1)))]
 
 
 def _need_random_access(source: Source, what: str) -> None:
@@ -244,7 +250,7 @@ def checked_labels(
       f"{name}: {len(images)} images but labels of shape {labels.shape}; expected one label each"
     )
   if labels.dtype.kind not in "iufb":
-    raise DataError(f"{name}: labels are {labels.dtype}; expected integers from 0 to {num_classes - 1}")
+    raise DataError(f"{name}: labels are {labels.dtype}; expected integers, each the index of its class")
   wrong = np.flatnonzero(~((labels >= 0) & (labels < num_classes) & (labels == np.round(labels))))
   if len(wrong):
     at = describe(int(wrong[0]), name_of(images, int(wrong[0])))

@@ -149,9 +149,16 @@ def test_a_failing_batch_transform_is_one_line(numbered):
   assert "\n" not in str(caught.value)
 
 
-def test_pad_crop_refuses_a_mode_before_it_runs(numbered):
-  with pytest.raises(DataError, match="no mode 'wrap'; write 'reflect' or 'constant'"):
-    take(1, numbered(4), [partial(data.pad_crop, size=8, mode="wrap")], batch_size=4, seed=0)
+@pytest.mark.parametrize(
+  ("options", "said"),
+  [
+    (dict(mode="wrap"), "no mode 'wrap'; write 'reflect' or 'constant'"),
+    (dict(padding=-1), "padding is -1; expected at least 0"),
+  ],
+)
+def test_pad_crop_refuses_impossible_options_before_it_runs(numbered, options, said):
+  with pytest.raises(DataError, match=said):
+    take(1, numbered(4), [partial(data.pad_crop, size=8, **options)], batch_size=4, seed=0)
 
 
 def test_nothing_readable_is_an_error():

@@ -44,6 +44,13 @@ def test_labels_that_do_not_fit_are_refused(labels, said):
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  ("labels", "said"), [(list("abab"), "labels are <U1"), ([0, np.inf, 0, 1], "has the label inf")]
+)
+def test_labels_that_are_no_numbers_are_refused_where_classes_are_counted(labels, said):
+  refused(lambda: data.from_arrays(images=GRAY, labels=labels), said)
+
+
 def test_wrong_arrays_are_refused():
   with pytest.raises(DataError, match="uint8"):
     data.from_arrays(images=GRAY.astype(np.float32), labels=[0] * 4)
@@ -143,6 +150,9 @@ def test_damaged_parquet_files_and_columns_that_are_no_images_are_one_line(tmp_p
   refused(open_("int.parquet"), "example 0 has int in column 'image'; expected the bytes")
   write_parquet(tmp_path / "text.parquet", [0], images=[{"path": "a.png"}])
   refused(open_("text.parquet"), "example 0 has no image in column 'image'")
+  not_utf8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+  write_parquet(tmp_path / "utf8.parquet", [0], filename=not_utf8)
+  refused(open_("utf8.parquet"), "utf8.parquet cannot be read as Parquet: 'utf-8' codec")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +175,10 @@ def test_npz_files_of_something_else_are_one_line(tmp_path):
   refused(open_, "cannot be read as npz: ")
   np.savez(file, train_images=GRAY, train_labels=np.array(list("abab")))
   refused(open_, "labels are <U1")
+  np.savez(file, train_images=GRAY, train_labels=[0, 1, np.inf, 1])
+  refused(open_, "example 2 has the label inf; expected an integer from 0 to 1")
+  np.savez(file, **{"a\nb_images": GRAY, "c": GRAY})
+  refused(open_, r"it has 'a\\nb_images', c")
   np.savez(file, train_images=GRAY, train_labels=np.array([None] * 4))
   refused(open_, "cannot be read as npz: ")
   with file.open("wb") as opened:
@@ -189,6 +203,12 @@ def test_two_classes_of_one_name_are_refused(jpeg_folder):
   refused(lambda: data.from_folder(folder=str(jpeg_folder)), said)
 
 
+# Format 1.0 with 246 bytes of text: where they are damaged, numpy quotes them all, or its tokenizer fails.
+NPY_HEADER = b"\x93NUMPY\x01\x00\xf6\x00{'descr': '|u1', 'fortran_order': False, 'shape': (900,), }".ljust(
+  256
+)
+
+
 def write_sheets(folder):
   tiles = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
   Image.fromarray(tiles).save(folder / "sheet_000.webp", lossless=True)
@@ -201,6 +221,12 @@ def write_sheets(folder):
   [
     ("labels.npy", b"junk", "labels.npy cannot be read as npy"),
     ("labels.npy", b"", "labels.npy cannot be read as npy"),
+    ("labels.npy", NPY_HEADER.replace(b")", b"("), "labels.npy cannot be read as npy: .*EOF"),
+    (
+      "labels.npy",
+      NPY_HEADER.replace(b"False,", b"False "),
+      r"Cannot parse header: .{90,140} \.\.\.; replace it",
+    ),
     ("labels.npy", np.zeros((3, 2)), "should hold one array of shape"),
     ("labels.npy", np.zeros(0, int), "holds no pictures"),
     ("labels.npy", np.zeros(1001, int), "hold 1000 pictures; labels.npy has more|there is no .*sheet_001"),
