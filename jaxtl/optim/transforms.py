@@ -45,7 +45,8 @@ def sgd(
     schedule: factor of `peak_rate` at each step; half a cosine over `total_steps` where None.
     weight_decay: coefficient of 0.5 |w|^2, on the parameters whose path `decay_where` finds.
     clip_norm: largest global norm of the gradient, clipped before everything else.
-    freeze: path regex of parameters that stay as they are.
+    freeze: path regex of parameters that stay as they are. Their gradient is computed all the same, since the
+      logged norm is over everything; SAM perturbs them too unless its `where` leaves them out.
     rates: (path regex, factor) pairs, the first match wins: layer-wise learning rates.
     ema_decay: keeps a moving average of the parameters, which evaluation uses; see `ema`.
 

@@ -93,6 +93,7 @@ def cells(results: Results) -> Grid:
           str(seed),
           _state(results, arm, seed),
           f"{arm}/{seed}",
+          str(row.get("session", 0)) if row else ABSENT,
           *(
             _plain(row.get(name))
             for name in ("steps", "peak_rate", "train_loss", "images_per_second", "data_wait")
@@ -104,6 +105,7 @@ def cells(results: Results) -> Grid:
     "seed",
     "state",
     "folder",
+    "session",
     "steps",
     "peak rate",
     "final train loss",
@@ -111,7 +113,8 @@ def cells(results: Results) -> Grid:
     "data wait",
   ]
   note = (
-    "Folders are inside the working folder; data wait is the share of time that a step waited for images."
+    "Folders are inside the working folder; session is the one under Environment that finished the cell, 0 "
+    "the first; data wait is the share of time that a step waited for images."
   )
   return Grid("Cells", header, rows, note, frozenset({0, 2, 3}))
 
@@ -146,13 +149,24 @@ def environment(results: Results) -> Grid:
   env = results.env
   rows = [["config (SHA-256)", results.digest], ["study", str(results.config.get("study", ""))]]
   for name, value in env.items():
-    if name == "command":
+    if name == "later":
+      rows += [[f"session {number}", _session(changed)] for number, changed in enumerate(value, 1)]
+    elif name == "command":
       rows.append([name, results.command])
     elif isinstance(value, Mapping):
       rows.append([name, ", ".join(f"{key} {item}" for key, item in value.items())])
     else:
       rows.append([name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
   return Grid("Environment", ["", ""], rows, words=frozenset({0, 1}))
+
+
+def _session(changed: Mapping[str, Any]) -> str:
+  """What a later session had of its own."""
+  texts = {
+    name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    for name, value in changed.items()
+  }
+  return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 
 def _entries(tables: Sequence[Table]) -> Iterator[tuple[str, Column]]:

@@ -160,8 +160,10 @@ def run_study(
   claim(workdir, config, command, data=fingerprints(unfinished, runtime) if unfinished else None)
   if is_first_process():
     runtime.progress.log_to(workdir / "log.txt")
+  env = workdir / "env.json"
+  session = len(read_json(env).get("later", [])) if env.exists() else 0
   for cell in unfinished:
-    found = list(_rows_of(cell, rows, runtime))
+    found = [{"session": session} | row for row in _rows_of(cell, rows, runtime)]
     if is_first_process():
       write_atomically(cell.rows_file, "".join(json.dumps(row) + "\n" for row in found))
     runtime.progress.note(f"{cell.arm}/{cell.seed} is done: {_summary(found)}")
@@ -262,7 +264,10 @@ def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path
 
 
 def _add_session(path: Path, session: Mapping[str, Any]) -> None:
-  """`env.json` is the first session's environment; `later` has what differed in each one after it."""
+  """`env.json` is the first session's environment; `later` has what differed in each one after it.
+
+  A row's `session` is 0 for the first and n for the n-th of `later`: the session that finished its cell.
+  """
   first = read_json(path) if path.exists() else None
   if first is None:
     first = dict(session)

@@ -68,9 +68,11 @@ def test_an_interrupted_study_goes_on_where_it_was(study_config, runtime, tmp_pa
   assert not (tmp_path / "cut" / "cross_entropy" / "0" / "rows.jsonl").exists()
   monkeypatch.setattr(pretrain.transfer, "run", original)
   resumed = run(study_config, tmp_path / "cut", runtime)
-  timed = {"seconds", "images_per_second", "data_wait"}
+  timed = {"seconds", "images_per_second", "data_wait", "session"}
   plain = [[{k: v for k, v in row.items() if k not in timed} for row in rows] for rows in (whole, resumed)]
   assert plain[0] == plain[1]
+  assert {row["session"] for row in whole} == {0}
+  assert {row["session"] for row in resumed} == {1}  # the one that finished the cell
 
 
 def test_every_session_is_on_record(study_config, tmp_path):
