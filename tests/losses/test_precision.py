@@ -60,6 +60,16 @@ def over_cases(check, num_classes, patterns=PATTERNS, examples=60):
   run()
 
 
+def over_cases_agree(loss, truth, num_classes, *, rtol, gradient_floor=0.0):
+  """`loss` is `truth` (logits, labels) -> (loss, gradient) on everything that `over_cases` draws."""
+
+  def check(logits, labels):
+    found = value_and_gradient(loss, logits, labels)
+    assert_agrees(found, truth(logits, labels), rtol=rtol, gradient_floor=gradient_floor)
+
+  over_cases(check, num_classes)
+
+
 at_each_size = pytest.mark.parametrize("num_classes", [2, 3, 10, 1000, 21841])
 at_some_sizes = pytest.mark.parametrize("num_classes", [2, 10, 1000])
 
@@ -79,25 +89,15 @@ def test_cross_entropy(num_classes):
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_smoothed_cross_entropy(num_classes, epsilon):
   loss = functools.partial(losses.softmax_cross_entropy, label_smoothing=epsilon)
-
-  def check(logits, labels):
-    # Two parts of size 1 make the gradient, and cancel where p is near the smoothed target.
-    expected = reference.smoothed_cross_entropy(logits, labels, epsilon)
-    found = value_and_gradient(loss, logits, labels)
-    assert_agrees(found, expected, rtol=1e-5, gradient_floor=3e-7)
-
-  over_cases(check, num_classes)
+  truth = functools.partial(reference.smoothed_cross_entropy, epsilon=epsilon)
+  # Two parts of size 1 make the gradient, and cancel where p is near the smoothed target.
+  over_cases_agree(loss, truth, num_classes, rtol=1e-5, gradient_floor=3e-7)
 
 
 @at_some_sizes
 def test_poly1(num_classes):
   loss = functools.partial(losses.poly1, epsilon=2.0)
-
-  def check(logits, labels):
-    found = value_and_gradient(loss, logits, labels)
-    assert_agrees(found, reference.poly1(logits, labels, 2.0), rtol=1e-5)
-
-  over_cases(check, num_classes)
+  over_cases_agree(loss, functools.partial(reference.poly1, epsilon=2.0), num_classes, rtol=1e-5)
 
 
 @at_some_sizes
@@ -132,13 +132,9 @@ def test_logit_norm(num_classes):
 @at_some_sizes
 def test_cosine_softmax(num_classes):
   loss = functools.partial(losses.cosine_softmax, temperature=0.05)
-
-  def check(logits, labels):
-    # The quotient by the temperature is a second rounding of an exponent of up to 87.
-    found = value_and_gradient(loss, logits, labels)
-    assert_agrees(found, reference.cosine_softmax(logits, labels, 0.05), rtol=2e-5)
-
-  over_cases(check, num_classes)
+  truth = functools.partial(reference.cosine_softmax, temperature=0.05)
+  # The quotient by the temperature is a second rounding of an exponent of up to 87.
+  over_cases_agree(loss, truth, num_classes, rtol=2e-5)
 
 
 @at_some_sizes
@@ -158,38 +154,25 @@ def test_multiclass_hinge(num_classes):
 @at_some_sizes
 def test_squared_hinge(num_classes):
   loss = functools.partial(losses.squared_hinge, margin=1.0)
-
-  def check(logits, labels):
-    # margin - s rounds once, which is all that is left where the score is next to the margin.
-    expected = reference.squared_hinge(logits, labels, 1.0)
-    found = value_and_gradient(loss, logits, labels)
-    assert_agrees(found, expected, rtol=1e-5, gradient_floor=3e-7)
-
-  over_cases(check, num_classes)
+  truth = functools.partial(reference.squared_hinge, margin=1.0)
+  # margin - s rounds once, which is all that is left where the score is next to the margin.
+  over_cases_agree(loss, truth, num_classes, rtol=1e-5, gradient_floor=3e-7)
 
 
 @at_some_sizes
 @pytest.mark.parametrize("shift", [0.0, 6.9])
 def test_sigmoid_cross_entropy(num_classes, shift):
   loss = functools.partial(losses.sigmoid_cross_entropy, logit_shift=shift)
-
-  def check(logits, labels):
-    expected = reference.sigmoid_cross_entropy(logits, labels, shift)
-    assert_agrees(value_and_gradient(loss, logits, labels), expected, rtol=2e-5)
-
-  over_cases(check, num_classes)
+  truth = functools.partial(reference.sigmoid_cross_entropy, shift=shift)
+  over_cases_agree(loss, truth, num_classes, rtol=2e-5)
 
 
 @at_some_sizes
 def test_focal(num_classes):
   loss = functools.partial(losses.focal, gamma=2.0, alpha=0.25)
-
-  def check(logits, labels):
-    # The exponent -gamma softplus(x) reaches -87, where one rounding is 4e-6, and its terms round apart.
-    expected = reference.focal(logits, labels, 2.0, 0.25)
-    assert_agrees(value_and_gradient(loss, logits, labels), expected, rtol=5e-5)
-
-  over_cases(check, num_classes)
+  truth = functools.partial(reference.focal, gamma=2.0, alpha=0.25)
+  # The exponent -gamma softplus(x) reaches -87, where one rounding is 4e-6, and its terms round apart.
+  over_cases_agree(loss, truth, num_classes, rtol=5e-5)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
