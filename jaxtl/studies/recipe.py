@@ -13,7 +13,7 @@ from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.studies.study import parse_config, rehearse_arm
 from jaxtl.train.experiment import Experiment, Program, image_size_of, rehearse, total_steps
-from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
+from jaxtl.train.runtime import Data, Runtime
 from jaxtl.types import Params
 
 
@@ -28,6 +28,7 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
     ConfigError: a mistake anywhere in the config.
   """
   study, arms = parse_config(config)
+  rows = config_lib.find(study.study)
   lines = [
     f"study      {study.study}",
     f"arms       {', '.join(arms)}",
@@ -36,14 +37,12 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
   table: list[str] = []
   first: dict[str, Any] | None = None
   for name, arm in arms.items():
-    rehearse_arm(study.study, name, arm, runtime)
+    rehearse_arm(rows, name, arm, runtime)
     lines += ["", f"arm        {name}"]
     if isinstance(arm, Experiment):
       described, parameters = _experiment(arm, runtime)
       lines += described
       table = table or parameters
-    else:
-      check_batch_sizes(arm, runtime.mesh)
     shown = {"model", "gradient", "optimizer", "task"} if isinstance(arm, Experiment) else set()
     rest = {key: value for key, value in config_lib.plain(arm).items() if key not in shown}
     if first is None:
@@ -58,7 +57,6 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
 
 def _experiment(experiment: Experiment, runtime: Runtime) -> tuple[list[str], list[str]]:
   mesh, batch = runtime.mesh, experiment.data.batch_size
-  check_batch_sizes(experiment, mesh)
   examples, classes, size = _facts(experiment.data, runtime)
   steps = total_steps(experiment, examples)
   program, state = rehearse(

@@ -35,6 +35,7 @@ from jaxtl.errors import ConfigError, InputError, RunError
 from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
 from jaxtl.train.writer import is_first_process, write_atomically
 
+Rows = Callable[..., Iterator[Any]]
 PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 
 
@@ -151,12 +152,13 @@ def run_study(
     if (not arms or name in arms) and (not seeds or seed in seeds)
   ]
   unfinished = [cell for cell in cells if not cell.rows_file.exists()]
-  for name in dict.fromkeys(cell.arm for cell in unfinished):
-    rehearse_arm(study.study, name, parsed[name], runtime)
+  to_run = {cell.arm: cell.study for cell in unfinished}
+  for name, arm in to_run.items():
+    rehearse_arm(rows, name, arm, runtime)
   # Opens the data: a folder is claimed only by a run that can start.
   _expect(rows, unfinished, runtime)
-  for name in dict.fromkeys(cell.arm for cell in unfinished):
-    _call_hook(study.study, "check_data", name, parsed[name], runtime)
+  for name, arm in to_run.items():
+    _check_arm(rows, "check_data", name, arm, runtime)
   claim(workdir, config, command, data=fingerprints(unfinished, runtime) if unfinished else None)
   if is_first_process():
     runtime.progress.log_to(workdir / "log.txt")
@@ -171,7 +173,7 @@ def run_study(
   return [row for cell in cells for row in read_rows(cell.rows_file)]
 
 
-def rehearse_arm(study: str, name: str, arm: Any, runtime: Runtime) -> None:
+def rehearse_arm(rows: Rows, name: str, arm: Any, runtime: Runtime) -> None:
   """Makes what the arm will make, without data: a mistake shows now, and not after hours of training.
 
   A study's module may have `rehearse(study, runtime)`, and `check_data(study, runtime)` for what only
@@ -184,20 +186,18 @@ def rehearse_arm(study: str, name: str, arm: Any, runtime: Runtime) -> None:
     check_batch_sizes(arm, runtime.mesh)
   except ConfigError as error:
     raise ConfigError(f"config.arms.{name}.{error}") from error
-  _call_hook(study, "rehearse", name, arm, runtime)
+  _check_arm(rows, "rehearse", name, arm, runtime)
 
 
-def _call_hook(study: str, hook: str, name: str, arm: Any, runtime: Runtime) -> None:
-  module = sys.modules[config_lib.find(study).__module__]
-  if not hasattr(module, hook):
-    return
+def _check_arm(rows: Rows, hook: str, name: str, arm: Any, runtime: Runtime) -> None:
   try:
-    getattr(module, hook)(arm, runtime)
+    if check := _hook(rows, hook):
+      check(arm, runtime)
   except InputError as error:
     raise type(error)(f"config.arms.{name}: {error}") from error
 
 
-def _rows_of(cell: Cell, rows: Callable[..., Iterator[Any]], runtime: Runtime) -> Iterator[dict[str, Any]]:
+def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any]]:
   """The cell's rows, each with its arm and seed; an error that stops the run says in which cell."""
   try:
     for row in rows(cell.study, seed=cell.seed, workdir=cell.folder, runtime=runtime):
@@ -344,15 +344,19 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   return [row for file in files if file.exists() for row in read_rows(file)]
 
 
-def _expect(rows: Callable[..., Iterator[Any]], cells: Sequence[Cell], runtime: Runtime) -> None:
+def _hook(rows: Rows, name: str) -> Callable[[Any, Runtime], Any] | None:
+  """The function (study, runtime) of that name beside the study's `rows`, if its module has one."""
+  return getattr(sys.modules[rows.__module__], name, None)
+
+
+def _expect(rows: Rows, cells: Sequence[Cell], runtime: Runtime) -> None:
   """Tells the progress line how much is to be done, where the study knows."""
-  module = sys.modules[rows.__module__]
-  if hasattr(module, "work"):
+  if work := _hook(rows, "work"):
     for cell in cells:
-      runtime.progress.expect(module.work(cell.study, runtime))
-  if hasattr(module, "work_once"):
-    for cell in {cell.arm: cell for cell in cells}.values():
-      runtime.progress.expect(module.work_once(cell.study, runtime))
+      runtime.progress.expect(work(cell.study, runtime))
+  if work_once := _hook(rows, "work_once"):
+    for study in {cell.arm: cell.study for cell in cells}.values():
+      runtime.progress.expect(work_once(study, runtime))
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:

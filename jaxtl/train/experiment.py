@@ -191,7 +191,7 @@ def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
   shape = (image_size, image_size, 3)
   state = jax.eval_shape(
     lambda: init_state(
-      *program.model.init(jax.random.key(0), jnp.zeros((1, *shape))), program.tx, gradient=program.gradient
+      *init_model(program.model, jax.random.key(0), shape), program.tx, gradient=program.gradient
     )
   )
   batch = {
@@ -231,22 +231,10 @@ def run(
       called 0 to 9 are not the same task.
     observers: name -> (period, program -> observer), beside the evaluations.
   """
-  mesh, data = runtime.mesh, experiment.data
-  check_batch_sizes(experiment, mesh)
-  source = runtime.open(data)
-  steps = total_steps(experiment, len(source))
-  program = compile_program(experiment, num_classes=len(source.classes), num_examples=len(source), mesh=mesh)
-  if start is None and experiment.start is not None:
-    start = checkpoint.load(experiment.start)
-  check_classes(experiment, source.classes, runtime)
-
-  image_shape = runtime.image_shape(data)
+  data = experiment.data
   init_key, noise_key = jax.random.split(jax.random.key(seed))
-  fresh = start_state(
-    program, init_key, image_shape, start=start, classes=source.classes, fresh_head=fresh_head
-  )
-  state = sharding.put_replicated(fresh, mesh)
-  about = _about(experiment, source.classes, image_shape, seed)
+  program, state, about = _beginning(experiment, init_key, seed, runtime, start, fresh_head)
+  steps = total_steps(experiment, len(runtime.open(data)))
 
   with contextlib.ExitStack() as stack:
     saved = None
@@ -270,7 +258,7 @@ def run(
         runtime.train_batches(data, seed=seed, start_step=int(state.step)),
         num_steps=steps,
         key=noise_key,
-        mesh=mesh,
+        mesh=runtime.mesh,
         writer=writer,
         progress=runtime.progress,
         work_per_image=work,
@@ -285,6 +273,31 @@ def run(
       if save:
         save(state)
   return _trained(program, state, about, writer.records, steps, workdir)
+
+
+def _beginning(
+  experiment: Experiment,
+  key: jax.Array,
+  seed: int,
+  runtime: Runtime,
+  start: Weights | None,
+  fresh_head: bool,
+) -> tuple[Program, TrainState, dict[str, Any]]:
+  """The compiled parts, the state before the first step, and what a checkpoint says of the run."""
+  mesh = runtime.mesh
+  check_batch_sizes(experiment, mesh)
+  source = runtime.open(experiment.data)
+  program = compile_program(experiment, num_classes=len(source.classes), num_examples=len(source), mesh=mesh)
+  if start is None and experiment.start is not None:
+    start = checkpoint.load(experiment.start)
+  check_classes(experiment, source.classes, runtime)
+  image_shape = runtime.image_shape(experiment.data)
+  fresh = start_state(program, key, image_shape, start=start, classes=source.classes, fresh_head=fresh_head)
+  return (
+    program,
+    sharding.put_replicated(fresh, mesh),
+    _about(experiment, source.classes, image_shape, seed),
+  )
 
 
 def _trained(
