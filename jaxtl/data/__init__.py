@@ -25,6 +25,7 @@ from jaxtl.data.mix import cutmix, mixup
 from jaxtl.data.opening import open_source
 from jaxtl.data.pipeline import eval_batches, train_batches
 from jaxtl.data.policies import rand_augment
+from jaxtl.data.preprocessing import Preprocessing
 from jaxtl.data.preview import augmented_preview, contact_sheet
 from jaxtl.data.sources import Source, from_arrays, part_of, subset
 from jaxtl.data.storage import Deferred, Encoded, Files
@@ -39,6 +40,7 @@ __all__ = [
   "Deferred",
   "Encoded",
   "Files",
+  "Preprocessing",
   "RecordSource",
   "Report",
   "Source",
