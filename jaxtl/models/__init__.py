@@ -1,5 +1,6 @@
 """Backbones with their heads: `resnet50(num_classes=10)` gives a `Model` of pure functions."""
 
+from jaxtl.models.clip import clip_text_b, clip_text_l, clip_vit_b16, clip_vit_b32, clip_vit_l14, similarity
 from jaxtl.models.densenet import (
   densenet121,
   densenet161,
@@ -44,14 +45,24 @@ from jaxtl.models.resnet import (
 )
 from jaxtl.models.vit import (
   vit_b16,
+  vit_b32,
+  vit_l16,
+  vit_l32,
   vit_s16,
+  vit_s32,
   vit_ti16,
+  vit_ti32,
 )
 from jaxtl.models.wide_resnet import (
   wide_resnet28_10,
 )
 
 __all__ = [
+  "clip_text_b",
+  "clip_text_l",
+  "clip_vit_b16",
+  "clip_vit_b32",
+  "clip_vit_l14",
   "densenet121",
   "densenet161",
   "densenet169",
@@ -84,8 +95,14 @@ __all__ = [
   "resnet101",
   "resnet110",
   "resnet152",
+  "similarity",
   "vit_b16",
+  "vit_b32",
+  "vit_l16",
+  "vit_l32",
   "vit_s16",
+  "vit_s32",
   "vit_ti16",
+  "vit_ti32",
   "wide_resnet28_10",
 ]

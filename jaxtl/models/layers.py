@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from jaxtl.types import Array
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what torch gives every linear and convolution layer by default.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# A cosine's temperature of 0.07, where CLIP's training begins.
+LOG_SCALE = math.log(1 / 0.07)
 
 
 def uniform_bias(fan_in: int) -> Callable[..., Array]:
@@ -128,11 +131,12 @@ class Head(nn.Module):
 
   `kind="cosine"` is the classifier of the cosine softmax, Kornblith, Chen, Lee, Norouzi, "Why Do Better Loss
   Functions Lead to Less Transferable Features?", 2021, arXiv 2010.16402: the logits are the cosines between
-  `pooled` and the class vectors, in [-1, 1]; the temperature belongs to the loss.
+  `pooled` and the class vectors, in [-1, 1]; the temperature belongs to the loss. `kind="scaled_cosine"` is
+  that of CLIP (Radford et al., 2021, arXiv 2103.00020): the cosines times exp(log_scale), a parameter.
 
   Attributes:
     num_classes: K; 0 leaves the classifier out, and `pooled` is the only feature.
-    kind: "linear" or "cosine".
+    kind: "linear", "cosine" or "scaled_cosine".
     pool: hidden state -> [B, D].
     dropout: rate before the classifier.
     kernel_init: initial kernel of the linear classifier.
@@ -154,8 +158,12 @@ class Head(nn.Module):
     dropped = nn.Dropout(self.dropout)(pooled, deterministic=not train)
     width = pooled.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (width, self.num_classes))
-    if self.kind == "cosine":
-      return {"pooled": pooled, "logits": unit(dropped, axis=1) @ unit(kernel, axis=0)}
+    if self.kind != "linear":
+      cosines = unit(dropped, axis=1) @ unit(kernel, axis=0)
+      if self.kind == "cosine":
+        return {"pooled": pooled, "logits": cosines}
+      scale = self.param("log_scale", nn.initializers.constant(LOG_SCALE), ())
+      return {"pooled": pooled, "logits": jnp.exp(scale) * cosines}
     bias = self.param("bias", self.bias_init(width), (self.num_classes,))
     return {"pooled": pooled, "logits": dropped @ kernel + bias[None]}
 
@@ -206,7 +214,7 @@ def check_rate(keyword: str, value: Any) -> None:
 def check_head(num_classes: int, head: str) -> None:
   """ConfigError unless both are what `Head` takes."""
   check_count("num_classes", num_classes, least=0)
-  check_choice("head", head, ("linear", "cosine"))
+  check_choice("head", head, ("linear", "cosine", "scaled_cosine"))
 
 
 def named(make: Callable[..., Any], name: str, text: str) -> Callable[..., Any]:
@@ -222,7 +230,7 @@ COMPUTE_DOC = """\
     remat: compute each block again in the backward pass instead of keeping its activations.
 """
 HEAD_DOC = """\
-    head: "linear", or "cosine" for cosines instead of logits (see `layers.Head`).
+    head: "linear"; "cosine" and "scaled_cosine" give cosines (see `layers.Head`).
 """
 NORM_DOC = """\
     padding: "symmetric" as torch's, or "same" as TensorFlow's (see `layers.Numerics`); it belongs

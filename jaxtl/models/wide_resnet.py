@@ -90,7 +90,7 @@ def wide_resnet28_10(
     bn_epsilon: of batch normalisation.
     bn_momentum: statistics are kept as bn_momentum * old + (1 - bn_momentum) * new.
     batch_norm: "batch", training normalises with the batch and moves the statistics; "stored", it never does.
-    head: "linear", or "cosine" for cosines instead of logits (see `layers.Head`).
+    head: "linear"; "cosine" and "scaled_cosine" give cosines (see `layers.Head`).
 
   Raises:
     ConfigError: a value that is none of those above.
