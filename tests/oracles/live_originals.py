@@ -2,10 +2,6 @@
 
 Not called test_*: it needs torch, torchvision, timm, transformers and open_clip, which `make test` does
 without. JAXTL_ORACLE_PYTHON names another interpreter that has them; the default is this one.
-
-A ReLU or a maximum that two roundings put on different sides of its kink moves a gradient by a step that no
-tolerance covers; the fewer pixels, the rarer. So the gradients may agree for one of several draws of the
-images; a wrong gradient agrees for none. Everything else has to agree for each.
 """
 
 import os
@@ -24,50 +20,32 @@ from tests.oracles.modules import stage_modules
 
 PYTHON = os.environ.get("JAXTL_ORACLE_PYTHON", sys.executable)
 TOLERANCE = 1e-4  # relative to the largest value of each array, in float32
-DRAWS = 12
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_outputs_features_gradients_and_statistics(case, train):
-  model, ours, entries, tensors = prepared(case)
+  model, ours, entries, tensors = prepared(case, train=train)
   stages = stage_modules(case, keywords_of(case.spec()))
   kernels = first_and_last(entries, model)
+  given = inputs_of(case, train=train)
+  more = dict(train=train, modules=stages, gradients=[key for entry in kernels for key in entry.keys])
+  theirs = run_original(
+    LAYOUTS[case.layout].library, case.spec(), tensors, given, num_classes=CLASSES, python=PYTHON, **more
+  )
   run = value_and_gradient(model, ours["batch_stats"], train)
-  for draw in range(DRAWS):
-    given = inputs_of(case, seed=draw, train=train)
-    theirs = run_original(
-      LAYOUTS[case.layout].library,
-      case.spec(),
-      tensors,
-      given,
-      num_classes=CLASSES,
-      python=PYTHON,
-      train=train,
-      modules=stages,
-      gradients=[key for entry in kernels for key in entry.keys],
-    )
-    (_, (features, after)), gradient = run(ours["params"], jnp.asarray(next(iter(given.values()))))
-    found = {"outputs": difference(features[output(features)], theirs["logits"])}
-    for stage in stages:
-      found[stage] = difference(features[stage], as_map(theirs[f"module/{stage}"], features[stage].shape))
-    if train:
-      found |= statistics(entries, ours, after, theirs, momentum=keywords_of(case.spec()).get("bn_momentum"))
-    steps = {
-      f"gradient of {entry.path}": difference(
-        leaf(gradient, entry.path), as_gradient(entry, [theirs[f"gradient/{key}"] for key in entry.keys])
-      )
-      for entry in kernels
-    }
-    worst = {name: max(values, key=values.get) for name, values in (("all", found), ("gradient", steps))}
-    print(
-      f"{case} {'train' if train else 'eval'} draw {draw}: {worst['all']} {found[worst['all']]:.1e}, "
-      f"{worst['gradient']} {steps[worst['gradient']]:.1e}"
-    )
-    assert found[worst["all"]] < TOLERANCE
-    if steps[worst["gradient"]] < TOLERANCE:
-      return
-  pytest.fail(f"the gradients agree for none of {DRAWS} draws")
+  (_, (features, after)), gradient = run(ours["params"], jnp.asarray(next(iter(given.values()))))
+  found = {"outputs": difference(features[output(features)], theirs["logits"])}
+  for stage in stages:
+    found[stage] = difference(features[stage], as_map(theirs[f"module/{stage}"], features[stage].shape))
+  for entry in kernels:
+    expected = as_gradient(entry, [theirs[f"gradient/{key}"] for key in entry.keys])
+    found[f"gradient of {entry.path}"] = difference(leaf(gradient, entry.path), expected)
+  if train:
+    found |= statistics(entries, ours, after, theirs, momentum=keywords_of(case.spec()).get("bn_momentum"))
+  worst = max(found, key=found.get)
+  print(f"{case} {'train' if train else 'eval'}: {len(found)} arrays, largest {found[worst]:.1e} ({worst})")
+  assert found[worst] < TOLERANCE
 
 
 def output(features):
@@ -131,7 +109,8 @@ def statistics(entries, before, after, theirs, *, momentum):
     elif entry.path.endswith("/var"):
       kept = momentum * old[entry.path]
       ours, expected = np.asarray(new[entry.path]) - kept, theirs[f"after/{entry.keys[0]}"] - kept
-      factor = np.median(expected / ours)
+      seen = ours > 1e-6 * ours.max()  # channels that are off all the time have no variance
+      factor = np.median(expected[seen] / ours[seen])
       assert 0.999 < factor <= 4 / 3 + 1e-3, (entry.path, factor)
       found[entry.path] = difference(kept + ours * factor, theirs[f"after/{entry.keys[0]}"])
   return found
