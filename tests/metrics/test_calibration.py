@@ -63,5 +63,5 @@ def test_what_is_empty_is_nan():
 
 @pytest.mark.parametrize(("confidence", "num_bins"), [([np.nan], 15), ([1.1], 15), ([-0.1], 15), ([0.5], 0)])
 def test_what_is_no_probability_is_refused(confidence, num_bins):
-  with pytest.raises(ValueError, match="expected at least 1|not in"):
+  with pytest.raises(ValueError, match=r"expected at least 1|not in"):
     expected_calibration_error(np.array(confidence), np.array([True]), num_bins=num_bins)
