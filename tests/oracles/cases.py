@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jaxtl import config, tree
-from jaxtl.pretrained import LAYOUTS, shapes_of
+from jaxtl.pretrained import LAYOUTS
 from jaxtl.pretrained.layout import Entry, write
 from jaxtl.pretrained.verify import keywords_of
+from jaxtl.train.step import shapes_of
 
 CLASSES = 10
 
@@ -104,8 +105,8 @@ def random_weights(shapes: Any, *, seed: int = 0) -> Any:
 def steady(weights: Any, *, seed: int = 0) -> Any:
   """The weights with norms that hold every ReLU on or off, whatever comes.
 
-  A ReLU or a maximum that two roundings put on two sides of its kink moves a gradient by a step that no
-  tolerance covers, and a deep network in float32 has one in nearly every batch. So each channel gets a bias of
+  A ReLU or a maximum that two roundings put on two sides of its kink moves a gradient by a step which no
+  tolerance covers, and a deep one has it in nearly every batch. So each channel gets a bias of
   2 or -2 behind a scale of 0.3. Sums stay above 0, too: what begins a stage is held on, and the branches that
   are added to it are small.
   """
