@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxtl.errors import InputError, RunError
 
-FLAGS = ("--help", "--no-report", "--print-config", "--trust", "--verify")
+FLAGS = ("--help", "--no-report", "--print-config", "--subset", "--trust", "--verify")
 # As in jaxtl.pretrained, which is not imported before it is needed.
 LAYOUTS = (
   "jaxtl",
@@ -118,7 +118,7 @@ def _add_check(commands: Any) -> None:
 
 def _add_eval(commands: Any) -> None:
   evaluate = _command(
-    commands, "eval", "evaluate", "evaluate a checkpoint on a data set with the same classes"
+    commands, "eval", "evaluate", "evaluate a checkpoint on a data set with the same classes, or some of them"
   )
   _checkpoint_argument(evaluate)
   evaluate.add_argument(
@@ -141,8 +141,13 @@ def _add_eval(commands: Any) -> None:
     help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
   )
   evaluate.add_argument(
-    "--out", type=Path, metavar="FILE", help="also write the numbers as JSON (path; default: no file)"
+    "--out",
+    type=Path,
+    metavar="DIR",
+    help="also write scores, tables, pictures and a page to a new folder (path; default: no files)",
   )
+  _class_options(evaluate)
+  _preprocessing_options(evaluate, own="the checkpoint's")
   _data_option(evaluate)
   _trust_option(evaluate)
   _device_options(evaluate)
@@ -193,6 +198,20 @@ def _add_import(commands: Any) -> None:
   )
   _preprocessing_options(importing, own="the file's, or the layout's")
   _device_options(importing)
+
+
+def _class_options(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--subset",
+    action="store_true",
+    help="score among the data's classes only, found among the model's by name (flag; default: same list)",
+  )
+  parser.add_argument(
+    "--class-map",
+    type=Path,
+    metavar="FILE",
+    help="the same, with a JSON object of data class to model class (path; default: names agree)",
+  )
 
 
 def _preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:

@@ -15,10 +15,9 @@ from jaxtl import config as config_lib
 from jaxtl import train
 from jaxtl.errors import DataError, InputError
 from jaxtl.studies import study
-from jaxtl.train import checkpoint, sharding
-from jaxtl.train.evaluate import evaluate as evaluate_weights
-from jaxtl.train.runtime import Runtime, same_classes
-from jaxtl.train.writer import Progress, write_atomically
+from jaxtl.train import checkpoint
+from jaxtl.train.runtime import Runtime
+from jaxtl.train.writer import Progress, check_new_folder, is_first_process, write_folder
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,45 +50,48 @@ def check(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-  """`jaxtl eval`: the measures of a checkpoint on a data set."""
+  """`jaxtl eval`: the measures of a checkpoint on a data set, and with --out all that explains them."""
   from jaxtl import data as data_lib
+  from jaxtl.studies import evaluation, evaluation_page, evaluation_tables, label_map
 
   runtime = make_runtime(options)
-  weights = checkpoint.load(options.checkpoint)
-  if weights.config["transforms"] is None:
-    raise InputError(f"{weights.path} was trained without an evaluation set, and has no preprocessing to use")
-  trusted = None if options.trust else config_lib.TRUSTED
-  model_spec = weights.model_spec(trust=options.trust)
-  task_spec = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
-  transforms = tuple(
-    config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted)
-    for value in weights.config["transforms"]
-  )
+  if options.out:
+    check_new_folder(options.out)
+  plan = evaluation.plan_of(checkpoint.load(options.checkpoint), _preprocessing(options), trust=options.trust)
   source = _choose_split(data_lib.open_source(options.data, data_dir=options.data_dir), options.split)
-  same_classes(weights.classes, source.classes, at=options.data)
-  sharding.check_batch_size(options.batch_size, runtime.mesh, at="--batch-size")
-  context = {"num_classes": len(weights.classes)}
-  model, task = model_spec.realize(**context), task_spec.realize(**context)
-  batches = data_lib.eval_batches(
+  labels = label_map.match_classes(
+    plan.weights.classes,
+    source.classes,
+    at=options.data,
+    subset=options.subset,
+    class_map=label_map.read_class_map(options.class_map) if options.class_map else None,
+  )
+  result = evaluation.evaluate(
+    plan,
     source,
-    [spec.realize() for spec in transforms],
+    labels,
     batch_size=options.batch_size,
+    runtime=runtime,
     bad_records=data_lib.BadRecords(options.max_bad_records, runtime.progress.note),
   )
-  shape = next(iter(batches))["image"].shape[1:]
-  if list(shape) != weights.config["image_shape"]:
-    raise DataError(
-      f"{options.data} gives images of {shape[0]} x {shape[1]}, and the checkpoint's preprocessing does not "
-      f"resize them to its {weights.config['image_shape'][0]} x {weights.config['image_shape'][1]}"
-    )
-  numbers = evaluate_weights(
-    jax.jit(task.measure(model)), weights.params, weights.batch_stats, batches, mesh=runtime.mesh
-  )
-  result = {"checkpoint": weights.path, "data": source.name, "num_examples": len(source)} | numbers
-  for name, value in result.items():
-    print(f"{name:14} {value:.4f}" if isinstance(value, float) else f"{name:14} {value}")
+  if not is_first_process():
+    return
+  print(evaluation_tables.terminal_table(result))
   if options.out:
-    write_atomically(options.out, json.dumps(result, indent=1) + "\n")
+    write_folder(options.out, evaluation_page.files(result))
+    print(f"report: {options.out / 'index.html'}")
+
+
+def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:
+  """The fields of `data.Preprocessing` that the options give."""
+  given = {
+    "size": options.image_size,
+    "crop_fraction": options.crop_fraction,
+    "interpolation": options.interpolation,
+    "mean": options.mean,
+    "std": options.std,
+  }
+  return {name: None if value == "none" else value for name, value in given.items() if value is not None}
 
 
 def import_weights(options: argparse.Namespace) -> None:
@@ -109,7 +111,7 @@ def import_weights(options: argparse.Namespace) -> None:
     keywords=config_lib.override({}, options.overrides),
     classes=importing.read_classes(options.classes) if options.classes else None,
     allow=options.allow,
-    preprocessing=preprocessing_overrides(options),
+    preprocessing=_preprocessing(options),
   )
   print(mapping.table(imported), end="")
   if options.verify:
@@ -117,17 +119,6 @@ def import_weights(options: argparse.Namespace) -> None:
     print(f"verified with {layout.library}: 8 inputs, largest difference {error:.1e} of the largest output")
   checkpoint.save_weights(imported.weights, out)
   print(f"wrote {out}")
-
-
-def preprocessing_overrides(options: argparse.Namespace) -> dict[str, Any]:
-  """The fields of `Preprocessing` that the options give."""
-  given = dict(
-    size=options.image_size, interpolation=options.interpolation, mean=options.mean, std=options.std
-  )
-  found = {name: value for name, value in given.items() if value is not None}
-  if options.crop_fraction is not None:
-    found["crop_fraction"] = None if options.crop_fraction == "none" else options.crop_fraction
-  return found
 
 
 def export(options: argparse.Namespace) -> None:

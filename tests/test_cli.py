@@ -14,7 +14,7 @@ from jaxtl.train import checkpoint
 from tests.studies.conftest import study_config
 
 __all__ = ["study_config"]  # a fixture
-COMMANDS = ("run", "check", "eval", "export", "report", "data check")
+COMMANDS = ("run", "check", "eval", "import", "export", "report", "data check")
 
 
 @pytest.fixture
@@ -196,16 +196,16 @@ def test_data_dir_is_where_relative_sources_are_looked_for(finished, tmp_path, c
 
 def test_eval_measures_a_checkpoint_on_images_of_the_same_classes(finished, tmp_path, capsys):
   folder = class_folders(tmp_path / "images", "abc")
-  out = tmp_path / "numbers.json"
+  out = tmp_path / "evaluation"
   cell = finished / "cross_entropy" / "0"
   arguments = ["eval", cell, "--data", folder, "--batch-size", "8", "--out", out, "--num-devices", "1"]
   assert cli.main([str(a) for a in arguments]) == 0
   assert "top1" in capsys.readouterr().out
-  numbers = json.loads(out.read_text())
+  numbers = json.loads((out / "scores.json").read_text())
   assert numbers["num_examples"] == 12
   assert 0 <= numbers["top1"] <= 1
   other = class_folders(tmp_path / "other", "abd")
-  assert "class 2 is 'd'" in refused(capsys, "eval", cell, "--data", other)
+  assert "only the data has 'd'; only the model has 'c'" in refused(capsys, "eval", cell, "--data", other)
   assert "no split 'x'" in refused(capsys, "eval", cell, "--data", folder, "--split", "x")
 
 
@@ -266,7 +266,8 @@ def test_a_file_that_cannot_be_written_is_one_line(finished, tmp_path, capsys):
   line = refused(
     capsys, "eval", finished / "sam" / "0", "--data", folder, "--out", tmp_path / "file" / "x.json"
   )
-  assert "cannot be used" in line
+  assert "cannot write to" in line
+  assert "file is a file" in line
 
 
 def test_the_default_folder_tells_configs_of_one_name_apart():

@@ -26,7 +26,7 @@ from jaxtl.data.opening import open_source
 from jaxtl.data.pipeline import eval_batches, train_batches
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing
-from jaxtl.data.preview import augmented_preview, contact_sheet
+from jaxtl.data.preview import augmented_preview, contact_sheet, gallery
 from jaxtl.data.sources import Source, from_arrays, part_of, subset
 from jaxtl.data.storage import Deferred, Encoded, Files
 from jaxtl.data.tfds import RecordSource, StreamSource, from_tfds
@@ -60,6 +60,7 @@ __all__ = [
   "from_parquet",
   "from_sheets",
   "from_tfds",
+  "gallery",
   "glyphs",
   "mixup",
   "normalize",

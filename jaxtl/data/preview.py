@@ -68,6 +68,38 @@ def augmented_preview(
   return contact_sheet(cells, names, columns=1 + len(variants[0]), side=side)
 
 
+def gallery(
+  groups: Sequence[tuple[str, Sequence[np.ndarray], Sequence[str]]], *, columns: int = 8, side: int = 112
+) -> Image.Image:
+  """Groups of images below each other, each with a heading, and a title of several lines below every image.
+
+  Args:
+    groups: heading, images [H, W, 3] as in `contact_sheet`, titles with line breaks; one row each.
+    columns: images in a row at most.
+    side: pixels of each image's square.
+  """
+  from PIL import Image, ImageDraw
+
+  font, line = _font(), _TEXT_SIZE + 4
+  lines = max((title.count("\n") + 1 for _, _, titles in groups for title in titles), default=0)
+  height = line + side + lines * line + 3 * _GAP
+  width = _GAP + columns * (side + _GAP)
+  sheet = Image.new("RGB", (width, _GAP + max(len(groups), 1) * height), "white")
+  draw = ImageDraw.Draw(sheet)
+  for row, (heading, images, titles) in enumerate(groups):
+    y = _GAP + row * height
+    draw.text((_GAP, y), _cut(heading, font, width - 2 * _GAP), fill="black", font=font)
+    for column, (image, title) in enumerate(list(zip(images, titles, strict=True))[:columns]):
+      x = _GAP + column * (side + _GAP)
+      picture = _fitted(image, side)
+      place = (x + (side - picture.width) // 2, y + line + _GAP // 2 + (side - picture.height) // 2)
+      sheet.paste(picture, place)
+      for number, text in enumerate(title.split("\n")):
+        at = (x, y + line + _GAP // 2 + side + 1 + number * line)
+        draw.text(at, _cut(text, font, side), fill="black", font=font)
+  return sheet
+
+
 def _fitted(image: np.ndarray, side: int) -> Image.Image:
   from PIL import Image
 

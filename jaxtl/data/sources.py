@@ -68,7 +68,11 @@ class Source:
 
   def where(self, index: int) -> str:
     """How to name one example to the user: its number, and its file where there is one."""
-    return describe(index, name_of(self.images, index))
+    return describe(index, self.file_name(index))
+
+  def file_name(self, index: int) -> str | None:
+    """The file that one example comes from, relative to the source's folder; None where it has none."""
+    return name_of(self.images, index)
 
   def read(self, index: int) -> np.ndarray:
     """One image, decoded as in training: uint8 [H, W, 3].

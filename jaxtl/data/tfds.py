@@ -77,6 +77,9 @@ class RecordSource:
   def where(self, index: int) -> str:
     return describe(index, None)
 
+  def file_name(self, index: int) -> None:
+    """None: a record is no file."""
+
   def read(self, index: int) -> np.ndarray:
     """One image, decoded: uint8 [H, W, 3]. Raises DataError if it cannot be."""
     return read_encoded(self.images[index], name=self.name, where=self.where(index))
@@ -127,6 +130,9 @@ class StreamSource:
   def where(self, index: int) -> str:
     file, record = divmod(index, _PER_FILE)
     return f"record {record} of {Path(self.files[file][0]).name}"
+
+  def file_name(self, index: int) -> None:
+    """None: a record is no file."""
 
   def fingerprint(self) -> str:
     return _short_hash(self.classes, self.identity.encode())

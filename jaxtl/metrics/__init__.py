@@ -1,6 +1,18 @@
 """Measures of a model over a data set, kept as sum and weight until the end."""
 
+from jaxtl.metrics.calibration import Bins, confidence_bins, expected_calibration_error
 from jaxtl.metrics.classification import in_top
+from jaxtl.metrics.confusion import balanced_accuracy, confusion_matrix
 from jaxtl.metrics.means import Mean, compute, merge
 
-__all__ = ["Mean", "compute", "in_top", "merge"]
+__all__ = [
+  "Bins",
+  "Mean",
+  "balanced_accuracy",
+  "compute",
+  "confidence_bins",
+  "confusion_matrix",
+  "expected_calibration_error",
+  "in_top",
+  "merge",
+]

@@ -2,7 +2,7 @@
 
 from jaxtl.pretrained.big_vision import AUGREG, BIG_VISION
 from jaxtl.pretrained.hugging_face import HUGGING_FACE
-from jaxtl.pretrained.layout import Entry, Layout, Names, read, shapes_of, write
+from jaxtl.pretrained.layout import Entry, Layout, Names, read, write
 from jaxtl.pretrained.mlperf_tiny import MLPERF_TINY
 from jaxtl.pretrained.native import JAXTL
 from jaxtl.pretrained.openai import OPEN_CLIP, OPENAI
@@ -31,4 +31,4 @@ LAYOUTS = {
   )
 }
 
-__all__ = ["LAYOUTS", "Entry", "Layout", "Names", "Rule", "read", "shapes_of", "write"]
+__all__ = ["LAYOUTS", "Entry", "Layout", "Names", "Rule", "read", "write"]

@@ -18,8 +18,9 @@ from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
 from jaxtl.errors import InputError
 from jaxtl.pretrained import cards, targets
-from jaxtl.pretrained.layout import Layout, shapes_of, write
+from jaxtl.pretrained.layout import Layout, write
 from jaxtl.train.checkpoint import Weights
+from jaxtl.train.step import shapes_of
 
 
 def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> None:

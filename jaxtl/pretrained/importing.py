@@ -21,9 +21,10 @@ from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
 from jaxtl.errors import CheckpointError, DataError, InputError
 from jaxtl.pretrained.facts import read_facts
-from jaxtl.pretrained.layout import Entry, Layout, Tensors, read, shapes_of
+from jaxtl.pretrained.layout import Entry, Layout, Tensors, read
 from jaxtl.pretrained.readers import Source, read_source
 from jaxtl.train.checkpoint import Weights
+from jaxtl.train.step import shapes_of
 from jaxtl.types import Model
 
 TASK = dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy"))

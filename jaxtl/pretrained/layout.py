@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import models, tree, weights
@@ -154,18 +153,6 @@ class Layout:
       if not re.fullmatch(self.ignored, key):
         renamed[key] = value
     return renamed
-
-
-def shapes_of(model: Model, inputs: Sequence[int]) -> Any:
-  """{"params", "batch_stats"} of a model as shapes, nothing computed.
-
-  Args:
-    model: one of ours.
-    inputs: shape of one input: (224, 224, 3) for images, (77,) for token ids.
-  """
-  one = jax.ShapeDtypeStruct((1, *inputs), jnp.float32 if len(inputs) == 3 else jnp.int32)
-  params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), one)
-  return {"params": params, "batch_stats": batch_stats}
 
 
 def read(

@@ -148,7 +148,7 @@ class Canvas:
 def canvas(
   heights: Sequence[float], arms: Sequence[str], *, shown: Sequence[str], columns: int = 1
 ) -> Iterator[Canvas]:
-  """Axes in rows of the given heights (inches) and `columns`, with one legend of the arms above them."""
+  """Axes in rows of the given heights (inches) and `columns`; above them one legend of the arms, if any."""
   labels = [short(arm) for arm in shown]
   across = max(1, min(len(labels), int(140 / (max(map(len, labels), default=0) + 6))))
   extra = 0.22 * -(-len(labels) // across) + 0.1
@@ -157,9 +157,10 @@ def canvas(
     axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     drawn = Canvas(arms, list(np.ravel(axes)), figure)
     handles = [Line2D([], [], linewidth=2.5, markersize=6, **drawn.marker(arm)) for arm in shown]
-    figure.legend(
-      handles, labels, loc="outside upper left", ncols=across, columnspacing=1.8, handlelength=1.6
-    )
+    if handles:
+      figure.legend(
+        handles, labels, loc="outside upper left", ncols=across, columnspacing=1.8, handlelength=1.6
+      )
     yield drawn
     drawn.finish()
 

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
+import numpy as np
+
 from jaxtl.studies.appendix import AT_END, Grid
 from jaxtl.studies.drawing import COLORS, Figure
 from jaxtl.studies.formats import Caption, heading
@@ -56,7 +58,7 @@ def to_html(
   ]
   parts = [
     _head(results, title, lead),
-    "<nav>" + "".join(f'<a href="#{name}">{text}</a>' for name, text, there in links if there) + "</nav>",
+    navigation({name: text for name, text, there in links if there}),
   ]
   if tables:
     parts += [
@@ -64,18 +66,23 @@ def to_html(
       *(_result(table, text, results, colors, anchors) for table, text in zip(tables, captions)),
     ]
   if figures:
-    parts += ['<h2 id="figures">Figures</h2>', *map(_figure, figures)]
+    parts += ['<h2 id="figures">Figures</h2>', *map(figure, figures)]
   if rates is not None:
-    parts += [f'<h2 id="rates">{escape(rates.title)}</h2>', _grid(rates, shaded=AT_END)]
-  parts += ['<h2 id="data">Data</h2>', _grid(data), _preview(preview)]
+    parts += [f'<h2 id="rates">{escape(rates.title)}</h2>', text_table(rates, shaded=AT_END)]
+  parts += ['<h2 id="data">Data</h2>', text_table(data), _preview(preview)]
   parts += ['<h2 id="behind">Behind the numbers</h2>']
   rows = list(anchors.values())
   for grid in behind:
     ids = rows if grid.title == "Every number" else []
-    parts += [f"<h3>{escape(grid.title)}</h3>", _grid(grid, ids=ids, tall=len(grid.rows) > 14)]
+    parts += [f"<h3>{escape(grid.title)}</h3>", text_table(grid, ids=ids, tall=len(grid.rows) > 14)]
   config = escape(json.dumps(results.config, indent=1))
   parts.append(f"<details><summary>The config</summary><pre>{config}</pre></details>")
   parts.append(_footer(results))
+  return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+  """A whole page of HTML parts, with the style sheet inside."""
   body = "\n".join(parts)
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -83,6 +90,23 @@ def to_html(
     f"<title>{escape(title)}</title><style>{style_sheet()}</style></head>\n"
     f"<body><main>\n{body}\n</main></body></html>\n"
   )
+
+
+def header(eyebrow: str, title: str, lead: Sequence[str], facts: Mapping[str, str]) -> str:
+  """The head of a page: what it is, the finding, what qualifies it, and a line of facts."""
+  shown = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
+  know = "".join(f"<li>{_prose(text)}</li>" for text in lead[1:])
+  return (
+    f'<header><p class="eyebrow">{eyebrow}</p><h1>{escape(title)}</h1>'
+    f'<p class="lead">{_prose(lead[0])}</p>'
+    + (f'<ul class="know">{know}</ul>' if know else "")
+    + f'<dl class="facts">{shown}</dl></header>'
+  )
+
+
+def navigation(links: Mapping[str, str]) -> str:
+  """Links inside the page: id -> text."""
+  return "<nav>" + "".join(f'<a href="#{name}">{text}</a>' for name, text in links.items()) + "</nav>"
 
 
 def _head(results: Results, title: str, lead: Sequence[str]) -> str:
@@ -96,14 +120,7 @@ def _head(results: Results, title: str, lead: Sequence[str]) -> str:
     "started": str(results.env.get("started", ABSENT))[:10],
     "config": results.digest[:8],
   }
-  shown = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
-  know = "".join(f"<li>{_prose(text)}</li>" for text in lead[1:])
-  return (
-    f'<header><p class="eyebrow">Study report</p><h1>{escape(title)}</h1>'
-    f'<p class="lead">{_prose(lead[0])}</p>'
-    + (f'<ul class="know">{know}</ul>' if know else "")
-    + f'<dl class="facts">{shown}</dl></header>'
-  )
+  return header("Study report", title, lead, facts)
 
 
 def _result(
@@ -166,17 +183,25 @@ def _cell(column: Column, arm: str, num_seeds: int, anchors: Mapping[tuple[str, 
   return f'<td{best}><a href="#{link}" title="{title}">{mean}{beside}{spread}{few}</a></td>'
 
 
-def _figure(figure: Figure) -> str:
-  label = escape(figure.title)
-  svg = figure.inline().replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+def figure(drawn: Figure) -> str:
+  """A figure with its title and caption; its colours are the page's."""
+  label = escape(drawn.title)
+  svg = drawn.inline().replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
   return (
     f"<figure><h3>{label}</h3>"
     f'<div class="box figure" tabindex="0" role="region" aria-label="{label}">{svg}</div>'
-    f"<figcaption>{_prose(figure.caption)}</figcaption></figure>"
+    f"<figcaption>{_prose(drawn.caption)}</figcaption></figure>"
   )
 
 
-def _grid(grid: Grid, *, ids: Sequence[str] = (), tall: bool = False, shaded: str = "") -> str:
+def text_table(grid: Grid, *, ids: Sequence[str] = (), tall: bool = False, shaded: str = "") -> str:
+  """A grid as a table.
+
+  Args:
+    ids: anchors of the rows, or none.
+    tall: scrolls inside itself.
+    shaded: cells with this text are marked.
+  """
   head = "".join(
     f'<th scope="col"{_kind(grid, i, "")}>{escape(name)}</th>' for i, name in enumerate(grid.header)
   )
@@ -206,15 +231,24 @@ def _preview(preview: Preview) -> str:
   head = "<h3>Training images</h3>"
   if preview.problem:
     return f'{head}<p class="note">{escape(preview.problem)}</p>'
-  images = "".join(
-    f'<figure><img{_small(image.shape)} alt="" src="data:image/png;base64,{_base64(encoded(image))}">'
-    f'<figcaption title="{escape(title)}">{escape(title)}</figcaption></figure>'
-    for image, title in zip(preview.images, preview.titles)
-  )
   how = f" after {preview.transforms}" if preview.transforms else ""
   return (
-    f'{head}<div class="images">{images}</div>'
-    f'<p class="note">{escape(f"The first images that the base trains on{how}; normalisation undone.")}</p>'
+    head
+    + pictures(preview.images, preview.titles)
+    + f'<p class="note">{escape(f"The first images that the base trains on{how}; normalisation undone.")}</p>'
+  )
+
+
+def pictures(images: Sequence[np.ndarray], titles: Sequence[str]) -> str:
+  """A grid of uint8 [H, W, 3] images inside the page, each with its title below."""
+  return (
+    '<div class="images">'
+    + "".join(
+      f'<figure><img{_small(image.shape)} alt="" src="data:image/png;base64,{_base64(encoded(image))}">'
+      f'<figcaption title="{escape(title)}">{escape(title)}</figcaption></figure>'
+      for image, title in zip(images, titles)
+    )
+    + "</div>"
   )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
+from jaxtl.config import Spec
 from jaxtl.studies.sentences import call
 from jaxtl.train.runtime import Data, Runtime
 
@@ -74,7 +75,7 @@ def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = Fa
     return Preview(problem=f"The training data could not be opened: {_one_line(error)}")
   steps = [call(step) for step in [*value.get("transforms", []), *value.get("batch_transforms", [])]]
   return Preview(
-    images=tuple(_pixels(image, data) for image in batch["image"]),
+    images=tuple(pixels_of(image, data.transforms) for image in batch["image"]),
     titles=tuple(_title(batch, row, classes) for row in range(len(batch["image"]))),
     transforms=", ".join(steps),
   )
@@ -85,6 +86,26 @@ def encoded(image: np.ndarray) -> bytes:
   file = io.BytesIO()
   Image.fromarray(image).save(file, format="PNG", optimize=True)
   return file.getvalue()
+
+
+def pixels_of(image: np.ndarray, transforms: Sequence[Spec]) -> np.ndarray:
+  """What a network sees, as a picture: uint8 [h, w, 3], normalisation undone, at most 160 pixels a side.
+
+  Args:
+    image: float [H, W, 3] after the transforms.
+    transforms: what was done to it.
+  """
+  norm = next((spec for spec in reversed(transforms) if spec.target is data_lib.normalize), None)
+  if norm is not None:
+    mean = np.asarray(norm.keywords.get("mean", data_lib.IMAGENET_MEAN), np.float32)
+    std = np.asarray(norm.keywords.get("std", data_lib.IMAGENET_STD), np.float32)
+    image = (image * std + mean) * 255
+  pixels = np.clip(np.round(image), 0, 255).astype(np.uint8)
+  scale = _LARGEST / max(pixels.shape[:2])
+  if scale >= 1:
+    return pixels
+  size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+  return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def _training(base: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -106,21 +127,6 @@ def _named(base: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _parse(value: Mapping[str, Any], trust: bool) -> Data:
   # Only what comes with jaxtl is imported: a report must be safe to make of somebody else's folder.
   return config_lib.parse(value, Data, at="data", trusted=None if trust else config_lib.TRUSTED)
-
-
-def _pixels(image: np.ndarray, data: Data) -> np.ndarray:
-  """0 to 255 again, and no larger than a preview needs."""
-  norm = next((spec for spec in reversed(data.transforms) if spec.target is data_lib.normalize), None)
-  if norm is not None:
-    mean = np.asarray(norm.keywords.get("mean", data_lib.IMAGENET_MEAN), np.float32)
-    std = np.asarray(norm.keywords.get("std", data_lib.IMAGENET_STD), np.float32)
-    image = (image * std + mean) * 255
-  pixels = np.clip(np.round(image), 0, 255).astype(np.uint8)
-  scale = _LARGEST / max(pixels.shape[:2])
-  if scale >= 1:
-    return pixels
-  size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
-  return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def _title(batch: Mapping[str, np.ndarray], row: int, classes: tuple[str, ...]) -> str:

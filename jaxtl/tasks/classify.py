@@ -23,10 +23,12 @@ class Task:
   Attributes:
     loss_fn: model -> LossFn, the mean loss of a batch to train on.
     measure: model -> ((params, batch_stats, batch) -> {name: Mean}), on the stored statistics.
+    loss: (logits [B, K], labels) -> [B], what `loss_fn` is the mean of.
   """
 
   loss_fn: Callable[[Model], LossFn]
   measure: Callable[[Model], Callable[[Params, Params, Batch], Measures]]
+  loss: PerExampleLoss
 
 
 def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
@@ -68,7 +70,7 @@ def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
 
     return measures
 
-  return Task(loss_fn, measure)
+  return Task(loss_fn, measure, loss)
 
 
 def example_loss(loss: PerExampleLoss, logits: Array, batch: Batch) -> Array:

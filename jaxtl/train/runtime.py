@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from jaxtl.config import Spec
 from jaxtl.errors import DataError
 from jaxtl.train import sharding
 from jaxtl.train.writer import Progress
+
+_WORDNET_ID = re.compile(r"n\d{8}(?=\s|\Z)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +141,40 @@ def check_batch_sizes(study: Any, mesh: Any) -> None:
     sharding.check_batch_size(data.batch_size, mesh, at=f"{at}.batch_size")
 
 
-def same_classes(expected: tuple[str, ...], found: tuple[str, ...], *, at: str) -> None:
-  """Raises DataError where the lists differ, naming the first difference."""
-  if tuple(expected) == tuple(found):
-    return
-  if len(expected) != len(found):
-    raise DataError(f"{at} has {len(found)} classes; the model was trained on {len(expected)}")
-  number, (a, b) = next((i, p) for i, p in enumerate(zip(expected, found)) if p[0] != p[1])
-  raise DataError(f"{at}: class {number} is {b!r}, and the model was trained with {a!r} there")
+def class_key(name: str) -> str:
+  """What a class is known by: the WordNet id that its name begins with, else the whole name.
+
+  `n01629819` and `n01629819 European fire salamander, Salamandra salamandra` are one class.
+  """
+  found = _WORDNET_ID.match(name)
+  return found.group() if found else name
+
+
+def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
+  """How the data's classes `found` differ from a model's `expected`, compared by `class_key`; "" where they
+  agree."""
+  ours, theirs = [class_key(name) for name in expected], [class_key(name) for name in found]
+  if ours == theirs:
+    return ""
+  sides = (
+    ("the data", [name for name, key in zip(found, theirs) if key not in set(ours)]),
+    ("the model", [name for name, key in zip(expected, ours) if key not in set(theirs)]),
+  )
+  if len(ours) == len(theirs) and not sides[0][1] and not sides[1][1]:
+    number = next(i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b)
+    return f"class {number} is {found[number]!r}, and the model's is {expected[number]!r}"
+  only = [f"only {side} has {few(names)}" for side, names in sides if names]
+  return "; ".join([f"it has {len(theirs)} classes, the model {len(ours)}", *only])
+
+
+def few(names: Sequence[str]) -> str:
+  """At most three names, and how many more there are."""
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return ", ".join(map(repr, names[:3])) + more
+
+
+def same_classes(expected: Sequence[str], found: Sequence[str], *, at: str) -> None:
+  """Raises DataError where the lists differ by `class_difference`."""
+  difference = class_difference(expected, found)
+  if difference:
+    raise DataError(f"{at} has other classes than the model: {difference}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -78,3 +78,15 @@ def init_model(model: Model, key: Array, image_shape: tuple[int, ...]) -> tuple[
 @functools.cache
 def _jitted_init(model: Model, image_shape: tuple[int, ...]) -> Callable[[Array], tuple[Params, Params]]:
   return jax.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))
+
+
+def shapes_of(model: Model, inputs: Sequence[int]) -> Any:
+  """{"params", "batch_stats"} of a model as shapes, nothing computed.
+
+  Args:
+    model: one of ours.
+    inputs: shape of one input: (224, 224, 3) for images, (77,) for token ids.
+  """
+  one = jax.ShapeDtypeStruct((1, *inputs), jnp.float32 if len(inputs) == 3 else jnp.int32)
+  params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), one)
+  return {"params": params, "batch_stats": batch_stats}

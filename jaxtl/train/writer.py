@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ import jax
 import rich.console
 import rich.progress
 from rich.markup import escape
+
+from jaxtl.errors import InputError
 
 T = TypeVar("T")
 
@@ -154,6 +157,43 @@ def write_atomically(path: Path, text: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   temporary.replace(path)
+
+
+def check_new_folder(folder: Path) -> None:
+  """Refuses, before any work, a folder that `write_folder` could not make.
+
+  Raises:
+    InputError: it holds something, or cannot be made.
+  """
+  if folder.is_dir() and any(folder.iterdir()):
+    raise InputError(f"{folder} is not empty; give a folder that does not exist yet")
+  there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+  if not there.is_dir() or not os.access(there, os.W_OK):
+    reason = "not writable" if there.is_dir() else "a file"
+    raise InputError(f"cannot write to {folder}: {there} is {reason}")
+
+
+def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
+  """All the files in a new folder, or nothing: they are written beside it, and then it gets its name.
+
+  Args:
+    folder: must not exist, or be empty.
+    files: name -> content.
+
+  Raises:
+    InputError: the folder holds something, or cannot be made.
+  """
+  check_new_folder(folder)
+  temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
+  try:
+    temporary.mkdir(parents=True)
+    for name, content in files.items():
+      (temporary / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(folder)
+  except OSError as error:
+    raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], None] | None = None) -> T:

@@ -311,6 +311,7 @@ def test_folders_give_files_classes_and_names(jpeg_folder):
   assert source.classes == ("cat", "dog")
   np.testing.assert_array_equal(source.labels, [0] * 6 + [1] * 6)
   assert source.where(7) == "example 7 (dog/dog1.jpg)"
+  assert source.file_name(7) == "dog/dog1.jpg"
   assert source.read(0).shape == (40, 60, 3)
   reversed_ = data.from_folder(folder=str(jpeg_folder), classes=["dog", "cat", "cow"], name="p")
   np.testing.assert_array_equal(reversed_.labels, [1] * 6 + [0] * 6)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jaxtl import config, tree
-from jaxtl.pretrained import LAYOUTS, shapes_of
+from jaxtl.pretrained import LAYOUTS
 from jaxtl.pretrained.layout import Entry, write
 from jaxtl.pretrained.verify import keywords_of
+from jaxtl.train.step import shapes_of
 
 CLASSES = 10
 

@@ -100,7 +100,7 @@ def test_every_session_is_on_record(study_config, tmp_path):
     ("transfer.fine_tune.optimizer.freeze", "no_such_layer", "no_such_layer"),
     ("tune.evaluation", "vall", "tune.evaluation is 'vall'"),
     ("optimizer", dict(make="optax.sgd", learning_rate=0.1), "tune sets 'peak_rate'"),
-    ("transfer.targets.two.test.source.names", "xyz", "class 0 is 'x'"),
+    ("transfer.targets.two.test.source.names", "xyz", "only the data has 'x', 'y'"),
   ],
 )
 def test_what_would_fail_at_the_end_is_refused_before_the_start(

@@ -3,7 +3,15 @@ import json
 
 import pytest
 
-from jaxtl.train.writer import MetricsWriter, Progress, remember, write_atomically
+from jaxtl.errors import InputError
+from jaxtl.train.writer import (
+  MetricsWriter,
+  Progress,
+  check_new_folder,
+  remember,
+  write_atomically,
+  write_folder,
+)
 
 
 def test_records_are_lines_and_a_resumed_run_drops_what_is_beyond(tmp_path):
@@ -90,3 +98,25 @@ def test_in_a_terminal_the_line_is_a_bar_and_notes_stay_above_it():
   assert "50%" in stream.getvalue()
   assert "step 1/2" in stream.getvalue()
   assert "arm/0 is done: [0.5]" in stream.getvalue()
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+  out = tmp_path / "a" / "b"
+  write_folder(out, {"x.txt": "text", "y.bin": b"\0"})
+  assert {path.name: path.read_bytes() for path in out.iterdir()} == {"x.txt": b"text", "y.bin": b"\0"}
+  assert [path.name for path in out.parent.iterdir()] == ["b"]
+  with pytest.raises(InputError, match="cannot write to"):
+    write_folder(tmp_path / "c", {"x.txt": "text", "no/such/folder.txt": "text"})
+  assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path):
+  write_folder(tmp_path / "new", {"x": "1"})
+  (tmp_path / "empty").mkdir()
+  write_folder(tmp_path / "empty", {"x": "1"})
+  with pytest.raises(InputError, match=r"new is not empty; give a folder that does not exist yet"):
+    write_folder(tmp_path / "new", {"x": "2"})
+  assert (tmp_path / "new" / "x").read_text() == "1"
+  for place in (tmp_path / "new" / "x", tmp_path / "new" / "x" / "y"):
+    with pytest.raises(InputError, match="x is a file"):
+      check_new_folder(place)
