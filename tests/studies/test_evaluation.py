@@ -20,18 +20,15 @@ PLAIN = [dict(fn=".data.resize", size=[16, 16]), NORMALIZE]
 
 
 def save(folder, *, classes=CLASSES, transforms=PLAIN, size=16):
-  """A ViT of one patch row whose every block passes on nothing, with random weights."""
-  keywords = model or dict(
-    make=".models.vit_ti16", patch_size=8, image_size=size, width=6, depth=1, num_heads=1
-  )
-  made = models.vit_ti16(num_classes=len(classes), **{k: v for k, v in keywords.items() if k != "make"})
+  """A small transformer with random weights: a model that can refuse another size."""
+  keywords = dict(patch_size=8, image_size=size, width=6, depth=1, num_heads=1)
+  made = models.vit_ti16(num_classes=len(classes), **keywords)
   rng = np.random.default_rng(0)
 
   shapes = shapes_of(made, (size, size, 3))
   tree = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32) / 3, shapes)
-  config = dict(
-    model=keywords, task=TASK, classes=list(classes), image_shape=[size, size, 3], transforms=transforms
-  )
+  config = dict(model=dict(make=".models.vit_ti16", **keywords), task=TASK, transforms=transforms)
+  config |= dict(classes=list(classes), image_shape=[size, size, 3])
   checkpoint.save_weights(Weights(tree["params"], {}, config, "memory"), folder)
   return folder
 
