@@ -74,6 +74,7 @@ def run_original(
   *,
   num_classes: int,
   python: str = sys.executable,
+  script: Path = SCRIPT,
   **more: Any,
 ) -> dict[str, np.ndarray]:
   """What the original gives; see `original.py` for the outputs and for `more`.
@@ -85,10 +86,11 @@ def run_original(
     inputs: images or tokens.
     num_classes: K.
     python: an interpreter that has the library.
+    script: what takes the job.
   """
-  if library is None:
+  if library is None and script == SCRIPT:
     raise InputError("no library builds the original of this layout; leave --verify out")
-  if python == sys.executable and importlib.util.find_spec(library) is None:
+  if library and python == sys.executable and importlib.util.find_spec(library) is None:
     raise InputError(f"--verify needs {library}: pip install '.[oracles]'")
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
@@ -102,7 +104,7 @@ def run_original(
     job |= dict(num_classes=num_classes, weights=str(folder / "weights.safetensors"), **more)
     job |= dict(inputs=str(folder / "inputs.npz"), out=str(folder / "out.npz"))
     (folder / "job.json").write_text(json.dumps(job))
-    command = [python, "-P", str(SCRIPT), str(folder / "job.json")]
+    command = [python, "-P", str(script), str(folder / "job.json")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
       reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]

@@ -81,7 +81,12 @@ OPEN_CLIP = [
   Case("openai", "clip_text_b", dict(vocabulary=300), size=77),
   Case("open_clip", "clip_text_l", dict(vocabulary=300, depth=4), size=77),
 ]
-CASES = [*TORCHVISION, *TIMM, *HUGGING_FACE, *OPEN_CLIP]
+# No library has these; small_networks.py does.
+SMALL = [
+  *(Case("akamaster", f"resnet{n}", size=32) for n in (8, 20, 32, 44, 56, 110)),
+  Case("wide_resnet_pytorch", "wide_resnet28_10", size=32),
+]
+CASES = [*TORCHVISION, *TIMM, *HUGGING_FACE, *OPEN_CLIP, *SMALL]
 
 
 def random_weights(shapes: Any, *, seed: int = 0) -> Any:
@@ -102,29 +107,31 @@ def random_weights(shapes: Any, *, seed: int = 0) -> Any:
   return tree.map_with_path(draw, shapes)
 
 
-def steady(weights: Any, *, seed: int = 0) -> Any:
+def steady(weights: Any) -> Any:
   """The weights with norms that hold every ReLU on or off, whatever comes.
 
   A ReLU or a maximum that two roundings put on two sides of its kink moves a gradient by a step which no
-  tolerance covers, and a deep one has it in nearly every batch. So each channel gets a bias of
-  2 or -2 behind a scale of 0.3. Sums stay above 0, too: what begins a stage is held on, and the branches that
-  are added to it are small.
+  tolerance covers, and a deep network has it in nearly every batch. So even channels get a bias of 2, odd
+  ones of -2, behind a scale of 0.2. Sums stay above 0, too: what begins a stage is held on, and the branches
+  that are added to it are small. Kernels do not see those constants, since they sum to 0 over either half.
   """
-  rng = np.random.default_rng(seed)
   norms = {path.rpartition("/")[0] for path in tree.paths(weights["batch_stats"])}
 
   def hold(path: str, leaf: np.ndarray) -> np.ndarray:
     module, _, name = path.rpartition("/")
+    if name == "kernel" and leaf.ndim == 4 and leaf.shape[2] >= 8:
+      means = np.stack([leaf[:, :, half::2].mean(axis=2) for half in (0, 1)], axis=2)
+      return leaf - np.tile(means, (1, 1, -(-leaf.shape[2] // 2), 1))[:, :, : leaf.shape[2]]
     if module not in norms:
       return leaf
     block, _, norm = module.rpartition("/")
-    ends = norm[:2] == "bn" and norm != "bn1" and f"{block}/bn{int(norm[2]) + 1}" not in norms
-    added = ends and f"{block}/shortcut_bn" not in norms
-    on = ends or norm == "shortcut_bn" or module == "stem/bn1"
+    last = norm in ("bn2", "bn3") and f"{block}/bn{int(norm[2]) + 1}" not in norms
+    ends = last and "norm/bn" not in norms  # a wide network normalises before its convolutions
+    added = ends and not block.endswith("_block1")
     if name == "scale":
-      return np.full_like(leaf, 0.1 if added else 0.3)
-    signs = np.where(on | (rng.random(leaf.shape) < 0.5), 2, -2)
-    return (signs * (not added)).astype(np.float32)
+      return np.full_like(leaf, 0.1 if added else 0.2)
+    on = ends or norm == "shortcut_bn" or module == "stem/bn1" or np.arange(len(leaf)) % 2 == 0
+    return (np.where(on, 2, -2) * (not added) * np.ones_like(leaf)).astype(np.float32)
 
   return {**weights, "params": tree.map_with_path(hold, weights["params"])}
 
@@ -134,7 +141,7 @@ def prepared(case: Case, *, train: bool) -> tuple[Any, Any, list[Entry], dict[st
   model = case.spec().realize(num_classes=0 if case.model.startswith("clip_vit") else CLASSES)
   shapes = shapes_of(model, (case.size,) if case.text else (case.size, case.size, 3))
   ours = random_weights(shapes)
-  if train and re.match("resnet|densenet|mobilenet", case.model):
+  if train and re.match("resnet|densenet|mobilenet|wide", case.model):
     ours = steady(ours)
   entries = LAYOUTS[case.layout].entries(model, shapes)
   return model, ours, entries, write(entries, ours)

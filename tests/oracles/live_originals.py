@@ -6,6 +6,7 @@ without. JAXTL_ORACLE_PYTHON names another interpreter that has them; the defaul
 
 import os
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from tests.oracles.cases import CASES, CLASSES, inputs_of, prepared
 from tests.oracles.modules import stage_modules
 
 PYTHON = os.environ.get("JAXTL_ORACLE_PYTHON", sys.executable)
+SMALL_NETWORKS = Path(__file__).with_name("small_networks.py")
 TOLERANCE = 1e-4  # relative to the largest value of each array, in float32
 
 
@@ -30,6 +32,7 @@ def test_outputs_features_gradients_and_statistics(case, train):
   kernels = first_and_last(entries, model)
   given = inputs_of(case, train=train)
   more = dict(train=train, modules=stages, gradients=[key for entry in kernels for key in entry.keys])
+  more |= dict(script=SMALL_NETWORKS) if LAYOUTS[case.layout].library is None else {}
   theirs = run_original(
     LAYOUTS[case.layout].library, case.spec(), tensors, given, num_classes=CLASSES, python=PYTHON, **more
   )

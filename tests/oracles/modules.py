@@ -16,6 +16,10 @@ def stage_modules(case: Any, keywords: dict[str, Any]) -> dict[str, str]:
   if "vit" in model:
     ends = {f"stage{q}": math.ceil(keywords["depth"] * q / 4) - 1 for q in (1, 2, 3, 4)}
     return {stage: _transformer(layout, model, keywords).format(end) for stage, end in ends.items()}
+  if model.startswith("wide"):
+    return {f"stage{s}": f"block{s}" for s in (1, 2, 3)}
+  if layout == "akamaster":
+    return {f"stage{s}": f"layer{s}" for s in (1, 2, 3)}
   if model.startswith("resnet"):
     return {f"stage{s}": f"layer{s}" for s in (1, 2, 3, 4)}
   if model.startswith("densenet"):
