@@ -74,7 +74,7 @@ _CROPS = {
   "efficientnet_b5": (456, 0.934),
   "efficientnet_b6": (528, 0.942),
   "efficientnet_b7": (600, 0.949),
-  "efficientnet_l2": (800, 0.96),
+  "efficientnet_l2": (475, 0.936),
   "efficientnet_lite0": (224, 0.875),
   "efficientnet_lite1": (240, 0.882),
   "efficientnet_lite2": (260, 0.890),
@@ -90,7 +90,8 @@ def preprocessing(model: str) -> Preprocessing:
     return Preprocessing(crop_fraction=0.9, interpolation="bicubic", mean=HALF, std=HALF)
   size, crop = _CROPS.get(model, (224, 0.875))
   if "lite" in model:
-    return Preprocessing(size=size, crop_fraction=crop, interpolation="bicubic", mean=HALF, std=HALF)
+    how = "bilinear" if model[-1] in "34" else "bicubic"
+    return Preprocessing(size=size, crop_fraction=crop, interpolation=how, mean=HALF, std=HALF)
   return Preprocessing(size=size, crop_fraction=crop, interpolation="bicubic")
 
 
