@@ -42,7 +42,8 @@ name = next(n for n in ("logits", "image_embeds", "text_embeds") if getattr(out,
 more = {}
 if "images" in given:
   processor = transformers.AutoImageProcessor.from_pretrained(sys.argv[1])
-  more["pixels"] = processor(images=given["picture"], return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+  pixels = processor(images=given["picture"], return_tensors="np")["pixel_values"][0]
+  more["pixels"] = pixels.transpose(1, 2, 0)
 np.savez(sys.argv[3], out=getattr(out, name).detach().numpy(), **more)
 assert "jaxtl" not in sys.modules and "jax" not in sys.modules
 """
