@@ -115,7 +115,9 @@ def _fitted(
   """The model with the image size of the file's position embedding, where nothing else was said."""
 
   def spec(**more: Any) -> Spec:
-    return config_lib.spec({"make": f".models.{model}", **chosen, **more}, at=model)
+    whole = {"make": f".models.{model}", **chosen, **more}
+    # Some keywords come from a file beside the weights, which is somebody else's data.
+    return config_lib.spec(whole, at=model, trusted=config_lib.TRUSTED)
 
   parameters = inspect.signature(target).parameters
   if "image_size" not in parameters or "image_size" in chosen:
