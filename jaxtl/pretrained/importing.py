@@ -129,7 +129,10 @@ def _fitted(
   if any(key not in tensors for key in entry.keys):
     return spec()
   patch = shapes["params"]["embed"]["proj"]["kernel"].shape[0]
-  rows = entry.rule.to_ours([tensors[key] for key in entry.keys], entry.shape).shape[1]
+  try:
+    rows = entry.rule.to_ours([tensors[key] for key in entry.keys], entry.shape).shape[1]
+  except (ValueError, IndexError):  # of another width or rank, which `read` reports with all else
+    return spec()
   tokens = entry.shape[1] - (size // patch) ** 2
   grid = math.isqrt(rows)
   return spec(image_size=grid * patch) if rows - grid**2 == tokens else spec()
@@ -226,13 +229,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
   """
   if not path.is_file():
     raise InputError(f"no class list at {path}")
-  text = path.read_text(encoding="utf-8")
-  if path.suffix != ".json":
-    return tuple(line for line in text.splitlines() if line)
+  as_json = path.suffix == ".json"
   try:
-    names = json.loads(text)
+    text = path.read_text(encoding="utf-8")
+    names = json.loads(text) if as_json else [line for line in text.splitlines() if line]
   except ValueError as error:
-    raise InputError(f"{path} is no JSON") from error
+    raise InputError(f"{path} is no {'JSON' if as_json else 'UTF-8 text'}") from error
   if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
     raise InputError(f"{path} is no JSON list of names")
   return tuple(names)

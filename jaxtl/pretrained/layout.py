@@ -205,9 +205,10 @@ def read(
       if not _named(allow, entry.path):
         problems.append(f"{entry.keys[0]} is {theirs}, which does not give {entry.shape} of {entry.path}")
       continue
-    if not np.isfinite(value).all():
+    with np.errstate(over="ignore"):  # a double too large for float32 becomes infinite, and is reported
+      found[entry.path] = np.ascontiguousarray(value, np.float32)
+    if not np.isfinite(found[entry.path]).all():
       problems.append(f"{entry.keys[0]} holds values that are not finite")
-    found[entry.path] = np.ascontiguousarray(value, np.float32)
   used = {key for entry in entries for key in entry.keys}
   left = [key for key in tensors if key not in used]
   problems += [
