@@ -56,6 +56,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
   runtime = make_runtime(options)
   weights = checkpoint.load(options.checkpoint)
+  if not weights.classes:
+    raise InputError(f"{weights.path} has no classifier to evaluate; train one that starts from it")
   if weights.config["transforms"] is None:
     raise InputError(f"{weights.path} was trained without an evaluation set, and has no preprocessing to use")
   trusted = None if options.trust else config_lib.TRUSTED

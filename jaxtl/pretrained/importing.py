@@ -79,6 +79,8 @@ def import_weights(
     CheckpointError: the file is damaged, or does not fit the model.
   """
   target = config_lib.find(f".models.{model}", at="--as")
+  if "make" in (keywords or {}):
+    raise InputError("--as names the model; leave make=... out")
   if not layout.has(model):
     raise InputError(f"the layout {layout.name!r} has no {model}; it has {layout.covers}")
   source = read_source(path)
@@ -87,7 +89,7 @@ def import_weights(
   overrides = {name: value for name, value in (preprocessing or {}).items() if value is not None}
   chosen = {**layout.keywords(model), **facts.keywords, **(keywords or {})}
   if "size" in overrides and "image_size" in inspect.signature(target).parameters:
-    chosen.setdefault("image_size", overrides["size"])
+    chosen |= {"image_size": overrides["size"], **(keywords or {})}
   spec = _fitted(target, model, layout, chosen, tensors)
   expected = _preprocessing(spec, overrides, facts.preprocessing or layout.preprocessing(model))
   made, inputs = _realized(spec, tensors, layout), _input_shape(spec, expected)
