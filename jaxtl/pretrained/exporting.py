@@ -82,7 +82,7 @@ def _safetensors(weights: Weights, folder: Path, trust: bool) -> None:
 
 def _npz(weights: Weights, folder: Path, trust: bool) -> None:
   arrays: dict[str, Any] = _flat(weights)
-  np.savez(folder / "model.npz", allow_pickle=False, **arrays)
+  np.savez(folder / "model.npz", **arrays)
   _write_config(weights, folder)
 
 
@@ -118,7 +118,7 @@ def _hugging_face(weights: Weights, folder: Path, trust: bool) -> None:
 
   spec = weights.model_spec(trust=trust)
   name = targets.name_of(spec)
-  if LAYOUTS["hugging_face"].has(name) and targets.transformers_can(spec):
+  if LAYOUTS["hugging_face"].has(name) and targets.transformers_can(spec, weights.classes):
     library = "transformers"
     _save(in_layout(weights, spec, LAYOUTS["hugging_face"]), folder, format="pt")
     config = targets.transformers_config(spec, weights.classes)
