@@ -79,17 +79,16 @@ def import_weights(
     CheckpointError: the file is damaged, or does not fit the model.
   """
   target = config_lib.find(f".models.{model}", at="--as")
-  if "make" in (keywords or {}):
-    raise InputError("--as names the model; leave make=... out")
   if not layout.has(model):
     raise InputError(f"the layout {layout.name!r} has no {model}; it has {layout.covers}")
   source = read_source(path)
   tensors = layout.canonical(source.tensors)
   facts = read_facts(source.path.parent, layout.name, model)
   overrides = {name: value for name, value in (preprocessing or {}).items() if value is not None}
-  chosen = {**layout.keywords(model), **facts.keywords, **(keywords or {})}
+  chosen = {**layout.keywords(model), **facts.keywords}
   if "size" in overrides and "image_size" in inspect.signature(target).parameters:
-    chosen |= {"image_size": overrides["size"], **(keywords or {})}
+    chosen["image_size"] = overrides["size"]
+  chosen |= keywords or {}
   spec = _fitted(target, model, layout, chosen, tensors)
   expected = _preprocessing(spec, overrides, facts.preprocessing or layout.preprocessing(model))
   made, inputs = _realized(spec, tensors, layout), _input_shape(spec, expected)
@@ -118,9 +117,12 @@ def _fitted(
 
   def spec(**more: Any) -> Spec:
     whole = {"make": f".models.{model}", **chosen, **more}
-    # Some keywords come from a file beside the weights, which is somebody else's data.
     return config_lib.spec(whole, at=model, trusted=config_lib.TRUSTED)
 
+  # Some keywords come from a file beside the weights, which is somebody else's data.
+  for key, value in chosen.items():
+    if key in config_lib.KINDS or isinstance(value, (Mapping, list, tuple)):
+      raise InputError(f"{key}={value!r} is no keyword of a model, which are numbers and names")
   parameters = inspect.signature(target).parameters
   if "image_size" not in parameters or "image_size" in chosen:
     return spec()

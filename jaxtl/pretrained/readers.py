@@ -105,6 +105,8 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
   try:
     with np.load(file, allow_pickle=False) as stored:
       return {key: _bfloat16(stored[key]) for key in stored.files}
+  except (AttributeError, TypeError) as error:  # one array, or a zip of something else
+    raise CheckpointError(f"{file} is no archive of arrays") from error
   except Exception as error:  # zip, zlib and numpy raise their own; whatever it is, the file cannot be used
     raise CheckpointError(f"{file} cannot be read as npz: {_first_line(error)}") from error
 
