@@ -88,7 +88,7 @@ def _npz(weights: Weights, folder: Path, trust: bool) -> None:
 
 def _save(tensors: dict[str, np.ndarray], folder: Path, **metadata: str) -> None:
   """In the order of their names, so that the same weight gives the same bytes."""
-  ordered = {key: np.ascontiguousarray(tensors[key]) for key in sorted(tensors)}
+  ordered = {key: np.asarray(tensors[key], order="C") for key in sorted(tensors)}
   (folder / "model.safetensors").write_bytes(save(ordered, metadata or None))
 
 

@@ -206,7 +206,7 @@ def read(
         problems.append(f"{entry.keys[0]} is {theirs}, which does not give {entry.shape} of {entry.path}")
       continue
     with np.errstate(over="ignore"):  # a double too large for float32 becomes infinite, and is reported
-      found[entry.path] = np.ascontiguousarray(value, np.float32)
+      found[entry.path] = np.asarray(value, np.float32, order="C")
     if not np.isfinite(found[entry.path]).all():
       problems.append(f"{entry.keys[0]} holds values that are not finite")
   used = {key for entry in entries for key in entry.keys}
@@ -231,7 +231,8 @@ def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
     if entry.rule.to_theirs is None:
       raise ConfigError(f"{entry.path} has no inverse in this layout, which is only read")
     values = entry.rule.to_theirs(np.asarray(leaves[entry.path]), len(entry.keys))
-    tensors |= dict(zip(entry.keys, map(np.ascontiguousarray, values), strict=True))
+    # Not ascontiguousarray, which makes one axis of none: CLIP's temperature is a scalar.
+    tensors |= {key: np.asarray(x, order="C") for key, x in zip(entry.keys, values, strict=True)}
   return tensors
 
 
