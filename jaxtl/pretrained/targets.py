@@ -52,7 +52,7 @@ def _timm_name(spec: Spec) -> str:
   if name.startswith("vit"):
     _same(spec, "timm", activation="gelu", norm_epsilon=1e-6, **_PLAIN_HEAD)
     size, patch = name.removeprefix("vit_")[:-2], name[-2:]
-    # All sizes are arguments beside the name; there is no tiny one with patches of 32, no large distilled one.
+    # All sizes are arguments beside the name; no tiny one has patches of 32, no large one is distilled.
     if keywords_of(spec)["pooling"] == "distilled":
       long = {"ti": "tiny", "s": "small"}.get(size, "base")
       return f"deit_{long}_distilled_patch16_224"
