@@ -84,7 +84,7 @@ def import_weights(
   source = read_source(path)
   tensors = layout.canonical(source.tensors)
   facts = read_facts(source.path.parent, layout.name, model)
-  overrides = {name: value for name, value in (preprocessing or {}).items() if value is not None}
+  overrides = dict(preprocessing or {})
   chosen = {**layout.keywords(model), **facts.keywords}
   if "size" in overrides and "image_size" in inspect.signature(target).parameters:
     chosen["image_size"] = overrides["size"]
