@@ -123,8 +123,9 @@ def _hugging_face(weights: Weights, folder: Path, trust: bool) -> None:
     _save(in_layout(weights, spec, LAYOUTS["hugging_face"]), folder, format="pt")
     config = targets.transformers_config(spec, weights.classes)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    processor = targets.preprocessor_config(preprocessing_of(weights), name)
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
+    if len(weights.config["image_shape"]) == 3:  # a text tower has no images to prepare
+      processor = targets.preprocessor_config(preprocessing_of(weights), name)
+      (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
   elif LAYOUTS["timm"].has(name) and targets.timm_can(spec):
     library = "timm"
     _timm(weights, folder, trust)
