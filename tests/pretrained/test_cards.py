@@ -138,6 +138,14 @@ def test_clip_without_a_classifier_is_of_transformers(tmp_path):
   assert "pipeline_tag: feature-extraction" in found["README"]
 
 
+def test_a_text_tower_has_no_images_to_prepare(tmp_path):
+  sizes = dict(width=4, depth=1, num_heads=2, embed_dim=4, vocabulary=8, context=16)
+  found = exported(tmp_path, "hugging_face", "clip_text_b", classes=(), **sizes)
+  assert found["config"]["architectures"] == ["CLIPTextModelWithProjection"]
+  assert "preprocessor_config" not in found
+  assert "Token ids, up to 16." in found["README"]
+
+
 def test_the_card_says_what_the_weight_is_and_how_it_is_used(tmp_path):
   card = exported(tmp_path, "hugging_face", transforms=CENTER, **VIT16)["README"]
   assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: image-classification\n")

@@ -112,7 +112,6 @@ def test_out_and_in_and_out_again_is_the_same_file(tmp_path, name):
     ("torchvision", "vit_b16", FIT["torchvision"][1]),
     ("torchvision", "mobilenet_v2", {}),
     ("timm", "vit_s16", VIT16 | dict(pooling="distilled")),
-    ("timm", "mobilenet_v2", {}),
     ("hugging_face", "vit_ti16", VIT16 | dict(norm_epsilon=1e-12)),
   ],
 )
@@ -133,15 +132,10 @@ def test_a_layout_of_others_comes_back_bit_by_bit(tmp_path, form, name, keywords
   export(back, tmp_path / "two", format=form)
   one, two = tmp_path / "one" / "model.safetensors", tmp_path / "two" / "model.safetensors"
   assert one.read_bytes() == two.read_bytes()
-
-
-def test_torchs_counters_are_there_as_scalars(tmp_path):
-  weights = as_weights("mobilenet_v2")
-  export(weights, tmp_path / "out", format="torchvision")
-  tensors = load_file(tmp_path / "out" / "model.safetensors")
+  tensors = load_file(one)  # torch counts the batches of each norm, in a scalar
   counters = [key for key in tensors if key.endswith("num_batches_tracked")]
   means = [key for key in tensors if key.endswith("running_mean")]
-  assert len(counters) == len(means) > 0
+  assert len(counters) == len(means) == (0 if name.startswith("vit") else 52)
   assert all(tensors[key].shape == () and tensors[key].dtype == np.int64 for key in counters)
 
 
@@ -194,7 +188,7 @@ def test_images_that_are_prepared_in_another_way_need_a_format_that_does_not_say
   tmp_path, form, transforms
 ):
   weights = as_weights(*FIT[form][:1], **FIT[form][1], transforms=transforms)
-  with pytest.raises(InputError, match="as a resize, a crop and a normalisation, .*export it as safetensors"):
+  with pytest.raises(InputError, match=r"a resize, a crop and a normalisation, .*export it as safetensors"):
     export(weights, tmp_path / "out", format=form)
   assert list(tmp_path.iterdir()) == []
   export(weights, tmp_path / "out", format="safetensors")

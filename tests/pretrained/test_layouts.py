@@ -1,5 +1,6 @@
 """Every layout with every model that it names: complete, unambiguous, reversible, under the known names."""
 
+import functools
 import re
 
 import jax
@@ -187,10 +188,16 @@ KNOWN = {
 }
 
 
+@functools.cache
+def full(name):
+  """(model, shapes) of the size that its name says."""
+  model = getattr(models, name)(**({} if "text" in name else dict(num_classes=1000)))
+  return model, shapes_of(model, (77,) if "text" in name else (224, 224, 3))
+
+
 @pytest.mark.parametrize(("layout", "name"), KNOWN)
 def test_the_names_and_shapes_are_those_of_the_library(layout, name):
-  model = getattr(models, name)(**({} if "text" in name else dict(num_classes=1000)))
-  shapes = shapes_of(model, (77,) if "text" in name else (224, 224, 3))
+  model, shapes = full(name)
   wanted = KNOWN[layout, name]
   entries = [e for e in LAYOUTS[layout].entries(model, shapes) if set(e.keys) & set(wanted)]
   zeros = tree.map_with_path(lambda _, leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
