@@ -186,6 +186,7 @@ def _add_import(commands: Any) -> None:
   )
   importing.add_argument(
     "--allow",
+    type=_pattern,
     action="append",
     default=[],
     metavar="REGEX",
@@ -387,6 +388,14 @@ def _fraction(text: str) -> float | str:
     return float(text)
   except ValueError:
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
+
+
+def _pattern(text: str) -> str:
+  try:
+    re.compile(text)
+  except re.error as error:
+    raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+  return text
 
 
 def _channels(text: str) -> tuple[float, ...]:

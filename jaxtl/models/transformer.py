@@ -167,7 +167,7 @@ class Embed(nn.Module):
     )(x)
     x = x.reshape(x.shape[0], -1, self.width)
     tokens = [self.param(name, nn.initializers.normal(1e-6), (1, 1, self.width)) for name in self.tokens]
-    spread = [jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width)) for token in tokens]
+    spread = [jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width)) for token in tokens]
     x = jnp.concatenate([*spread, x], axis=1)
     positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
     x = x + positions.astype(x.dtype)

@@ -25,7 +25,7 @@ def _first_token(x: Array) -> Array:
 
 
 def _two_tokens(x: Array) -> Array:
-  return x[:, :2].reshape(len(x), -1)
+  return x[:, :2].reshape(x.shape[0], -1)
 
 
 def _mean_token(x: Array) -> Array:

@@ -83,13 +83,13 @@ def _safetensors(weights: Weights, folder: Path, trust: bool) -> None:
 
 def _npz(weights: Weights, folder: Path, trust: bool) -> None:
   arrays: dict[str, Any] = _flat(weights)
-  np.savez(folder / "model.npz", allow_pickle=False, **arrays)
+  np.savez(folder / "model.npz", **arrays)
   _write_config(weights, folder)
 
 
 def _save(tensors: dict[str, np.ndarray], folder: Path, **metadata: str) -> None:
   """In the order of their names, so that the same weight gives the same bytes."""
-  ordered = {key: np.ascontiguousarray(tensors[key]) for key in sorted(tensors)}
+  ordered = {key: np.asarray(tensors[key], order="C") for key in sorted(tensors)}
   (folder / "model.safetensors").write_bytes(save(ordered, metadata or None))
 
 
@@ -119,12 +119,12 @@ def _hugging_face(weights: Weights, folder: Path, trust: bool) -> None:
 
   spec = weights.model_spec(trust=trust)
   name = targets.name_of(spec)
-  if LAYOUTS["hugging_face"].has(name) and targets.transformers_can(spec):
+  if LAYOUTS["hugging_face"].has(name) and targets.transformers_can(spec, weights.classes):
     library = "transformers"
     _save(in_layout(weights, spec, LAYOUTS["hugging_face"]), folder, format="pt")
     config = targets.transformers_config(spec, weights.classes)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    if not name.startswith("clip_text"):
+    if len(weights.config["image_shape"]) == 3:  # a text tower has no images to prepare
       processor = targets.preprocessor_config(preprocessing_of(weights), name)
       (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
   elif LAYOUTS["timm"].has(name) and targets.timm_can(spec):

@@ -46,6 +46,15 @@ def read_facts(folder: Path, layout: str, model: str) -> Facts:
   Raises:
     InputError: one of them is no JSON, or says what has no counterpart here.
   """
+  try:
+    return _facts(folder, layout, model)
+  except InputError:
+    raise
+  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    raise InputError(f"the JSON beside the weight in {folder} is not as {layout} writes it") from error
+
+
+def _facts(folder: Path, layout: str, model: str) -> Facts:
   if layout == "jaxtl":
     return _own(_json(folder / "config.json"))
   if layout == "timm":
@@ -165,7 +174,7 @@ def _open_clip(config: dict[str, Any]) -> Facts:
 def _interpolation(value: Any) -> str:
   name = _INTERPOLATIONS.get(value, value)
   if name not in _INTERPOLATIONS.values():
-    raise InputError(f"interpolation {value!r} is not known here; give --interpolation bilinear or bicubic")
+    raise InputError(f"interpolation {value!r} is not known here; write bilinear or bicubic into the file")
   return str(name)
 
 

@@ -85,10 +85,11 @@ def import_weights(
   source = read_source(path)
   tensors = layout.canonical(source.tensors)
   facts = read_facts(source.path.parent, layout.name, model)
-  overrides = {name: value for name, value in (preprocessing or {}).items() if value is not None}
-  chosen = {**layout.keywords(model), **facts.keywords, **(keywords or {})}
+  overrides = dict(preprocessing or {})
+  chosen = {**layout.keywords(model), **facts.keywords}
   if "size" in overrides and "image_size" in inspect.signature(target).parameters:
-    chosen.setdefault("image_size", overrides["size"])
+    chosen["image_size"] = overrides["size"]
+  chosen |= keywords or {}
   spec = _fitted(target, model, layout, chosen, tensors)
   expected = _preprocessing(spec, overrides, facts.preprocessing or layout.preprocessing(model))
   made, inputs = _realized(spec, tensors, layout), _input_shape(spec, expected)
@@ -116,8 +117,13 @@ def _fitted(
   """The model with the image size of the file's position embedding, where nothing else was said."""
 
   def spec(**more: Any) -> Spec:
-    return config_lib.spec({"make": f".models.{model}", **chosen, **more}, at=model)
+    whole = {"make": f".models.{model}", **chosen, **more}
+    return config_lib.spec(whole, at=model, trusted=config_lib.TRUSTED)
 
+  # Some keywords come from a file beside the weights, which is somebody else's data.
+  for key, value in chosen.items():
+    if key in config_lib.KINDS or isinstance(value, (Mapping, list, tuple)):
+      raise InputError(f"{key}={value!r} is no keyword of a model, which are numbers and names")
   parameters = inspect.signature(target).parameters
   if "image_size" not in parameters or "image_size" in chosen:
     return spec()
@@ -128,7 +134,10 @@ def _fitted(
   if any(key not in tensors for key in entry.keys):
     return spec()
   patch = shapes["params"]["embed"]["proj"]["kernel"].shape[0]
-  rows = entry.rule.to_ours([tensors[key] for key in entry.keys], entry.shape).shape[1]
+  try:
+    rows = entry.rule.to_ours([tensors[key] for key in entry.keys], entry.shape).shape[1]
+  except (ValueError, IndexError):  # of another width or rank, which `read` reports with all else
+    return spec()
   tokens = entry.shape[1] - (size // patch) ** 2
   grid = math.isqrt(rows)
   return spec(image_size=grid * patch) if rows - grid**2 == tokens else spec()
@@ -225,13 +234,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
   """
   if not path.is_file():
     raise InputError(f"no class list at {path}")
-  text = path.read_text(encoding="utf-8")
-  if path.suffix != ".json":
-    return tuple(line for line in text.splitlines() if line)
+  as_json = path.suffix == ".json"
   try:
-    names = json.loads(text)
+    text = path.read_text(encoding="utf-8")
+    names = json.loads(text) if as_json else [line for line in text.splitlines() if line]
   except ValueError as error:
-    raise InputError(f"{path} is no JSON") from error
+    raise InputError(f"{path} is no {'JSON' if as_json else 'UTF-8 text'}") from error
   if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
     raise InputError(f"{path} is no JSON list of names")
   return tuple(names)

@@ -192,9 +192,10 @@ def read(
       if not _named(allow, entry.path):
         problems.append(f"{entry.keys[0]} is {theirs}, which does not give {entry.shape} of {entry.path}")
       continue
-    if not np.isfinite(value).all():
+    with np.errstate(over="ignore"):  # a double too large for float32 becomes infinite, and is reported
+      found[entry.path] = np.asarray(value, np.float32, order="C")
+    if not np.isfinite(found[entry.path]).all():
       problems.append(f"{entry.keys[0]} holds values that are not finite")
-    found[entry.path] = np.ascontiguousarray(value, np.float32)
   used = {key for entry in entries for key in entry.keys}
   left = [key for key in tensors if key not in used]
   problems += [
@@ -217,7 +218,8 @@ def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
     if entry.rule.to_theirs is None:
       raise ConfigError(f"{entry.path} has no inverse in this layout, which is only read")
     values = entry.rule.to_theirs(np.asarray(leaves[entry.path]), len(entry.keys))
-    tensors |= dict(zip(entry.keys, map(np.ascontiguousarray, values), strict=True))
+    # Not ascontiguousarray, which makes one axis of none: CLIP's temperature is a scalar.
+    tensors |= {key: np.asarray(x, order="C") for key, x in zip(entry.keys, values, strict=True)}
   return tensors
 
 

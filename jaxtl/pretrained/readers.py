@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +92,8 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
 
 def _sharded(index: Path) -> dict[str, np.ndarray]:
   try:
-    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-  except (ValueError, KeyError, AttributeError) as error:
+    shards = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+  except (ValueError, KeyError, AttributeError, TypeError) as error:
     raise CheckpointError(f"{index} is no index of safetensors files") from error
   missing = [name for name in shards if not (index.parent / name).is_file()]
   if missing:
@@ -106,7 +105,9 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
   try:
     with np.load(file, allow_pickle=False) as stored:
       return {key: _bfloat16(stored[key]) for key in stored.files}
-  except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+  except (AttributeError, TypeError) as error:  # one array, or a zip of something else
+    raise CheckpointError(f"{file} is no archive of arrays") from error
+  except Exception as error:  # zip, zlib and numpy raise their own; whatever it is, the file cannot be used
     raise CheckpointError(f"{file} cannot be read as npz: {_first_line(error)}") from error
 
 

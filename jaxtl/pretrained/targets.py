@@ -30,7 +30,9 @@ def check_torchvision(spec: Spec) -> None:
   """InputError where torchvision's model of that name computes something else."""
   name = name_of(spec)
   if name.startswith("vit"):
-    _same(spec, "torchvision", activation="gelu", norm_epsilon=1e-6, pooling="token", **_PLAIN_HEAD)
+    # The shapes of a file show every other size, and torchvision takes them as arguments.
+    heads = dict(num_heads=_defaults(spec)["num_heads"])
+    _same(spec, "torchvision", activation="gelu", norm_epsilon=1e-6, pooling="token", **heads, **_PLAIN_HEAD)
     return
   large = name in ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
   _same(spec, "torchvision", **(_LARGE if large else _TORCH), **_own_shape(spec), **_PLAIN_HEAD)
@@ -50,10 +52,12 @@ def _timm_name(spec: Spec) -> str:
   if name.startswith("vit"):
     _same(spec, "timm", activation="gelu", norm_epsilon=1e-6, **_PLAIN_HEAD)
     size, patch = name.removeprefix("vit_")[:-2], name[-2:]
-    long = {"ti": "tiny", "s": "small", "b": "base", "l": "large"}[size]
+    # All sizes are arguments beside the name; no tiny one has patches of 32, no large one is distilled.
     if keywords_of(spec)["pooling"] == "distilled":
+      long = {"ti": "tiny", "s": "small"}.get(size, "base")
       return f"deit_{long}_distilled_patch16_224"
-    return f"vit_{long}_patch{patch}_224"
+    long = {"ti": "tiny", "s": "small", "b": "base", "l": "large"}[size]
+    return f"vit_{long}_patch{16 if size == 'ti' else patch}_224"
   padding = keywords_of(spec).get("padding")
   from_tf = name.startswith("efficientnet") and padding == "same"
   _same(spec, "timm", **(_TF if from_tf else _TORCH), **_own_shape(spec), **_PLAIN_HEAD)
@@ -91,9 +95,11 @@ def timm_config(spec: Spec, classes: Sequence[str], preprocessing: Preprocessing
   return config | dict(label_names=list(classes))
 
 
-def transformers_can(spec: Spec) -> bool:
-  """Whether transformers builds a model that computes the same."""
+def transformers_can(spec: Spec, classes: Sequence[str]) -> bool:
+  """Whether transformers builds a model that computes the same; its CLIP classifier pools in another way."""
   k = keywords_of(spec)
+  if name_of(spec).startswith("clip") and classes:
+    return False
   return k.get("pooling", "token") != "mean" and k.get("head", "linear") == "linear"
 
 
@@ -158,8 +164,12 @@ def preprocessor_config(preprocessing: Preprocessing, name: str) -> dict[str, An
 
 def _own_shape(spec: Spec) -> dict[str, Any]:
   """The keywords of size as the model's function has them by default."""
-  defaults = keywords_of(Spec(spec.path, spec.kind, {}, spec.target))
+  defaults = _defaults(spec)
   return {key: defaults[key] for key in _SHAPE if key in defaults}
+
+
+def _defaults(spec: Spec) -> dict[str, Any]:
+  return keywords_of(Spec(spec.path, spec.kind, {}, spec.target))
 
 
 def _same(spec: Spec, library: str, **expected: Any) -> None:

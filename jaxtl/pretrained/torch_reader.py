@@ -34,11 +34,13 @@ def _reason(error: Exception) -> str:
     return (
       "it is a TorchScript archive, which is a program; load it where you trust it and save its state_dict"
     )
-  asked = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand)[^:]*:?) ?(?:GLOBAL )?([\w.]+)", text)
+  asked = re.search(r"GLOBAL ([\w.]*\w)", text)
   if "weights_only" in text.lower() or "Weights only" in text:
     what = f"asks for {asked.group(1)}" if asked else "holds more than tensors"
     return f"it is a pickle that {what}, and only tensors are read"
-  return text[:300]
+  if isinstance(error, (EOFError, LookupError)):  # what its unpickler says of a text, or of nothing
+    return "it is no file of torch's"
+  return text[:300] or type(error).__name__
 
 
 def _unwrapped(stored: Any) -> Any:

@@ -95,7 +95,7 @@ def run_original(
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     save_file(
-      {key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / "weights.safetensors"
+      {key: np.asarray(value, order="C") for key, value in tensors.items()}, folder / "weights.safetensors"
     )
     np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
     job: dict[str, Any] = dict(
