@@ -89,12 +89,18 @@ def _convolution(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Ar
   return _correlate(x, kernel, strides, padding)
 
 
+def once(x):
+  return jnp.where(x == x, x, jnp.nan)
+
+
 def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
+  x = once(x)
   return _correlate(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   x, kernel = kept
+  grad = once(grad)
   return _input_gradient(x, kernel, grad, strides, padding), _kernel_gradient(
     x, kernel, grad, strides, padding
   )
