@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxtl.models import layers
 from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.pooling import max_pool
 from jaxtl.types import Array, Model
 
 
@@ -32,7 +33,7 @@ class Stem(nn.Module):
     x = nn.relu(x)
     if self.kind == "cifar":
       return x
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return max_pool(x, window=3, stride=2, padding=((1, 1), (1, 1)))
 
 
 class BasicBlock(nn.Module):
