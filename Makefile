@@ -1,10 +1,11 @@
 # Each target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
+ORACLES ?= .venv-oracles
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test lint types bench clean
+.PHONY: setup quickstart test test-oracles lint types bench clean
 
 setup: $(READY)
 
@@ -19,6 +20,15 @@ quickstart: setup
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile
 
+# The libraries that weights come from, in an environment of their own: torch is large, and `make test` needs none.
+$(ORACLES)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,oracles]'
+	touch $(ORACLES)/.ready
+
+test-oracles: $(ORACLES)/.ready
+	$(ORACLES)/bin/pytest --timeout=1800 tests/oracles/live_*.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,4 +42,4 @@ bench: setup
 	$(BIN)/python benchmarks/input.py
 
 clean:
-	rm -rf $(VENV) runs data_check
+	rm -rf $(VENV) $(ORACLES) runs data_check

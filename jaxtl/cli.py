@@ -1,4 +1,4 @@
-"""The command line: jaxtl run | check | eval | export | report | data check.
+"""The command line: jaxtl run | check | eval | import | export | report | data check.
 
 Only the standard library is imported until a command is known, so that `--help` answers at once.
 """
@@ -6,6 +6,7 @@ Only the standard library is imported until a command is known, so that `--help`
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,24 @@ from typing import Any
 
 from jaxtl.errors import InputError, RunError
 
-FLAGS = ("--help", "--no-report", "--print-config", "--trust")
+FLAGS = ("--help", "--no-report", "--print-config", "--trust", "--verify")
+# As in jaxtl.pretrained, which is not imported before it is needed.
+LAYOUTS = (
+  "jaxtl",
+  "torchvision",
+  "timm",
+  "hugging_face",
+  "openai",
+  "open_clip",
+  "big_vision",
+  "augreg",
+  "akamaster",
+  "wide_resnet_pytorch",
+  "lukemelas",
+  "mlperf_tiny",
+  "tflite",
+)
+EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo")
 DESCRIPTION = """\
 What makes a pre-trained weight good for transfer, and how do you make it better?
 
@@ -60,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_run(commands)
   _add_check(commands)
   _add_eval(commands)
+  _add_import(commands)
   _add_export(commands)
   _add_report(commands)
   _add_data(commands)
@@ -129,16 +148,88 @@ def _add_eval(commands: Any) -> None:
   _device_options(evaluate)
 
 
+def _add_import(commands: Any) -> None:
+  importing = _command(
+    commands,
+    "import",
+    "import_weights",
+    "make a checkpoint, where every study can start, of somebody's weights",
+  )
+  importing.add_argument(
+    "file", type=Path, metavar="FILE", help=".safetensors, .npz, .pth, or a folder that holds one (path)"
+  )
+  importing.add_argument(
+    "overrides",
+    nargs="*",
+    metavar="KEY=VALUE",
+    help="a keyword of the model, like padding=same (default: none)",
+  )
+  importing.add_argument(
+    "--as", dest="model", required=True, metavar="MODEL", help="our model, e.g. resnet50 (text)"
+  )
+  importing.add_argument(
+    "--layout", required=True, choices=LAYOUTS, help=f"whose names the file has: {', '.join(LAYOUTS)} (text)"
+  )
+  importing.add_argument(
+    "--out", type=Path, metavar="DIR", help="folder that is made (path; default: runs/import/MODEL)"
+  )
+  importing.add_argument(
+    "--classes",
+    type=Path,
+    metavar="FILE",
+    help="JSON list of class names in the order of the outputs (path; default: ImageNet's for 1,000)",
+  )
+  importing.add_argument(
+    "--allow",
+    action="append",
+    default=[],
+    metavar="REGEX",
+    help="paths of ours that may be missing, keys of the file that may be left over (text; default: none)",
+  )
+  importing.add_argument(
+    "--verify",
+    action="store_true",
+    help="run 8 inputs through the original in its library, too (flag; default: no)",
+  )
+  _preprocessing_options(importing, own="the file's, or the layout's")
+  _device_options(importing)
+
+
+def _preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
+  parser.add_argument(
+    "--image-size", type=_count, metavar="N", help=f"side of the images in pixels (integer; default: {own})"
+  )
+  parser.add_argument(
+    "--crop-fraction",
+    type=_fraction,
+    metavar="F",
+    help="image size over the shorter side before the middle is cut out; 'none' resizes without a cut "
+    f"(number above 0 to 1; default: {own})",
+  )
+  parser.add_argument(
+    "--interpolation", choices=("bilinear", "bicubic"), help=f"how images are resized (text; default: {own})"
+  )
+  for name in ("mean", "std"):
+    parser.add_argument(
+      f"--{name}",
+      type=_channels,
+      metavar="R,G,B",
+      help=f"{name} of the channels on the scale from 0 to 1 (three numbers; default: {own})",
+    )
+
+
 def _add_export(commands: Any) -> None:
   export = _command(commands, "export", "export", "write a checkpoint's weights in another format")
   _checkpoint_argument(export)
   export.add_argument("out", type=Path, metavar="OUT", help="folder that is made (path; must not exist)")
   export.add_argument(
     "--format",
-    choices=("orbax", "safetensors", "npz"),
+    choices=EXPORTS,
     default="safetensors",
-    help="what to write: orbax, safetensors or npz (text; default: safetensors)",
+    help=f"what to write: {', '.join(EXPORTS)} (text; default: safetensors)",
   )
+  _trust_option(export)
+  _device_options(export)
 
 
 def _add_report(commands: Any) -> None:
@@ -267,6 +358,26 @@ def _count(text: str) -> int:
   if not text.isdecimal() or int(text) < 1:
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
   return int(text)
+
+
+def _fraction(text: str) -> float | str:
+  """A number, or "none"."""
+  if text == "none":
+    return text
+  try:
+    return float(text)
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
+
+
+def _channels(text: str) -> tuple[float, ...]:
+  try:
+    numbers = tuple(float(number) for number in text.split(","))
+  except ValueError:
+    numbers = ()
+  if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+    raise argparse.ArgumentTypeError(f"{text!r} is not three numbers like 0.5,0.5,0.5")
+  return numbers
 
 
 def _numbers(text: str) -> list[int]:

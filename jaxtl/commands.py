@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import train
-from jaxtl import tree as tree_lib
 from jaxtl.errors import DataError, InputError
 from jaxtl.studies import study
 from jaxtl.train import checkpoint, sharding
@@ -95,36 +92,51 @@ def evaluate(options: argparse.Namespace) -> None:
     write_atomically(options.out, json.dumps(result, indent=1) + "\n")
 
 
+def import_weights(options: argparse.Namespace) -> None:
+  """`jaxtl import`: somebody's weights as a checkpoint."""
+  from jaxtl import pretrained
+  from jaxtl.pretrained import importing, mapping, verify
+
+  layout = pretrained.LAYOUTS[options.layout]
+  out = options.out or Path("runs", "import", options.model)
+  if out.exists():
+    raise InputError(f"{out} exists already; give --out a folder that does not")
+  make_runtime(options)
+  imported = importing.import_weights(
+    options.file,
+    model=options.model,
+    layout=layout,
+    keywords=config_lib.override({}, options.overrides),
+    classes=importing.read_classes(options.classes) if options.classes else None,
+    allow=options.allow,
+    preprocessing=preprocessing_overrides(options),
+  )
+  print(mapping.table(imported), end="")
+  if options.verify:
+    error = verify.verify(imported, library=layout.library)
+    print(f"verified with {layout.library}: 8 inputs, largest difference {error:.1e} of the largest output")
+  checkpoint.save_weights(imported.weights, out)
+  print(f"wrote {out}")
+
+
+def preprocessing_overrides(options: argparse.Namespace) -> dict[str, Any]:
+  """The fields of `Preprocessing` that the options give."""
+  given = dict(
+    size=options.image_size, interpolation=options.interpolation, mean=options.mean, std=options.std
+  )
+  found = {name: value for name, value in given.items() if value is not None}
+  if options.crop_fraction is not None:
+    found["crop_fraction"] = None if options.crop_fraction == "none" else options.crop_fraction
+  return found
+
+
 def export(options: argparse.Namespace) -> None:
   """`jaxtl export`: the weights with their class list and preprocessing, readable without jaxtl."""
+  from jaxtl.pretrained import exporting
+
   weights = checkpoint.load(options.checkpoint)
-  if options.out.exists():
-    raise InputError(f"{options.out} exists already; give a folder that does not")
-  temporary = options.out.with_name(f".{options.out.name}.partial")
-  shutil.rmtree(temporary, ignore_errors=True)
-  try:
-    temporary.mkdir(parents=True)
-  except OSError as error:
-    raise InputError(f"cannot write to {options.out}: {error.strerror}") from error
-  tree = {"params": weights.params, "batch_stats": weights.batch_stats}
-  if options.format == "orbax":
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as writer:
-      writer.save(temporary.absolute() / "model", tree)
-  else:
-    flat = dict(zip(tree_lib.paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
-    if options.format == "safetensors":
-      from safetensors.numpy import save_file
-
-      file = temporary / "model.safetensors"
-      save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, file)
-      file.chmod(0o644)  # it is written for its owner alone
-    else:
-      np.savez(temporary / "model.npz", allow_pickle=False, **flat)
-  write_atomically(temporary / "config.json", json.dumps(weights.config, indent=1) + "\n")
-  write_atomically(temporary / "classes.json", json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
-  temporary.rename(options.out)
+  make_runtime(options)
+  exporting.export(weights, options.out, format=options.format, trust=options.trust)
   print(f"wrote {options.out} from {weights.path}")
 
 

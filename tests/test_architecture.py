@@ -39,10 +39,12 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     BASIC | {"curvature", "data", "losses", "metrics", "models", "optim", "tasks", "train", "weights"},
     NUMERIC | {"PIL", "matplotlib"},
   ),
-  "commands": (
-    BASIC | {"data", "studies", "train"},
-    {"jax", "numpy", "orbax", "safetensors"},
+  "pretrained": (
+    BASIC | {"data", "models", "train", "weights"},
+    # torch and what builds on it only in the two scripts that run in a process of their own
+    NUMERIC | {"open_clip", "orbax", "safetensors", "timm", "torch", "torchvision", "transformers"},
   ),
+  "commands": (BASIC | {"data", "pretrained", "studies", "train"}, {"jax"}),
   "cli": ({"__init__", "commands", "errors"}, set()),
   "__init__": (set(), set()),
 }
@@ -76,6 +78,16 @@ def test_a_module_imports_only_what_its_package_may(path):
       assert part in own | {package}, f"{package} must not import jaxtl.{part}"
     elif top not in sys.stdlib_module_names:
       assert top in others, f"{package} must not import {top}"
+
+
+def test_torch_is_imported_by_scripts_alone():
+  scripts = {"original.py", "torch_reader.py"}
+  for path in FILES:
+    found = {name.partition(".")[0] for name in imports(path)}
+    if found & {"torch", "torchvision", "timm", "transformers", "open_clip"}:
+      assert path.name in scripts, path
+  for path in FILES:
+    assert not any(f"pretrained.{name.removesuffix('.py')}" in imports(path) for name in scripts), path
 
 
 def test_no_module_has_a_name_that_says_nothing():

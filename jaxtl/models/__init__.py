@@ -1,6 +1,35 @@
 """Backbones with their heads: `resnet50(num_classes=10)` gives a `Model` of pure functions."""
 
-from jaxtl.models.linen import from_linen
+from jaxtl.models.clip import clip_text_b, clip_text_l, clip_vit_b16, clip_vit_b32, clip_vit_l14, similarity
+from jaxtl.models.densenet import (
+  densenet121,
+  densenet161,
+  densenet169,
+  densenet201,
+)
+from jaxtl.models.efficientnet import (
+  efficientnet_b0,
+  efficientnet_b1,
+  efficientnet_b2,
+  efficientnet_b3,
+  efficientnet_b4,
+  efficientnet_b5,
+  efficientnet_b6,
+  efficientnet_b7,
+  efficientnet_l2,
+  efficientnet_lite0,
+  efficientnet_lite1,
+  efficientnet_lite2,
+  efficientnet_lite3,
+  efficientnet_lite4,
+)
+from jaxtl.models.linen import (
+  from_linen,
+)
+from jaxtl.models.mobilenet import (
+  mobilenet_v1,
+  mobilenet_v2,
+)
 from jaxtl.models.resnet import (
   resnet8,
   resnet18,
@@ -14,10 +43,47 @@ from jaxtl.models.resnet import (
   resnet110,
   resnet152,
 )
-from jaxtl.models.vit import vit_b16, vit_s16, vit_ti16
+from jaxtl.models.vit import (
+  vit_b16,
+  vit_b32,
+  vit_l16,
+  vit_l32,
+  vit_s16,
+  vit_s32,
+  vit_ti16,
+  vit_ti32,
+)
+from jaxtl.models.wide_resnet import (
+  wide_resnet28_10,
+)
 
 __all__ = [
+  "clip_text_b",
+  "clip_text_l",
+  "clip_vit_b16",
+  "clip_vit_b32",
+  "clip_vit_l14",
+  "densenet121",
+  "densenet161",
+  "densenet169",
+  "densenet201",
+  "efficientnet_b0",
+  "efficientnet_b1",
+  "efficientnet_b2",
+  "efficientnet_b3",
+  "efficientnet_b4",
+  "efficientnet_b5",
+  "efficientnet_b6",
+  "efficientnet_b7",
+  "efficientnet_l2",
+  "efficientnet_lite0",
+  "efficientnet_lite1",
+  "efficientnet_lite2",
+  "efficientnet_lite3",
+  "efficientnet_lite4",
   "from_linen",
+  "mobilenet_v1",
+  "mobilenet_v2",
   "resnet8",
   "resnet18",
   "resnet20",
@@ -29,7 +95,14 @@ __all__ = [
   "resnet101",
   "resnet110",
   "resnet152",
+  "similarity",
   "vit_b16",
+  "vit_b32",
+  "vit_l16",
+  "vit_l32",
   "vit_s16",
+  "vit_s32",
   "vit_ti16",
+  "vit_ti32",
+  "wide_resnet28_10",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.errors
 import flax.linen as nn
@@ -15,6 +15,17 @@ from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Model, Params
 
 Features = dict[str, Array]
+
+
+class Inputs(NamedTuple):
+  """What a model takes: its name in messages, its dimensions, its type."""
+
+  what: str
+  ndim: int
+  dtype: Any
+
+
+IMAGES = Inputs("images [B, H, W, C]", 4, jnp.float32)
 
 
 class Chain(nn.Module):
@@ -49,7 +60,7 @@ class Chain(nn.Module):
     return features | hidden if stop is None else {"hidden": hidden}
 
 
-def from_linen(name: str, module: nn.Module, blocks: Sequence[str]) -> Model:
+def from_linen(name: str, module: nn.Module, blocks: Sequence[str], *, inputs: Inputs = IMAGES) -> Model:
   """A Linen module as a `Model`.
 
   Args:
@@ -57,18 +68,19 @@ def from_linen(name: str, module: nn.Module, blocks: Sequence[str]) -> Model:
     module: `module(x, *, train, frozen_stats, start, stop)` -> features; draws its noise from the
       stream `dropout` and keeps its normalisation statistics in the collection `batch_stats`.
     blocks: the names of its submodules in forward order.
+    inputs: what it takes, where that is not images.
 
   Returns:
-    The model. Its functions raise ConfigError for an unknown block, a `start` behind `stop`, images that are
-    not [B, H, W, C], and for `train=True` without a key where the module draws random numbers.
+    The model. Its functions raise ConfigError for an unknown block, a `start` behind `stop`, inputs with
+    another number of dimensions, and for `train=True` without a key where the module draws random numbers.
   """
   blocks = tuple(blocks)
 
   def init(key: Array, images: Any) -> tuple[Params, Params]:
     # Lazy: the initial values are drawn without a forward pass.
-    _check_images(name, images)
-    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
-    variables = module.lazy_init(key, image, train=False, frozen_stats=False, start=None, stop=None)
+    _check_inputs(name, inputs, images)
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), inputs.dtype)
+    variables = module.lazy_init(key, one, train=False, frozen_stats=False, start=None, stop=None)
     return variables["params"], variables.get("batch_stats", {})
 
   def apply(
@@ -84,7 +96,7 @@ def from_linen(name: str, module: nn.Module, blocks: Sequence[str]) -> Model:
   ) -> tuple[Features, Params]:
     _check_span(name, blocks, start, stop)
     if start is None:
-      _check_images(name, images)
+      _check_inputs(name, inputs, images)
     moving = bool(batch_stats) and train and not frozen_stats
     try:
       features, moved = module.apply(
@@ -106,9 +118,9 @@ def from_linen(name: str, module: nn.Module, blocks: Sequence[str]) -> Model:
   return Model(name=name, init=init, apply=apply, blocks=blocks)
 
 
-def _check_images(name: str, images: Any) -> None:
-  if len(images.shape) != 4:
-    raise ConfigError(f"{name} takes images [B, H, W, C]; got an array of shape {tuple(images.shape)}")
+def _check_inputs(name: str, inputs: Inputs, given: Any) -> None:
+  if len(given.shape) != inputs.ndim:
+    raise ConfigError(f"{name} takes {inputs.what}; got an array of shape {tuple(given.shape)}")
 
 
 def _check_span(name: str, blocks: tuple[str, ...], start: str | None, stop: str | None) -> None:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxtl.models import layers
+from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
 from jaxtl.models.pooling import max_pool
 from jaxtl.types import Array, Model
@@ -23,17 +24,17 @@ class Stem(nn.Module):
 
   width: int
   kind: str
-  dtype: Any
+  numerics: Numerics
 
   @nn.compact
   def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
     kernel, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
-    x = layers.conv(self.width, kernel=kernel, stride=stride, dtype=self.dtype, name="conv1")(x)
-    x = layers.batch_norm(stored=not train or frozen_stats, dtype=self.dtype, name="bn1")(x)
-    x = nn.relu(x)
+    x = self.numerics.conv(self.width, kernel=kernel, stride=stride, name="conv1")(x)
+    x = nn.relu(self.numerics.norm(train=train, frozen_stats=frozen_stats, name="bn1")(x))
     if self.kind == "cifar":
       return x
-    return max_pool(x, window=3, stride=2, padding=((1, 1), (1, 1)))
+    edges = ((1, 1), (1, 1)) if self.numerics.padding == "symmetric" else "SAME"
+    return max_pool(x, window=3, stride=2, padding=edges)
 
 
 class BasicBlock(nn.Module):
@@ -43,18 +44,18 @@ class BasicBlock(nn.Module):
   stride: int
   shortcut: str
   zero_init_residual: bool
-  dtype: Any
+  numerics: Numerics
   expansion: ClassVar[int] = 1
 
   @nn.compact
   def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
-    conv = functools.partial(layers.conv, self.width, kernel=3, dtype=self.dtype)
-    norm = functools.partial(layers.batch_norm, stored=not train or frozen_stats, dtype=self.dtype)
+    conv = functools.partial(self.numerics.conv, self.width, kernel=3)
+    norm = functools.partial(self.numerics.norm, train=train, frozen_stats=frozen_stats)
     y = conv(stride=self.stride, name="conv1")(x)
     y = nn.relu(norm(name="bn1")(y))
     y = conv(name="conv2")(y)
     y = norm(zero_scale=self.zero_init_residual, name="bn2")(y)
-    return nn.relu(y + _shortcut(x, y.shape[-1], self.stride, self.shortcut, norm))
+    return nn.relu(y + _shortcut(x, y.shape[-1], self.stride, self.shortcut, self.numerics, norm))
 
 
 class Bottleneck(nn.Module):
@@ -64,21 +65,23 @@ class Bottleneck(nn.Module):
   stride: int
   shortcut: str
   zero_init_residual: bool
-  dtype: Any
+  numerics: Numerics
   expansion: ClassVar[int] = 4
 
   @nn.compact
   def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
-    conv = functools.partial(layers.conv, dtype=self.dtype)
-    norm = functools.partial(layers.batch_norm, stored=not train or frozen_stats, dtype=self.dtype)
+    conv = self.numerics.conv
+    norm = functools.partial(self.numerics.norm, train=train, frozen_stats=frozen_stats)
     y = nn.relu(norm(name="bn1")(conv(self.width, kernel=1, name="conv1")(x)))
     y = nn.relu(norm(name="bn2")(conv(self.width, kernel=3, stride=self.stride, name="conv2")(y)))
     y = conv(self.width * self.expansion, kernel=1, name="conv3")(y)
     y = norm(zero_scale=self.zero_init_residual, name="bn3")(y)
-    return nn.relu(y + _shortcut(x, y.shape[-1], self.stride, self.shortcut, norm))
+    return nn.relu(y + _shortcut(x, y.shape[-1], self.stride, self.shortcut, self.numerics, norm))
 
 
-def _shortcut(x: Array, width: int, stride: int, kind: str, norm: Callable[..., nn.Module]) -> Array:
+def _shortcut(
+  x: Array, width: int, stride: int, kind: str, numerics: Numerics, norm: Callable[..., nn.Module]
+) -> Array:
   """x in the shape of the residual: itself where it fits, else by option A or B of the paper."""
   if stride == 1 and x.shape[-1] == width:
     return x
@@ -86,8 +89,7 @@ def _shortcut(x: Array, width: int, stride: int, kind: str, norm: Callable[..., 
     missing = width - x.shape[-1]
     zeros = (missing // 2, missing - missing // 2)
     return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), zeros))
-  projected = layers.conv(width, kernel=1, stride=stride, dtype=x.dtype, name="shortcut_conv")(x)
-  return norm(name="shortcut_bn")(projected)
+  return norm(name="shortcut_bn")(numerics.conv(width, kernel=1, stride=stride, name="shortcut_conv")(x))
 
 
 def _resnet(
@@ -99,29 +101,26 @@ def _resnet(
   stem: str,
   shortcut: str,
   width: int,
-  dtype: str,
   remat: bool,
   zero_init_residual: bool,
   head: str,
+  **numerics: Any,
 ) -> Model:
   """The stem, `depths[s]` blocks of width `width * 2**s` in stage s + 1, and the head."""
-  layers.check_count("num_classes", num_classes)
+  layers.check_head(num_classes, head)
   layers.check_count("width", width)
   layers.check_choice("stem", stem, ("imagenet", "cifar"))
   layers.check_choice("shortcut", shortcut, ("A", "B"))
-  layers.check_choice("head", head, ("linear", "cosine"))
-  compute = layers.checked_dtype(dtype)
+  how = Numerics.of(**numerics)
   cls = nn.remat(block, static_argnums=(2, 3)) if remat else block
-  make = functools.partial(cls, shortcut=shortcut, zero_init_residual=zero_init_residual, dtype=compute)
-  blocks: list[tuple[str, Callable[..., nn.Module]]] = [
-    ("stem", functools.partial(Stem, width, stem, compute))
-  ]
+  make = functools.partial(cls, shortcut=shortcut, zero_init_residual=zero_init_residual, numerics=how)
+  blocks: list[tuple[str, Callable[..., nn.Module]]] = [("stem", functools.partial(Stem, width, stem, how))]
   for stage, depth in enumerate(depths):
     for number in range(depth):
       stride = 2 if stage > 0 and number == 0 else 1
       block_name = f"stage{stage + 1}_block{number + 1}"
       blocks.append((block_name, functools.partial(make, width=width * 2**stage, stride=stride)))
-  blocks.append(("head", functools.partial(layers.Head, num_classes, head, layers.spatial_mean)))
+  blocks.append(("head", functools.partial(layers.Head, num_classes, head)))
   taps = {f"stage{stage + 1}": f"stage{stage + 1}_block{depth}" for stage, depth in enumerate(depths)}
   return from_linen(name, Chain(tuple(blocks), taps), [block_name for block_name, _ in blocks])
 
@@ -138,16 +137,19 @@ def _imagenet(name: str, block: type[nn.Module], depths: Sequence[int]) -> Calla
     dtype: str = "float32",
     remat: bool = False,
     zero_init_residual: bool = False,
+    padding: str = "symmetric",
+    bn_epsilon: float = 1e-5,
+    bn_momentum: float = 0.9,
+    batch_norm: str = "batch",
     head: str = "linear",
   ) -> Model:
-    options: dict[str, Any] = dict(
-      num_classes=num_classes, stem=stem, width=width, dtype=dtype, remat=remat, head=head
-    )
-    return _resnet(name, block, depths, shortcut="B", zero_init_residual=zero_init_residual, **options)
+    shape: dict[str, Any] = dict(num_classes=num_classes, stem=stem, shortcut="B", width=width, head=head)
+    norm: dict[str, Any] = dict(bn_epsilon=bn_epsilon, bn_momentum=bn_momentum, batch_norm=batch_norm)
+    rest: dict[str, Any] = dict(remat=remat, zero_init_residual=zero_init_residual)
+    return _resnet(name, block, depths, dtype=dtype, padding=padding, **shape, **norm, **rest)
 
-  return _named(
-    make, name, f"{name.replace('resnet', 'ResNet-')} as torchvision's, stages of {depths}.", _IMAGENET
-  )
+  title = f"{name.replace('resnet', 'ResNet-')} as torchvision's, stages of {depths}."
+  return layers.named(make, name, f"{title}\n{_IMAGENET}")
 
 
 def _cifar(name: str, blocks_per_stage: int) -> Callable[..., Model]:
@@ -159,31 +161,32 @@ def _cifar(name: str, blocks_per_stage: int) -> Callable[..., Model]:
     dtype: str = "float32",
     remat: bool = False,
     zero_init_residual: bool = False,
+    padding: str = "symmetric",
+    bn_epsilon: float = 1e-5,
+    bn_momentum: float = 0.9,
+    batch_norm: str = "batch",
     head: str = "linear",
   ) -> Model:
-    options: dict[str, Any] = dict(
-      num_classes=num_classes, shortcut=shortcut, width=width, dtype=dtype, remat=remat, head=head
+    shape: dict[str, Any] = dict(
+      num_classes=num_classes, stem="cifar", shortcut=shortcut, width=width, head=head
     )
+    norm: dict[str, Any] = dict(bn_epsilon=bn_epsilon, bn_momentum=bn_momentum, batch_norm=batch_norm)
+    rest: dict[str, Any] = dict(remat=remat, zero_init_residual=zero_init_residual)
     depths = (blocks_per_stage,) * 3
-    return _resnet(name, BasicBlock, depths, stem="cifar", zero_init_residual=zero_init_residual, **options)
+    return _resnet(name, BasicBlock, depths, dtype=dtype, padding=padding, **shape, **norm, **rest)
 
   title = f"{name.replace('resnet', 'ResNet-')} for 32-pixel images, three stages of {blocks_per_stage}."
-  return _named(make, name, title, _CIFAR)
+  return layers.named(make, name, f"{title}\n{_CIFAR}")
 
 
-def _named(make: Callable[..., Model], name: str, title: str, text: str) -> Callable[..., Model]:
-  make.__name__ = make.__qualname__ = name
-  make.__doc__ = f"{title}\n{text}"
-  return make
-
-
-_SHARED = """    width: channels of the first stage; each further stage has twice as many.
-    dtype: type of the computation, "float32" or "bfloat16"; parameters, `pooled` and `logits` are float32.
-    remat: compute each block again in the backward pass instead of keeping its activations.
-    zero_init_residual: the last scale of each block starts at 0, so that the block starts as the
-      identity (Goyal et al., 2017, arXiv 1706.02677).
-    head: "linear", or "cosine" for cosines instead of logits (see `layers.Head`).
-"""
+_SHARED = f"""\
+    width: channels of the first stage; each further stage has twice as many.
+    zero_init_residual: the last scale of each block starts at 0, so that the block starts as the identity
+      (Goyal et al., 2017, arXiv 1706.02677).
+{layers.COMPUTE_DOC}{layers.NORM_DOC}{layers.HEAD_DOC}
+  Raises:
+    ConfigError: a value that is none of those above.
+  """
 
 _IMAGENET = f"""
   He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, arXiv 1512.03385; the variant
@@ -191,13 +194,10 @@ _IMAGENET = f"""
   U(+-1/sqrt(fan_in)). Features: `stage1` .. `stage4` [B, h, w, D], `pooled` [B, D], `logits` [B, K].
 
   Args:
-    num_classes: K.
+    num_classes: K; 0 leaves the classifier out.
     stem: "imagenet", 7x7 stride 2 and max pooling; "cifar", 3x3 stride 1 without pooling, for images of
       32 to 64 pixels.
-{_SHARED}
-  Raises:
-    ConfigError: a value that is none of those above.
-  """
+{_SHARED}"""
 
 _CIFAR = f"""
   He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, arXiv 1512.03385, section 4.2.
@@ -205,13 +205,10 @@ _CIFAR = f"""
   [B, D], `logits` [B, K].
 
   Args:
-    num_classes: K.
+    num_classes: K; 0 leaves the classifier out.
     shortcut: where the shape changes: "A", every second pixel and zeros for the new channels, half of them
       before and half behind the old ones, no parameters; "B", a 1x1 convolution with batch normalisation.
-{_SHARED}
-  Raises:
-    ConfigError: a value that is none of those above.
-  """
+{_SHARED}"""
 
 resnet18 = _imagenet("resnet18", BasicBlock, (2, 2, 2, 2))
 resnet34 = _imagenet("resnet34", BasicBlock, (3, 4, 6, 3))

@@ -7,7 +7,9 @@ imported only from the public parts of jaxtl and optax (`config.TRUSTED`), unles
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from jaxtl.config import Spec
 from jaxtl.errors import CheckpointError
 from jaxtl.optim import averaged
 from jaxtl.train.step import TrainState
+from jaxtl.train.writer import write_atomically
 from jaxtl.types import Params
 
 FOLDER = "checkpoints"
@@ -122,6 +125,27 @@ def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
   if used is not state.params:
     optimizer["params"] = state.params
   return {"params": used, "batch_stats": state.batch_stats}, optimizer
+
+
+def save_weights(weights: Weights, folder: Path) -> None:
+  """Writes weights that come from no run as step 0 of a folder of checkpoints: all of it or nothing.
+
+  Args:
+    weights: `config` is as `Weights` says.
+    folder: is made; must not exist.
+  """
+  partial = folder.with_name(f".{folder.name}.partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  try:
+    with ocp.CheckpointManager((partial / FOLDER).absolute()) as manager:
+      model = {"params": weights.params, "batch_stats": weights.batch_stats}
+      config = {**weights.config, "step": 0}
+      items = ocp.args.Composite(model=ocp.args.StandardSave(model), config=ocp.args.JsonSave(config))
+      manager.save(0, args=items)
+    write_atomically(partial / "classes.json", json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
+    partial.rename(folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(path: str | Path) -> Weights:

@@ -321,8 +321,9 @@ def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path) -> None:
   """Refuses to go on from a checkpoint of another experiment, seed or class list, with the difference."""
 
   def what_matters(about: dict[str, Any]) -> dict[str, Any]:
-    experiment = {key: value for key, value in about["experiment"].items() if key not in PERIODS}
-    return {"experiment": experiment, "seed": about["seed"], "classes": about["classes"]}
+    # An imported weight has no experiment.
+    experiment = {k: value for k, value in (about.get("experiment") or {}).items() if k not in PERIODS}
+    return {"experiment": experiment, "seed": about.get("seed"), "classes": about["classes"]}
 
   found = config_lib.differences(what_matters(saved), what_matters(new))
   if found:

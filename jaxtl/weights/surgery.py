@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxtl import tree
 from jaxtl.config import first_few
 from jaxtl.errors import CheckpointError
 from jaxtl.types import Params
 
+# Where models keep the embedding of a square grid of patches.
+POSITIONS = r"(^|/)embed/positions$"
+
 
 def match(trained: Params, fresh: Params, *, allow: Sequence[str] = ()) -> Params:
-  """`trained` in the structure of `fresh`, leaf by leaf by path.
+  """`trained` in the structure of `fresh`, leaf by leaf by path; position embeddings of another grid resized.
 
   Args:
     trained: the tree to take values from.
@@ -26,8 +31,11 @@ def match(trained: Params, fresh: Params, *, allow: Sequence[str] = ()) -> Param
   Raises:
     CheckpointError: a leaf is missing, left over, or of another shape, and `allow` does not name it.
   """
-  source = dict(zip(tree.paths(trained), jax.tree.leaves(trained), strict=True))
   wanted = dict(zip(tree.paths(fresh), jax.tree.leaves(fresh), strict=True))
+  source = dict(zip(tree.paths(trained), jax.tree.leaves(trained), strict=True))
+  for path in source:
+    if path in wanted and re.search(POSITIONS, path):
+      source[path] = resize_positions(source[path], wanted[path].shape)
   problems = [
     f"{path} is not in the checkpoint" for path in wanted if path not in source and not _any(allow, path)
   ]
@@ -47,6 +55,32 @@ def match(trained: Params, fresh: Params, *, allow: Sequence[str] = ()) -> Param
     return leaf if kept is None or _any(allow, path) else kept
 
   return tree.map_with_path(take, fresh)
+
+
+def resize_positions(positions: Any, shape: Sequence[int]) -> Any:
+  """A position embedding for a grid of another size, by bicubic interpolation with antialiasing.
+
+  As Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, arXiv 2010.11929, section 3.2, fine-tune at
+  another resolution. The rows of class and distillation token, which come first, are never resized.
+
+  Args:
+    positions: [1, tokens + g^2, D].
+    shape: the wanted [1, tokens + h^2, D].
+
+  Returns:
+    [1, tokens + h^2, D]; `positions` as they are where they fit already, or where only another number of
+    tokens or another width would make them fit.
+  """
+  if tuple(positions.shape) == tuple(shape) or len(positions.shape) != len(shape) or positions.ndim != 3:
+    return positions
+  old, new = math.isqrt(positions.shape[1]), math.isqrt(shape[1])
+  tokens = positions.shape[1] - old**2
+  if tokens != shape[1] - new**2 or positions.shape[2] != shape[2]:
+    return positions
+  width = positions.shape[2]
+  grid = np.asarray(positions[:, tokens:]).reshape(1, old, old, width)
+  resized = jax.image.resize(grid, (1, new, new, width), "bicubic")
+  return np.concatenate([positions[:, :tokens], np.asarray(resized).reshape(1, new**2, width)], axis=1)
 
 
 def _any(patterns: Sequence[str], path: str) -> bool:

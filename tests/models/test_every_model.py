@@ -15,13 +15,18 @@ FUNCTIONS = {
   for name in models.__all__
   if "num_classes" in inspect.signature(function := getattr(models, name)).parameters
 }
-SMALL = dict(width=4, depth=2, num_heads=2, patch_size=4, image_size=8)
+SMALL = dict(
+  width=4, depth=2, num_heads=2, patch_size=4, image_size=8, growth=2, width_factor=0.1, depth_factor=0.2
+)
+# Depths that a family counts in another way.
+SMALL_OF = {"wide_resnet28_10": dict(width=1, depth=10)}
 RUN, TRAIN = 18, 8  # blocks; beyond, running and compiling the gradient take too long for a fast test
 
 
 def make_small(name):
   keywords = inspect.signature(FUNCTIONS[name]).parameters
-  return FUNCTIONS[name](num_classes=3, **{key: value for key, value in SMALL.items() if key in keywords})
+  small = {key: value for key, value in SMALL.items() if key in keywords} | SMALL_OF.get(name, {})
+  return FUNCTIONS[name](num_classes=3, **small)
 
 
 def small_up_to(blocks):

@@ -262,8 +262,8 @@ def test_cosine_head_has_bounded_logits(filled, x):
   [
     (dict(image_size=30), "image_size=30 is no multiple of patch_size=4; write image_size=28"),
     (dict(num_heads=5), "width=12 does not divide into num_heads=5"),
-    (dict(pooling="max"), "pooling must be 'token' or 'mean'; got 'max'"),
-    (dict(head="cos"), "head must be 'linear' or 'cosine'; got 'cos'"),
+    (dict(pooling="max"), "pooling must be 'token' or 'mean' or 'distilled'; got 'max'"),
+    (dict(head="cos"), "head must be 'linear' or 'cosine' or 'scaled_cosine'; got 'cos'"),
     (dict(dtype="half"), "dtype must be"),
     (dict(dropout=1.0), "dropout must be in [0, 1); got 1.0"),
     (dict(drop_path=-0.1), "drop_path must be in [0, 1); got -0.1"),
@@ -289,3 +289,20 @@ def test_images_of_another_size_are_refused_with_both_sizes(variables, images):
       small().apply(*variables, images(2, height, width, 3))
   with pytest.raises(ConfigError, match=sizes.format(32, 32, 224, 224)):
     models.vit_s16(num_classes=3).init(KEY, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+
+
+def test_distilled_pooling_puts_both_tokens_side_by_side(filled, x):
+  model = small(pooling="distilled")
+  params, batch_stats = filled(model, (1, 12, 12, 3))
+  assert {"class_token", "distillation_token"} < set(params["embed"])
+  assert params["embed"]["positions"].shape == (1, 11, 12)
+  features, _ = model.apply(params, batch_stats, x)
+  entering = model.prefix(params, batch_stats, x, stop="head")
+  np.testing.assert_array_equal(features["pooled"], np.concatenate([entering[:, 0], entering[:, 1]], axis=1))
+  assert features["stage1"].shape == (6, 3, 3, 12)
+
+
+@pytest.mark.parametrize("options", [dict(norm_epsilon=0.1), dict(activation="quick_gelu")])
+def test_numerics_of_the_encoder_change_the_logits(variables, x, options):
+  plain, other = (model.apply(*variables, x)[0]["logits"] for model in (small(), small(**options)))
+  assert np.abs(plain - other).max() > 1e-3

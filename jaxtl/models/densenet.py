@@ -1,0 +1,151 @@
+"""Densely connected networks.
+
+Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2017, arXiv 1608.06993.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxtl.models import layers
+from jaxtl.models.layers import Numerics
+from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.pooling import max_pool
+from jaxtl.types import Array, Model
+
+# N(0, 2 / fan_in), what torchvision's DenseNets start with.
+_kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class Stem(nn.Module):
+  """7x7 stride 2, norm, ReLU, 3x3 max pooling."""
+
+  width: int
+  numerics: Numerics
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
+    x = self.numerics.conv(self.width, kernel=7, stride=2, init=_kaiming, name="conv0")(x)
+    x = nn.relu(self.numerics.norm(train=train, frozen_stats=frozen_stats, name="norm0")(x))
+    edges = ((1, 1), (1, 1)) if self.numerics.padding == "symmetric" else "SAME"
+    return max_pool(x, window=3, stride=2, padding=edges)
+
+
+class Layer(nn.Module):
+  """Norm, ReLU, 1x1 to four growths, norm, ReLU, 3x3 to one, appended to what came in."""
+
+  growth: int
+  dropout: float
+  numerics: Numerics
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
+    norm = functools.partial(self.numerics.norm, train=train, frozen_stats=frozen_stats)
+    conv = functools.partial(self.numerics.conv, init=_kaiming)
+    y = conv(4 * self.growth, kernel=1, name="conv1")(nn.relu(norm(name="norm1")(x)))
+    y = conv(self.growth, kernel=3, name="conv2")(nn.relu(norm(name="norm2")(y)))
+    y = nn.Dropout(self.dropout)(y, deterministic=not train)
+    return jnp.concatenate([x, y], axis=-1)
+
+
+class Transition(nn.Module):
+  """Norm, ReLU, 1x1 to half the channels, 2x2 mean."""
+
+  numerics: Numerics
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
+    y = nn.relu(self.numerics.norm(train=train, frozen_stats=frozen_stats, name="norm")(x))
+    y = self.numerics.conv(x.shape[-1] // 2, kernel=1, init=_kaiming, name="conv")(y)
+    return nn.avg_pool(y, (2, 2), strides=(2, 2))
+
+
+class Norm(nn.Module):
+  """The normalisation and ReLU behind the last layer."""
+
+  numerics: Numerics
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
+    return nn.relu(self.numerics.norm(train=train, frozen_stats=frozen_stats, name="norm5")(x))
+
+
+def _densenet(
+  name: str,
+  depths: Sequence[int],
+  *,
+  num_classes: int,
+  growth: int,
+  width: int,
+  dropout: float,
+  remat: bool,
+  head: str,
+  **numerics: Any,
+) -> Model:
+  """The stem, `depths[s]` layers in stage s + 1, transitions between the stages, a norm and the head."""
+  layers.check_head(num_classes, head)
+  layers.check_count("growth", growth)
+  layers.check_count("width", width)
+  layers.check_rate("dropout", dropout)
+  how = Numerics.of(**numerics)
+  layer = nn.remat(Layer, static_argnums=(2, 3)) if remat else Layer
+  blocks: list[tuple[str, Callable[..., nn.Module]]] = [("stem", functools.partial(Stem, width, how))]
+  for stage, depth in enumerate(depths, start=1):
+    for number in range(1, depth + 1):
+      blocks.append((f"stage{stage}_layer{number}", functools.partial(layer, growth, dropout, how)))
+    if stage < len(depths):
+      blocks.append((f"transition{stage}", functools.partial(Transition, how)))
+  blocks.append(("norm", functools.partial(Norm, how)))
+  blocks.append(("head", functools.partial(layers.Head, num_classes, head, bias_init=layers.zero_bias)))
+  taps = {f"stage{stage}": f"stage{stage}_layer{depth}" for stage, depth in enumerate(depths, start=1)}
+  return from_linen(name, Chain(tuple(blocks), taps), [block for block, _ in blocks])
+
+
+def _sized(name: str, depths: Sequence[int], growth: int, width: int) -> Callable[..., Model]:
+  def make(
+    *,
+    num_classes: int,
+    growth: int = growth,
+    width: int = width,
+    dropout: float = 0.0,
+    dtype: str = "float32",
+    remat: bool = False,
+    padding: str = "symmetric",
+    bn_epsilon: float = 1e-5,
+    bn_momentum: float = 0.9,
+    batch_norm: str = "batch",
+    head: str = "linear",
+  ) -> Model:
+    shape: dict[str, Any] = dict(num_classes=num_classes, growth=growth, width=width, head=head)
+    norm: dict[str, Any] = dict(bn_epsilon=bn_epsilon, bn_momentum=bn_momentum, batch_norm=batch_norm)
+    rest: dict[str, Any] = dict(dropout=dropout, remat=remat, dtype=dtype, padding=padding)
+    return _densenet(name, depths, **shape, **norm, **rest)
+
+  title = f"{name.replace('densenet', 'DenseNet-')} as torchvision's, stages of {depths} layers."
+  return layers.named(make, name, f"{title}\n{_DOC}")
+
+
+_DOC = f"""
+  Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2017, arXiv 1608.06993.
+  Convolutions start as N(0, 2 / fan_in), the head as U(+-1/sqrt(fan_in)) with zero biases. Features: `stage1`
+  .. `stage4` [B, h, w, D], the whole map behind each stage's last layer; `pooled` [B, D], `logits` [B, K].
+
+  Args:
+    num_classes: K; 0 leaves the classifier out.
+    growth: channels that each layer adds.
+    width: channels of the stem.
+    dropout: rate at the end of each layer.
+{layers.COMPUTE_DOC}{layers.NORM_DOC}{layers.HEAD_DOC}
+  Raises:
+    ConfigError: a value that is none of those above.
+  """
+
+densenet121 = _sized("densenet121", (6, 12, 24, 16), growth=32, width=64)
+densenet161 = _sized("densenet161", (6, 12, 36, 24), growth=48, width=96)
+densenet169 = _sized("densenet169", (6, 12, 32, 32), growth=32, width=64)
+densenet201 = _sized("densenet201", (6, 12, 48, 32), growth=32, width=64)

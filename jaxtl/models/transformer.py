@@ -1,0 +1,211 @@
+"""The encoder block that the vision transformers and both towers of CLIP are made of.
+
+Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762, in the pre-norm form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxtl.errors import ConfigError
+from jaxtl.models import layers
+from jaxtl.types import Array
+
+linear_init = nn.initializers.truncated_normal(0.02)
+
+
+def quick_gelu(x: Array) -> Array:
+  """x sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
+  return x * nn.sigmoid(1.702 * x)
+
+
+# They differ by up to 4.7e-4 ("gelu_tanh") and 2.0e-2 ("quick_gelu") from the exact one: part of a weight.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  "gelu": functools.partial(nn.gelu, approximate=False),
+  "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+  "quick_gelu": quick_gelu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """What the blocks of one encoder have in common.
+
+  Attributes:
+    num_heads: heads of the attention.
+    activation: "gelu", the exact one; "gelu_tanh", its approximation in Flax and big_vision; "quick_gelu".
+    norm_epsilon: of layer normalisation.
+    dropout: rate inside the MLP and at the end of both branches.
+    causal: a token sees only itself and those before it.
+    dtype: type of the computation.
+  """
+
+  num_heads: int
+  activation: str = "gelu"
+  norm_epsilon: float = 1e-6
+  dropout: float = 0.0
+  causal: bool = False
+  dtype: Any = jnp.float32
+
+  def __post_init__(self) -> None:
+    layers.check_choice("activation", self.activation, tuple(ACTIVATIONS))
+    layers.check_rate("dropout", self.dropout)
+    if not self.norm_epsilon > 0:
+      raise ConfigError(f"norm_epsilon must be above 0; got {self.norm_epsilon!r}")
+
+  def norm(self, name: str) -> Norm:
+    """Layer normalisation over the last axis."""
+    return Norm(epsilon=self.norm_epsilon, dtype=self.dtype, name=name)
+
+  def blocks(
+    self, depth: int, *, drop_path: float, remat: bool
+  ) -> list[tuple[str, Callable[..., nn.Module]]]:
+    """Constructors of `block1` .. `block{depth}`; stochastic depth grows linearly from 0 to `drop_path`."""
+    cls = nn.remat(Block, static_argnums=(2, 3)) if remat else Block
+    rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+    return [(f"block{i}", functools.partial(cls, self, rate)) for i, rate in enumerate(rates, start=1)]
+
+
+class Attention(nn.Module):
+  """Self-attention; `qkv` holds query, key and value in this order, each head by head, as timm's."""
+
+  encoder: Encoder
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    batch, tokens, width = x.shape
+    heads = self.encoder.num_heads
+    linear = functools.partial(nn.Dense, kernel_init=linear_init, dtype=self.encoder.dtype)
+    qkv = linear(3 * width, name="qkv")(x).reshape(batch, tokens, 3, heads, width // heads)
+    # The fused kernels have no forward-mode derivative, which curvature products need.
+    mixed = jax.nn.dot_product_attention(
+      qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=self.encoder.causal, implementation="xla"
+    )
+    return linear(width, name="proj")(mixed.reshape(batch, tokens, width))
+
+
+class Mlp(nn.Module):
+  """Two layers, four times as wide inside."""
+
+  encoder: Encoder
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    linear = functools.partial(nn.Dense, kernel_init=linear_init, dtype=self.encoder.dtype)
+    y = ACTIVATIONS[self.encoder.activation](linear(4 * x.shape[-1], name="fc1")(x))
+    y = nn.Dropout(self.encoder.dropout)(y, deterministic=not train)
+    return linear(x.shape[-1], name="fc2")(y)
+
+
+class Norm(nn.LayerNorm):
+  """Layer normalisation, callable as a block."""
+
+  use_fast_variance: bool = False
+
+  def __call__(  # type: ignore[override]
+    self, x: Array, train: bool = False, frozen_stats: bool = False
+  ) -> Array:
+    return super().__call__(x)
+
+
+class Block(nn.Module):
+  """A pre-norm encoder block; `drop_path` is the probability that a branch is left out for an example."""
+
+  encoder: Encoder
+  drop_path: float
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
+    def branch(y: Array) -> Array:
+      y = nn.Dropout(self.encoder.dropout)(y, deterministic=not train)
+      return nn.Dropout(self.drop_path, broadcast_dims=(1, 2))(y, deterministic=not train)
+
+    y = self.encoder.norm("norm1")(x)
+    x = x + branch(Attention(self.encoder, name="attn")(y))
+    y = self.encoder.norm("norm2")(x)
+    return x + branch(Mlp(self.encoder, name="mlp")(y, train))
+
+
+class Embed(nn.Module):
+  """Patches, extra tokens and positions: [B, S, S, C] -> [B, T, D] with T = tokens + (S / patch_size)^2.
+
+  Attributes:
+    tokens: names of the parameters of the tokens that come before the patches.
+    bias: of the patch projection.
+    norm: normalise what enters the first block, as CLIP does.
+  """
+
+  width: int
+  patch_size: int
+  image_size: int
+  tokens: tuple[str, ...]
+  encoder: Encoder
+  bias: bool = True
+  norm: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
+    self._check_size(x)
+    patch = (self.patch_size, self.patch_size)
+    x = nn.Conv(
+      self.width,
+      patch,
+      strides=patch,
+      padding="VALID",
+      use_bias=self.bias,
+      kernel_init=layers.uniform_fan_in,
+      bias_init=layers.uniform_bias(self.patch_size**2 * x.shape[-1]),
+      dtype=self.encoder.dtype,
+      name="proj",
+    )(x)
+    x = x.reshape(x.shape[0], -1, self.width)
+    tokens = [self.param(name, nn.initializers.normal(1e-6), (1, 1, self.width)) for name in self.tokens]
+    spread = [jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width)) for token in tokens]
+    x = jnp.concatenate([*spread, x], axis=1)
+    positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+    x = x + positions.astype(x.dtype)
+    if self.norm:
+      x = self.encoder.norm("norm")(x)
+    return nn.Dropout(self.encoder.dropout)(x, deterministic=not train)
+
+  def _check_size(self, x: Array) -> None:
+    height, width = x.shape[1:3]
+    if (height, width) != (self.image_size, self.image_size):
+      size = self.image_size
+      fits = height == width and height % self.patch_size == 0
+      advice = f"write image_size={height} or resize" if fits else "resize"
+      raise ConfigError(
+        f"the images are {height} x {width} pixels, the position embedding is for {size} x {size}; "
+        f"{advice} the images to {size} x {size}"
+      )
+
+
+def as_map(x: Array, *, grid: int) -> Array:
+  """[B, T, D] -> [B, grid, grid, D], without the tokens that come before the patches."""
+  return x[:, x.shape[1] - grid**2 :].reshape(x.shape[0], grid, grid, x.shape[-1])
+
+
+def check_sizes(*, image_size: int, patch_size: int, width: int, depth: int, num_heads: int) -> None:
+  """ConfigError unless the patches divide the image and the heads the width."""
+  counts = dict(image_size=image_size, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads)
+  for keyword, value in counts.items():
+    layers.check_count(keyword, value)
+  if image_size % patch_size:
+    near = max(image_size // patch_size, 1) * patch_size
+    raise ConfigError(
+      f"image_size={image_size} is no multiple of patch_size={patch_size}; write image_size={near}"
+    )
+  check_heads(width, num_heads)
+
+
+def check_heads(width: int, num_heads: int) -> None:
+  """ConfigError unless the heads divide the width."""
+  if width % num_heads:
+    raise ConfigError(f"width={width} does not divide into num_heads={num_heads}")

@@ -1,0 +1,190 @@
+"""Checkpoints of ours in the formats of others, each readable without jaxtl."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save
+
+from jaxtl import tree
+from jaxtl.config import Spec
+from jaxtl.data import Preprocessing
+from jaxtl.errors import InputError
+from jaxtl.pretrained import cards, targets
+from jaxtl.pretrained.layout import Layout, shapes_of, write
+from jaxtl.train.checkpoint import Weights
+
+
+def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> None:
+  """Writes a weight with its class list and preprocessing: the whole folder, or nothing.
+
+  Args:
+    weights: a checkpoint.
+    out: folder that is made.
+    format: one of `FORMATS`.
+    trust: as for `Weights.model_spec`.
+
+  Raises:
+    InputError: `out` exists, or the format has no such model, or computes something else with it.
+  """
+  with whole_folder(out) as folder:
+    FORMATS[format](weights, folder, trust)
+    (folder / "classes.json").write_text(json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+  """A folder to write to, which becomes `out` when all went well and is gone when not."""
+  if out.exists():
+    raise InputError(f"{out} exists already; give a folder that does not")
+  partial = out.with_name(f".{out.name}.partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  try:
+    partial.mkdir(parents=True)
+  except OSError as error:
+    raise InputError(f"cannot write to {out}: {error.strerror}") from error
+  try:
+    yield partial
+    partial.rename(out)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flat(weights: Weights) -> dict[str, np.ndarray]:
+  """Path -> array, in our own names."""
+  both = {"params": weights.params, "batch_stats": weights.batch_stats}
+  return dict(zip(tree.paths(both), map(np.asarray, jax.tree.leaves(both)), strict=True))
+
+
+def _write_config(weights: Weights, folder: Path) -> None:
+  (folder / "config.json").write_text(json.dumps(weights.config, indent=1) + "\n")
+
+
+def _orbax(weights: Weights, folder: Path, trust: bool) -> None:
+  import orbax.checkpoint as ocp
+
+  with ocp.StandardCheckpointer() as writer:
+    writer.save(folder.absolute() / "model", {"params": weights.params, "batch_stats": weights.batch_stats})
+  _write_config(weights, folder)
+
+
+def _safetensors(weights: Weights, folder: Path, trust: bool) -> None:
+  _save(_flat(weights), folder)
+  _write_config(weights, folder)
+
+
+def _npz(weights: Weights, folder: Path, trust: bool) -> None:
+  arrays: dict[str, Any] = _flat(weights)
+  np.savez(folder / "model.npz", allow_pickle=False, **arrays)
+  _write_config(weights, folder)
+
+
+def _save(tensors: dict[str, np.ndarray], folder: Path, **metadata: str) -> None:
+  """In the order of their names, so that the same weight gives the same bytes."""
+  ordered = {key: np.ascontiguousarray(tensors[key]) for key in sorted(tensors)}
+  (folder / "model.safetensors").write_bytes(save(ordered, metadata or None))
+
+
+def _torchvision(weights: Weights, folder: Path, trust: bool) -> None:
+  from jaxtl.pretrained import LAYOUTS
+
+  spec = weights.model_spec(trust=trust)
+  _require(LAYOUTS["torchvision"], spec)
+  targets.check_torchvision(spec)
+  _save(in_layout(weights, spec, LAYOUTS["torchvision"]), folder, format="pt")
+  _write_config(weights, folder)
+
+
+def _timm(weights: Weights, folder: Path, trust: bool) -> None:
+  from jaxtl.pretrained import LAYOUTS
+
+  spec = weights.model_spec(trust=trust)
+  _require(LAYOUTS["timm"], spec)
+  config = targets.timm_config(spec, weights.classes, preprocessing_of(weights))
+  _save(in_layout(weights, spec, LAYOUTS["timm"]), folder, format="pt")
+  (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def _hugging_face(weights: Weights, folder: Path, trust: bool) -> None:
+  """transformers' own format where it has the model, else timm's, else ours; with a model card."""
+  from jaxtl.pretrained import LAYOUTS
+
+  spec = weights.model_spec(trust=trust)
+  name = targets.name_of(spec)
+  if LAYOUTS["hugging_face"].has(name) and targets.transformers_can(spec):
+    library = "transformers"
+    _save(in_layout(weights, spec, LAYOUTS["hugging_face"]), folder, format="pt")
+    config = targets.transformers_config(spec, weights.classes)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    processor = targets.preprocessor_config(preprocessing_of(weights), name)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
+  elif LAYOUTS["timm"].has(name) and targets.timm_can(spec):
+    library = "timm"
+    _timm(weights, folder, trust)
+  else:
+    library = "jaxtl"
+    _safetensors(weights, folder, trust)
+  (folder / "README.md").write_text(cards.model_card(weights, spec, library=library), encoding="utf-8")
+
+
+def _stablehlo(weights: Weights, folder: Path, trust: bool) -> None:
+  from jaxtl.pretrained import programs
+
+  spec, preprocessing = weights.model_spec(trust=trust), preprocessing_of(weights)
+  model = spec.realize(num_classes=len(weights.classes))
+  (folder / "model.stablehlo").write_bytes(programs.serialized(model, weights, preprocessing))
+  text = json.dumps(programs.description(preprocessing), indent=1)
+  (folder / "preprocessing.json").write_text(text + "\n")
+
+
+def _require(layout: Layout, spec: Spec) -> None:
+  name = targets.name_of(spec)
+  if not layout.has(name):
+    raise InputError(f"{layout.name} has no {name}; it has {layout.covers}")
+
+
+def in_layout(weights: Weights, spec: Spec, layout: Layout) -> dict[str, np.ndarray]:
+  """The weight's tensors in a layout, with torch's counters of batches, which start at 0."""
+  model = spec.realize(num_classes=len(weights.classes))
+  shapes = shapes_of(model, weights.config["image_shape"])
+  both = {"params": weights.params, "batch_stats": weights.batch_stats}
+  tensors = write(layout.entries(model, shapes), both)
+  means = [key for key in tensors if key.endswith("running_mean")]
+  counters = {key.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64) for key in means}
+  return tensors | counters
+
+
+def preprocessing_of(weights: Weights) -> Preprocessing:
+  """What the weight expects of images.
+
+  Raises:
+    InputError: it does not say, or says more than a resize, a crop and a normalisation.
+  """
+  transforms = weights.config["transforms"]
+  found = None
+  if transforms is not None:
+    found = Preprocessing.of(transforms, size=weights.config["image_shape"][0])
+  if found is None:
+    raise InputError(
+      f"{weights.path} does not say how images are prepared for it as a resize, a crop and a normalisation, "
+      "which this format needs; export it as safetensors"
+    )
+  return found
+
+
+FORMATS: dict[str, Callable[[Weights, Path, bool], None]] = {
+  "orbax": _orbax,
+  "safetensors": _safetensors,
+  "npz": _npz,
+  "torchvision": _torchvision,
+  "timm": _timm,
+  "hugging_face": _hugging_face,
+  "stablehlo": _stablehlo,
+}

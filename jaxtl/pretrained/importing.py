@@ -1,0 +1,236 @@
+"""Somebody's file as a checkpoint of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl import tree
+from jaxtl.config import Spec
+from jaxtl.data import Preprocessing
+from jaxtl.errors import CheckpointError, DataError, InputError
+from jaxtl.pretrained.facts import read_facts
+from jaxtl.pretrained.layout import Entry, Layout, Tensors, read, shapes_of
+from jaxtl.pretrained.readers import Source, read_source
+from jaxtl.train.checkpoint import Weights
+from jaxtl.types import Model
+
+TASK = dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy"))
+BACKGROUND = "background"
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+  """A weight that was read.
+
+  Attributes:
+    weights: ours, with its config.
+    model: makes its features.
+    entries: where each leaf came from.
+    fresh: paths of ours that the file lacks, allowed; drawn with seed 0.
+    left_over: keys of the file that have no place, allowed.
+    other: how many of its tensors belong to another model in the same file.
+    source: the file.
+  """
+
+  weights: Weights
+  model: Model
+  entries: Sequence[Entry]
+  fresh: Sequence[str]
+  left_over: Sequence[str]
+  other: int
+  source: Source
+
+
+def import_weights(
+  path: Path,
+  *,
+  model: str,
+  layout: Layout,
+  keywords: Mapping[str, Any] | None = None,
+  classes: Sequence[str] | None = None,
+  allow: Sequence[str] = (),
+  preprocessing: Mapping[str, Any] | None = None,
+) -> Imported:
+  """Reads a file of weights into a model of ours.
+
+  Args:
+    path: a file, or a folder that holds one and what describes it.
+    model: name of a function of `jaxtl.models`.
+    layout: whose names the file has.
+    keywords: of the model, over those of the files beside the weights and of the layout.
+    classes: names of the outputs in order, over those beside the file; None: ImageNet's for 1,000 outputs.
+    allow: regexes of our paths that the file may lack, and of its keys that may be left over.
+    preprocessing: fields of `Preprocessing`, over those beside the file and of the layout.
+
+  Raises:
+    InputError: no such file, model or keyword, or a class list of another length.
+    CheckpointError: the file is damaged, or does not fit the model.
+  """
+  target = config_lib.find(f".models.{model}", at="--as")
+  if not layout.has(model):
+    raise InputError(f"the layout {layout.name!r} has no {model}; it has {layout.covers}")
+  source = read_source(path)
+  tensors = layout.canonical(source.tensors)
+  facts = read_facts(source.path.parent, layout.name, model)
+  overrides = {name: value for name, value in (preprocessing or {}).items() if value is not None}
+  chosen = {**layout.keywords(model), **facts.keywords, **(keywords or {})}
+  if "size" in overrides and "image_size" in inspect.signature(target).parameters:
+    chosen.setdefault("image_size", overrides["size"])
+  spec = _fitted(target, model, layout, chosen, tensors)
+  expected = _preprocessing(spec, overrides, facts.preprocessing or layout.preprocessing(model))
+  made, inputs = _realized(spec, tensors, layout), _input_shape(spec, expected)
+  shapes = shapes_of(made, inputs)
+  entries = layout.entries(made, shapes)
+  mine, other = layout.split(made, shapes, tensors)
+  found, left = read(entries, mine, shapes, allow=allow)
+  found, fresh = _with_fresh(found, made, inputs)
+  names = _class_names(_outputs(shapes), classes, facts.classes)
+  about = {
+    "model": config_lib.plain(spec),
+    "task": TASK,
+    "classes": list(names),
+    "image_shape": list(inputs),
+    "transforms": expected.specs() if len(inputs) == 3 else None,
+    "source": {"file": source.path.name, "sha256": source.sha256, "layout": layout.name},
+  }
+  ours = Weights(found["params"], found["batch_stats"], about, str(source.path))
+  return Imported(ours, made, entries, fresh, left, other, source)
+
+
+def _fitted(
+  target: Callable[..., Any], model: str, layout: Layout, chosen: dict[str, Any], tensors: Tensors
+) -> Spec:
+  """The model with the image size of the file's position embedding, where nothing else was said."""
+
+  def spec(**more: Any) -> Spec:
+    return config_lib.spec({"make": f".models.{model}", **chosen, **more}, at=model)
+
+  parameters = inspect.signature(target).parameters
+  if "image_size" not in parameters or "image_size" in chosen:
+    return spec()
+  probe = spec().realize(num_classes=1)
+  size = parameters["image_size"].default
+  shapes = shapes_of(probe, (size, size, 3))
+  entry = next(e for e in layout.entries(probe, shapes) if e.path == "params/embed/positions")
+  if any(key not in tensors for key in entry.keys):
+    return spec()
+  patch = shapes["params"]["embed"]["proj"]["kernel"].shape[0]
+  rows = entry.rule.to_ours([tensors[key] for key in entry.keys], entry.shape).shape[1]
+  tokens = entry.shape[1] - (size // patch) ** 2
+  grid = math.isqrt(rows)
+  return spec(image_size=grid * patch) if rows - grid**2 == tokens else spec()
+
+
+def _realized(spec: Spec, tensors: Tensors, layout: Layout) -> Model:
+  """The model with as many classes as the file's classifier has; none where it has none."""
+  parameters = inspect.signature(spec.target).parameters
+  if "num_classes" not in parameters:
+    return spec.realize()
+  probe = spec.realize(num_classes=1)
+  size = {**{k: p.default for k, p in parameters.items()}, **spec.keywords}.get("image_size", 64)
+  entries = layout.entries(probe, shapes_of(probe, (size, size, 3)))
+  kernel = next(entry for entry in entries if entry.path == "params/head/kernel")
+  if any(key not in tensors for key in kernel.keys):
+    return spec.realize(num_classes=0)
+  try:
+    classes = kernel.rule.to_ours([np.asarray(tensors[key]) for key in kernel.keys], kernel.shape).shape[-1]
+  except ValueError as error:
+    shape = tuple(tensors[kernel.keys[0]].shape)
+    raise CheckpointError(f"{kernel.keys[0]} is {shape}, which is no classifier") from error
+  return spec.realize(num_classes=classes)
+
+
+def _preprocessing(spec: Spec, overrides: Mapping[str, Any], expected: Preprocessing) -> Preprocessing:
+  """What was said on the command line, else `expected`, at the size that a position embedding is for."""
+  if "image_size" in spec.keywords:
+    overrides = {"size": spec.keywords["image_size"], **overrides}
+  try:
+    return dataclasses.replace(expected, **overrides)
+  except DataError as error:
+    raise InputError(f"preprocessing: {error}") from error
+
+
+def _input_shape(spec: Spec, expected: Preprocessing) -> tuple[int, ...]:
+  parameters = inspect.signature(spec.target).parameters
+  if "context" in parameters:
+    return (spec.keywords.get("context", parameters["context"].default),)
+  return (expected.size, expected.size, 3)
+
+
+def _with_fresh(found: Any, model: Model, inputs: tuple[int, ...]) -> tuple[Any, list[str]]:
+  """The tree with initial values where it has none yet, and their paths."""
+  leaves = zip(tree.paths(found), jax.tree.leaves(found), strict=True)
+  fresh = [path for path, leaf in leaves if not isinstance(leaf, np.ndarray)]
+  if not fresh:
+    return found, fresh
+  params, batch_stats = model.init(jax.random.key(0), jnp.zeros((1, *inputs)))
+  initial = {"params": params, "batch_stats": batch_stats}
+
+  def choose(value: Any, start: Any) -> np.ndarray:
+    return value if isinstance(value, np.ndarray) else np.asarray(start)
+
+  return jax.tree.map(choose, found, initial), fresh
+
+
+def _outputs(shapes: Any) -> int:
+  head = shapes["params"].get("head", {})
+  return int(head["kernel"].shape[-1]) if "kernel" in head else 0
+
+
+def _class_names(count: int, given: Sequence[str] | None, beside: Sequence[str] | None) -> tuple[str, ...]:
+  """Names for `count` outputs.
+
+  Raises:
+    InputError: the list has another length, or there is none.
+  """
+  names = given if given is not None else beside
+  if names is None and count in (1000, 1001):
+    names = (*([BACKGROUND] if count == 1001 else []), *imagenet_classes())
+  if count == 0 and given is None:
+    return ()
+  if names is None:
+    raise InputError(
+      f"the file's classifier has {count} outputs, and nothing says what they are; give --classes FILE, "
+      f"a JSON list of {count} names"
+    )
+  if len(names) != count:
+    raise InputError(f"the file's classifier has {count} outputs; the class list has {len(names)} names")
+  return tuple(names)
+
+
+def imagenet_classes() -> tuple[str, ...]:
+  """ImageNet's 1,000 classes in the order of their WordNet ids, as `n01440764 tench, Tinca tinca`."""
+  file = importlib.resources.files("jaxtl.pretrained") / "imagenet_classes.txt"
+  return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+  """A class list from a JSON list or a text file of one name to a line.
+
+  Raises:
+    InputError: no such file, or it holds no list of names.
+  """
+  if not path.is_file():
+    raise InputError(f"no class list at {path}")
+  text = path.read_text(encoding="utf-8")
+  if path.suffix != ".json":
+    return tuple(line for line in text.splitlines() if line)
+  try:
+    names = json.loads(text)
+  except ValueError as error:
+    raise InputError(f"{path} is no JSON") from error
+  if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    raise InputError(f"{path} is no JSON list of names")
+  return tuple(names)
