@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtl.models import layers
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.pooling import max_pool
 from jaxtl.types import Array, Model
 
 # N(0, 2 / fan_in), what torchvision's DenseNets start with.
@@ -32,7 +33,7 @@ class Stem(nn.Module):
     x = self.numerics.conv(self.width, kernel=7, stride=2, init=_kaiming, name="conv0")(x)
     x = nn.relu(self.numerics.norm(train=train, frozen_stats=frozen_stats, name="norm0")(x))
     edges = ((1, 1), (1, 1)) if self.numerics.padding == "symmetric" else "SAME"
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=edges)
+    return max_pool(x, window=3, stride=2, padding=edges)
 
 
 class Layer(nn.Module):

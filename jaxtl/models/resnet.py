@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtl.models import layers
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.pooling import max_pool
 from jaxtl.types import Array, Model
 
 
@@ -33,7 +34,7 @@ class Stem(nn.Module):
     if self.kind == "cifar":
       return x
     edges = ((1, 1), (1, 1)) if self.numerics.padding == "symmetric" else "SAME"
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=edges)
+    return max_pool(x, window=3, stride=2, padding=edges)
 
 
 class BasicBlock(nn.Module):

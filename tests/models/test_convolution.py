@@ -24,6 +24,9 @@ CASES = [
   (1, 4, 5, 1, (1, 1), 3, 3, 2),
   (3, 32, 8, 1, (1, 1), 8, 8, 32),  # summed over parts of the batch
   (3, 32, 8, 1, (1, 1), 8, 8, 24),  # and not: 16 does not divide it
+  (3, 12, 16, 1, (1, 1), 6, 7, 3),  # a channel more than asked for
+  (3, 16, 8, 2, (1, 1), 7, 6, 3),
+  (1, 6, 4, 2, (0, 0), 5, 4, 2),  # fewer channels come out than go in
 ]
 
 
