@@ -86,12 +86,22 @@ def _own(config: dict[str, Any]) -> Facts:
   return Facts(keywords, tuple(config["classes"]), preprocessing)
 
 
+_TIMM_ARGUMENTS = dict(img_size="image_size", patch_size="patch_size", embed_dim="width")
+_TIMM_ARGUMENTS |= dict(depth="depth", num_heads="num_heads")
+
+
 def _timm(config: dict[str, Any], model: str) -> Facts:
   config = {**config, **config.get("pretrained_cfg", {})}
   architecture = str(config.get("architecture", ""))
   keywords: dict[str, Any] = {}
   if architecture.startswith("efficientnet"):  # not a `tf_` one: torch's padding and epsilon
     keywords = dict(padding="symmetric", bn_epsilon=1e-5)
+  given = config.get("model_args", {})
+  keywords |= {ours: given[theirs] for theirs, ours in _TIMM_ARGUMENTS.items() if theirs in given}
+  if "distilled" in architecture:
+    keywords["pooling"] = "distilled"
+  elif given.get("class_token") is False:
+    keywords["pooling"] = "mean"
   preprocessing = None
   if "input_size" in config:
     size = config["input_size"][-1]
@@ -115,6 +125,8 @@ def _hugging_face(config: dict[str, Any], processor: dict[str, Any], model: str)
   keywords: dict[str, Any] = {}
   if "layer_norm_eps" in part:
     keywords["norm_epsilon"] = part["layer_norm_eps"]
+  if "num_attention_heads" in part:  # which no shape tells
+    keywords["num_heads"] = part["num_attention_heads"]
   if "hidden_act" in part:
     keywords["activation"] = _activation(part["hidden_act"])
   if config.get("model_type") == "deit":

@@ -173,6 +173,7 @@ def read(
   Raises:
     CheckpointError: anything missing, left over or of another shape that `allow` does not name.
   """
+  grid = any(entry.path == "params/embed/proj/kernel" for entry in entries)  # patches, not words
   problems: list[str] = []
   found: dict[str, np.ndarray] = {}
   for entry in entries:
@@ -183,7 +184,7 @@ def read(
       continue
     try:
       value = entry.rule.to_ours([_float32(tensors[key]) for key in entry.keys], entry.shape)
-      if re.search(weights.POSITIONS, entry.path):
+      if grid and re.search(weights.POSITIONS, entry.path):
         value = weights.resize_positions(value, entry.shape)
     except ValueError:
       value = None

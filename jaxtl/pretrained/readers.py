@@ -35,7 +35,7 @@ class Source:
   Attributes:
     path: the file.
     tensors: key -> array, as they were stored (bfloat16 as float32).
-    sha256: of the file's bytes.
+    sha256: of the file's bytes; of an index, then of the shards' in the order of their names.
   """
 
   path: Path
@@ -51,10 +51,12 @@ def read_source(path: Path) -> Source:
     CheckpointError: it is damaged, or a pickle that asks for more than tensors.
   """
   file = _file(path)
+  shards: list[Path] = []
   if file.suffix == ".safetensors":
     tensors = _safetensors(file)
   elif file.name.endswith(".index.json"):
-    tensors = _sharded(file)
+    shards = _shards(file)
+    tensors = {key: value for shard in shards for key, value in _safetensors(shard).items()}
   elif file.suffix == ".npz":
     tensors = _npz(file)
   elif file.suffix in PICKLES:
@@ -64,9 +66,11 @@ def read_source(path: Path) -> Source:
     raise InputError(f"{file} is none of {kinds}; convert it to safetensors")
   if not tensors:
     raise CheckpointError(f"{file} holds no tensors")
-  with file.open("rb") as stream:
-    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-  return Source(file, tensors, digest)
+  digest = hashlib.sha256()
+  for part in (file, *shards):
+    with part.open("rb") as stream:
+      hashlib.file_digest(stream, lambda: digest)
+  return Source(file, tensors, digest.hexdigest())
 
 
 def _file(path: Path) -> Path:
@@ -90,15 +94,16 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
     raise CheckpointError(f"{file} cannot be read as safetensors: {_first_line(error)}") from error
 
 
-def _sharded(index: Path) -> dict[str, np.ndarray]:
+def _shards(index: Path) -> list[Path]:
+  """The files that an index names."""
   try:
-    shards = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
   except (ValueError, KeyError, AttributeError, TypeError) as error:
     raise CheckpointError(f"{index} is no index of safetensors files") from error
-  missing = [name for name in shards if not (index.parent / name).is_file()]
+  missing = [name for name in names if not (index.parent / name).is_file()]
   if missing:
     raise CheckpointError(f"{index} names {missing[0]}, which is not beside it")
-  return {key: value for name in shards for key, value in _safetensors(index.parent / name).items()}
+  return [index.parent / name for name in names]
 
 
 def _npz(file: Path) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from jaxtl import cli, config, models, tree
 from jaxtl.errors import CheckpointError, ConfigError
 from jaxtl.pretrained import LAYOUTS, read, write
 from jaxtl.pretrained.exporting import FORMATS
+from jaxtl.train.step import shapes_of
 from tests.oracles.cases import random_weights
 from tests.pretrained.made_weights import NAMES, made, small, small_vit
 
@@ -192,7 +193,7 @@ KNOWN = {
 def full(name):
   """(model, shapes) of the size that its name says."""
   model = getattr(models, name)(**({} if "text" in name else dict(num_classes=1000)))
-  return model(model, (77,) if "text" in name else (224, 224, 3))
+  return model, shapes_of(model, (77,) if "text" in name else (224, 224, 3))
 
 
 @pytest.mark.parametrize(("layout", "name"), KNOWN)

@@ -54,6 +54,9 @@ def test_shards_are_read_as_one_file(tmp_path):
   index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
   same(read_source(index).tensors, TENSORS)
   assert read_source(tmp_path).path == index
+  before = read_source(index).sha256
+  save_file({"b": TENSORS["b"] + 1, "c": TENSORS["c"]}, tmp_path / "two.safetensors")
+  assert read_source(index).sha256 != before
   (tmp_path / "two.safetensors").unlink()
   with pytest.raises(CheckpointError, match=r"names two\.safetensors, which is not beside it"):
     read_source(index)
