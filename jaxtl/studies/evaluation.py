@@ -6,7 +6,6 @@ The pass keeps a few numbers per example and no logits; the images that are wort
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,9 +25,8 @@ from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.runtime import Runtime
-from jaxtl.train.step import shapes_of
+from jaxtl.train.sizes import fitted
 from jaxtl.types import Array, Batch, Model, Params
-from jaxtl.weights import match
 
 Observe = Callable[[Params, Params, Batch], Mapping[str, Array]]
 _TOP = 5
@@ -178,7 +176,8 @@ def evaluate(
     RunError: a logit is not finite.
   """
   sharding.check_batch_size(batch_size, runtime.mesh, at="--batch-size")
-  model, params, batch_stats = fitted(plan)
+  model, params = fitted(plan.model, plan.weights, plan.image_shape[0])
+  batch_stats = plan.weights.batch_stats
   task = plan.task.realize(num_classes=len(labels.classes))
   observe = make_observe(model, task.loss, labels, mesh=runtime.mesh)
   batches = data_lib.eval_batches(
@@ -198,22 +197,6 @@ def evaluate(
     raise RunError(f"{plan.weights.path} has no finite logits for {wrong} of {len(examples)} images", code=4)
   scores = scores_of(examples, labels) | {"seconds": seconds, "images_per_second": len(examples) / seconds}
   return Evaluation(plan, labels, source, examples, scores, len(bad_records))
-
-
-def fitted(plan: Plan) -> tuple[Model, Params, Params]:
-  """The model for images of `plan.image_shape`, with its parameters and statistics.
-
-  A model with an `image_size` has a position embedding, which is resized to it.
-  """
-  weights, spec = plan.weights, plan.model
-  resized = list(plan.image_shape) != weights.config["image_shape"][:2]
-  if resized and "image_size" in inspect.signature(spec.target).parameters:
-    spec = dataclasses.replace(spec, keywords={**spec.keywords, "image_size": plan.image_shape[0]})
-  model = spec.realize(num_classes=len(weights.classes))
-  params = weights.params
-  if spec is not plan.model:
-    params = match(params, shapes_of(model, (*plan.image_shape, 3))["params"])
-  return model, params, weights.batch_stats
 
 
 def make_observe(model: Model, loss: PerExampleLoss, labels: LabelMap, *, mesh: Any) -> Observe:

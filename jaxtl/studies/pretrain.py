@@ -26,6 +26,7 @@ from jaxtl.studies.transfer import Protocols
 from jaxtl.train import experiment
 from jaxtl.train.experiment import Experiment, Trained, total_steps, work_per_image
 from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.sizes import image_size_of
 from jaxtl.train.writer import remember, write_atomically
 
 Row = dict[str, Any]
@@ -101,7 +102,7 @@ def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
 
 def rehearse(study: Pretrain, runtime: Runtime) -> None:
   """Makes and traces all that the study trains, tunes and transfers, as far as that is known without data."""
-  _rehearse(study, runtime, experiment.image_size_of(study.data))
+  _rehearse(study, runtime, image_size_of(study.data))
   if study.tune is not None:
     _held_out(study, study.tune)
     with_rate(study.optimizer, study.tune.peak_rates[0])
@@ -115,7 +116,7 @@ def rehearse(study: Pretrain, runtime: Runtime) -> None:
 def check_data(study: Pretrain, runtime: Runtime) -> None:
   """Refuses evaluation and target sets whose class lists do not fit, and a model that the images do not."""
   experiment.check_classes(study, runtime.open(study.data).classes, runtime)
-  if experiment.image_size_of(study.data) is None:
+  if image_size_of(study.data) is None:
     _rehearse(study, runtime, runtime.image_shape(study.data)[0])
   if study.transfer is not None:
     transfer.check_targets(study.transfer, study.model, runtime)

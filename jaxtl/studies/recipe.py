@@ -12,8 +12,9 @@ from jaxtl import config as config_lib
 from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.studies.study import parse_config, rehearse_arm
-from jaxtl.train.experiment import Experiment, Program, image_size_of, rehearse, total_steps
+from jaxtl.train.experiment import Experiment, Program, rehearse, total_steps
 from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.sizes import image_size_of
 from jaxtl.types import Params
 
 

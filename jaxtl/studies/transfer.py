@@ -23,13 +23,13 @@ from jaxtl.train.evaluate import collect_features, make_features
 from jaxtl.train.experiment import (
   PLAIN,
   Experiment,
-  image_size_of,
   make_model,
   run,
   total_steps,
   work_per_image,
 )
 from jaxtl.train.runtime import Data, Runtime, same_classes
+from jaxtl.train.sizes import at_size, fitted, image_size_of
 from jaxtl.train.writer import remember
 
 Row = dict[str, Any]
@@ -181,7 +181,8 @@ def check_targets(protocols: Protocols, model: Spec | None, runtime: Runtime) ->
 def _rehearse(
   fine_tune: FineTune, target: Target, model: Spec | None, runtime: Runtime, image_size: int | None
 ) -> None:
-  tuned = _experiment(fine_tune, target, model or PLAIN, SOME_EXAMPLES)
+  sized = model and at_size(model, image_size) if image_size else model
+  tuned = _experiment(fine_tune, target, sized or PLAIN, SOME_EXAMPLES)
   if model is not None:
     facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=SOME_EXAMPLES, image_size=image_size)
     experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
@@ -222,8 +223,10 @@ def _probe_row(
   probe: LinearProbe, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
 ) -> Row:
   began = time.monotonic()
-  features = make_features(make_model(model, num_classes=len(start.classes)))
-  params = sharding.put_replicated(start.params, runtime.mesh)
+  size = runtime.image_shape(target.test)[0]
+  _, fitting = fitted(model, start, size)
+  features = make_features(make_model(at_size(model, size), num_classes=len(start.classes)))
+  params = sharding.put_replicated(fitting, runtime.mesh)
   batch_stats = sharding.put_replicated(start.batch_stats, runtime.mesh)
 
   def cached(data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +269,8 @@ def _fine_tune_row(
   fine_tune: FineTune, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
 ) -> Row:
   began = time.monotonic()
-  tuned = _experiment(fine_tune, target, model, len(runtime.open(target.train)))
+  size = runtime.image_shape(target.train)[0]
+  tuned = _experiment(fine_tune, target, at_size(model, size), len(runtime.open(target.train)))
   trained = run(tuned, seed=seed, runtime=runtime, start=start, fresh_head=True)
   return {
     "kind": "transfer",
@@ -276,6 +280,7 @@ def _fine_tune_row(
     "best_accuracy": trained.best("eval/test/top1"),
     "num_evaluations": sum("eval/test/top1" in record for record in trained.history),
     "loss": trained.last("eval/test/cross_entropy"),
+    "least_loss": trained.least("eval/test/cross_entropy"),
     "train_loss": trained.last("train/loss"),
     "num_train": len(runtime.open(target.train)),
     "num_test": len(runtime.open(target.test)),

@@ -112,6 +112,10 @@ class Trained:
     """The largest value of a metric."""
     return max((record[name] for record in self.history if name in record), default=float("nan"))
 
+  def least(self, name: str) -> float:
+    """The smallest value of a metric."""
+    return min((record[name] for record in self.history if name in record), default=float("nan"))
+
   def median(self, name: str) -> float:
     """The median of a metric over the run."""
     values = [record[name] for record in self.history if name in record]
@@ -203,12 +207,6 @@ def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
   if tree.paths(after) != tree.paths(state):
     raise ConfigError("the step changes the structure of its state; a gradient rule or transform is at fault")
   return state
-
-
-def image_size_of(data: Data) -> int | None:
-  """The side of the images that the transforms leave, where they say it."""
-  sizes = (transform.keywords.get("size") for transform in reversed(data.transforms))
-  return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def run(

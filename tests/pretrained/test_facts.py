@@ -72,6 +72,17 @@ def test_timm_says_numerics_classes_and_preprocessing(tmp_path):
   assert found.preprocessing.crop_fraction is None
 
 
+def test_numbers_of_heads_are_taken_since_no_shape_tells_them(tmp_path):
+  config = dict(model_type="vit", num_attention_heads=4)
+  assert facts(tmp_path, "hugging_face", "vit_ti16", config=config).keywords == dict(num_heads=4)
+  arguments = dict(img_size=64, patch_size=8, embed_dim=48, depth=2, num_heads=3, class_token=False)
+  config = dict(architecture="vit_small_patch16_224", model_args=arguments)
+  expected = dict(image_size=64, patch_size=8, width=48, depth=2, num_heads=3, pooling="mean")
+  assert facts(tmp_path, "timm", "vit_s16", config=config).keywords == expected
+  config = dict(architecture="deit_small_distilled_patch16_224")
+  assert facts(tmp_path, "timm", "vit_s16", config=config).keywords == dict(pooling="distilled")
+
+
 def test_timms_descriptions_come_in_the_order_of_its_names(tmp_path):
   config = dict(label_names=["n2", "n1"], label_descriptions=dict(n1="one", n2="two"))
   assert facts(tmp_path, "timm", "resnet50", config=config).classes == ("two", "one")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtl import cli, train, weights
+from jaxtl import cli, config, train, weights
 from jaxtl.errors import CheckpointError
+from jaxtl.studies import transfer
 from jaxtl.train import checkpoint
 from jaxtl.train.experiment import start_state
 from tests.pretrained.made_weights import VIT, VIT_KEYWORDS, made, refused, save
@@ -103,6 +104,28 @@ def test_an_imported_weight_is_evaluated_with_its_own_preprocessing(resnet, tmp_
   arguments = ["eval", resnet[0], "--data", folder, "--batch-size", "8", "--num-devices", "1"]
   assert cli.main([str(a) for a in arguments]) == 0
   assert "top1" in capsys.readouterr().out
+
+
+def test_a_vision_transformer_is_transferred_to_images_of_another_size(imported, tmp_path, runtime):
+  start, _ = imported()
+  plain = [dict(fn=".data.resize", size=(24, 24)), dict(fn=".data.normalize")]
+  source = dict(make="tests.train.conftest.squares", num_classes=2, seed=5)
+  data = dict(source=source, transforms=plain, batch_size=16)
+  fine_tune = dict(
+    task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
+    optimizer=dict(make=".optim.sgd", peak_rate=0.01),
+    epochs=0.5,
+  )
+  protocols = dict(
+    targets=dict(squares=dict(train=data, test=data)), linear_probe=dict(l2=[0.1]), fine_tune=fine_tune
+  )
+  chosen = config.parse(protocols, transfer.Protocols)
+  rows = list(
+    transfer.measure(chosen, start.model_spec(), start, seed=0, workdir=tmp_path / "cell", runtime=runtime())
+  )
+  assert [row["protocol"] for row in rows] == ["linear_probe", "fine_tune"]
+  assert all(0 <= row["accuracy"] <= 1 for row in rows)
+  assert rows[1]["least_loss"] == rows[1]["loss"]  # the only evaluation
 
 
 def test_a_weight_without_a_classifier_cannot_be_evaluated(imported, vit, out, capsys):
