@@ -180,6 +180,7 @@ def _text(name: str, *, width: int, num_heads: int, embed_dim: int) -> Callable[
     activation: str = "quick_gelu",
     norm_epsilon: float = 1e-5,
     dtype: str = "float32",
+    remat: bool = False,
   ) -> Model:
     counts = dict(width=width, depth=depth, num_heads=num_heads, embed_dim=embed_dim)
     for keyword, value in (counts | dict(vocabulary=vocabulary, context=context)).items():
@@ -187,7 +188,7 @@ def _text(name: str, *, width: int, num_heads: int, embed_dim: int) -> Callable[
     check_heads(width, num_heads)
     compute = layers.checked_dtype(dtype)
     how = Encoder(num_heads, activation, norm_epsilon, causal=True, dtype=compute)
-    inner = [*how.blocks(depth, drop_path=0.0, remat=False), ("norm", how.norm)]
+    inner = [*how.blocks(depth, drop_path=0.0, remat=remat), ("norm", how.norm)]
     blocks: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
       ("embed", functools.partial(TokenEmbed, vocabulary, context, width, compute)),
       *((block, functools.partial(WithIds, cls)) for block, cls in inner),
@@ -213,6 +214,7 @@ _TEXT_DOC = """
     activation: "quick_gelu", OpenAI's; "gelu", that of most open_clip weights; "gelu_tanh".
     norm_epsilon: of layer normalisation.
     dtype: type of the computation, "float32" or "bfloat16".
+    remat: compute each block again in the backward pass instead of keeping its activations.
 
   Raises:
     ConfigError: a value that is none of those above.

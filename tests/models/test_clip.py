@@ -69,6 +69,18 @@ def test_the_scale_is_the_exponential_of_the_parameter(tower, tokens):
   np.testing.assert_allclose(model.apply(params, {}, tokens)[0]["scale"], 100, rtol=1e-5)
 
 
+def test_remat_of_a_text_tower_changes_the_program_and_not_the_gradient(tower, tokens):
+  def gradient(remat):
+    return jax.grad(lambda params: jnp.sum(text(remat=remat).apply(params, {}, tokens)[0]["pooled"] ** 2))
+
+  params, _ = tower(text())
+  a, b = (jax.jit(gradient(remat))(params) for remat in (False, True))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), a, b)
+  programs = [str(jax.make_jaxpr(gradient(remat))(params)) for remat in (False, True)]
+  assert "remat" not in programs[0]
+  assert "remat" in programs[1]
+
+
 def test_text_towers_take_tokens_and_say_so():
   with pytest.raises(ConfigError, match=r"clip_text_b takes token ids \[B, T\]; got an array of shape"):
     text().init(KEY, np.zeros((2, 8, 8, 3), np.int32))

@@ -1,5 +1,6 @@
 """What holds for every public model function: a new one is tested before its author writes a test."""
 
+import functools
 import inspect
 
 import jax
@@ -97,3 +98,75 @@ def test_training_step_is_finite_and_jit_changes_nothing(name, filled, images):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), after, plain_after)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
   assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["head"]))
+
+
+# One of each family: the sizes of a family share their code.
+FAMILIES = (
+  "resnet18",
+  "resnet20",
+  "wide_resnet28_10",
+  "densenet121",
+  "efficientnet_b0",
+  "efficientnet_lite0",
+)
+FAMILIES += ("mobilenet_v1", "mobilenet_v2", "vit_ti16", "clip_vit_b32")
+OTHER = dict(
+  padding={"same": "symmetric", "symmetric": "same"},
+  shortcut={"A": "B", "B": "A"},
+  activation={"gelu": "gelu_tanh", "quick_gelu": "gelu"},
+  bn_epsilon=0.5,
+  bn_momentum=0.5,
+  batch_norm="stored",
+  norm_epsilon=0.5,
+  remat=True,
+  zero_init_residual=True,
+  dtype="bfloat16",
+  head="cosine",
+  dropout=0.3,
+  drop_path=0.3,
+  pooling="mean",
+  stem="cifar",
+  growth=3,
+  width=8,
+  depth=16,
+  width_factor=0.5,
+  depth_factor=1.1,
+  num_heads=1,
+  patch_size=8,
+  image_size=16,
+  embed_dim=3,
+)
+
+
+@functools.cache
+def program(name, **changes):
+  """Initial values and a forward pass in training as text."""
+  keywords = inspect.signature(FUNCTIONS[name]).parameters
+  small = {key: value for key, value in SMALL.items() if key in keywords} | SMALL_OF.get(name, {})
+  if "depth_factor" in small:
+    small["depth_factor"] = 0.5  # fewer blocks have no skip that could be dropped
+  model = FUNCTIONS[name](num_classes=3, **small | changes)
+  side = (small | changes).get("image_size", 8)
+  x = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+
+  def whole(key, x):
+    params, batch_stats = model.init(key, x)
+    return params, model.apply(params, batch_stats, x, train=True, key=key)
+
+  return str(jax.make_jaxpr(whole)(jax.random.key(0), x))
+
+
+@pytest.mark.parametrize(
+  ("name", "keyword"),
+  [
+    (name, keyword)
+    for name in FAMILIES
+    for keyword in inspect.signature(FUNCTIONS[name]).parameters
+    if keyword != "num_classes"
+  ],
+)
+def test_every_keyword_changes_the_program(name, keyword):
+  default = inspect.signature(FUNCTIONS[name]).parameters[keyword].default
+  other = OTHER[keyword]
+  value = other[default] if isinstance(other, dict) else other
+  assert program(name, **{keyword: value}) != program(name)
