@@ -8,7 +8,7 @@ itself. The values are the same up to the order of sums. What is slow on the CPU
   there is a seventeenth channel, to be dropped;
 - what a kernel gradient reads is computed again within the copies that transpose it: it is stored before;
 - depthwise convolutions are sums over shifted maps (`jaxtl/models/depthwise.py`);
-- the kernel gradient of a 1x1 convolution is one matrix product;
+- a 1x1 convolution and its gradients are products of matrices (`jaxtl/models/products.py`);
 - the kernel gradient of a wide convolution on a large map runs out of cache: it is summed over parts of the
   batch.
 
@@ -26,12 +26,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.models.depthwise import Padding, Pair, depthwise
+from jaxtl.models.products import pointwise
 from jaxtl.types import Array
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 _NHWC_SPEC = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, NHWC)
 # Kernel gradients are summed over parts of this many images, from this many channels and pixels on.
-PART, CHANNELS, PIXELS = 16, 32, 64
+PART, CHANNELS, PIXELS = 16, 16, 64
 # XLA has its fast path from one channel more than this on; from half as many on, the detour is worth it.
 SLOW = 16
 
@@ -73,8 +74,12 @@ def conv_general_dilated(
   if simple:
     if isinstance(padding, str):
       padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
-    convolve = _convolution if groups == 1 else depthwise
-    return convolve(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
+    strides, edges = tuple(window_strides), tuple(map(tuple, padding))
+    if groups > 1:
+      return depthwise(x, kernel, strides, edges)
+    if kernel.shape[:2] == (1, 1) and edges == ((0, 0), (0, 0)):
+      return pointwise(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+    return _convolution(x, kernel, strides, edges)
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -112,9 +117,8 @@ def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   x, kernel = kept
   grad = _stored(grad)
-  return _input_gradient(x, kernel, grad, strides, padding), _kernel_gradient(
-    x, kernel, grad, strides, padding
-  )
+  for_x = _input_gradient(x, kernel, grad, strides, padding)
+  return for_x, _kernel_gradient(x, kernel, grad, strides, padding)
 
 
 _convolution.defvjp(_forward, _backward)
@@ -149,23 +153,15 @@ def _input_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding
 
 def _kernel_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
   """d<grad, x * kernel> / dkernel."""
-  if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-    seen = x[:, :: strides[0], :: strides[1]].reshape(-1, x.shape[-1])
-    return _product(seen, grad.reshape(-1, grad.shape[-1])).reshape(kernel.shape)
-  size, pixels = len(x), grad.shape[1] * grad.shape[2]
-  if size <= PART or size % PART or x.shape[-1] < CHANNELS or pixels < PIXELS:
+  size, pixels, channels = len(x), grad.shape[1] * grad.shape[2], x.shape[-1]
+  # The images of a part take the place of channels, which are to be more than SLOW where the others are not.
+  part = PART if max(channels, grad.shape[-1]) > SLOW else 2 * PART
+  if size <= part or size % part or channels < CHANNELS or pixels < PIXELS:
     return _transposed(x, kernel, grad, strides, padding)
-  # Part i holds every (size / PART)-th image: each device has its share of each part, and nothing moves.
-  xs, grads = (y.reshape(PART, size // PART, *y.shape[1:]) for y in (x, grad))
-  parts = [_transposed(xs[:, i], kernel, grads[:, i], strides, padding) for i in range(size // PART)]
+  # Part i holds every (size / part)-th image: each device has its share of each part, and nothing moves.
+  xs, grads = (y.reshape(part, size // part, *y.shape[1:]) for y in (x, grad))
+  parts = [_transposed(xs[:, i], kernel, grads[:, i], strides, padding) for i in range(size // part)]
   return functools.reduce(jnp.add, parts)
-
-
-def _product(x: Array, grad: Array) -> Array:
-  """x^T grad of [N, C] and [N, F]: up to twice as fast with the narrower of the two in front."""
-  if x.shape[1] <= grad.shape[1]:
-    return x.T @ grad
-  return jax.lax.optimization_barrier(grad.T @ x).T  # without the barrier XLA turns it back
 
 
 def _transposed(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
