@@ -1,7 +1,8 @@
 """Matrix products in the form that XLA's CPU backend is quick with; elsewhere they are JAX's own.
 
-A product over more than two axes makes the CPU copy its factors, and compute them again within each copy: the
-residual stream of a transformer grows from block to block. A product of matrices reads what is stored.
+The gradient of a product over more than two axes makes the CPU copy its factors, and compute them anew within
+the copy: in a transformer that is the whole residual stream, longer from block to block. A product of
+matrices reads what is stored.
 """
 
 from __future__ import annotations
