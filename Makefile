@@ -5,7 +5,7 @@ ORACLES ?= .venv-oracles
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test test-oracles lint types bench clean
+.PHONY: setup quickstart test test-oracles lint types bench bench-torch clean
 
 setup: $(READY)
 
@@ -40,6 +40,9 @@ bench: setup
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/convolution.py
 	$(BIN)/python benchmarks/input.py
+
+bench-torch: $(ORACLES)/.ready
+	$(ORACLES)/bin/python benchmarks/models.py
 
 clean:
 	rm -rf $(VENV) $(ORACLES) runs data_check

@@ -18,7 +18,7 @@ from jaxtl import losses, models, optim, tasks
 from jaxtl.models import convolution, layers
 from jaxtl.train import init_state, make_train_step
 
-# kernel, channels in and out, stride, size, batch
+# kernel, channels in and out, stride, size, batch; depthwise where one channel goes in
 SHAPES = (
   (3, 128, 128, 1, 2, 128),
   (3, 256, 256, 1, 2, 128),
@@ -27,19 +27,33 @@ SHAPES = (
   (3, 32, 32, 1, 16, 128),
   (3, 64, 64, 1, 32, 128),
   (3, 256, 256, 1, 8, 128),
+  (3, 1, 144, 1, 56, 8),
+  (5, 1, 672, 1, 14, 8),
 )
 
 
-def plain(x: jax.Array, kernel: jax.Array, strides: tuple, padding: tuple, **_: object) -> jax.Array:
+def plain(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: tuple,
+  padding: tuple,
+  *,
+  feature_group_count: int = 1,
+  **_: object,
+) -> jax.Array:
   """JAX's own convolution."""
-  return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=convolution.NHWC)
+  how = dict(dimension_numbers=convolution.NHWC, feature_group_count=feature_group_count)
+  return jax.lax.conv_general_dilated(x, kernel, strides, padding, **how)
 
 
-def gradients(convolve: Callable[..., jax.Array], stride: int, pad: int) -> Callable[..., object]:
+def gradients(
+  convolve: Callable[..., jax.Array], stride: int, pad: int, groups: int
+) -> Callable[..., object]:
   """(x, kernel) -> the value's and both gradients' work, jitted."""
 
   def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    y = convolve(x, kernel, (stride, stride), ((pad, pad), (pad, pad)))
+    edges = ((pad, pad), (pad, pad))
+    y = convolve(x, kernel, (stride, stride), edges, feature_group_count=groups)
     return jnp.sum(y * y)
 
   return jax.jit(jax.grad(loss, argnums=(0, 1)))
@@ -60,14 +74,16 @@ def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
 def one_layer(shape: tuple[int, ...], rounds: int) -> None:
   width, inputs, outputs, stride, size, batch = shape
   keys = jax.random.split(jax.random.key(0))
-  x = jax.random.normal(keys[0], (batch, size, size, inputs))
+  groups = outputs if inputs == 1 else 1
+  x = jax.random.normal(keys[0], (batch, size, size, inputs * groups))
   kernel = jax.random.normal(keys[1], (width, width, inputs, outputs))
   calls: dict[str, Callable[[], object]] = {
-    name: functools.partial(gradients(convolve, stride, width // 2), x, kernel)
+    name: functools.partial(gradients(convolve, stride, width // 2, groups), x, kernel)
     for name, convolve in (("jax", plain), ("ours", convolution.conv_general_dilated))
   }
   found = in_turns(calls, rounds)
-  text = f"{width}x{width} {inputs}->{outputs} stride {stride} at {size} x {size}, batch {batch}"
+  channels = f"{inputs}->{outputs}" if groups == 1 else f"depthwise {outputs}"
+  text = f"{width}x{width} {channels} stride {stride} at {size} x {size}, batch {batch}"
   print(f"{text:50} {found['jax']:.4f} s {found['ours']:.4f} s  {found['jax'] / found['ours']:.2f} x")
 
 

@@ -7,8 +7,10 @@ itself. The values are the same up to the order of sums. What is slow on the CPU
 - a map smaller than the kernel, or up to 16 channels, leave the fast path: the padding is made explicit, and
   there is a seventeenth channel, to be dropped;
 - what a kernel gradient reads is computed again within the copies that transpose it: it is stored before;
+- the input gradient of a convolution with strides has gaps in it: there is one convolution for each phase of
+  the strides (`jaxtl/models/strided.py`), which matters for few channels and small maps;
 - depthwise convolutions are sums over shifted maps (`jaxtl/models/depthwise.py`);
-- the kernel gradient of a 1x1 convolution is one matrix product;
+- a 1x1 convolution and its gradients are products of matrices (`jaxtl/models/products.py`);
 - the kernel gradient of a wide convolution on a large map runs out of cache: it is summed over parts of the
   batch.
 
@@ -25,13 +27,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl.models.depthwise import Padding, Pair, depthwise
+from jaxtl.models.depthwise import depthwise
+from jaxtl.models.products import pointwise
+from jaxtl.models.strided import Padding, Pair, by_phases
 from jaxtl.types import Array
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 _NHWC_SPEC = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, NHWC)
 # Kernel gradients are summed over parts of this many images, from this many channels and pixels on.
-PART, CHANNELS, PIXELS = 16, 32, 64
+PART, CHANNELS, PIXELS = 16, 16, 64
 # XLA has its fast path from one channel more than this on; from half as many on, the detour is worth it.
 SLOW = 16
 
@@ -73,8 +77,12 @@ def conv_general_dilated(
   if simple:
     if isinstance(padding, str):
       padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
-    convolve = _convolution if groups == 1 else depthwise
-    return convolve(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
+    strides, edges = tuple(window_strides), tuple(map(tuple, padding))
+    if groups > 1:
+      return depthwise(x, kernel, strides, edges)
+    if kernel.shape[:2] == (1, 1) and edges == ((0, 0), (0, 0)):
+      return pointwise(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+    return _convolution(x, kernel, strides, edges)
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -112,60 +120,56 @@ def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   x, kernel = kept
   grad = _stored(grad)
-  return _input_gradient(x, kernel, grad, strides, padding), _kernel_gradient(
-    x, kernel, grad, strides, padding
-  )
+  for_x = _input_gradient(x, kernel, grad, strides, padding)
+  return for_x, _kernel_gradient(x, kernel, grad, strides, padding)
 
 
 _convolution.defvjp(_forward, _backward)
 
 
-def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair = (1, 1)) -> Array:
-  """The convolution of deep learning, of `x` with its rows and columns spread out by `dilation`."""
-  spread = tuple((size - 1) * step + 1 for size, step in zip(x.shape[1:3], dilation))
-  if any(size < width for size, width in zip(spread, kernel.shape)) and min(*padding[0], *padding[1]) >= 0:
+def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+  """The convolution of deep learning."""
+  smaller = any(size < width for size, width in zip(x.shape[1:3], kernel.shape))
+  if smaller and min(*padding[0], *padding[1]) >= 0:
     # XLA takes its fast path only for maps that hold the kernel; the barrier keeps the padding out of it.
-    zero = jnp.zeros((), x.dtype)
-    inner = [step - 1 for step in dilation]
-    edges = [(0, 0, 0), *((*pads, gap) for pads, gap in zip(padding, inner)), (0, 0, 0)]
-    x = jax.lax.optimization_barrier(jax.lax.pad(x, zero, edges))
-    padding, dilation = ((0, 0), (0, 0)), (1, 1)
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    padding = ((0, 0), (0, 0))
   inputs, outputs = kernel.shape[2:]
   if SLOW // 2 <= inputs <= SLOW and outputs <= SLOW:
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, SLOW + 1 - outputs)))
-  y = jax.lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=NHWC)
+  y = jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC)
   return y[..., :outputs]
 
 
+def _with_turned(grad: Array, turned: Array, padding: Padding) -> Array:
+  """[B, h, w, F] and a kernel [a, b, C, F] that has been turned round -> [B, ..., C]."""
+  if turned.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+    return (grad.reshape(-1, grad.shape[-1]) @ turned[0, 0].T).reshape(*grad.shape[:3], -1)
+  return _correlate(grad, turned.swapaxes(2, 3), (1, 1), padding)
+
+
 def _input_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
-  """d<grad, x * kernel> / dx: `grad`, spread out by the strides, with the kernel turned round."""
-  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  """d<grad, x * kernel> / dx: `grad` with the kernel turned round."""
+  if max(strides) > 1:
+    return by_phases(_with_turned, x.shape, kernel, grad, strides, padding)
   edges = []
-  for size, width, out, step, (low, _) in zip(x.shape[1:3], kernel.shape, grad.shape[1:3], strides, padding):
+  for size, width, out, (low, _) in zip(x.shape[1:3], kernel.shape, grad.shape[1:3], padding):
     before = width - 1 - low
-    edges.append((before, size + width - 1 - before - ((out - 1) * step + 1)))
-  return _correlate(grad, turned, (1, 1), (edges[0], edges[1]), dilation=strides)
+    edges.append((before, size + width - 1 - before - out))
+  return _with_turned(grad, jnp.flip(kernel, (0, 1)), (edges[0], edges[1]))
 
 
 def _kernel_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
   """d<grad, x * kernel> / dkernel."""
-  if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-    seen = x[:, :: strides[0], :: strides[1]].reshape(-1, x.shape[-1])
-    return _product(seen, grad.reshape(-1, grad.shape[-1])).reshape(kernel.shape)
-  size, pixels = len(x), grad.shape[1] * grad.shape[2]
-  if size <= PART or size % PART or x.shape[-1] < CHANNELS or pixels < PIXELS:
+  size, pixels, channels = len(x), grad.shape[1] * grad.shape[2], x.shape[-1]
+  # The images of a part take the place of channels, which are to be more than SLOW where the others are not.
+  part = PART if max(channels, grad.shape[-1]) > SLOW else 2 * PART
+  if size <= part or size % part or channels < CHANNELS or pixels < PIXELS:
     return _transposed(x, kernel, grad, strides, padding)
-  # Part i holds every (size / PART)-th image: each device has its share of each part, and nothing moves.
-  xs, grads = (y.reshape(PART, size // PART, *y.shape[1:]) for y in (x, grad))
-  parts = [_transposed(xs[:, i], kernel, grads[:, i], strides, padding) for i in range(size // PART)]
+  # Part i holds every (size / part)-th image: each device has its share of each part, and nothing moves.
+  xs, grads = (y.reshape(part, size // part, *y.shape[1:]) for y in (x, grad))
+  parts = [_transposed(xs[:, i], kernel, grads[:, i], strides, padding) for i in range(size // part)]
   return functools.reduce(jnp.add, parts)
-
-
-def _product(x: Array, grad: Array) -> Array:
-  """x^T grad of [N, C] and [N, F]: up to twice as fast with the narrower of the two in front."""
-  if x.shape[1] <= grad.shape[1]:
-    return x.T @ grad
-  return jax.lax.optimization_barrier(grad.T @ x).T  # without the barrier XLA turns it back
 
 
 def _transposed(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:

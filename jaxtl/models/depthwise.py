@@ -9,10 +9,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.strided import Padding, Pair, by_phases
 from jaxtl.types import Array
-
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -31,6 +29,10 @@ def depthwise(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array
   return _sum(x, kernel, strides, padding)
 
 
+def _one_by_one(x: Array, kernel: Array, padding: Padding) -> Array:
+  return _sum(x, kernel, (1, 1), padding)
+
+
 def _sum(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
   weights = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])  # in the order of `_shifted`
   shifted = _shifted(x, kernel, strides, padding)
@@ -44,7 +46,8 @@ def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   x, kernel = kept
   sums = [jnp.sum(seen * grad, axis=(0, 1, 2)) for seen in _shifted(x, kernel, strides, padding)]
-  return _input_gradient(x, kernel, grad, strides, padding), jnp.stack(sums).reshape(kernel.shape)
+  for_x = by_phases(_one_by_one, x.shape, kernel, grad, strides, padding)
+  return for_x, jnp.stack(sums).reshape(kernel.shape)
 
 
 depthwise.defvjp(_forward, _backward)
@@ -57,28 +60,3 @@ def _shifted(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Iterat
   rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
   for i, j in itertools.product(range(height), range(width)):
     yield jax.lax.slice(x, (0, i, j, 0), (len(x), i + rows, j + columns, x.shape[3]), steps)
-
-
-def _input_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
-  """d<grad, depthwise(x, kernel)> / dx.
-
-  The rows of `x` that are p modulo the stride meet only every stride-th row of the kernel, and likewise its
-  columns: each such part of the result is a depthwise convolution of `grad` without a stride.
-  """
-  batch, *sizes, channels = x.shape
-  counts = [-(-size // step) for size, step in zip(sizes, strides)]
-  parts = []
-  for phases in itertools.product(*map(range, strides)):
-    taken = kernel
-    edges = []
-    for axis, (phase, count, step, (low, _)) in enumerate(zip(phases, counts, strides, padding)):
-      first = (phase + low) % step
-      taken = jnp.flip(taken[(slice(None),) * axis + (slice(first, None, step),)], axis)
-      before = taken.shape[axis] - 1 - (phase + low) // step
-      edges.append((before, count + taken.shape[axis] - 1 - before - grad.shape[axis + 1]))
-    parts.append(_sum(grad, taken, (1, 1), (edges[0], edges[1])) if taken.size else None)
-  zeros = jnp.zeros((batch, *counts, channels), x.dtype)
-  full = jnp.stack([zeros if part is None else part for part in parts], axis=3)
-  full = full.reshape(batch, *counts, *strides, channels).transpose(0, 1, 3, 2, 4, 5)
-  whole = full.reshape(batch, counts[0] * strides[0], counts[1] * strides[1], channels)
-  return whole[:, : sizes[0], : sizes[1]]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxtl.errors import ConfigError
 from jaxtl.models.convolution import conv_general_dilated
+from jaxtl.models.norms import BatchNorm
 from jaxtl.types import Array
 
 # N(0, 2 / fan_out) of He et al. 2015 (arXiv 1502.01852) with untruncated tails, as torchvision's ResNets.
@@ -105,7 +106,7 @@ class Numerics:
       name=name,
     )
 
-  def norm(self, *, train: bool, frozen_stats: bool, zero_scale: bool = False, name: str) -> nn.BatchNorm:
+  def norm(self, *, train: bool, frozen_stats: bool, zero_scale: bool = False, name: str) -> BatchNorm:
     """Batch normalisation with statistics in float32.
 
     Args:
@@ -116,7 +117,7 @@ class Numerics:
 
     The stored variance is that of the batch, divided by n; torch stores the one divided by n - 1.
     """
-    return nn.BatchNorm(
+    return BatchNorm(
       use_running_average=not train or frozen_stats or self.batch_norm == "stored",
       momentum=self.momentum,
       epsilon=self.epsilon,
