@@ -27,7 +27,7 @@ $(ORACLES)/.ready: pyproject.toml constraints.txt
 	touch $(ORACLES)/.ready
 
 test-oracles: $(ORACLES)/.ready
-	$(ORACLES)/bin/pytest --timeout=1800 tests/oracles/live_*.py
+	$(ORACLES)/bin/pytest -n 2 -rP --timeout=1800 tests/oracles/live_*.py
 
 lint: setup
 	$(BIN)/ruff check .

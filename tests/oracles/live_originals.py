@@ -19,6 +19,10 @@ from jaxtl.pretrained.verify import keywords_of, run_original
 from tests.oracles.cases import CASES, CLASSES, inputs_of, prepared
 from tests.oracles.modules import stage_modules
 
+# Read when the first computation starts. Nearly all of the time is LLVM's, for programs that run once.
+os.environ.setdefault(
+  "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 PYTHON = os.environ.get("JAXTL_ORACLE_PYTHON", sys.executable)
 SMALL_NETWORKS = Path(__file__).with_name("small_networks.py")
 TOLERANCE = 1e-4  # relative to the largest value of each array, in float32
