@@ -94,9 +94,9 @@ def save(path, tensors):
   return path
 
 
-def refused(capsys, *arguments) -> str:
-  """The one line that a command prints before it gives up with exit code 2."""
-  assert cli.main([str(a) for a in arguments]) == 2
+def refused(capsys, *arguments, code: int = 2) -> str:
+  """The one line that a command prints before it gives up with an exit code."""
+  assert cli.main([str(a) for a in arguments]) == code
   error = capsys.readouterr().err
   lines = [line for line in error.splitlines() if line.startswith("jaxtl: ")]
   assert len(lines) == 1, error

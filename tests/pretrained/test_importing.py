@@ -325,5 +325,5 @@ def test_a_write_that_fails_leaves_nothing(vit_command, out, monkeypatch, capsys
     raise OSError(28, "No space left on device", "classes.json")
 
   monkeypatch.setattr(checkpoint, "write_atomically", full)
-  assert "classes.json cannot be used: No space left on device" in refused(capsys, *vit_command())
+  assert "classes.json cannot be used: No space left on device" in refused(capsys, *vit_command(), code=5)
   assert nothing_written(out)

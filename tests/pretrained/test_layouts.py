@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from jaxtl import cli, config, models, tree
+from jaxtl import config, models, parsers, tree
 from jaxtl.errors import CheckpointError, ConfigError
 from jaxtl.pretrained import LAYOUTS, read, write
 from jaxtl.pretrained.exporting import FORMATS
@@ -30,8 +30,8 @@ def both_vits(layout, name):
 
 
 def test_the_command_line_lists_what_there_is():
-  assert tuple(LAYOUTS) == cli.LAYOUTS
-  assert tuple(FORMATS) == cli.EXPORTS
+  assert tuple(LAYOUTS) == parsers.LAYOUTS
+  assert tuple(FORMATS) == parsers.EXPORTS
   assert all(layout.name == name and layout.covers for name, layout in LAYOUTS.items())
 
 

@@ -9,7 +9,7 @@ from jaxtl import cli, config, train, weights
 from jaxtl.errors import CheckpointError
 from jaxtl.studies import transfer
 from jaxtl.train import checkpoint
-from jaxtl.train.experiment import start_state
+from jaxtl.train.training import start_state
 from tests.pretrained.made_weights import VIT, VIT_KEYWORDS, made, refused, save
 from tests.train.conftest import runtime, tiny, tiny_config
 
