@@ -9,6 +9,7 @@ from jaxtl.data.check import Report, check_source
 from jaxtl.data.drawn import glyphs
 from jaxtl.data.files import from_npz, from_parquet, from_sheets
 from jaxtl.data.folder import from_folder
+from jaxtl.data.imagenet import imagenet
 from jaxtl.data.images import (
   CIFAR10_MEAN,
   CIFAR10_STD,
@@ -62,6 +63,7 @@ __all__ = [
   "from_tfds",
   "gallery",
   "glyphs",
+  "imagenet",
   "mixup",
   "normalize",
   "open_source",

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtl.data import color
 from jaxtl.data.images import Example, to_rgb
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 
 
 def flip_left_right(example: Example, seed: tf.Tensor, *, probability: float = 0.5) -> Example:
@@ -58,10 +58,10 @@ def color_jitter(
     The example with a float32 image from 0 to 255.
 
   Raises:
-    DataError: the hue is not from 0 to 0.5.
+    ConfigError: the hue is not from 0 to 0.5.
   """
   if not 0 <= hue <= 0.5:
-    raise DataError(f"color_jitter hue is {hue:g}; expected 0 to 0.5 (half a circle reaches every hue)")
+    raise ConfigError(f"color_jitter hue is {hue:g}; expected 0 to 0.5 (half a circle reaches every hue)")
   image = tf.cast(to_rgb(example)["image"], tf.float32)
   draws = tf.random.stateless_uniform([4], seed)
   strengths = {color.brightness: brightness, color.contrast: contrast, color.saturation: saturation}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 
 Example = Mapping[str, Any]  # of tensors
 Size = int | Sequence[int]
@@ -188,12 +188,14 @@ def pad_crop(
     mode: "reflect" or "constant" (black).
 
   Raises:
-    DataError: another mode, or a negative padding.
+    ConfigError: another mode, or a negative padding.
   """
   if mode not in ("reflect", "constant"):
-    raise DataError(f"pad_crop has no mode {mode!r}; write 'reflect' or 'constant'")
+    raise ConfigError(f"pad_crop has no mode {mode!r}; write 'reflect' or 'constant'")
   if padding < 0:
-    raise DataError(f"pad_crop padding is {padding}; expected at least 0 (to cut a border off: center_crop)")
+    raise ConfigError(
+      f"pad_crop padding is {padding}; expected at least 0 (to cut a border off: center_crop)"
+    )
   image = to_rgb(example)["image"]
   height, width = pair(size)
   image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]], mode.upper())
@@ -226,7 +228,7 @@ def resampled(image: tf.Tensor, *, size: Size, interpolation: str = "bilinear") 
   """[H, W, 3] to float32 [height, width, 3] with antialiasing: `tf.image.resize(..., antialias=True)`,
   faster."""
   if interpolation not in _KERNELS:
-    raise DataError(f"no interpolation {interpolation!r}; write one of {sorted(_KERNELS)}")
+    raise ConfigError(f"no interpolation {interpolation!r}; write one of {sorted(_KERNELS)}")
   height, width = pair(size)
   if isinstance(height, int) and height * width < _SMALL:
     image = tf.image.resize(image, [height, width], method=interpolation, antialias=True)

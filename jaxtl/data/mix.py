@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 
 Batch = Mapping[str, Any]  # of tensors
 
@@ -31,7 +31,7 @@ def mixup(batch: Batch, seed: tf.Tensor, *, alpha: float = 0.2) -> Batch:
     The batch with mixed images, `label_b` [B] and `weight` float32 [B].
 
   Raises:
-    DataError: alpha is not above 0, or the batch is mixed already.
+    ConfigError: alpha is not above 0, or the batch is mixed already.
   """
   weight = _share(batch, seed, alpha=alpha, name="mixup")
   partner = _partners(batch)
@@ -56,7 +56,7 @@ def cutmix(batch: Batch, seed: tf.Tensor, *, alpha: float = 1.0) -> Batch:
     The batch with mixed images, `label_b` [B], and `weight` float32 [B]: exactly the share of pixels kept.
 
   Raises:
-    DataError: alpha is not above 0, or the batch is mixed already.
+    ConfigError: alpha is not above 0, or the batch is mixed already.
   """
   share = _share(batch, seed, alpha=alpha, name="cutmix")
   partner = _partners(batch)
@@ -76,11 +76,11 @@ def cutmix(batch: Batch, seed: tf.Tensor, *, alpha: float = 1.0) -> Batch:
 
 def _share(batch: Batch, seed: tf.Tensor, *, alpha: float, name: str) -> tf.Tensor:
   if alpha <= 0:
-    raise DataError(
+    raise ConfigError(
       f"{name} alpha is {alpha:g}; expected a number above 0 (leave {name} out to switch it off)"
     )
   if "label_b" in batch:
-    raise DataError(f"{name} got a batch that is mixed already; give one of mixup and cutmix")
+    raise ConfigError(f"{name} got a batch that is mixed already; give one of mixup and cutmix")
   # If a and b are Gamma(alpha) then a / (a + b) is Beta(alpha, alpha). In float64: a small alpha gives tiny
   # numbers.
   gammas = tf.random.stateless_gamma([2], seed, alpha=tf.constant(alpha, tf.float64), dtype=tf.float64)

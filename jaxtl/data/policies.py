@@ -10,7 +10,7 @@ from jaxtl.data import color
 from jaxtl.data.augment import affine, rotation
 from jaxtl.data.images import Example, to_rgb
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 
 # What pixels from outside the image become: middle grey, as in the authors' code.
 _FILL = 128.0
@@ -37,12 +37,14 @@ def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitu
     The example with a float32 image from 0 to 255.
 
   Raises:
-    DataError: fewer than one operation, or a magnitude off the scale.
+    ConfigError: fewer than one operation, or a magnitude off the scale.
   """
   if num_ops < 1:
-    raise DataError(f"rand_augment num_ops is {num_ops}; expected at least 1 (leave it out to switch it off)")
+    raise ConfigError(
+      f"rand_augment num_ops is {num_ops}; expected at least 1 (leave it out to switch it off)"
+    )
   if not 0 <= magnitude <= 10:
-    raise DataError(
+    raise ConfigError(
       f"rand_augment magnitude is {magnitude:g}; expected 0 to 10, the paper's scale (9 is usual; "
       "divide by 3 what was tuned on a scale to 30)"
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtl.data.images import IMAGENET_MEAN, IMAGENET_STD
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -25,7 +25,7 @@ class Preprocessing:
     mean, std: of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
 
   Raises:
-    DataError: a size below 1, a fraction outside (0, 1], another interpolation, or not three means and stds.
+    ConfigError: a size below 1, a fraction outside (0, 1], another interpolation, not three means and stds.
   """
 
   size: int = 224
@@ -36,13 +36,15 @@ class Preprocessing:
 
   def __post_init__(self) -> None:
     if self.size < 1:
-      raise DataError(f"size is {self.size}; expected pixels, at least 1")
+      raise ConfigError(f"size is {self.size}; expected pixels, at least 1")
     if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
-      raise DataError(f"crop_fraction is {self.crop_fraction}; expected above 0 and at most 1")
+      raise ConfigError(f"crop_fraction is {self.crop_fraction}; expected above 0 and at most 1")
     if self.interpolation not in INTERPOLATIONS:
-      raise DataError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}")
+      raise ConfigError(
+        f"interpolation is {self.interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}"
+      )
     if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-      raise DataError(f"mean {self.mean} and std {self.std}; expected three numbers each, the stds above 0")
+      raise ConfigError(f"mean {self.mean} and std {self.std}; expected three numbers each, the stds above 0")
 
   @property
   def resize_to(self) -> int | tuple[int, int]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 import jaxtl.data as data
 from jaxtl.data import color, policies
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 from tests.data.made_images import smooth_image
 
 SEED = tf.constant([1, 2], tf.int64)
@@ -191,7 +191,7 @@ def test_rand_augment_options():
   ],
 )
 def test_strengths_off_the_scale_are_refused(augment, said):
-  with pytest.raises(DataError, match=said):
+  with pytest.raises(ConfigError, match=said):
     augment(example(NOISE))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxtl.data as data
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError, DataError
 from tests.data.made_images import CROP, assert_same, encoded, smooth_image, take
 
 DAMAGED = {
@@ -21,20 +23,50 @@ ODD = {
   "cmyk.jpg": lambda image: encoded(image.convert("CMYK")),
   "gray.jpg": lambda image: encoded(image.convert("L")),
   "one.png": lambda image: encoded(image.resize((1, 1)), "PNG"),
-  "moving.gif": lambda image: encoded(image, "GIF"),
+  "moving.gif": lambda image: encoded(image, "GIF", save_all=True, append_images=[image.rotate(90)]),
+  "deep.png": lambda image: encoded(deep(image), "PNG"),
+  "wide.png": lambda image: encoded(image.resize((20_000, 2)), "PNG"),
 }
+
+
+def deep(image):
+  """The same in 16 bits and one channel."""
+  return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
 @pytest.fixture
 def damaged(jpeg_folder):
-  """14 readable files and 3 unreadable ones in class cat."""
-  from PIL import Image
-
+  """16 readable files and 3 unreadable ones in class cat."""
   for name, contents in DAMAGED.items():
     (jpeg_folder / "cat" / name).write_bytes(contents)
   for name, write in ODD.items():
     (jpeg_folder / "dog" / name).write_bytes(write(Image.fromarray(smooth_image(50, 50))))
   return data.from_folder(folder=str(jpeg_folder))
+
+
+def test_what_is_left_out_is_listed_once_over_all_sessions(damaged, tmp_path):
+  path = tmp_path / "run" / "quarantine.jsonl"
+  bad = data.BadRecords(3, quarantine=path)
+  take(20, damaged, CROP, batch_size=6, seed=0, bad_records=bad)
+  assert not path.parent.exists()  # a run that has no folder yet makes none
+  path.parent.mkdir()
+  bad.write_list()
+  take(20, damaged, CROP, batch_size=6, seed=0, bad_records=data.BadRecords(3, quarantine=path))
+  entries = [json.loads(line) for line in path.read_text().splitlines()]
+  assert len(entries) == 3
+  assert {entry["where"].split("cat/")[1].rstrip(")") for entry in entries} == set(DAMAGED)
+  for entry in entries:
+    assert entry["source"] == "pets"
+    assert damaged.where(entry["index"]) == entry["where"]
+    assert entry["reason"]
+
+
+def test_a_list_that_cannot_be_written_is_told_and_stops_nothing(damaged, tmp_path):
+  told = []
+  (tmp_path / "quarantine.jsonl").mkdir()
+  bad = data.BadRecords(3, told.append, quarantine=tmp_path / "quarantine.jsonl")
+  assert len(take(20, damaged, CROP, batch_size=6, seed=0, bad_records=bad)) == 20
+  assert any("quarantine.jsonl cannot be written: Is a directory" in line for line in told)
 
 
 def test_unusual_but_sound_images_are_read(damaged):
@@ -157,7 +189,7 @@ def test_a_failing_batch_transform_is_one_line(numbered):
   ],
 )
 def test_pad_crop_refuses_impossible_options_before_it_runs(numbered, options, said):
-  with pytest.raises(DataError, match=said):
+  with pytest.raises(ConfigError, match=said):
     take(1, numbered(4), [partial(data.pad_crop, size=8, **options)], batch_size=4, seed=0)
 
 

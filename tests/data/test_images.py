@@ -12,7 +12,7 @@ from PIL import Image
 import jaxtl.data as data
 from jaxtl.data import images
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 from tests.data.made_images import encoded, smooth_image
 
 SEED = tf.constant([3, 4], tf.int64)
@@ -98,7 +98,7 @@ def test_normalize_and_resize_keep_what_is_known_of_the_shape(size):
 
 
 def test_unknown_interpolation_is_refused():
-  with pytest.raises(DataError, match="bicubic"):
+  with pytest.raises(ConfigError, match="bicubic"):
     data.resize(example(smooth_image(9, 9)), size=4, interpolation="nearest")
 
 
@@ -122,7 +122,7 @@ def test_pad_crop_is_a_window_of_the_padded_image():
       seen.add(data.pad_crop(example(image), seed, size=8, padding=3, mode=mode)["image"].numpy().tobytes())
     assert seen <= windows
     assert len(seen) > 20
-  with pytest.raises(DataError, match="reflect"):
+  with pytest.raises(ConfigError, match="reflect"):
     data.pad_crop(example(image), SEED, size=8, mode="wrap")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import jaxtl.data as data
 from jaxtl.data.runtime import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 
 IMAGES = np.random.default_rng(0).normal(size=(6, 10, 12, 3)).astype(np.float32)
 PARTNERS = [1, 0, 3, 2, 5, 4]
@@ -60,9 +60,9 @@ def test_cutmix_alpha_concentrates_the_share():
 
 @pytest.mark.parametrize("mix", [data.mixup, data.cutmix])
 def test_mixing_twice_and_alpha_zero_are_refused(mix):
-  with pytest.raises(DataError, match="mixed already"):
+  with pytest.raises(ConfigError, match="mixed already"):
     mix(data.mixup(batch(), seeds(1)[0]), seeds(1)[0])
-  with pytest.raises(DataError, match="above 0"):
+  with pytest.raises(ConfigError, match="above 0"):
     mix(batch(), seeds(1)[0], alpha=0.0)
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from jaxtl import data
 from jaxtl.config import spec
 from jaxtl.data import Preprocessing
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError
 
 CASES = [
   Preprocessing(),
@@ -63,6 +63,6 @@ def test_other_transforms_are_no_preprocessing(specs):
   ],
 )
 def test_what_cannot_be_is_named(wrong, message):
-  with pytest.raises(DataError) as error:
+  with pytest.raises(ConfigError) as error:
     data.Preprocessing(**wrong)
   assert message in str(error.value)
