@@ -1,8 +1,19 @@
-"""Errors that end in one line for the user: what was given, what was expected, what to write instead."""
+"""Errors that end in one line for the user: what was given, what was expected, what to write instead.
+
+Each has the exit code of the command that it ends. 42 asks for a restart with the same command; whatever
+starts runs (SLURM, Kubernetes) may do that at once, and must not for the others.
+"""
+
+import errno
+
+# Of the disk, not of a name that was given: no space, over quota, worn out, read-only.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class InputError(ValueError):
-  """Something that the user gave cannot be used: the command line prints the message, exit code 2."""
+  """Something that the user gave cannot be used: the command line prints the message."""
+
+  code = 2
 
 
 class ConfigError(InputError):
@@ -12,14 +23,47 @@ class ConfigError(InputError):
 class DataError(InputError):
   """A data set is missing, damaged beyond its budget, or does not fit what it is used for."""
 
+  code = 3
+
 
 class CheckpointError(InputError):
   """A checkpoint is missing, incomplete, or does not fit the model that should take it."""
 
 
 class RunError(RuntimeError):
-  """A run that cannot go on although its input was fine; `code` is the exit code (4: non-finite loss)."""
+  """A run that cannot go on although its input was fine."""
 
-  def __init__(self, message: str, *, code: int):
+  code = 1
+
+
+class NonFiniteError(RunError):
+  """The loss or the gradient is NaN or infinite, or the loss has leapt; `step` is where, if in training."""
+
+  code = 4
+
+  def __init__(self, message: str, *, step: int | None = None):
     super().__init__(message)
-    self.code = code
+    self.step = step
+
+
+class StorageError(RunError):
+  """Checkpoints cannot be written, or none of those that were is whole."""
+
+  code = 5
+
+
+class Restart(RunError):
+  """Preemption, a lost peer, a hang: the run goes on when it is started again."""
+
+  code = 42
+
+
+def exit_code(error: BaseException) -> int:
+  """The exit code of the command that an error ends."""
+  if isinstance(error, (InputError, RunError)):
+    return error.code
+  if isinstance(error, KeyboardInterrupt):
+    return 130
+  if isinstance(error, OSError):
+    return StorageError.code if error.errno in _OF_THE_DISK else InputError.code
+  return 1

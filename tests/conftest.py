@@ -16,6 +16,14 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+  """Forgets a module's compiled programs: XLA:CPU maps memory for each, and Linux lets a process have 65,530
+  maps, beyond which the next program to be loaded is a segmentation fault."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def shared_data() -> Path:
   """The folder of small real data sets beside the repository; the test skips where it is absent."""

@@ -1,11 +1,12 @@
 """Training: the only place with meshes, checkpoints and loops."""
 
 from jaxtl.train.checkpoint import Weights, load
-from jaxtl.train.experiment import Experiment, Trained, run
+from jaxtl.train.experiment import Experiment
 from jaxtl.train.loop import fit
 from jaxtl.train.runtime import Data, Runtime
-from jaxtl.train.sharding import make_mesh
+from jaxtl.train.sharding import by_path, fsdp, make_mesh, per_device, replicate
 from jaxtl.train.step import TrainState, init_state, make_train_step
+from jaxtl.train.training import Trained, run
 
 __all__ = [
   "Data",
@@ -14,10 +15,14 @@ __all__ = [
   "TrainState",
   "Trained",
   "Weights",
+  "by_path",
   "fit",
+  "fsdp",
   "init_state",
   "load",
   "make_mesh",
   "make_train_step",
+  "per_device",
+  "replicate",
   "run",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxtl import metrics
 from jaxtl.metrics import Mean
+from jaxtl.train.processes import whole
 from jaxtl.train.sharding import put_batch
 from jaxtl.types import Array, Batch, Model, Params
 
@@ -50,10 +51,11 @@ def collect_features(
   *,
   mesh: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Pooled features float32 [N, D] and labels int32 [N] of all unmasked rows, on the host."""
+  """Pooled features float32 [N, D] and labels int32 [N] of all unmasked rows, on every process's host."""
   rows, labels = [], []
   for batch in batches:
-    pooled = np.asarray(features(params, batch_stats, put_batch(batch, mesh)["image"]))
-    rows.append(pooled[batch["mask"]])
-    labels.append(batch["label"][batch["mask"]])
+    there = put_batch(batch, mesh)
+    mask = whole(there["mask"])
+    rows.append(whole(features(params, batch_stats, there["image"]))[mask])
+    labels.append(whole(there["label"])[mask])
   return np.concatenate(rows), np.concatenate(labels)

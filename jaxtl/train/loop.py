@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 
-from jaxtl.errors import RunError
+from jaxtl.errors import NonFiniteError, Restart
 from jaxtl.train.sharding import put_batch
 from jaxtl.train.step import Step, TrainState
 from jaxtl.train.writer import MetricsWriter, Progress
 from jaxtl.types import Array, Metrics
 
 Observer = Callable[[TrainState], Mapping[str, float]]
+# Steps left out in a row before a run that skips them gives up: nothing is learned any more.
+MOST_SKIPPED = 20
+# Losses that the median of a spike is of, and how many there must be before there is one.
+RECENT, ENOUGH = 100, 20
+# What a metrics record says of the machine, and not of what was learned.
+RATES = ("train/images_per_second", "train/data_wait")
+
+
+class Save(Protocol):
+  """Writes a checkpoint, behind the training's back unless it is the `last` of the run."""
+
+  def __call__(self, state: TrainState, *, last: bool) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+  """When things happen, in steps.
+
+  Attributes:
+    log: between metrics records.
+    checkpoint: between checkpoints; None is only after the last step.
+  """
+
+  log: int = 50
+  checkpoint: int | None = None
 
 
 def fit(
@@ -30,70 +59,162 @@ def fit(
   writer: MetricsWriter,
   progress: Progress,
   work_per_image: float = 1.0,
-  log_every: int = 50,
+  periods: Periods = Periods(),
   observers: Mapping[str, tuple[int | None, Observer]] | None = None,
-  save: Callable[[TrainState], None] | None = None,
-  checkpoint_every: int | None = None,
+  save: Save | None = None,
+  spike_factor: float | None = None,
+  stop_due: Callable[[int], bool] = lambda step: False,
+  beat: Callable[[], None] = lambda: None,
 ) -> TrainState:
   """Runs `train_step` from `state.step` to `num_steps`.
 
   Args:
     state: where to start; it is donated.
-    batches: the stream of batches, already at position `state.step`.
+    batches: the stream of batches, already at the position of `state.step`.
     key: the run's noise key.
     work_per_image: image passes that one image costs, for the time left: 2 under SAM.
-    log_every: period of the metrics records, in steps.
     observers: name -> (period in steps, state -> scalars); None is only after the last step, where every
-      observer runs. They look at the state and cannot change it.
-    save: writes a checkpoint; called every `checkpoint_every` steps and after the last.
+      observer runs. They look at the state and cannot change it; if one fails, the state is saved first.
+    save: writes a checkpoint; called with `periods.checkpoint`, after the last step and before a stop.
+    spike_factor: as in `Experiment`.
+    stop_due: whether to save and stop after this step.
+    beat: called whenever something has moved.
 
   Raises:
-    RunError: the loss is not finite; the message names the step.
+    NonFiniteError: the loss or the gradient is not finite, or the loss has leapt; with the step.
+    Restart: `stop_due` said so; the state is saved.
   """
-  observers = observers or {}
-  start = int(state.step)
-  clock = _Clock()
-  behind: tuple[int, Metrics] | None = None
-  for number in range(start + 1, num_steps + 1):
-    with clock.waiting():
+  told = _Told(writer, progress, periods.log, num_steps, work_per_image, spike_factor)
+  for number in range(int(state.step) + 1, num_steps + 1):
+    with told.clock.waiting():
       batch = next(batches)
-    images = len(batch["image"])
     state, metrics = train_step(state, put_batch(batch, mesh), key)
-    if behind is not None:  # one step late, so that the device never waits for the host
-      _check_finite(*behind)
-    behind = (number, metrics)
-    clock.count(images)
-    last = number == num_steps
-    if number % log_every == 0 or last:
-      _check_finite(number, metrics)
-      record = {f"train/{name}": float(value) for name, value in metrics.items()}
-      writer.write(number, record | clock.record())
-      clock.restart()
-    progress.advance(
-      images * work_per_image,
-      f"step {number}/{num_steps}",
-      images_per_second=clock.images_per_second,
-      waiting=clock.share_waiting,
-    )
-    due = [observe for every, observe in observers.values() if last or (every and number % every == 0)]
-    saving = save is not None and (last or (checkpoint_every and number % checkpoint_every == 0))
-    if due or saving:
-      _check_finite(number, metrics)
-    with clock.paused():
+    told.step(number, metrics, len(batch["image"]))
+    beat()
+    last, stopping = number == num_steps, stop_due(number)
+    due = _due(observers or {}, number, last=last)
+    saving = last or stopping or (periods.checkpoint and number % periods.checkpoint == 0)
+    if not (due or saving):
+      continue
+    with told.resting():
       for observe in due:
-        writer.write(number, observe(state))
+        if values := _observed(observe, state, save):
+          writer.write(number, values)
+        beat()
       if save is not None and saving:
-        save(state)
+        save(state, last=last or stopping)
+        beat()
+    if stopping and not last:
+      kept = "which is saved; the same command goes on from there" if save else "of a part that is not kept"
+      raise Restart(f"stopped after step {number}, {kept}")
   return state
 
 
-def _check_finite(step: int, metrics: Metrics) -> None:
-  """Of loss and gradient: either would be written into the weights, and into the checkpoint."""
-  for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
-    value = float(metrics.get(name, 0.0))
-    if not math.isfinite(value):
-      advice = "lower the learning rate or look at that batch"
-      raise RunError(f"the {what} is {value} at step {step}; {advice}", code=4)
+def _due(observers: Mapping[str, tuple[int | None, Observer]], number: int, *, last: bool) -> list[Observer]:
+  """The observers that look after this step."""
+  return [observe for every, observe in observers.values() if last or (every and number % every == 0)]
+
+
+def _observed(observe: Observer, state: TrainState, save: Save | None) -> Mapping[str, float]:
+  """What an observer sees; what was learned is on disk before its failure ends the run."""
+  try:
+    return observe(state)
+  except Exception:
+    # A save needs all processes, and the others may have seen nothing amiss.
+    if save is not None and jax.process_count() == 1:
+      save(state, last=True)
+    raise
+
+
+class _Told:
+  """What a step tells: to the health check always, to the metrics once a period, to the status line."""
+
+  def __init__(
+    self,
+    writer: MetricsWriter,
+    progress: Progress,
+    every: int,
+    num_steps: int,
+    work_per_image: float,
+    spike_factor: float | None,
+  ):
+    self.clock, self.health = _Clock(), _Health(spike_factor, progress.note)
+    self._writer, self._progress = writer, progress
+    self._every, self._num_steps, self._work = every, num_steps, work_per_image
+
+  @contextlib.contextmanager
+  def resting(self) -> Iterator[None]:
+    """What happens inside sees a state that is known to be sound, and its time is no training time."""
+    self.health.settle()
+    with self.clock.paused():
+      yield
+
+  def step(self, number: int, metrics: Metrics, images: int) -> None:
+    clock = self.clock
+    self.health.look(number, metrics)
+    clock.count(images)
+    if number % self._every == 0 or number == self._num_steps:
+      self.health.settle()
+      record = {f"train/{name}": float(value) for name, value in metrics.items()}
+      self._writer.write(number, record | clock.record())
+      clock.restart()
+    self._progress.advance(
+      images * self._work,
+      f"step {number}/{self._num_steps}",
+      images_per_second=clock.images_per_second,
+      waiting=clock.share_waiting,
+    )
+
+
+class _Health:
+  """Looks at loss and gradient, one step late, so that the device never waits for the host.
+
+  Either would be written into the weights, and into the checkpoint: `settle` looks at the newest step, too.
+  """
+
+  def __init__(self, spike_factor: float | None, note: Callable[[str], None]):
+    self._spike_factor = spike_factor
+    self._note = note
+    self._unseen: tuple[int, Metrics] | None = None
+    self._recent: collections.deque[float] = collections.deque(maxlen=RECENT)
+    self._skipped = 0
+
+  def look(self, step: int, metrics: Metrics) -> None:
+    self.settle()
+    self._unseen = step, metrics
+
+  def settle(self) -> None:
+    if self._unseen is None:
+      return
+    (step, metrics), self._unseen = self._unseen, None
+    if float(metrics.get("skipped", 0.0)):
+      self._skip(step)
+      return
+    self._skipped = 0
+    for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+      value = float(metrics.get(name, 0.0))
+      if not math.isfinite(value):
+        advice = "lower the learning rate or look at that batch"
+        raise NonFiniteError(f"the {what} is {value} at step {step}; {advice}", step=step)
+    if self._spike_factor is not None:
+      self._compare(step, float(metrics["loss"]), self._spike_factor)
+
+  def _skip(self, step: int) -> None:
+    self._skipped += 1
+    self._note(f"step {step} is left out: its loss or gradient is not finite")
+    if self._skipped >= MOST_SKIPPED:
+      raise NonFiniteError(
+        f"{self._skipped} steps in a row are not finite, the last of them {step}; lower the learning rate",
+        step=step,
+      )
+
+  def _compare(self, step: int, loss: float, factor: float) -> None:
+    usual = statistics.median(self._recent) if len(self._recent) >= ENOUGH else math.inf
+    if loss > factor * usual:
+      raise NonFiniteError(
+        f"the loss is {loss:.4g} at step {step}, above {factor:g} times its median {usual:.4g}", step=step
+      )
+    self._recent.append(loss)
 
 
 class _Clock:
@@ -122,7 +243,7 @@ class _Clock:
     if self._windows == 1:
       return {}
     elapsed = max(time.monotonic() - self._start, 1e-9)
-    return {"train/images_per_second": self._images / elapsed, "train/data_wait": self._waited / elapsed}
+    return dict(zip(RATES, (self._images / elapsed, self._waited / elapsed), strict=True))
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:

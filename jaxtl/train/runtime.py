@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from jaxtl import data as data_lib
 from jaxtl.config import Spec
 from jaxtl.errors import DataError
 from jaxtl.train import sharding
+from jaxtl.train.guard import Watchdog
 from jaxtl.train.writer import Progress
 
 _WORDNET_ID = re.compile(r"n\d{8}(?=\s|\Z)")
@@ -50,6 +53,12 @@ class Data:
     )
 
 
+class Stops(Protocol):
+  """Says whether to save and stop after a step; the same on every process."""
+
+  def due(self, step: int) -> bool: ...
+
+
 @dataclasses.dataclass
 class Runtime:
   """Where a run takes place; nothing here changes what is learned.
@@ -58,6 +67,9 @@ class Runtime:
     mesh: the devices.
     data_dir: the folder below which sources look for their files.
     progress: the status line.
+    quarantine: file that lists unreadable images, a JSON object each; None lists them nowhere.
+    interruption: asks whether to stop; None never does.
+    watchdog: ends a run that hangs; None waits for ever.
     trust: imports whatever a checkpoint's config names, not only the library's own parts.
     sources, bad_records, shapes: what is known of data that were opened already.
   """
@@ -66,9 +78,25 @@ class Runtime:
   data_dir: str | None = None
   progress: Progress = dataclasses.field(default_factory=Progress)
   trust: bool = False
+  quarantine: Path | None = None
+  interruption: Stops | None = None
+  watchdog: Watchdog | None = None
   sources: dict[str, Any] = dataclasses.field(default_factory=dict)
   bad_records: dict[str, Any] = dataclasses.field(default_factory=dict)
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+  def stop_due(self, step: int) -> bool:
+    """Whether the run is to save and stop after this step."""
+    return self.interruption is not None and self.interruption.due(step)
+
+  def beat(self) -> None:
+    """Tells the watchdog that something has moved."""
+    if self.watchdog is not None:
+      self.watchdog.beat()
+
+  def watched(self) -> contextlib.AbstractContextManager[None]:
+    """The context in which the watchdog wants to be told."""
+    return contextlib.nullcontext() if self.watchdog is None else self.watchdog.watching()
 
   def open(self, data: Data) -> Any:
     """The source of `data`, opened once per run."""
@@ -88,8 +116,15 @@ class Runtime:
     """The budget of unreadable images of a source, one for all that read it."""
     name = json.dumps(config_lib.plain(data.source), sort_keys=True)
     if name not in self.bad_records:
-      self.bad_records[name] = data_lib.BadRecords(data.max_bad_records, self.progress.note)
+      self.bad_records[name] = data_lib.BadRecords(
+        data.max_bad_records, self.progress.note, quarantine=self.quarantine
+      )
     return self.bad_records[name]
+
+  def list_unreadable(self) -> None:
+    """Lists unreadable images that were met before the run had its folder."""
+    for found in self.bad_records.values():
+      found.write_list()
 
   def train_batches(self, data: Data, *, seed: int, start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
     """The endless stream of training batches, from any step on."""

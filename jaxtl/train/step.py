@@ -70,6 +70,23 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, gradie
   return train_step
 
 
+def skip_nonfinite(train_step: Step) -> Step:
+  """The step that leaves everything but the count as it was where loss or gradient is not finite.
+
+  The state is bit for bit that of a run that never saw the batch; `step` moves on, since it is the place in
+  the data. The metric `skipped` says where.
+  """
+
+  def careful_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+    after, metrics = train_step(state, batch, key)
+    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    kept = dataclasses.replace(state, step=after.step)
+    chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, kept)
+    return chosen, metrics | {"skipped": 1.0 - good}
+
+  return careful_step
+
+
 def init_model(model: Model, key: Array, image_shape: tuple[int, ...]) -> tuple[Params, Params]:
   """Fresh (params, batch_stats) for images [1, H, W, 3]."""
   return _jitted_init(model, tuple(image_shape))(key)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import abc
+import contextlib
+import errno
 import json
 import os
 import shutil
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import rich.console
@@ -18,55 +22,126 @@ from rich.markup import escape
 
 from jaxtl.errors import InputError
 
-T = TypeVar("T")
-
 
 class MetricsWriter:
   """`metrics.jsonl`, one line per record, and TensorBoard events beside it.
 
-  A resumed run first drops the records beyond the step it resumes from, so that the file always tells one
-  uninterrupted run.
+  A resumed run first drops the records beyond the step it resumes from, so that the files always tell one
+  uninterrupted run. A disk that is full, or a folder that is gone, stops nothing: it is told once, and the
+  file is made whole as soon as that is possible again.
 
   Args:
     folder: where to write; None keeps the records in memory. Only process 0 writes.
     start_step: the step that the run goes on from.
+    note: told when records cannot be written.
 
   Attributes:
     records: all records of the run, oldest first, each with its `step`.
   """
 
-  def __init__(self, folder: Path | None, *, start_step: int):
+  def __init__(self, folder: Path | None, *, start_step: int, note: Callable[[str], None] = print):
     self.records: list[dict[str, float]] = []
-    self._file: Any = None
-    self._events: Any = None
+    self._sinks: list[_Sink] = []
+    self._note = note
     if folder is None:
       return
-    path = folder / "metrics.jsonl"
-    records = [json.loads(line) for line in _lines(path)]
+    records = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
     self.records = [record for record in records if record["step"] <= start_step]
-    if not is_first_process():
-      return
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records))
-    from tensorboardX import SummaryWriter
-
-    self._file = path.open("a", encoding="utf-8")
-    self._events = SummaryWriter(str(folder / "tb"), purge_step=start_step + 1)
+    if is_first_process():
+      self._sinks = [_Lines(folder / "metrics.jsonl"), _Events(folder / "tb")]
+    for sink in self._sinks:
+      self._put(sink)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Appends one record."""
     record = {"step": step, **values}
     self.records.append(record)
-    if self._file is None:
-      return
-    self._file.write(json.dumps(record) + "\n")
-    self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    for sink in self._sinks:
+      self._put(sink, record)
 
   def close(self) -> None:
-    if self._file is not None:
-      self._file.close()
-      self._events.close()
+    for sink in self._sinks:
+      if sink.broken:
+        self._put(sink)
+      sink.close()
+
+  def _put(self, sink: _Sink, record: Mapping[str, float] | None = None) -> None:
+    """Makes a file longer by a record; anew from all of them where there is none, or the file is broken."""
+    try:
+      if record is None or sink.broken:
+        sink.rewrite(self.records)
+      else:
+        sink.append(record)
+      sink.broken = False
+    except OSError as error:
+      if not sink.broken:
+        self._note(f"metrics cannot be written to {sink.path}: {error.strerror or error}; the run goes on")
+      sink.broken = True
+
+
+class _Sink(abc.ABC):
+  """A file of records: made anew from all of them, or longer by one."""
+
+  def __init__(self, path: Path):
+    self.path = path
+    self.broken = False
+    self._file: Any = None
+
+  @abc.abstractmethod
+  def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
+    """Makes the file anew."""
+
+  @abc.abstractmethod
+  def append(self, record: Mapping[str, float]) -> None:
+    """Makes the file longer."""
+
+  def close(self) -> None:
+    with contextlib.suppress(OSError):
+      if self._file is not None:
+        self._file.close()
+    self._file = None
+
+
+class _Lines(_Sink):
+  def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
+    self.close()
+    write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in records))
+    self._file = self.path.open("a", encoding="utf-8")
+
+  def append(self, record: Mapping[str, float]) -> None:
+    if not self.path.exists():
+      raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+
+
+class _Events(_Sink):
+  """TensorBoard's format, written here and now: a thread that dies of a full disk would block the run."""
+
+  def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
+    from tensorboardX.record_writer import RecordWriter
+
+    self.close()
+    self.path.mkdir(parents=True, exist_ok=True)
+    for old in self.path.glob("events.out.tfevents.*"):
+      old.unlink()
+    self._file = RecordWriter(
+      str(self.path / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}")
+    )
+    for record in records:
+      self.append(record)
+
+  def append(self, record: Mapping[str, float]) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    if not self.path.exists():
+      raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
+    for name, value in record.items():
+      if name != "step":
+        event = Event(wall_time=time.time(), step=int(record["step"]), summary=scalar(name, value))
+        self._file.write(event.SerializeToString())
+    self._file.flush()
 
 
 class Progress:
@@ -126,7 +201,8 @@ class Progress:
     else:
       self._bar.console.print(escape(text), highlight=False)
     if self._log is not None:
-      with self._log.open("a", encoding="utf-8") as file:
+      # The note may be about the disk that this is on.
+      with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
   def close(self) -> None:
@@ -159,6 +235,11 @@ def write_atomically(path: Path, text: str) -> None:
   temporary.replace(path)
 
 
+def existing(path: Path) -> Path:
+  """The path itself or the nearest folder above it that is there."""
+  return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 def check_new_folder(folder: Path) -> None:
   """Refuses, before any work, a folder that `write_folder` could not make.
 
@@ -167,7 +248,7 @@ def check_new_folder(folder: Path) -> None:
   """
   if folder.is_dir() and any(folder.iterdir()):
     raise InputError(f"{folder} is not empty; give a folder that does not exist yet")
-  there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+  there = existing(folder)
   if not there.is_dir() or not os.access(there, os.W_OK):
     reason = "not writable" if there.is_dir() else "a file"
     raise InputError(f"cannot write to {folder}: {there} is {reason}")
@@ -194,21 +275,6 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
     raise InputError(f"cannot write to {folder}: {error.strerror}") from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
-
-
-def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], None] | None = None) -> T:
-  """The JSON result at `path`; computed and written there if it is not there yet.
-
-  This is how an interrupted study goes on: every finished measurement is a file. `recalled` is called where
-  the result was there already.
-  """
-  if path.exists():
-    if recalled is not None:
-      recalled()
-    return json.loads(path.read_text(encoding="utf-8"))
-  result = compute()
-  write_atomically(path, json.dumps(result, indent=1) + "\n")
-  return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """A task small enough to train in a second: coloured squares, and a tiny residual network."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,17 @@ def runtime():
     return Runtime(make_mesh(num_devices), progress=Progress(stream=open("/dev/null", "w")))
 
   return make
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 2 MB."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
+  )
+  if mounted.returncode:
+    pytest.skip("mounting a small tmpfs needs root, which this user is not")
+  yield folder
+  subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -1,14 +1,17 @@
 import io
 import json
+import shutil
+import struct
+from pathlib import Path
 
 import pytest
 
 from jaxtl.errors import InputError
+from jaxtl.train.processes import remember
 from jaxtl.train.writer import (
   MetricsWriter,
   Progress,
   check_new_folder,
-  remember,
   write_atomically,
   write_folder,
 )
@@ -28,6 +31,62 @@ def test_records_are_lines_and_a_resumed_run_drops_what_is_beyond(tmp_path):
   assert lines == resumed.records
   assert [(r["step"], r["loss"]) for r in lines] == [(1, 1.0), (2, 0.5), (3, 7.0)]
   assert list((tmp_path / "tb").iterdir())
+
+
+def test_a_folder_that_is_gone_is_told_once_and_made_whole_again(tmp_path):
+  notes = []
+  writer = MetricsWriter(tmp_path / "run", start_step=0, note=notes.append)
+  writer.write(1, {"loss": 1.0})
+  shutil.rmtree(tmp_path / "run")
+  (tmp_path / "run").write_text("a file in its place")
+  for step in (2, 3, 4):
+    writer.write(step, {"loss": 1.0 / step})
+  assert len(notes) == 2  # one for the lines, one for TensorBoard's events
+  assert all("metrics cannot be written to" in note for note in notes)
+  (tmp_path / "run").unlink()
+  writer.write(5, {"loss": 0.2})
+  writer.close()
+  lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  assert lines == writer.records
+  assert [record["step"] for record in lines] == [1, 2, 3, 4, 5]
+  assert events(tmp_path / "run") == [(step, "loss", 1.0 / step) for step in (1, 2, 3, 4, 5)]
+
+
+def test_a_full_disk_stops_no_metrics_from_being_kept(small_disk):
+  notes = []
+  writer = MetricsWriter(small_disk / "run", start_step=0, note=notes.append)
+  writer.write(1, {"loss": 1.0})
+  (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+  for step in range(2, 400):
+    writer.write(step, {"loss": 1.0 / step})
+  assert 1 <= len(notes) <= 2
+  (small_disk / "filler").unlink()
+  writer.close()
+  lines = [json.loads(line) for line in (small_disk / "run" / "metrics.jsonl").read_text().splitlines()]
+  assert [record["step"] for record in lines] == list(range(1, 400))
+
+
+def test_a_note_about_a_full_disk_does_not_need_that_disk():
+  stream = io.StringIO()
+  progress = Progress(stream=stream)
+  progress.log_to(Path("/dev/full"))
+  progress.note("the disk is full")
+  assert stream.getvalue() == "the disk is full\n"
+
+
+def events(folder):
+  """(step, name, value) of TensorBoard's files, read by what tensorboardX does not write with."""
+  from tensorboardX.proto.event_pb2 import Event
+
+  found = []
+  (path,) = (folder / "tb").iterdir()
+  data = path.read_bytes()
+  while data:
+    (length,) = struct.unpack("<Q", data[:8])
+    event = Event.FromString(data[12 : 12 + length])
+    found += [(event.step, value.tag, pytest.approx(value.simple_value)) for value in event.summary.value]
+    data = data[16 + length :]
+  return found
 
 
 def test_without_a_folder_records_stay_in_memory(tmp_path):

@@ -1,0 +1,112 @@
+"""Whether a process is one of several, and how they find each other: from options, or from what started it.
+
+Knows the environment alone and imports no JAX, so that `jaxtl doctor` can tell what it sees, and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxtl.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+  """The processes of a run.
+
+  Attributes:
+    why: how this was found, for people.
+    coordinator: HOST:PORT of process 0; None where JAX finds it.
+    num_processes: how many there are; None where JAX finds it. 1 is a run that stands alone.
+    process_id: which of them this is; None where JAX finds it.
+    number: the same for the names of files, as far as it is known; 0 where it is not.
+  """
+
+  why: str
+  coordinator: str | None = None
+  num_processes: int | None = None
+  process_id: int | None = None
+  number: int = 0
+
+  @property
+  def alone(self) -> bool:
+    return self.num_processes == 1
+
+
+def detect(
+  environment: Mapping[str, str],
+  *,
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> Cluster:
+  """Options win over SLURM, SLURM over TPU hosts; an environment that says half of it means one process.
+
+  Args:
+    environment: of the process.
+    coordinator, num_processes, process_id: the command's options.
+
+  Raises:
+    ConfigError: some of the three options without the others, or numbers that do not fit.
+  """
+  given = {
+    "--coordinator": coordinator,
+    "--num-processes": num_processes,
+    "--process-id": process_id,
+  }
+  if any(value is not None for value in given.values()):
+    return _from_options(given, coordinator, num_processes, process_id)
+  if "SLURM_JOB_ID" in environment:
+    return _from_slurm(environment)
+  hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+  if len(hosts) > 1:
+    why = f"TPU_WORKER_HOSTNAMES names {len(hosts)} hosts; JAX asks the TPU's metadata for the rest"
+    return Cluster(why, number=_number(environment, "TPU_WORKER_ID"))
+  if "MEGASCALE_COORDINATOR_ADDRESS" in environment:
+    return Cluster("MEGASCALE_COORDINATOR_ADDRESS is set: several TPU slices, found by JAX")
+  if "JOB_COMPLETION_INDEX" in environment:
+    index = environment["JOB_COMPLETION_INDEX"]
+    return Cluster(
+      f"a Kubernetes job of index {index}, but no --coordinator: every pod trains alone", num_processes=1
+    )
+  return Cluster("nothing that starts several processes was found", num_processes=1)
+
+
+def _from_options(
+  given: Mapping[str, object], coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Cluster:
+  if coordinator is None or num_processes is None or process_id is None:
+    have = ", ".join(name for name, value in given.items() if value is not None)
+    lack = ", ".join(name for name, value in given.items() if value is None)
+    raise ConfigError(f"{have} without {lack}; several processes need all three, one process none of them")
+  host, _, port = coordinator.rpartition(":")
+  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    raise ConfigError(f"--coordinator is {coordinator!r}; expected process 0's HOST:PORT, like 10.0.0.2:8476")
+  if not 0 <= process_id < num_processes:
+    raise ConfigError(
+      f"--process-id is {process_id} of --num-processes {num_processes}; expected 0 to {num_processes - 1}"
+    )
+  why = "--coordinator, --num-processes and --process-id"
+  return Cluster(why, coordinator, num_processes, process_id, process_id)
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Cluster:
+  """A task of `srun`; a shell that `salloc` opened has the job's variables and not the step's."""
+  needed = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+  missing = [name for name in needed if name not in environment]
+  job = environment["SLURM_JOB_ID"]
+  if missing:
+    why = f"SLURM job {job} without {missing[0]}: not a task of srun, so one process"
+    return Cluster(why, num_processes=1)
+  tasks = environment["SLURM_STEP_NUM_TASKS"]
+  if tasks == "1":
+    return Cluster(f"SLURM job {job} with one task", num_processes=1)
+  task = environment["SLURM_PROCID"]
+  why = f"SLURM job {job}, task {task} of {tasks}; JAX asks SLURM for the rest"
+  return Cluster(why, number=_number(environment, "SLURM_PROCID"))
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+  text = environment.get(name, "")
+  return int(text) if text.isdecimal() else 0

@@ -1,0 +1,111 @@
+"""A process of several is watched by one that does nothing else.
+
+When a peer dies, JAX's service ends the others by SIGABRT, which no Python code can turn into an exit code
+(jaxlib 0.10.2 throws `std::bad_cast` for a callback of one's own). So the process that was started runs the
+command again as its child, passes signals on, and says 42 where the child died rather than ended.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from jaxtl import exit_reason
+from jaxtl.errors import Restart
+
+CHILD = "JAXTL_SUPERVISED"
+_PR_SET_PDEATHSIG = 1
+
+
+def is_child() -> bool:
+  """Whether this process is watched already."""
+  return CHILD in os.environ
+
+
+def is_first_child() -> bool:
+  """Whether this process is watched, and is process 0 of its run."""
+  return os.environ.get(CHILD) == "0"
+
+
+def run(arguments: Sequence[str], *, folder: Path, process: int) -> int:
+  """Runs `jaxtl` with the arguments as a child, and returns the exit code to end with.
+
+  Args:
+    arguments: of the command line.
+    folder: of the run, where the reason is put on record if the child could not.
+    process: the number of this process among those of the run.
+  """
+  child: subprocess.Popen[str] | None = None
+  early: list[int] = []
+
+  def pass_on(number: int, frame: FrameType | None) -> None:
+    if child is None:
+      early.append(number)
+    else:
+      child.send_signal(number)
+
+  # First, so that no signal finds this process without an ear.
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, pass_on)
+  child = subprocess.Popen(
+    [sys.executable, "-m", "jaxtl", *arguments],
+    env={**os.environ, CHILD: str(process)},
+    stderr=subprocess.PIPE,
+    text=True,
+    errors="replace",
+    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+  )
+  for missed in early:
+    child.send_signal(missed)
+  last: collections.deque[str] = collections.deque(maxlen=200)
+  assert child.stderr is not None
+  reader = threading.Thread(target=_pass_on, args=(child.stderr, last), daemon=True)
+  reader.start()
+  code = child.wait()
+  reader.join(timeout=5)
+  if code >= 0:
+    return code
+  reason = f"{lost_peer(''.join(last))}; the process ended by {signal.Signals(-code).name}"
+  with contextlib.suppress(OSError):  # the disk may be full, and the code must be right
+    exit_reason.write(folder, code=Restart.code, reason=reason, process=process)
+  print(f"jaxtl: {reason}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+  return Restart.code
+
+
+def default_workdir(config: Path) -> Path:
+  """runs/NAME, where NAME is the config's path below `configs`: namesakes in two folders do not clash."""
+  parts = config.with_suffix("").parts
+  below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
+  return Path("runs", *below)
+
+
+def lost_peer(log: str) -> str:
+  """What the end of a process's log says about its peers."""
+  if found := re.search(r"tasks are unhealthy[^\n]*\n((?:\d+\n)+)", log):
+    return f"process {', '.join(found.group(1).split())} of this run was lost"
+  if "leader task" in log or "coordination service" in log:
+    return "process 0 of this run, the coordinator, was lost"
+  return "it died"
+
+
+def _pass_on(stream: IO[str], last: collections.deque[str]) -> None:
+  for line in stream:
+    last.append(line)
+    sys.stderr.write(line)
+    sys.stderr.flush()
+
+
+def _die_with_parent() -> None:
+  """Linux: a watcher that is killed takes the watched process along, which could not be stopped otherwise."""
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,288 @@
+"""The checkpoints of a run, under a contract that orbax lacks.
+
+A step's folder gets its name when it is complete: arrays, config and last the manifest with the SHA-256 of
+everything (`jaxtl.train.manifest`). A restore is bit for bit what was saved, or a refusal that names the
+file. Saving happens beside the training, and a full disk delays it without stopping that.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxtl.errors import CheckpointError, StorageError
+from jaxtl.optim import averaged
+from jaxtl.train import checkpoint, processes
+from jaxtl.train import manifest as manifest_lib
+from jaxtl.train.manifest import size_text
+from jaxtl.train.step import TrainState
+from jaxtl.train.writer import existing, is_first_process
+
+# What a step's folder is called before it is complete, while it is removed, and when it is found damaged.
+WRITING, REMOVING, DAMAGED = ".writing", ".removing", ".damaged"
+# The last save of a run waits this long between its attempts, in seconds.
+PATIENCE = (1.0, 5.0, 25.0)
+# Saves that fail in a row for another reason than a full disk before the run gives up.
+MOST_FAILURES = 3
+_NO_SPACE = ("no space left", "quota exceeded", "not enough space")
+
+
+class Checkpointer:
+  """The checkpoints of one run, which alone writes to their folder.
+
+  Args:
+    folder: made when first written to.
+    keep: how many of the newest steps stay; with 2 there is one to go back to where the newest is damaged.
+    note: tells the user what happened.
+    patience: seconds between the attempts of the last save.
+
+  Raises:
+    StorageError: the folder has steps, and not one is whole.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    *,
+    keep: int = 2,
+    note: Callable[[str], None] = print,
+    patience: Sequence[float] = PATIENCE,
+  ):
+    self._folder = folder.absolute()
+    self._keep = keep
+    self._note = note
+    self._patience = patience
+    self._writer = checkpoint.writer()
+    self._thread: threading.Thread | None = None
+    self._problem: Exception | None = None
+    self._failures = 0
+    self._pending = False
+    self._newest: int | None = processes.from_first(self._find)
+
+  def latest_step(self) -> int | None:
+    """The newest step that is complete and whole, None where there is none."""
+    return self._newest
+
+  def check_space(self, like: TrainState) -> None:
+    """Refuses a disk that cannot hold what the run is going to keep.
+
+    Raises:
+      StorageError: says how much is needed and how much there is.
+    """
+    processes.from_first(lambda: self._check_space(_items(like)))
+
+  def _check_space(self, items: Any) -> None:
+    one = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(items))
+    have = shutil.disk_usage(existing(self._folder)).free
+    if (need := one * (self._keep + 1)) > have:
+      raise StorageError(
+        f"{self._folder} needs {size_text(need)} for {self._keep} checkpoints of {size_text(one)} and "
+        f"one that is being written; {size_text(have)} are free. Free space, lower 'keep', or give another "
+        "--workdir"
+      )
+
+  def save(self, state: TrainState, config: Mapping[str, Any], *, last: bool = False) -> None:
+    """Writes the state as its step, behind the training's back; a step that is there already is left alone.
+
+    A save that fails is told and tried again with the next one; the last one waits until it is on the disk.
+
+    Raises:
+      StorageError: the last save, or `MOST_FAILURES` in a row other than for a full disk, did not succeed.
+    """
+    self.wait()
+    step = int(state.step)
+    if self._newest == step:
+      return
+    # A copy: the next step is given the state's memory to write into.
+    items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state))
+    self._start(step, items, config)
+    for pause in (*self._patience, None) if last else ():
+      self.wait()
+      if self._newest == step:
+        return
+      if pause is None:
+        raise StorageError(
+          f"the last checkpoint, of step {step}, cannot be written: {checkpoint.essence(self._problem)}"
+        )
+      time.sleep(pause)
+      self._start(step, items, config)
+
+  def wait(self) -> None:
+    """Until the save that is under way has ended, either way.
+
+    Raises:
+      StorageError: `MOST_FAILURES` saves have failed, other than for a full disk.
+    """
+    self._join()
+    if self._pending:  # the same on every process, also on one whose own part could not be started
+      self._pending = False
+      self._agree()
+    if self._failures >= MOST_FAILURES:
+      why = checkpoint.essence(self._problem)
+      raise StorageError(f"{self._failures} checkpoints in a row cannot be written to {self._folder}: {why}")
+
+  def restore(self, like: TrainState) -> TrainState:
+    """The newest whole state, placed as `like` is, every array compared with what was saved.
+
+    Raises:
+      CheckpointError: it does not have the structure and shapes of `like`; the differences, a line each.
+    """
+    folder = self._folder / str(self._newest)
+    saved = manifest_lib.read(folder)
+    items = jax.tree.map(ocp.utils.to_shape_dtype_struct, _items(like))
+    found = manifest_lib.misfits(saved.leaves, manifest_lib.shapes_of(items))
+    if found:
+      raise CheckpointError(f"{folder} does not fit this run: {'; '.join(found[:10])}{_more(found, 10)}")
+    arguments = {
+      name: ocp.args.PyTreeRestore(item=tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
+      for name, tree in items.items()
+    }
+    try:
+      restored = self._writer.restore(folder, args=ocp.args.Composite(**arguments))
+    except Exception as error:  # its files are as they were written; whatever orbax raises is about these
+      raise StorageError(f"{folder} cannot be restored: {checkpoint.essence(error)}") from error
+    restored = {name: restored[name] for name in items}
+    manifest_lib.verify_leaves(saved, restored, at=str(folder))
+    return TrainState(**{**restored["model"], **restored["optimizer"]})
+
+  def config(self) -> dict[str, Any]:
+    """The config item of the newest step."""
+    return checkpoint.read_config(self._folder / str(self._newest))
+
+  def close(self) -> None:
+    """Waits for the save that is under way; a failure of it was told."""
+    self._join()
+    self._writer.close()
+
+  def _join(self) -> None:
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+
+  def _find(self) -> int | None:
+    """The newest whole step, where the folder is tidy again."""
+    _clean(self._folder)
+    return newest_whole(self._folder, self._note)
+
+  def _agree(self) -> None:
+    """Takes process 0's word for what came of a save: its disk is the one that counts."""
+    if jax.process_count() == 1:
+      return
+    problem = self._problem and checkpoint.essence(self._problem)
+    said = processes.from_first(lambda: [self._newest, self._failures, problem])
+    self._newest, self._failures, problem = said
+    self._problem = StorageError(problem) if problem else None
+
+  def _start(self, step: int, items: Any, config: Mapping[str, Any]) -> None:
+    folder = self._folder / f"{step}{WRITING}"
+    self._pending = True
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      self._writer.save(folder, args=checkpoint.save_arguments(items, {**config, "step": step}))
+    except Exception as error:  # orbax raises what its writers raise
+      self._failed(step, error)
+      return
+    self._thread = threading.Thread(target=self._finish, args=(step, items, folder), name="checkpoint")
+    self._thread.start()
+
+  def _finish(self, step: int, items: Any, folder: Path) -> None:
+    try:
+      leaves = manifest_lib.leaves_of(items)
+      self._writer.wait_until_finished()
+      if is_first_process():
+        manifest_lib.write(folder, step, leaves)
+        folder.rename(self._folder / str(step))
+    except Exception as error:
+      self._failed(step, error)
+    else:
+      self._newest, self._problem, self._failures = step, None, 0
+      self._prune()
+
+  def _failed(self, step: int, error: Exception) -> None:
+    self._problem = error
+    full = any(words in str(error).lower() for words in _NO_SPACE)
+    self._failures += not full
+    self._writer = checkpoint.writer()  # one that failed keeps its error
+    if is_first_process():
+      _clean(self._folder)
+    what = "the disk is full" if full else checkpoint.essence(error)
+    self._note(f"the checkpoint of step {step} was not written: {what}; the next one tries again")
+
+  def _prune(self) -> None:
+    if not is_first_process():
+      return
+    try:
+      for number in sorted(checkpoint.steps_in(self._folder))[: -self._keep]:
+        _remove(self._folder / str(number))
+    except OSError as error:  # what is too much stays; the step itself is saved
+      self._note(f"an old checkpoint cannot be removed: {error}")
+
+
+def newest_whole(folder: Path, note: Callable[[str], None]) -> int | None:
+  """The newest step whose files are as they were saved; newer ones that are not are renamed, never deleted.
+
+  Args:
+    folder: of a run's checkpoints.
+    note: told of each damaged step, with the file.
+
+  Raises:
+    StorageError: there are steps, and all are damaged: a run does not start anew in silence.
+  """
+  steps = sorted(checkpoint.steps_in(folder), reverse=True)
+  for step in steps:
+    path = folder / str(step)
+    try:
+      manifest_lib.verify_files(path)
+      return step
+    except CheckpointError as error:
+      aside = next(p for p in _aside(path) if not p.exists())
+      path.rename(aside)
+      note(f"checkpoint damaged: {error}. It is {aside.name} now; an older step is used")
+  if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
+    raise StorageError(
+      f"{folder} has no step that is whole, and {damaged} damaged; bring one back, or give another --workdir "
+      "to start anew"
+    )
+  return None
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+  """The model item holds the weights to use; where they are an average, the optimizer item has the others."""
+  used = averaged(state.opt_state, state.params)
+  optimizer = {"step": state.step, "opt_state": state.opt_state, "memory": state.memory}
+  if used is not state.params:
+    optimizer["params"] = state.params
+  return {"model": {"params": used, "batch_stats": state.batch_stats}, "optimizer": optimizer}
+
+
+def _clean(folder: Path) -> None:
+  """Removes what a run that was killed left half done."""
+  if folder.is_dir():
+    for pattern in (f"*{WRITING}*", f"*{REMOVING}"):
+      for path in folder.glob(pattern):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+  """First the name, so that a step which is half removed is never taken for one."""
+  leaving = path.with_name(f"{path.name}{REMOVING}")
+  path.rename(leaving)
+  shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _aside(path: Path) -> Iterator[Path]:
+  yield path.with_name(f"{path.name}{DAMAGED}")
+  for number in range(2, 1000):
+    yield path.with_name(f"{path.name}{DAMAGED}.{number}")
+
+
+def _more(items: Sequence[Any], shown: int) -> str:
+  return f"; and {len(items) - shown} more" if len(items) > shown else ""

@@ -1,0 +1,343 @@
+"""Training an experiment from a start to an end.
+
+Where a run starts, in this order: 1. its own newest checkpoint; 2. the weights it is given, matched by path,
+the head replaced where the class lists differ; 3. fresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl import optim, weights
+from jaxtl.errors import CheckpointError, NonFiniteError
+from jaxtl.train import checkpoint, sharding
+from jaxtl.train.checkpoint import Weights
+from jaxtl.train.checkpointer import Checkpointer
+from jaxtl.train.evaluate import evaluate
+from jaxtl.train.experiment import (
+  CIRCUMSTANCES,
+  Experiment,
+  Program,
+  check_classes,
+  compile_program,
+  total_steps,
+  work_per_image,
+)
+from jaxtl.train.loop import Observer, Periods, fit
+from jaxtl.train.processes import whole
+from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
+from jaxtl.train.step import TrainState, init_model, init_state
+from jaxtl.train.writer import MetricsWriter, is_first_process, write_atomically
+
+# How often a run goes back around bad batches before it gives up.
+MOST_DETOURS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What an experiment ends with.
+
+  Attributes:
+    program: its compiled parts.
+    weights: the parameters to use (the moving average where one is kept), statistics and config.
+    history: the metrics records, oldest first.
+    total_steps: length of the run.
+  """
+
+  program: Program
+  weights: Weights
+  history: list[dict[str, float]]
+  total_steps: int
+
+  def last(self, name: str) -> float:
+    """The newest value of a metric, NaN where it was never measured."""
+    return next((record[name] for record in reversed(self.history) if name in record), float("nan"))
+
+  def best(self, name: str) -> float:
+    """The largest value of a metric."""
+    return max((record[name] for record in self.history if name in record), default=float("nan"))
+
+  def least(self, name: str) -> float:
+    """The smallest value of a metric."""
+    return min((record[name] for record in self.history if name in record), default=float("nan"))
+
+  def median(self, name: str) -> float:
+    """The median of a metric over the run."""
+    values = [record[name] for record in self.history if name in record]
+    return float(np.median(values)) if values else float("nan")
+
+
+def run(
+  experiment: Experiment,
+  *,
+  seed: int,
+  runtime: Runtime,
+  workdir: Path | None = None,
+  start: Weights | None = None,
+  fresh_head: bool = False,
+  observers: Mapping[str, tuple[int | None, Callable[[Program], Observer]]] | None = None,
+) -> Trained:
+  """Trains an experiment, or goes on where an earlier run of it was stopped.
+
+  Args:
+    seed: of the initialisation, the order of the data and all noise.
+    workdir: for checkpoints, metrics and the class list; None keeps all in memory.
+    start: weights to start from; they win over `experiment.start`.
+    fresh_head: draws the head anew also where the class lists are equal: two data sets whose classes are
+      called 0 to 9 are not the same task.
+    observers: name -> (period, program -> observer), beside the evaluations.
+
+  Raises:
+    NonFiniteError: the loss or the gradient is not finite, and `experiment.on_nonfinite` does not help.
+    StorageError: checkpoints cannot be written, or none is whole.
+    Restart: the run was asked to stop, and is saved.
+  """
+  init_key, noise_key = jax.random.split(jax.random.key(seed))
+  program, state, about = _beginning(experiment, init_key, seed, runtime, start, fresh_head)
+  steps = total_steps(experiment, len(runtime.open(experiment.data)))
+  watching = _evaluations(experiment, program, runtime)
+  watching |= {name: (every, make(program)) for name, (every, make) in (observers or {}).items()}
+  with contextlib.ExitStack() as stack:
+    saved = None
+    if workdir is not None:
+      folder = workdir / checkpoint.FOLDER
+      saved = Checkpointer(folder, keep=experiment.keep, note=runtime.progress.note)
+      stack.enter_context(contextlib.closing(saved))
+      if saved.latest_step() is not None:
+        same_run(saved.config(), about, at=workdir)
+        state = saved.restore(state)
+      elif steps:
+        saved.check_space(state)
+    session = _Session(experiment, program, runtime, seed, noise_key, steps, watching, saved, about, workdir)
+    runtime.progress.skip(int(state.step) * session.work_per_step)
+    state, history = session.train(state)
+  return _trained(program, state, about, history, steps, workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Session:
+  """What one call of `run` trains with."""
+
+  experiment: Experiment
+  program: Program
+  runtime: Runtime
+  seed: int
+  key: jax.Array
+  steps: int
+  observers: Mapping[str, tuple[int | None, Observer]]
+  saved: Checkpointer | None
+  about: dict[str, Any]
+  workdir: Path | None
+
+  @property
+  def work_per_step(self) -> float:
+    return self.experiment.data.batch_size * work_per_image(self.experiment)
+
+  def train(self, state: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
+    """The last state and all metrics records, going back and around where the policy says so."""
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    detours = Detours(self.workdir)
+    while True:
+      try:
+        return self._attempt(state, detours)
+      except NonFiniteError as error:
+        if self.experiment.on_nonfinite != "roll_back" or self.saved is None:
+          raise
+        self.saved.wait()  # for the one that is being written
+        step = self.saved.latest_step()
+        if step is None:
+          raise NonFiniteError(f"{error}; no checkpoint to go back to yet", step=error.step) from error
+        if detours.count >= MOST_DETOURS:
+          raise NonFiniteError(
+            f"{error}; the run went back {MOST_DETOURS} times already", step=error.step
+          ) from error
+        detours.add(step=step, beyond=error.step or step)
+        self.runtime.progress.note(f"{error}; going on from step {step}, beyond those batches")
+        state = self.saved.restore(like)
+
+  def _attempt(self, state: TrainState, detours: Detours) -> tuple[TrainState, list[dict[str, float]]]:
+    experiment, runtime, start = self.experiment, self.runtime, int(state.step)
+    save = functools.partial(self.saved.save, config=self.about) if self.saved else None
+    note = runtime.progress.note
+    with contextlib.closing(MetricsWriter(self.workdir, start_step=start, note=note)) as writer:
+      if start < self.steps:
+        with runtime.watched():
+          state = fit(
+            state,
+            self.program.train_step,
+            runtime.train_batches(experiment.data, seed=self.seed, start_step=start + detours.offset(start)),
+            num_steps=self.steps,
+            key=self.key,
+            mesh=runtime.mesh,
+            writer=writer,
+            progress=runtime.progress,
+            work_per_image=work_per_image(experiment),
+            periods=Periods(experiment.log_every, experiment.checkpoint_every),
+            observers=self.observers,
+            save=save,
+            spike_factor=experiment.spike_factor,
+            stop_due=runtime.stop_due,
+            beat=runtime.beat,
+          )
+      elif self.saved is None or self.saved.latest_step() is None:  # no epochs: the start is the end
+        for _, observe in self.observers.values():
+          writer.write(self.steps, observe(state))
+        if save:
+          save(state, last=True)
+      return state, writer.records
+
+
+class Detours:
+  """Where a run went back to a checkpoint and around a part of its data, kept so that a resumed run does too.
+
+  Args:
+    folder: of `detours.json`; None keeps nothing.
+  """
+
+  def __init__(self, folder: Path | None):
+    self._path = None if folder is None else folder / "detours.json"
+    self._found: list[dict[str, int]] = []
+    if self._path is not None and self._path.exists():
+      self._found = json.loads(self._path.read_text(encoding="utf-8"))
+
+  @property
+  def count(self) -> int:
+    return len(self._found)
+
+  def offset(self, step: int) -> int:
+    """How many batches further than its number the step that follows `step` reads."""
+    return next((one["offset"] for one in reversed(self._found) if one["step"] <= step), 0)
+
+  def add(self, *, step: int, beyond: int) -> None:
+    """From `step` on, the data continue behind the batch that step `beyond` read."""
+    self._found.append({"step": step, "offset": beyond + self.offset(beyond - 1) - step})
+    if self._path is not None and is_first_process():
+      write_atomically(self._path, json.dumps(self._found) + "\n")
+
+
+def _beginning(
+  experiment: Experiment,
+  key: jax.Array,
+  seed: int,
+  runtime: Runtime,
+  start: Weights | None,
+  fresh_head: bool,
+) -> tuple[Program, TrainState, dict[str, Any]]:
+  """The compiled parts, the state before the first step, and what a checkpoint says of the run."""
+  mesh = runtime.mesh
+  check_batch_sizes(experiment, mesh)
+  source = runtime.open(experiment.data)
+  program = compile_program(experiment, num_classes=len(source.classes), num_examples=len(source), mesh=mesh)
+  if start is None and experiment.start is not None:
+    start = checkpoint.load(experiment.start)
+  check_classes(experiment, source.classes, runtime)
+  image_shape = runtime.image_shape(experiment.data)
+  fresh = start_state(program, key, image_shape, start=start, classes=source.classes, fresh_head=fresh_head)
+  return (
+    program,
+    sharding.put(fresh, program.placement, mesh),
+    _about(experiment, source.classes, image_shape, seed),
+  )
+
+
+def _trained(
+  program: Program,
+  state: TrainState,
+  about: dict[str, Any],
+  history: list[dict[str, float]],
+  steps: int,
+  workdir: Path | None,
+) -> Trained:
+  final = Weights(
+    params=jax.tree.map(whole, optim.averaged(state.opt_state, state.params)),
+    batch_stats=jax.tree.map(whole, state.batch_stats),
+    config={**about, "step": steps},
+    path=str(workdir) if workdir else "memory",
+  )
+  return Trained(program, final, history, steps)
+
+
+def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path) -> None:
+  """Refuses to go on from a checkpoint of another experiment, seed or class list, with the difference."""
+
+  def what_matters(about: dict[str, Any]) -> dict[str, Any]:
+    # An imported weight has no experiment.
+    experiment = {k: value for k, value in (about.get("experiment") or {}).items() if k not in CIRCUMSTANCES}
+    return {"experiment": experiment, "seed": about.get("seed"), "classes": about["classes"]}
+
+  found = config_lib.differences(what_matters(saved), what_matters(new))
+  if found:
+    raise CheckpointError(f"the checkpoint in {at} does not fit this run: {config_lib.first_few(found)}")
+
+
+def start_state(
+  program: Program,
+  key: jax.Array,
+  image_shape: tuple[int, ...],
+  *,
+  start: Weights | None,
+  classes: tuple[str, ...],
+  fresh_head: bool = False,
+) -> TrainState:
+  """The state before the first step: fresh, or `start` matched by path.
+
+  The head stays fresh where the class lists differ, or with `fresh_head`. Raises CheckpointError where
+  anything else does not fit.
+  """
+  params, batch_stats = init_model(program.model, key, image_shape)
+  if start is not None:
+    keep = tuple(start.classes) == tuple(classes) and not fresh_head
+    allow = () if keep else (rf"^{program.model.head}/",)
+    params = weights.match(start.params, params, allow=allow)
+    batch_stats = weights.match(start.batch_stats, batch_stats)
+  return init_state(params, batch_stats, program.tx, gradient=program.gradient)
+
+
+def _evaluations(
+  experiment: Experiment, program: Program, runtime: Runtime
+) -> dict[str, tuple[int | None, Observer]]:
+  """The evaluation sets as observers, each with its period."""
+  return {
+    name: (experiment.evaluate_every, _evaluation(program, name, evaluation, runtime))
+    for name, evaluation in experiment.evaluation.items()
+  }
+
+
+def _evaluation(program: Program, name: str, evaluation: Data, runtime: Runtime) -> Observer:
+  batches = runtime.eval_batches(evaluation)
+
+  def observe(state: TrainState) -> dict[str, float]:
+    params = optim.averaged(state.opt_state, state.params)
+    values = evaluate(program.measure, params, state.batch_stats, batches, mesh=runtime.mesh)
+    return {f"eval/{name}/{key}": value for key, value in values.items()}
+
+  return observe
+
+
+def _about(
+  experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...], seed: int
+) -> dict[str, Any]:
+  """What a checkpoint says of itself: enough to build the model and to preprocess for it."""
+  # Training transforms are no preprocessing: they draw at random.
+  transforms = next((list(data.transforms) for data in experiment.evaluation.values()), None)
+  return config_lib.plain(
+    {
+      "model": experiment.model,
+      "task": experiment.task,
+      "classes": list(classes),
+      "image_shape": list(image_shape),
+      "transforms": transforms,
+      "experiment": experiment,
+      "seed": seed,
+    }
+  )

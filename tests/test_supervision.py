@@ -1,0 +1,131 @@
+"""The process that watches another: exit codes, signals, and what the end of a log says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from jaxtl import exit_reason, supervision
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+  """What runs in the place of `python -m jaxtl`: a shell script."""
+
+  def become(script):
+    path = tmp_path / "child.sh"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(supervision.sys, "executable", str(path))
+
+  (tmp_path / "config.json").write_text("{}")
+  before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+  yield become
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 42])
+def test_an_exit_code_is_passed_on(child, tmp_path, code):
+  child(f"exit {code}")
+  assert supervision.run([], folder=tmp_path, process=0) == code
+  assert not (tmp_path / exit_reason.NAME).exists()
+
+
+@pytest.mark.parametrize("name", ["ABRT", "KILL", "SEGV"])
+def test_a_child_that_dies_asks_for_a_restart(child, tmp_path, capfd, name):
+  child(f"echo 'tasks are unhealthy (no heartbeat):\n1\n3' >&2; kill -{name} $$")
+  assert supervision.run([], folder=tmp_path, process=2) == 42
+  assert f"process 1, 3 of this run was lost; the process ended by SIG{name}" in capfd.readouterr().err
+  found = json.loads((tmp_path / "exit_reason.2.json").read_text())
+  assert (found["code"], found["process"]) == (42, 2)
+
+
+def test_a_child_knows_that_it_is_watched(child, tmp_path, monkeypatch):
+  child(f'test -n "${supervision.CHILD}" && exit 7')
+  assert supervision.run([], folder=tmp_path, process=0) == 7
+  assert not supervision.is_child()
+  monkeypatch.setenv(supervision.CHILD, "1")
+  assert supervision.is_child()
+
+
+def test_sigterm_is_passed_on(child, tmp_path):
+  ready = tmp_path / "ready"
+  child(f"trap 'exit 42' TERM; touch {ready}; while :; do sleep 0.05; done")
+
+  def ask():
+    while not ready.exists():
+      pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=ask, daemon=True).start()
+  assert supervision.run([], folder=tmp_path, process=0) == 42
+
+
+def test_a_watcher_that_is_killed_takes_its_child_along(tmp_path):
+  if sys.platform != "linux":
+    pytest.skip("only Linux ends a child with its parent")
+  pid = tmp_path / "pid"
+  script = tmp_path / "child.sh"
+  script.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60\n")
+  script.chmod(0o755)
+  program = (
+    "import sys; from pathlib import Path; from jaxtl import supervision; "
+    f"sys.executable = {str(script)!r}; supervision.run([], folder=Path({str(tmp_path)!r}), process=0)"
+  )
+  watcher = subprocess.Popen([sys.executable, "-c", program])
+  while not pid.exists():
+    assert watcher.poll() is None
+  watcher.kill()
+  watcher.wait()
+  child = Path("/proc") / pid.read_text().strip()
+  for _ in range(500):
+    if not child.exists() or "Z" in (child / "stat").read_text().split()[2]:
+      return
+    threading.Event().wait(0.01)
+  raise AssertionError("the child lives on")
+
+
+@pytest.mark.parametrize(
+  ("log", "said"),
+  [
+    (
+      "These tasks are unhealthy (no heartbeats):\n1\nThe",
+      "process 1 of this run was lost",
+    ),
+    ("failed to reach the leader task", "process 0 of this run, the coordinator, was lost"),
+    ("some other end", "it died"),
+    ("", "it died"),
+  ],
+)
+def test_the_end_of_a_log_says_who_was_lost(log, said):
+  assert supervision.lost_peer(log) == said
+
+
+@pytest.mark.parametrize(
+  ("config", "folder"),
+  [
+    ("configs/quickstart.py", "runs/quickstart"),
+    ("configs/pretrain/cifar10.py", "runs/pretrain/cifar10"),
+    ("/elsewhere/configs/a/b.py", "runs/a/b"),
+    ("mine.py", "runs/mine"),
+    ("my/mine.py", "runs/mine"),
+  ],
+)
+def test_a_run_s_folder_is_named_like_its_config(config, folder):
+  assert supervision.default_workdir(Path(config)) == Path(folder)
+
+
+def test_a_reason_is_written_only_where_a_run_is(tmp_path):
+  exit_reason.write(tmp_path, code=42, reason="x")
+  exit_reason.write(None, code=42, reason="x")
+  assert not list(tmp_path.iterdir())
+  (tmp_path / "config.json").write_text("{}")
+  exit_reason.write(tmp_path, code=42, reason="x")
+  found = json.loads((tmp_path / exit_reason.NAME).read_text())
+  assert (found["code"], found["reason"], found["process"]) == (42, "x", 0)
