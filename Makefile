@@ -40,6 +40,8 @@ bench: setup
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/convolution.py
 	$(BIN)/python benchmarks/input.py
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/checkpoint.py
 
 bench-torch: $(ORACLES)/.ready
 	$(ORACLES)/bin/python benchmarks/models.py

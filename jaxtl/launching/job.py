@@ -1,0 +1,203 @@
+"""A run as every target takes it, checked once, so that no renderer meets a value that could break out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+from jaxtl.errors import ConfigError
+
+GRACE = 30  # seconds; a run saves within 25 s of SIGTERM
+LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+# Words that go into manifests, directives and commands as they stand.
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+BUCKET = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(/.*)?", re.DOTALL)
+WORDS = {
+  "image": "registry.example/jaxtl:0.1.0",
+  "accelerator": "tpu-v6e-slice, v4-32 or h100",
+  "topology": "4x4",
+  "project": "my-project",
+  "zone": "us-east5-b",
+  "cluster": "my-cluster",
+  "namespace": "default",
+  "queue": "my-queue",
+  "cluster_queue": "my-cluster-queue",
+  "service_account": "trainer",
+  "claim": "my-claim",
+  "runtime": "v2-alpha-tpuv6e",
+  "machine_type": "ct6e-standard-4t",
+  "machine_image": "my-project/my-image-family",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One run of `jaxtl run`, and where it shall run; a target uses what it takes and refuses the rest.
+
+  Attributes:
+    config: path of the config, as it is found where the run starts.
+    name: of the job; a DNS label.
+    workdir: folder of the run; `gs://BUCKET/PATH` is mounted where the target can.
+    overrides: KEY=VALUE, as on the command line.
+    run_options: further options of `jaxtl run`, as on the command line.
+    arms, seeds: what the run is limited to; all of the config's for an array sweep.
+    data_dir: folder of the data, or `gs://BUCKET/PATH`.
+    image: container image with `jaxtl` as its entry point.
+    nodes: machines.
+    accelerator: type, in the target's own words.
+    chips: accelerators of a machine.
+    topology: of a TPU slice, like 4x4.
+    processes_per_node: processes on a machine.
+    cpus: of a process.
+    memory: of a machine, in GiB.
+    time_limit: after which the job is ended, HH:MM:SS.
+    retries: restarts on exit code 42.
+    grace: seconds between SIGTERM and SIGKILL.
+    port: of process 0, where the others find it.
+    spot: machines that may be taken away.
+    project, zone, cluster, namespace, queue, cluster_queue, service_account, claim, runtime, machine_type,
+      machine_image: names of what exists already; see `jaxtl launch --help`.
+
+  Raises:
+    ConfigError: a value cannot be used.
+  """
+
+  config: str
+  name: str
+  workdir: str
+  overrides: tuple[str, ...] = ()
+  run_options: tuple[str, ...] = ()
+  arms: tuple[str, ...] = ()
+  seeds: tuple[int, ...] = ()
+  data_dir: str | None = None
+  image: str | None = None
+  nodes: int = 1
+  accelerator: str | None = None
+  chips: int = 0
+  topology: str | None = None
+  processes_per_node: int | None = None
+  cpus: int | None = None
+  memory: int | None = None
+  time_limit: str | None = None
+  retries: int = 3
+  grace: int = 60
+  port: int = 8476
+  spot: bool = False
+  project: str | None = None
+  zone: str | None = None
+  cluster: str | None = None
+  namespace: str | None = None
+  queue: str | None = None
+  cluster_queue: str | None = None
+  service_account: str | None = None
+  claim: str | None = None
+  runtime: str | None = None
+  machine_type: str | None = None
+  machine_image: str | None = None
+
+  def __post_init__(self) -> None:
+    if not LABEL.fullmatch(self.name):
+      raise ConfigError(
+        f"--name is {self.name!r}; expected a DNS label of small letters, digits and '-', like tiny-sam"
+      )
+    for field, example in WORDS.items():
+      value = getattr(self, field)
+      if value is not None and not WORD.fullmatch(value):
+        raise ConfigError(f"{option(field)} is {value!r}; expected a word like {example}")
+    if self.time_limit is not None and not re.fullmatch(r"(\d+-)?\d+:\d\d:\d\d", self.time_limit):
+      raise ConfigError(
+        f"--time-limit is {self.time_limit!r}; expected HH:MM:SS or D-HH:MM:SS, like 24:00:00"
+      )
+    if self.grace < GRACE:
+      raise ConfigError(f"--grace is {self.grace}; a run needs 25 s to save, so write at least {GRACE}")
+    if self.port > 65535:
+      raise ConfigError(f"--port is {self.port}; expected 1 to 65535, like 8476")
+    for path in (self.workdir, self.data_dir or ""):
+      if path.startswith("gs:") and not BUCKET.fullmatch(path):
+        raise ConfigError(f"{path!r} names no bucket; write gs://BUCKET/PATH")
+    for value in (self.config, self.workdir, self.data_dir or "", *self.overrides, *self.arms):
+      if "\0" in value or value != value.encode(errors="replace").decode():
+        raise ConfigError(f"{value!r} is no text that a command can carry; expected UTF-8 without NUL")
+    for arm in self.arms:
+      if "," in arm:
+        raise ConfigError(f"the arm {arm!r} has a comma, which --arms takes for two; give it another name")
+
+  @property
+  def processes(self) -> int:
+    return self.nodes * (self.processes_per_node or 1)
+
+  def need(self, target: str, **examples: str) -> None:
+    """Checks that fields are given.
+
+    Args:
+      target: that needs them.
+      **examples: field -> what the user could write.
+
+    Raises:
+      ConfigError: names the first that is not.
+    """
+    for field, example in examples.items():
+      if not getattr(self, field):
+        raise ConfigError(f"{target} needs {option(field)}, like {option(field)} {example}")
+
+  def short(self, limit: int, why: str) -> None:
+    """Checks the length of the name.
+
+    Raises:
+      ConfigError: it is longer than `limit` characters.
+    """
+    if len(self.name) > limit:
+      raise ConfigError(
+        f"--name {self.name!r} has {len(self.name)} characters; {why}, so write at most {limit}"
+      )
+
+
+def option(field: str) -> str:
+  """The option that sets a field."""
+  return "--" + field.replace("_", "-")
+
+
+def label(text: str) -> str:
+  """A DNS label made of any text; "run" where nothing is left of it."""
+  found = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")
+  return found[:40].strip("-") or "run"
+
+
+def bucket(path: str) -> str | None:
+  """The bucket of a gs:// path; None for others."""
+  found = BUCKET.fullmatch(path)
+  return found.group(1) if found else None
+
+
+def refuse_buckets(job: Job, *, who: str, instead: str) -> None:
+  """For targets that mount none.
+
+  Raises:
+    ConfigError: a path is in a bucket; says what to write instead.
+  """
+  for path in (job.workdir, job.data_dir or ""):
+    if bucket(path):
+      raise ConfigError(f"{who} mounts no bucket, and there is {path}; write {instead}")
+
+
+def mounted(path: str, root: str) -> str:
+  """The path where buckets are mounted at `root`/BUCKET."""
+  return f"{root}/{path.removeprefix('gs://')}" if bucket(path) else path
+
+
+def refuse_unused(target: str, given: Iterable[str], takes: Iterable[str], others: Mapping[str, str]) -> None:
+  """An option that a target would not heed is an error, not silence.
+
+  Args:
+    target: the target.
+    given: fields that the user set.
+    takes: fields that the target heeds.
+    others: field -> targets that do heed it, for the message.
+
+  Raises:
+    ConfigError: names the first such option.
+  """
+  for field in given:
+    if field not in takes:
+      raise ConfigError(f"{target} takes no {option(field)}, which is for {others[field]}; leave it out")

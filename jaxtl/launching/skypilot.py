@@ -1,0 +1,70 @@
+"""A managed job of SkyPilot, on whichever cloud it finds."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+from jaxtl.errors import ConfigError
+from jaxtl.launching import manifest, shell
+from jaxtl.launching.job import Job, bucket
+from jaxtl.launching.plan import File, Plan
+
+# SkyPilot sends usage statistics unless it is told not to.
+_QUIET = ("env", "SKYPILOT_DISABLE_USAGE_COLLECTION=1")
+
+
+def task(job: Job, folder: PurePath) -> Plan:
+  """A task that starts itself again after exit code 42; SkyPilot itself recovers lost machines.
+
+  Its own `recover_on_exit_codes` knows no limit, so the limit is kept by the task.
+  """
+  job.need("skypilot", image="registry.example/jaxtl:0.1.0")
+  if not bucket(job.workdir):
+    raise ConfigError(
+      f"--workdir is {job.workdir!r}, which ends with its machine; skypilot needs gs://BUCKET/PATH"
+    )
+  return Plan(
+    files=(File("task.yaml", manifest.dump(_task(job))),),
+    commands=((*_QUIET, "sky", "jobs", "launch", "--yes", f"--name={job.name}", str(folder / "task.yaml")),),
+    programs=("sky",),
+    later=(
+      (*_QUIET, "sky", "jobs", "logs", f"--name={job.name}"),
+      (*_QUIET, "sky", "jobs", "cancel", f"--name={job.name}"),
+    ),
+  )
+
+
+def _task(job: Job) -> dict[str, Any]:
+  resources: dict[str, Any] = {"image_id": f"docker:{job.image}"}
+  if job.zone:
+    resources |= {"infra": f"gcp/{job.zone.rpartition('-')[0]}/{job.zone}"}
+  if job.accelerator:
+    resources |= {"accelerators": f"{job.accelerator}:{job.chips}" if job.chips else job.accelerator}
+  if job.cpus:
+    resources |= {"cpus": f"{job.cpus}+"}
+  if job.memory:
+    resources |= {"memory": f"{job.memory}+"}
+  if job.spot:
+    resources |= {"use_spot": True}
+  mounts = {
+    f"{shell.BUCKETS}/{name}": {"source": f"gs://{name}", "mode": "MOUNT"} for name in shell.buckets(job)
+  }
+  return {
+    "name": job.name,
+    "workdir": ".",  # the config comes along
+    "num_nodes": job.nodes,
+    "resources": resources,
+    "file_mounts": mounts,
+    "run": _script(job),
+  }
+
+
+def _script(job: Job) -> str:
+  wait, extra = "", []
+  if job.nodes > 1:
+    wait = shell.wait_for("$host", str(job.port), "$SKYPILOT_NODE_RANK")
+    extra = shell.processes(f"$host:{job.port}", str(job.nodes), "$SKYPILOT_NODE_RANK")
+  first = 'host=$(head -n 1 <<< "$SKYPILOT_NODE_IPS")\n' if job.nodes > 1 else ""
+  command = shell.command(job, *extra, program=["exec jaxtl"], indent="  ")
+  return first + shell.run_function(command, wait) + shell.restart_loop(job.retries)

@@ -1,0 +1,146 @@
+"""Batch scripts for SLURM: one run, or one array task for each arm with each seed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from jaxtl.launching import shell
+from jaxtl.launching.job import Job, refuse_buckets
+from jaxtl.launching.plan import File, Plan
+
+# The peers of a task that fails for good end with 42.
+_TASK = """\
+# srun ends with the largest exit code of its tasks; 42 would hide those below it, so a task lifts them by 64.
+task='trap : TERM; "$@"; rc=$?; if [ "$rc" -gt 0 ] && [ "$rc" -lt 42 ]; then rc=$((rc + 64)); fi; exit "$rc"'
+"""
+# An untrapped SIGTERM ends this script, so that `scancel JOB` does not requeue what the user has ended.
+_END = """\
+rc=$?
+if [ "$rc" -gt 64 ] && [ "$rc" -lt 106 ]; then rc=$((rc - 64)); fi
+# Exit code 42 asks for another start; nothing else does. `scancel JOB` ends this script before it gets here.
+if [ "$rc" -eq 42 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$rc"
+"""
+
+
+def train(job: Job, folder: PurePath) -> Plan:
+  """One job of one run: a process for each task, found by JAX through SLURM."""
+  refuse_buckets(job, who="SLURM", instead="a folder that all nodes share")
+  script = _directives(job, log="%j") + "\n" + _TASK + _srun(job, shell.run_words(job)) + _end(job)
+  return Plan(
+    files=(File("train.sbatch", script),),
+    commands=(("sbatch", str(folder / "train.sbatch")),),
+    programs=("sbatch",),
+    later=_later(job),
+  )
+
+
+def array(job: Job, folder: PurePath) -> Plan:
+  """An array task for each arm with each seed, each in a folder of its own; then one report of all."""
+  refuse_buckets(job, who="SLURM", instead="a folder that all nodes share")
+  tasks = len(job.arms) * len(job.seeds)
+  script = (
+    _directives(job, log="%A_%a", array=f"0-{tasks - 1}")
+    + f"""
+# One task for each arm with each seed.
+arms=({" ".join(shell.quote(job.arms))})
+seeds=({" ".join(map(str, job.seeds))})
+arm="${{arms[SLURM_ARRAY_TASK_ID / ${{#seeds[@]}}]}}"
+seed="${{seeds[SLURM_ARRAY_TASK_ID % ${{#seeds[@]}}]}}"
+# A folder serves one run at a time, so each task has its own.
+workdir={shlex.quote(job.workdir + "/tasks")}/"$SLURM_ARRAY_TASK_ID"
+
+"""
+  )
+  own = ('--workdir="$workdir"', '--arms="$arm"', '--seeds="$seed"', "--no-report")
+  words = [word for word in shell.run_words(job, limit=False) if word != "--no-report"]
+  script += _TASK + _srun(job, words, *own) + _end(job)
+  return Plan(
+    files=(File("array_sweep.sbatch", script), File("report.sbatch", _report(job))),
+    commands=tuple(("sbatch", str(folder / name)) for name in ("array_sweep.sbatch", "report.sbatch")),
+    programs=("sbatch",),
+    later=_later(job),
+  )
+
+
+def _directives(job: Job, *, log: str, array: str | None = None) -> str:
+  """The script's head. One process for each accelerator, which sees all of its node's: so JAX expects it."""
+  gpus = f"{job.accelerator}:{job.chips}" if job.accelerator else job.chips
+  return _head(
+    {
+      "job-name": job.name,
+      "array": array,
+      "account": job.project,
+      "partition": job.queue,
+      "nodes": job.nodes,
+      "ntasks-per-node": job.processes_per_node or max(job.chips, 1),
+      "cpus-per-task": job.cpus,
+      "gpus-per-node": gpus if job.chips else None,
+      "mem": f"{job.memory}G" if job.memory else None,
+      "time": job.time_limit,
+      "signal": f"TERM@{job.grace}",
+      "requeue": "",
+      "open-mode": "append",
+      "output": f"{job.name}-{log}.log",
+    }
+  )
+
+
+def _head(options: Mapping[str, str | int | None]) -> str:
+  """The lines that SLURM reads; None leaves an option out, an empty text is an option without a value."""
+  given = {name: value for name, value in options.items() if value is not None}
+  lines = (
+    f"#SBATCH --{name}={value}\n" if value != "" else f"#SBATCH --{name}\n" for name, value in given.items()
+  )
+  return shell.HEADER + "".join(lines)
+
+
+def _srun(job: Job, words: list[str], *extra: str) -> str:
+  """The step. One task that fails leaves the others their time to save: they notice within 10 s."""
+  start = "srun --kill-on-bad-exit=0 --wait=0"
+  if job.cpus:
+    start += f" --cpus-per-task={job.cpus}"  # since SLURM 22.05 a step does not take it from the job
+  if job.chips:
+    start += " --gpu-bind=none"
+  run, config, *rest = shell.quote(words)
+  program = _program(job, " --nv" if job.chips else "")
+  return shell.lines([f'{start} bash -c "$task" task', f"{program} {run} {config}", *rest, *extra]) + "\n"
+
+
+def _program(job: Job, flags: str = "") -> str:
+  """What stands for `jaxtl`: itself, or its container."""
+  return f"apptainer exec{flags} docker://{job.image} jaxtl" if job.image else "jaxtl"
+
+
+def _end(job: Job) -> str:
+  return _END.format(retries=job.retries)
+
+
+def _report(job: Job) -> str:
+  """Brings the tasks' folders together when the array is through; a job of the same name waits for that."""
+  head = {
+    "job-name": job.name,
+    "account": job.project,
+    "partition": job.queue,
+    "ntasks": 1,
+    "dependency": "singleton",
+    "output": f"{job.name}-report-%j.log",
+  }
+  data = [shlex.quote(f"--data-dir={job.data_dir}")] if job.data_dir else []
+  trust = ["--trust"] if "--trust" in job.run_options else []
+  report = " ".join([_program(job), "report", '"$workdir"', *data, *trust])
+  return f"""\
+{_head(head)}
+set -eu
+workdir={shlex.quote(job.workdir)}
+for task in "$workdir"/tasks/*/; do cp -R -n "$task." "$workdir"; done
+{report}
+"""
+
+
+def _later(job: Job) -> tuple[tuple[str, ...], ...]:
+  return (("squeue", f"--name={job.name}"), ("scancel", f"--name={job.name}"))

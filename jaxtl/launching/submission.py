@@ -1,0 +1,80 @@
+"""The one part that acts: writes a plan's files and runs its commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from jaxtl.errors import ConfigError
+from jaxtl.launching.plan import Plan
+
+
+def write(plan: Plan, folder: Path) -> None:
+  """Writes the files; a folder that has other files of these names is refused.
+
+  Raises:
+    ConfigError: the folder has the files of another launch, or cannot be written.
+  """
+  for file in plan.files:
+    path = folder / file.path
+    if path.exists() and path.read_bytes() != file.text.encode():
+      raise ConfigError(f"{path} is of another launch; remove it, or give another --name or --write")
+  try:
+    for file in plan.files:
+      path = folder / file.path
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(file.text, encoding="utf-8")
+  except OSError as error:
+    raise ConfigError(f"cannot write to {folder}: {error.strerror}; give another --write") from error
+
+
+def submit(plan: Plan, folder: Path) -> int:
+  """Writes the files and runs the commands.
+
+  Returns:
+    The exit code of the first command that fails; 0 where all went well.
+
+  Raises:
+    ConfigError: a program is missing, or the files cannot be written; nothing has been run.
+  """
+  environment = {**os.environ, "PATH": _path()}
+  for program in plan.programs:
+    if shutil.which(program, path=environment["PATH"]) is None:
+      raise ConfigError(
+        f"there is no {program} on PATH, which this target needs; install it, or use --dry-run"
+      )
+  write(plan, folder)
+  for command in plan.commands:
+    if code := _run(command, environment):
+      print(f"jaxtl: {shlex.join(command)} ended with exit code {code}", file=sys.stderr)
+      return code
+  for command in plan.later:
+    print(f"later: {shlex.join(command)}")
+  return 0
+
+
+def _path() -> str:
+  """Programs beside this Python are found without its environment being activated: `jaxtl` is one."""
+  return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+
+
+def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:
+  """Runs one command; SIGTERM and SIGINT are passed on, and its end is waited for."""
+  child = subprocess.Popen(command, env=environment)
+
+  def pass_on(number: int, frame: FrameType | None) -> None:
+    child.send_signal(number)
+
+  before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    code = child.wait()
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  return code if code >= 0 else 128 - code

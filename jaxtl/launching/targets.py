@@ -1,0 +1,92 @@
+"""The targets: what renders each, and which fields of a job it heeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import PurePath
+
+from jaxtl.errors import ConfigError
+from jaxtl.launching import compute, kubernetes, local, skypilot, slurm
+from jaxtl.launching.job import Job, refuse_unused
+from jaxtl.launching.plan import Plan
+
+
+def _fields(names: str) -> frozenset[str]:
+  return frozenset(names.split())
+
+
+EVERYWHERE = _fields("config name workdir overrides run_options arms seeds data_dir retries")
+_CLOUD = _fields("image nodes port")
+_SLURM = _fields(
+  "image nodes accelerator chips processes_per_node cpus memory time_limit grace project queue"
+)
+_TPU = _CLOUD | _fields("accelerator grace project zone runtime service_account spot")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """A way to start a run.
+
+  Attributes:
+    plan: makes the files and commands; the folder is where the files will be.
+    takes: the fields of a job, beside those that all targets take.
+    help: in a few words.
+  """
+
+  plan: Callable[[Job, PurePath], Plan]
+  takes: frozenset[str]
+  help: str
+
+
+TARGETS: dict[str, Target] = {
+  "gke": Target(
+    kubernetes.jobset,
+    _CLOUD
+    | _fields(
+      "accelerator chips topology cpus memory grace namespace queue cluster_queue service_account claim spot"
+    ),
+    "JobSet by kubectl",
+  ),
+  "xpk": Target(
+    kubernetes.xpk,
+    _CLOUD | _fields("accelerator grace project zone cluster namespace spot"),
+    "JobSet by xpk",
+  ),
+  "gce": Target(
+    compute.instance_group,
+    _CLOUD
+    | _fields(
+      "accelerator chips topology grace project zone service_account machine_type machine_image spot"
+    ),
+    "managed instance group",
+  ),
+  "tpu-vm": Target(compute.tpu_vm, _TPU, "TPU VM"),
+  "queued-resource": Target(compute.queued_resource, _TPU, "TPU VM from the queue"),
+  "slurm": Target(slurm.train, _SLURM, "batch job"),
+  "slurm-array": Target(slurm.array, _SLURM, "a task for each arm and seed"),
+  "skypilot": Target(
+    skypilot.task, _CLOUD | _fields("accelerator chips cpus memory zone spot"), "managed job"
+  ),
+  "local": Target(local.run_n, frozenset({"processes_per_node", "port"}), "processes on this machine"),
+}
+
+
+def render(target: str, job: Job, folder: PurePath, *, given: Iterable[str] = ()) -> Plan:
+  """All that a launch writes and runs.
+
+  Args:
+    target: a key of `TARGETS`.
+    job: what to run.
+    folder: where the files will be.
+    given: the fields that the user set; one that the target does not heed is refused.
+
+  Raises:
+    ConfigError: no such target, or an option that is missing, does not fit or would not be heeded.
+  """
+  if target not in TARGETS:
+    raise ConfigError(f"no target {target!r}; expected one of {', '.join(TARGETS)}")
+  fields = [field.name for field in dataclasses.fields(Job)]
+  others = {field: ", ".join(name for name in TARGETS if field in TARGETS[name].takes) for field in fields}
+  refuse_unused(target, given, EVERYWHERE | TARGETS[target].takes, others)
+  return TARGETS[target].plan(job, folder)

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+set -eu
+cd "$(dirname "$0")"
+gcloud compute tpus queued-resources delete tiny-imagenet \
+  --zone=us-central2-b \
+  --project=my-project \
+  --quiet \
+  --force
