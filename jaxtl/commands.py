@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from typing import Any
 import jax
 
 from jaxtl import config as config_lib
-from jaxtl import train
-from jaxtl.errors import DataError, InputError
+from jaxtl import exit_reason, launching, supervision, train
+from jaxtl.errors import ConfigError, DataError, InputError, StorageError
+from jaxtl.launching import arguments as launch_arguments
 from jaxtl.studies import study
-from jaxtl.train import checkpoint
+from jaxtl.train import checkpoint, processes
+from jaxtl.train.guard import Interruption, Watchdog
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.writer import Progress, check_new_folder, is_first_process, write_folder
 
@@ -24,18 +28,46 @@ def run(options: argparse.Namespace) -> None:
   """`jaxtl run`: every arm with every seed, then the report."""
   config = study.load_config(options.config, options.overrides)
   study.parse_config(config)  # mistakes show before anything is made
-  workdir = options.workdir or default_workdir(options.config)
+  workdir = options.workdir or supervision.default_workdir(options.config)
+  processes.start(options.cluster)
   runtime = make_runtime(options)
-  study.run_study(
-    config,
-    workdir=workdir,
-    runtime=runtime,
-    arms=options.arms,
-    seeds=options.seeds,
-    command=options.command_line,
-  )
-  if not options.no_report:
+  runtime.quarantine = workdir / exit_reason.of_process("quarantine.jsonl", jax.process_index())
+  runtime.watchdog = Watchdog(limit=options.hang_limit, folder=workdir)
+  with Interruption(workdir).installed() as interruption:
+    runtime.interruption = interruption
+    study.run_study(
+      config,
+      workdir=workdir,
+      runtime=runtime,
+      arms=options.arms,
+      seeds=options.seeds,
+      command=options.command_line,
+    )
+  if not options.no_report and is_first_process():
     _write_report(workdir, workdir / "report", options.data_dir, trust=options.trust)
+
+
+def launch(options: argparse.Namespace) -> int:
+  """`jaxtl launch`: what would start a run elsewhere, or with --yes its start; returns its exit code."""
+  if options.dry_run and options.write:
+    raise ConfigError("--dry-run writes nothing, so --write has no meaning; leave one of them out")
+  if options.dry_run and options.yes:
+    raise ConfigError("--dry-run and --yes contradict each other; write one of them")
+  config = study.load_config(options.config, options.overrides)
+  parsed, arms = study.parse_config(config)
+  study.check_chosen(options.arms, options.seeds, parsed)
+  default = str(supervision.default_workdir(options.config))
+  job, given = launch_arguments.job_of(options, workdir=default, arms=tuple(arms), seeds=parsed.seeds)
+  folder = options.write or Path("runs", "launch", job.name)
+  plan = launching.render(options.target, job, folder, given=given)
+  if options.yes:
+    return launching.submit(plan, folder)
+  print(plan.text(folder), end="")
+  if not options.dry_run:
+    if options.write:
+      launching.write(plan, folder)
+    print("jaxtl: nothing has been submitted; add --yes to do it", file=sys.stderr)
+  return 0
 
 
 def check(options: argparse.Namespace) -> None:
@@ -46,7 +78,58 @@ def check(options: argparse.Namespace) -> None:
   if options.print_config:
     print(json.dumps(config, indent=2))
     return
-  print(recipe.describe(config, make_runtime(options)), end="")
+  print(recipe.describe(config, make_runtime(options), compiled=options.compile), end="")
+
+
+def verify_resume(options: argparse.Namespace) -> int:
+  """`jaxtl verify-resume`: 1 where a resumed run is not the uninterrupted one."""
+  from jaxtl.studies import resume
+
+  config = study.load_config(options.config, options.overrides)
+  plan = resume.make_plan(
+    config, arm=options.arm, seed=options.seed, steps=options.steps, kill_after=options.kill_after
+  )
+  if part := resume.part(os.environ):
+    resume.train_part(plan, *part, make_runtime(options))
+    return 0
+  with tempfile.TemporaryDirectory(prefix="jaxtl-") as folder:
+    finding = resume.verify(plan, options.command_line[1:], Path(folder))
+  print(finding)
+  return 1 if finding.unequal else 0
+
+
+def ckpt_inspect(options: argparse.Namespace) -> None:
+  """`jaxtl ckpt inspect`: what a checkpoint holds."""
+  from jaxtl.train import contents
+
+  print(contents.describe(options.checkpoint))
+
+
+def ckpt_verify(options: argparse.Namespace) -> int:
+  """`jaxtl ckpt verify`: 5 where a step is damaged."""
+  from jaxtl.train import contents
+
+  verdicts = []
+  for verdict in contents.verify(options.path):
+    verdicts.append(verdict)
+    print(verdict, flush=True)
+  return StorageError.code if any(verdict.problem for verdict in verdicts) else 0
+
+
+def ckpt_diff(options: argparse.Namespace) -> int:
+  """`jaxtl ckpt diff`: 1 where they differ, as diff has it."""
+  from jaxtl.train import contents
+
+  lines = contents.differences(options.checkpoint, options.other)
+  print("\n".join(lines) or "equal: config and every array")
+  return 1 if lines else 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+  """`jaxtl doctor`: what a run would find here; 1 where something is wrong."""
+  from jaxtl import doctor as doctor_lib
+
+  return doctor_lib.examine(options, lambda: make_runtime(options))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -133,7 +216,9 @@ def export(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
   """`jaxtl report`: the table and figures of a run, finished or not."""
-  if (options.workdir / "config.json").is_file() and not any(options.workdir.glob("*/*/metrics.jsonl")):
+  # A study of linear probes alone has rows and no training metrics.
+  measured = (*options.workdir.glob("*/*/metrics.jsonl"), *options.workdir.glob("*/*/rows.jsonl"))
+  if (options.workdir / "config.json").is_file() and not measured:
     raise InputError(f"nothing has been measured in {options.workdir} yet; run it first")
   _write_report(
     options.workdir, options.out or options.workdir / "report", options.data_dir, trust=options.trust
@@ -147,13 +232,6 @@ def data_check(options: argparse.Namespace) -> None:
   print(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out))
 
 
-def default_workdir(config: Path) -> Path:
-  """runs/NAME, where NAME is the config's path below `configs`: namesakes in two folders do not clash."""
-  parts = config.with_suffix("").parts
-  below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
-  return Path("runs", *below)
-
-
 def make_runtime(options: argparse.Namespace) -> Runtime:
   """The devices and the status line, as the options ask for."""
   if options.cpu_devices:
@@ -163,7 +241,7 @@ def make_runtime(options: argparse.Namespace) -> Runtime:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   return Runtime(
-    train.make_mesh(options.num_devices),
+    train.make_mesh(options.num_devices, model=options.model_devices),
     data_dir=getattr(options, "data_dir", None),
     progress=Progress(),
     trust=getattr(options, "trust", False),

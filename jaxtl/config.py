@@ -27,7 +27,7 @@ from jaxtl.errors import ConfigError
 T = TypeVar("T")
 KINDS = ("fn", "make")
 # What a component may receive without being told, if its signature has the name and the spec leaves it open.
-CONTEXT = ("blocks", "data_dir", "num_classes", "steps_per_epoch", "total_steps")
+CONTEXT = ("blocks", "data_dir", "mesh", "num_classes", "steps_per_epoch", "total_steps")
 # Configs that come with a checkpoint are somebody else's data: only public names of these packages are used.
 # Nothing that reads a program, writes a file or starts a process is among them.
 TRUSTED = ("jaxtl.data", "jaxtl.losses", "jaxtl.models", "jaxtl.optim", "jaxtl.tasks", "optax")
@@ -190,7 +190,17 @@ def differences(old: Any, new: Any, *, at: str = "") -> list[str]:
       for key in keys
     ]
     return [line for lines in found for line in lines]
+  if _are_lists_of_mappings(old, new):
+    found = [differences(a, b, at=f"{at}.{number}") for number, (a, b) in enumerate(zip(old, new))]
+    return [line for lines in found for line in lines]
   return [] if old == new else [f"{at}: {old!r} -> {new!r}"]
+
+
+def _are_lists_of_mappings(*values: Any) -> bool:
+  """Whether the values are lists of one length, and what is in them are mappings, like transforms."""
+  if not all(isinstance(value, (list, tuple)) and len(value) == len(values[0]) for value in values):
+    return False
+  return all(isinstance(item, Mapping) for value in values for item in value)
 
 
 def first_few(lines: Sequence[str], *, most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, and one line with exit code 2 for whatever is wrong."""
+"""The commands as a user types them: what they print, and one line with an exit code for what is wrong."""
 
 import json
 import pprint
@@ -9,12 +9,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jaxtl import cli, commands
+from jaxtl import cli, supervision
 from jaxtl.train import checkpoint
 from tests.studies.conftest import study_config
 
 __all__ = ["study_config"]  # a fixture
-COMMANDS = ("run", "check", "eval", "import", "export", "report", "data check")
+COMMANDS = (
+  *("run", "launch", "check", "eval", "import", "export", "report", "data check", "verify-resume", "doctor"),
+  *("ckpt inspect", "ckpt verify", "ckpt diff"),
+)
 
 
 @pytest.fixture
@@ -37,9 +40,9 @@ def finished(config_file, tmp_path):
   return tmp_path / "run"
 
 
-def refused(capsys, *arguments) -> str:
-  """The one line that a command prints before it gives up with exit code 2."""
-  assert cli.main([str(a) for a in arguments]) == 2
+def refused(capsys, *arguments, code=2) -> str:
+  """The one line that a command prints before it gives up: 2 for bad input, 3 for bad data."""
+  assert cli.main([str(a) for a in arguments]) == code
   error = capsys.readouterr().err
   lines = [line for line in error.splitlines() if line.startswith("jaxtl: ")]
   assert len(lines) == 1, error
@@ -69,6 +72,27 @@ def test_check_prints_the_recipe(config_file, capsys):
   assert "steps      18 = 3 epochs of 96 images in batches of 16" in text
   assert "gradient   .optim.sam(rho=0.05)" in text
   assert "head/kernel" in text
+  assert text.count("activations and scratch") == 1
+  assert cli.main(["check", str(config_file), "--compile", "all", "--num-devices", "1"]) == 0
+  assert capsys.readouterr().out.count("activations and scratch") == 2
+  assert (
+    cli.main(["check", str(config_file), "--compile", "none", "--cpu-devices", "8", "--model-devices", "2"])
+    == 0
+  )
+  text = capsys.readouterr().out
+  assert "activations and scratch" not in text
+  assert "devices    8 = 4 x 2 (data x model), 4 images on each" in text
+  sharded = [
+    "base.sharding={'make': '.train.fsdp', 'min_size': 64}",
+    "--compile",
+    "none",
+    "--num-devices",
+    "8",
+  ]
+  assert cli.main(["check", str(config_file), *sharded]) == 0
+  text = capsys.readouterr().out
+  assert "stage3_block1/conv2/kernel (3, 3, 16, 16)" in text
+  assert "(3, 3, 16, 2)" in text
   assert cli.main(["check", str(config_file), "--config.base.epochs=3.0", "--print-config"]) == 0
   assert json.loads(capsys.readouterr().out)["base"]["epochs"] == 3.0
 
@@ -99,7 +123,7 @@ def test_bad_places_are_one_line(config_file, tmp_path, capsys):
   assert "no checkpoint at" in refused(capsys, "eval", tmp_path / "none", "--data", "digits")
   assert "no checkpoint at" in refused(capsys, "export", tmp_path / "none", tmp_path / "out")
   assert "no study in" in refused(capsys, "report", tmp_path)
-  assert str(tmp_path / "none") in refused(capsys, "data", "check", tmp_path / "none")
+  assert str(tmp_path / "none") in refused(capsys, "data", "check", tmp_path / "none", code=3)
   assert "num_devices is 99" in refused(capsys, "run", config_file, "--num-devices", "99")
 
 
@@ -110,7 +134,9 @@ def test_a_file_that_is_no_python_is_one_line(tmp_path, capsys):
 
 def test_a_run_that_cannot_start_does_not_claim_its_folder(config_file, tmp_path, capsys):
   source = "base.data.source={'make': '.data.from_parquet', 'path': 'nowhere.parquet'}"
-  line = refused(capsys, "run", config_file, source, "--workdir", tmp_path / "w", "--num-devices", "1")
+  line = refused(
+    capsys, "run", config_file, source, "--workdir", tmp_path / "w", "--num-devices", "1", code=3
+  )
   assert "--data-dir" in line
   assert not (tmp_path / "w").exists()
 
@@ -123,6 +149,9 @@ def test_a_report_of_nothing_is_refused(finished, tmp_path, capsys):
   out = tmp_path / "pages"
   assert cli.main(["report", str(finished), "--out", str(out)]) == 0
   assert (out / "index.html").is_file()
+  for metrics in finished.glob("*/*/metrics.jsonl"):
+    metrics.unlink()  # a study of linear probes alone has none
+  assert cli.main(["report", str(finished), "--out", str(out)]) == 0
 
 
 def test_seeds_are_integers(config_file, capsys):
@@ -157,7 +186,7 @@ def test_eval_skips_as_many_unreadable_images_as_it_may(finished, tmp_path, caps
   (folder / "b" / "broken.png").write_bytes(b"no image")
   common = ["--data", folder, "--batch-size", 8, "--num-devices", 1]
   cell = finished / "cross_entropy" / "0"
-  line = refused(capsys, "eval", cell, *common)
+  line = refused(capsys, "eval", cell, *common, code=3)
   assert "broken.png" in line
   assert cli.main([str(a) for a in ("eval", cell, *common, "--max-bad-records", 1)]) == 0
   captured = capsys.readouterr()
@@ -190,7 +219,7 @@ def test_data_dir_is_where_relative_sources_are_looked_for(finished, tmp_path, c
   class_folders(tmp_path / "below" / "images", "abc")
   cell = finished / "cross_entropy" / "0"
   common = ["eval", cell, "--data", "images", "--batch-size", 8, "--num-devices", 1]
-  assert "there is no images" in refused(capsys, *common)
+  assert "there is no images" in refused(capsys, *common, code=3)
   assert cli.main([str(a) for a in (*common, "--data-dir", tmp_path / "below")]) == 0
 
 
@@ -205,8 +234,9 @@ def test_eval_measures_a_checkpoint_on_images_of_the_same_classes(finished, tmp_
   assert numbers["num_examples"] == 12
   assert 0 <= numbers["top1"] <= 1
   other = class_folders(tmp_path / "other", "abd")
-  assert "only the data has 'd'; only the model has 'c'" in refused(capsys, "eval", cell, "--data", other)
-  assert "no split 'x'" in refused(capsys, "eval", cell, "--data", folder, "--split", "x")
+  line = refused(capsys, "eval", cell, "--data", other, code=3)
+  assert "only the data has 'd'; only the model has 'c'" in line
+  assert "no split 'x'" in refused(capsys, "eval", cell, "--data", folder, "--split", "x", code=3)
 
 
 def test_a_hostile_checkpoint_is_not_imported(finished, tmp_path, capsys, monkeypatch):
@@ -249,7 +279,7 @@ def test_only_the_chosen_arms_and_seeds_run_and_overrides_reach_them(config_file
 
 def test_images_of_another_size_are_refused_by_eval(finished, tmp_path, capsys):
   folder = class_folders(tmp_path / "large", "abc", size=12)
-  line = refused(capsys, "eval", finished / "sam" / "0", "--data", folder)
+  line = refused(capsys, "eval", finished / "sam" / "0", "--data", folder, code=3)
   assert (
     "gives images of 12 x 12, and the checkpoint's preprocessing does not resize them to its 8 x 8" in line
   )
@@ -271,9 +301,9 @@ def test_a_file_that_cannot_be_written_is_one_line(finished, tmp_path, capsys):
 
 
 def test_the_default_folder_tells_configs_of_one_name_apart():
-  assert commands.default_workdir(Path("configs/pretrain/tiny.py")) == Path("runs/pretrain/tiny")
-  assert commands.default_workdir(Path("/x/configs/quickstart.py")) == Path("runs/quickstart")
-  assert commands.default_workdir(Path("mine.py")) == Path("runs/mine")
+  assert supervision.default_workdir(Path("configs/pretrain/tiny.py")) == Path("runs/pretrain/tiny")
+  assert supervision.default_workdir(Path("/x/configs/quickstart.py")) == Path("runs/quickstart")
+  assert supervision.default_workdir(Path("mine.py")) == Path("runs/mine")
 
 
 def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys):
@@ -294,3 +324,42 @@ def test_the_version_is_the_packages(capsys):
   with pytest.raises(SystemExit):
     cli.main(["--version"])
   assert capsys.readouterr().out.strip().count(".") == 2
+
+
+def run_one_arm(config_file, workdir, *overrides):
+  only = ["--arms", "cross_entropy", "--no-report", "--num-devices", "1", "base.evaluation={}"]
+  return cli.main(["run", str(config_file), "--workdir", str(workdir), *only, *overrides])
+
+
+@pytest.mark.parametrize(
+  ("overrides", "code", "said"),
+  [([], 0, "done"), (["base.optimizer.peak_rate=1e30"], 4, "cross_entropy/0: the loss is nan at step")],
+)
+def test_how_a_run_ended_is_its_exit_code_and_on_record(config_file, tmp_path, overrides, code, said, capsys):
+  assert run_one_arm(config_file, tmp_path / "run", *overrides) == code
+  found = json.loads((tmp_path / "run" / "exit_reason.json").read_text())
+  assert found["code"] == code
+  assert said in found["reason"]
+  assert said in capsys.readouterr().err or code == 0
+
+
+def test_unreadable_images_are_listed_and_beyond_the_budget_end_the_run(config_file, tmp_path, capsys):
+  corrupt = "base.data.source.make=tests.train.test_experiment.corrupt"
+  assert run_one_arm(config_file, tmp_path / "run", corrupt) == 3
+  assert "1 unreadable images, 0 allowed: corrupt: example 5" in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
+  assert run_one_arm(config_file, tmp_path / "run", corrupt, "base.data.max_bad_records=1") == 0
+  (line,) = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
+  assert json.loads(line)["index"] == 5
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(config_file, finished, capsys):
+  for rows in finished.glob("*/*/rows.jsonl"):
+    rows.unlink()
+  for path in finished.glob("cross_entropy/0/checkpoints/*/manifest.json"):
+    path.write_text("{}")
+  arguments = ["run", str(config_file), "--workdir", str(finished), "--no-report", "--num-devices", "1"]
+  assert cli.main(arguments) == 5
+  assert "has no step that is whole" in capsys.readouterr().err
+  assert json.loads((finished / "exit_reason.json").read_text())["code"] == 5
+  assert list(finished.glob("cross_entropy/0/checkpoints/*.damaged"))

@@ -209,6 +209,15 @@ def test_differences_name_each_place():
   ]
 
 
+def test_differences_look_into_lists_of_components():
+  resize, flip = dict(fn=".data.resize", size=[8, 8]), dict(fn=".data.flip_left_right")
+  old = dict(transforms=[resize, flip])
+  assert config.differences(old, dict(transforms=[resize | dict(size=[4, 4]), flip])) == [
+    "transforms.0.size: [8, 8] -> [4, 4]"
+  ]
+  assert len(config.differences(old, dict(transforms=[resize]))) == 1
+
+
 json_values = st.recursive(
   st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
   lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

@@ -124,9 +124,21 @@ def arms(results: Results) -> Grid:
   rows = []
   for arm in results.arms:
     base, merged = results.config["base"], results.arm_config(arm)
-    found = config_lib.differences(base, merged)
+    found = grouped(config_lib.differences(base, merged))
     rows.append([arm, "; ".join(found) or "the base itself"])
   return Grid("Arms", ["arm", "difference to the base"], rows, words=frozenset({0, 1}))
+
+
+def grouped(differences: Sequence[str]) -> list[str]:
+  """The same change in many places as one line that names the first."""
+  places: dict[str, list[str]] = {}
+  for line in differences:
+    place, _, change = line.partition(": ")
+    places.setdefault(change, []).append(place)
+  return [
+    f"{where[0]}{f', {len(where)} places in all' if len(where) > 1 else ''}: {change}"
+    for change, where in places.items()
+  ]
 
 
 def numbers(results: Results, tables: Sequence[Table]) -> Grid:

@@ -19,7 +19,7 @@ from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import losses, metrics
 from jaxtl.config import Spec
-from jaxtl.errors import DataError, InputError, RunError
+from jaxtl.errors import DataError, InputError, NonFiniteError
 from jaxtl.studies.label_map import LabelMap
 from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import sharding
@@ -173,7 +173,7 @@ def evaluate(
   Raises:
     DataError: the images do not have the size that the model needs, or none can be read.
     ConfigError: the batch does not split over the devices, or the model refuses the images' size.
-    RunError: a logit is not finite.
+    NonFiniteError: a logit is not finite.
   """
   sharding.check_batch_size(batch_size, runtime.mesh, at="--batch-size")
   model, params = fitted(plan.model, plan.weights, plan.image_shape[0])
@@ -194,7 +194,7 @@ def evaluate(
     raise DataError(f"{source.name}: no image can be read")
   wrong = int(np.sum(~np.isfinite(examples.confidence)))
   if wrong:
-    raise RunError(f"{plan.weights.path} has no finite logits for {wrong} of {len(examples)} images", code=4)
+    raise NonFiniteError(f"{plan.weights.path} has no finite logits for {wrong} of {len(examples)} images")
   scores = scores_of(examples, labels) | {"seconds": seconds, "images_per_second": len(examples) / seconds}
   return Evaluation(plan, labels, source, examples, scores, len(bad_records))
 

@@ -20,9 +20,9 @@ from jaxtl.metrics import Mean
 from jaxtl.train import checkpoint, sharding
 from jaxtl.train.experiment import Program, make_model
 from jaxtl.train.loop import Observer
+from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.step import TrainState
-from jaxtl.train.writer import remember
 from jaxtl.types import Array, Batch, Model, Params
 
 Row = dict[str, Any]

@@ -19,15 +19,17 @@ from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import train
 from jaxtl.config import Spec
-from jaxtl.errors import ConfigError, RunError
+from jaxtl.errors import ConfigError, NonFiniteError
 from jaxtl.studies import flatness, transfer
 from jaxtl.studies.flatness import Flatness
 from jaxtl.studies.transfer import Protocols
 from jaxtl.train import experiment
-from jaxtl.train.experiment import Experiment, Trained, total_steps, work_per_image
+from jaxtl.train.experiment import Experiment, total_steps, work_per_image
+from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.sizes import image_size_of
-from jaxtl.train.writer import remember, write_atomically
+from jaxtl.train.training import Trained
+from jaxtl.train.writer import is_first_process, write_atomically
 
 Row = dict[str, Any]
 
@@ -85,9 +87,9 @@ def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
     every = study.checkpoint_every
     observers = {"flatness": (every, flatness.observer(study.flatness, runtime))}
   trained = train.run(experiment_of(study), seed=seed, runtime=runtime, workdir=workdir, observers=observers)
-  write_atomically(
-    workdir / "classes.json", json.dumps(list(trained.weights.classes), ensure_ascii=False) + "\n"
-  )
+  if is_first_process():
+    text = json.dumps(list(trained.weights.classes), ensure_ascii=False) + "\n"
+    write_atomically(workdir / "classes.json", text)
   yield _pretrain_row(study, trained)
   if study.transfer is not None:
     yield from transfer.measure(
@@ -222,7 +224,7 @@ def _trial_row(trial: Experiment, rate: float, tuning: Tune, runtime: Runtime) -
   row: Row = {"kind": "tune", "peak_rate": rate, "epochs": trial.epochs}
   try:
     trained = train.run(trial, seed=tuning.seed, runtime=runtime)
-  except RunError as error:
+  except NonFiniteError as error:
     return row | {"accuracy": 0.0, "diverged": str(error)}
   return row | {
     "accuracy": trained.last("eval/held_out/top1"),

@@ -12,18 +12,25 @@ from jaxtl import config as config_lib
 from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.studies.study import parse_config, rehearse_arm
+from jaxtl.train import sharding
 from jaxtl.train.experiment import Experiment, Program, rehearse, total_steps
+from jaxtl.train.memory import predict
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.sizes import image_size_of
 from jaxtl.types import Params
 
 
-def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
+def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "none") -> str:
   """What every arm amounts to; arms that train are realized, their initialisation and step traced by
   `jax.eval_shape`. The first arm is told whole, the others by what differs from it.
 
   Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
   the image size.
+
+  Args:
+    config: of `study.load_config`.
+    runtime: its mesh is what sizes are told for.
+    compiled: "first", "all" or "none": which arms' steps are compiled, for the memory of their activations.
 
   Raises:
     ConfigError: a mistake anywhere in the config.
@@ -41,7 +48,9 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
     rehearse_arm(rows, name, arm, runtime)
     lines += ["", f"arm        {name}"]
     if isinstance(arm, Experiment):
-      described, parameters = _experiment(arm, runtime)
+      described, parameters = _experiment(
+        arm, runtime, compiled == "all" or (compiled == "first" and not table)
+      )
       lines += described
       table = table or parameters
     shown = {"model", "gradient", "optimizer", "task"} if isinstance(arm, Experiment) else set()
@@ -56,7 +65,7 @@ def describe(config: Mapping[str, Any], runtime: Runtime) -> str:
   return "\n".join([*lines, *([""] if table else []), *table]) + "\n"
 
 
-def _experiment(experiment: Experiment, runtime: Runtime) -> tuple[list[str], list[str]]:
+def _experiment(experiment: Experiment, runtime: Runtime, compiled: bool) -> tuple[list[str], list[str]]:
   mesh, batch = runtime.mesh, experiment.data.batch_size
   examples, classes, size = _facts(experiment.data, runtime)
   steps = total_steps(experiment, examples)
@@ -67,21 +76,37 @@ def _experiment(experiment: Experiment, runtime: Runtime) -> tuple[list[str], li
   decayed = decays(program, state.params)
   sizes = {path: leaf.size for path, leaf in zip(tree.paths(state.params), jax.tree.leaves(state.params))}
   task = config_lib.plain(experiment.task)
+  memory = predict(program, state, batch_size=batch, image_size=size, mesh=mesh, compiled=compiled)
   lines = [
     f"model      {_call(experiment.model)} at {size} x {size}, {classes} classes",
     f"loss       {_text(task.get('loss', task))}",
     f"gradient   {_call(experiment.gradient)}",
     f"optimizer  {_call(experiment.optimizer)}",
     f"steps      {steps} = {experiment.epochs:g} epochs of {examples} images in batches of {batch}",
-    f"devices    {mesh.size}, {batch // mesh.size} images on each",
+    f"devices    {_devices(mesh)}, {batch // mesh.shape[sharding.DATA]} images on each",
     f"parameters {sum(sizes.values()):,}, {sum(sizes[path] for path in sizes if decayed[path]):,} decayed; "
     f"optimizer state {tree.size(state.opt_state):,}",
+    f"memory     {memory}",
   ]
-  width = max(map(len, sizes))
-  table = [f"{'parameter':{width}} {'shape':18} sharding    decayed"]
-  for path, leaf in zip(tree.paths(state.params), jax.tree.leaves(state.params)):
-    table.append(f"{path:{width}} {leaf.shape!s:18} replicated  {'yes' if decayed[path] else 'no'}")
-  return lines, table
+  return lines, _table(program, state.params, decayed, mesh)
+
+
+def _table(program: Program, params: Params, decayed: Mapping[str, bool], mesh: Any) -> list[str]:
+  """Every parameter: its shape, its part on a device, whether it decays."""
+  placed = jax.tree.leaves(sharding.placed(params, program.placement, mesh))
+  rows = [("parameter", "shape", "on a device", "decayed")]
+  for path, leaf, where in zip(tree.paths(params), jax.tree.leaves(params), placed, strict=True):
+    part = where.shard_shape(leaf.shape)
+    whole = "replicated" if part == leaf.shape else str(part)
+    rows.append((path, str(leaf.shape), whole, "yes" if decayed[path] else "no"))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [" ".join(f"{text:{width}}" for text, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _devices(mesh: Any) -> str:
+  """How many, and how they are arranged where that is not a single row."""
+  data, model = mesh.shape[sharding.DATA], mesh.shape[sharding.MODEL]
+  return f"{mesh.size}" if model == 1 else f"{mesh.size} = {data} x {model} (data x model)"
 
 
 def decays(program: Program, params: Params) -> dict[str, bool]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxtl import config as config_lib
 from jaxtl.errors import InputError
-from jaxtl.studies import study
+from jaxtl.studies import provenance, study
 
 Values = Mapping[str, Mapping[int, float]]
 """arm -> seed -> number."""
@@ -116,13 +116,13 @@ def load(workdir: Path) -> Results:
     InputError: no study ran there.
   """
   rows = study.all_rows(workdir)
-  config = study.read_json(workdir / "config.json")
+  config = provenance.read_json(workdir / "config.json")
   cells = [(arm, seed) for arm in config["arms"] for seed in config.get("seeds") or (0,)]
   folders = {cell: workdir / cell[0] / str(cell[1]) for cell in cells}
   curves = {cell: _records(folder / "metrics.jsonl") for cell, folder in folders.items()}
   return Results(
     config=config,
-    env=study.read_json(workdir / "env.json") if (workdir / "env.json").is_file() else {},
+    env=provenance.read_json(workdir / "env.json") if (workdir / "env.json").is_file() else {},
     rows=rows,
     curves={cell: records for cell, records in curves.items() if records},
     finished=frozenset(cell for cell, folder in folders.items() if (folder / "rows.jsonl").exists()),

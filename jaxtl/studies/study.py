@@ -14,29 +14,27 @@ In the working folder: `config.json`, `env.json`, `data.json`, `log.txt`, `<arm>
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
 import inspect
 import json
-import platform
 import runpy
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError, InputError, RunError
+from jaxtl.studies import provenance
+from jaxtl.train import processes
+from jaxtl.train.guard import on_record, only_run_in
 from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
 from jaxtl.train.writer import is_first_process, write_atomically
 
 Rows = Callable[..., Iterator[Any]]
-PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +136,7 @@ def run_study(
 ) -> list[dict[str, Any]]:
   """Runs all cells that are not finished, or those of `arms` and `seeds`, and returns their rows."""
   study, parsed = parse_config(config)
-  for name in arms or ():
-    if name not in parsed:
-      raise ConfigError(f"no arm {name!r}; the config has {', '.join(parsed)}")
-  for seed in seeds or ():
-    if seed not in study.seeds:
-      raise ConfigError(f"no seed {seed}; the config has {', '.join(map(str, study.seeds))}")
+  check_chosen(arms, seeds, study)
   rows = config_lib.find(study.study)
   cells = [
     Cell(name, seed, arm, workdir / name / str(seed))
@@ -151,7 +144,8 @@ def run_study(
     for name, arm in parsed.items()
     if (not arms or name in arms) and (not seeds or seed in seeds)
   ]
-  unfinished = [cell for cell in cells if not cell.rows_file.exists()]
+  finished = processes.from_first(lambda: [str(cell.rows_file) for cell in cells if cell.rows_file.exists()])
+  unfinished = [cell for cell in cells if str(cell.rows_file) not in finished]
   to_run = {cell.arm: cell.study for cell in unfinished}
   for name, arm in to_run.items():
     rehearse_arm(rows, name, arm, runtime)
@@ -159,18 +153,48 @@ def run_study(
   _expect(rows, unfinished, runtime)
   for name, arm in to_run.items():
     _check_arm(rows, "check_data", name, arm, runtime)
-  claim(workdir, config, command, data=fingerprints(unfinished, runtime) if unfinished else None)
-  if is_first_process():
-    runtime.progress.log_to(workdir / "log.txt")
-  env = workdir / "env.json"
-  session = len(read_json(env).get("later", [])) if env.exists() else 0
-  for cell in unfinished:
-    found = [{"session": session} | row for row in _rows_of(cell, rows, runtime)]
+  data = fingerprints([cell.study for cell in unfinished], runtime) if unfinished else None
+  processes.check_agreement(
+    {"config": config, "code": provenance.code_digest(), "versions": provenance.versions(), "data": data}
+  )
+  if not unfinished:
+    claim(workdir, config, command)
+    return _all_rows_of(cells)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(only_run_in(workdir))
+    changed = claim(workdir, config, command, data=data)
+    stack.enter_context(on_record(workdir))
     if is_first_process():
-      write_atomically(cell.rows_file, "".join(json.dumps(row) + "\n" for row in found))
-    runtime.progress.note(f"{cell.arm}/{cell.seed} is done: {_summary(found)}")
-  runtime.progress.close()
-  return [row for cell in cells for row in read_rows(cell.rows_file)]
+      runtime.progress.log_to(workdir / "log.txt")
+    for line in changed:
+      runtime.progress.note(f"not as in the first session: {line}")
+    runtime.list_unreadable()
+    session = processes.from_first(lambda: len(provenance.read_json(workdir / "env.json").get("later", [])))
+    for cell in unfinished:
+      found = [{"session": session} | row for row in _rows_of(cell, rows, runtime)]
+      if is_first_process():
+        write_atomically(cell.rows_file, "".join(json.dumps(row) + "\n" for row in found))
+      runtime.progress.note(f"{cell.arm}/{cell.seed} is done: {_summary(found)}")
+    runtime.progress.close()
+  return _all_rows_of(cells)
+
+
+def check_chosen(arms: Sequence[str] | None, seeds: Sequence[int] | None, study: StudyConfig) -> None:
+  """Checks arms and seeds that the user chose.
+
+  Raises:
+    ConfigError: the config has no such arm or seed.
+  """
+  for name in arms or ():
+    if name not in study.arms:
+      raise ConfigError(f"no arm {name!r}; the config has {', '.join(study.arms)}")
+  for seed in seeds or ():
+    if seed not in study.seeds:
+      raise ConfigError(f"no seed {seed}; the config has {', '.join(map(str, study.seeds))}")
+
+
+def _all_rows_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+  return processes.from_first(lambda: [row for cell in cells for row in read_rows(cell.rows_file)])
 
 
 def rehearse_arm(rows: Rows, name: str, arm: Any, runtime: Runtime) -> None:
@@ -203,47 +227,51 @@ def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any
     for row in rows(cell.study, seed=cell.seed, workdir=cell.folder, runtime=runtime):
       yield {"arm": cell.arm, "seed": cell.seed, **row}
   except RunError as error:
-    raise RunError(f"{cell.arm}/{cell.seed}: {error}", code=error.code) from error
+    raise type(error)(f"{cell.arm}/{cell.seed}: {error}") from error
 
 
 def claim(
   workdir: Path, config: Mapping[str, Any], command: Sequence[str], *, data: Mapping[str, Any] | None = None
-) -> None:
+) -> list[str]:
   """Makes the working folder this config's and these data's; refuses another's, with the difference.
 
   Args:
     data: of `fingerprints`; None where nothing is left to run: such a session leaves no trace.
+
+  Returns:
+    How this session differs from the folder's first in what may change numbers: code, versions, devices.
 
   Raises:
     InputError: the folder cannot be written, is damaged, or was made with another config or other data.
   """
   path = workdir / "config.json"
   if path.exists():
-    found = config_lib.differences(read_json(path), dict(config))
+    found = config_lib.differences(provenance.read_json(path), dict(config))
     if found:
       raise InputError(
         f"{workdir} was made with another config: {config_lib.first_few(found)}. "
         "Go back to that config, or give another --workdir"
       )
-  known = read_json(workdir / "data.json") if (workdir / "data.json").exists() else {}
+  known = provenance.read_json(workdir / "data.json") if (workdir / "data.json").exists() else {}
   _same_data(known, data or {}, workdir)
   if not is_first_process() or (path.exists() and data is None):
-    return
+    return []
   try:
-    _add_session(workdir / "env.json", environment(command))
+    changed = provenance.add_session(workdir / "env.json", provenance.environment(command))
     write_atomically(workdir / "data.json", json.dumps({**known, **(data or {})}, indent=1) + "\n")
     if not path.exists():
       write_atomically(path, json.dumps(config, indent=1) + "\n")
   except OSError as error:
     raise InputError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from error
+  return changed
 
 
-def fingerprints(cells: Sequence[Cell], runtime: Runtime) -> dict[str, Any]:
-  """What every source of the cells holds: spec -> name, number of examples, fingerprint of all of them."""
+def fingerprints(studies: Iterable[Any], runtime: Runtime) -> dict[str, Any]:
+  """What every source of the studies holds: spec -> name, number of examples, fingerprint of all of them."""
   sources = {
     json.dumps(config_lib.plain(data.source), sort_keys=True): data
-    for cell in cells
-    for _, data in all_data(cell.study)
+    for study in studies
+    for _, data in all_data(study)
   }
   opened = {name: runtime.open(data) for name, data in sources.items()}
   return {
@@ -261,58 +289,6 @@ def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path
         f"fingerprint {old['fingerprint']}, and now {now['num_examples']} with {now['fingerprint']}. "
         "Bring the old data back, or give another --workdir"
       )
-
-
-def _add_session(path: Path, session: Mapping[str, Any]) -> None:
-  """`env.json` is the first session's environment; `later` has what differed in each one after it.
-
-  A row's `session` is 0 for the first and n for the n-th of `later`: the session that finished its cell.
-  """
-  first = read_json(path) if path.exists() else None
-  if first is None:
-    first = dict(session)
-  else:
-    changed = {key: value for key, value in session.items() if first.get(key) != value}
-    first["later"] = [*first.get("later", []), changed]
-  write_atomically(path, json.dumps(first, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """The JSON object in a file of a working folder.
-
-  Raises:
-    InputError: the file is missing or damaged.
-  """
-  if not path.is_file():
-    raise InputError(f"there is no {path}; give the --workdir of a run")
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise InputError(f"{path} is damaged ({error}); restore it, or give another --workdir") from error
-  if not isinstance(value, dict):
-    raise InputError(f"{path} is damaged (no JSON object); restore it, or give another --workdir")
-  return value
-
-
-def environment(command: Sequence[str]) -> dict[str, Any]:
-  """What a number in the report depends on beside the config."""
-  versions = {}
-  for name in PACKAGES:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  devices = jax.devices()
-  return {
-    "command": list(command),
-    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "python": platform.python_version(),
-    "platform": platform.platform(),
-    "processor": platform.machine(),
-    "versions": versions,
-    "devices": [f"{len(devices)} x {devices[0].device_kind}"],
-    "processes": jax.process_count(),
-  }
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -335,7 +311,7 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   """
   if not (workdir / "config.json").is_file():
     raise InputError(f"no study in {workdir}: there is no config.json; give the --workdir of a run")
-  config = read_json(workdir / "config.json")
+  config = provenance.read_json(workdir / "config.json")
   if not isinstance(config.get("arms"), dict):
     raise InputError(f"{workdir / 'config.json'} has no arms; give the --workdir of a run")
   files = [

@@ -24,13 +24,13 @@ from jaxtl.train.experiment import (
   PLAIN,
   Experiment,
   make_model,
-  run,
   total_steps,
   work_per_image,
 )
+from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.sizes import at_size, fitted, image_size_of
-from jaxtl.train.writer import remember
+from jaxtl.train.training import run
 
 Row = dict[str, Any]
 # Stand-ins for a rehearsal, which opens no data.
@@ -187,7 +187,7 @@ def _rehearse(
     facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=SOME_EXAMPLES, image_size=image_size)
     experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
     return
-  context: dict[str, Any] = dict(total_steps=2, steps_per_epoch=1, blocks=())
+  context: dict[str, Any] = dict(total_steps=2, steps_per_epoch=1, blocks=(), mesh=None)
   tuned.task.realize(num_classes=SOME_CLASSES)
   tuned.optimizer.realize(**context)
   tuned.gradient.realize(**context)

@@ -137,7 +137,7 @@ def test_a_weight_without_preprocessing_needs_all_of_it(folder, tmp_path, capsys
 
 def test_a_subset_scores_among_its_own_classes(folder, tmp_path, capsys):
   weights = save(tmp_path / "more", classes=("violet", "blue", "black", "green", "red"))
-  run(weights, folder, code=2)
+  run(weights, folder, code=3)
   assert "write --subset" in capsys.readouterr().err
   run(weights, folder, "--subset", "--out", tmp_path / "out")
   found = scores(tmp_path / "out")
@@ -148,7 +148,7 @@ def test_a_subset_scores_among_its_own_classes(folder, tmp_path, capsys):
 
 def test_a_class_map_names_what_is_called_otherwise(folder, tmp_path, capsys):
   weights = save(tmp_path / "german", classes=("rot", "gruen", "blau"))
-  run(weights, folder, code=2)
+  run(weights, folder, code=3)
   assert "--class-map" in capsys.readouterr().err
   (tmp_path / "map.json").write_text(json.dumps(dict(red="rot", green="gruen", blue="blau")))
   run(weights, folder, "--class-map", tmp_path / "map.json", "--out", tmp_path / "out")

@@ -7,7 +7,7 @@ import chex
 import pytest
 
 from jaxtl.errors import ConfigError, InputError
-from jaxtl.studies import pretrain, results, study, transfer
+from jaxtl.studies import pretrain, provenance, results, study, transfer
 
 
 def run(config, folder, runtime, **keywords):
@@ -86,6 +86,17 @@ def test_every_session_is_on_record(study_config, tmp_path):
   assert after == first
   assert later["command"] == ["jaxtl", "run", "b"]
   assert "versions" not in later  # only what differed
+
+
+def test_what_may_change_numbers_between_sessions_is_told(study_config, tmp_path, monkeypatch):
+  assert study.claim(tmp_path, study_config, ["a"], data={}) == []
+  assert study.claim(tmp_path, study_config, ["b"], data={}) == []
+  now = provenance.versions()
+  monkeypatch.setattr(provenance, "versions", lambda: now | {"jax": "0.0.1"})
+  monkeypatch.setattr(provenance, "code_digest", lambda: "other")
+  lines = study.claim(tmp_path, study_config, ["c"], data={})
+  assert f"versions.jax: '{now['jax']}' -> '0.0.1'" in lines
+  assert any(line.startswith("code: ") for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""`python -m jaxtl` is `jaxtl`."""
+
+import os
+import sys
+import time
+import traceback
+
+from jaxtl import supervision
+from jaxtl.cli import main
+
+
+def leave() -> None:
+  """Runs the command and ends the process.
+
+  One of several that fails does not wait at its end for the others, as JAX would for five minutes: they wait
+  for it. They notice by its heartbeat. Process 0 leaves a little later, since its end ends them at once,
+  and all may be about to say the same.
+  """
+  try:
+    code = main()
+  except Exception as error:
+    traceback.print_exc()
+    if type(error).__name__ == "JaxRuntimeError":
+      sys.exit(1)  # a peer is gone, mostly: JAX, which waits for it now, finds out which
+    code = 1
+  if code and supervision.is_child():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(2 if supervision.is_first_child() else 0)
+    os._exit(code)
+  sys.exit(code)
+
+
+if __name__ == "__main__":
+  leave()

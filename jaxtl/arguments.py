@@ -1,0 +1,226 @@
+"""Arguments that several commands of the command line share, and what their texts are read as."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+
+def command(commands: Any, name: str, function: str, description: str) -> argparse.ArgumentParser:
+  """A command's parser; `function` of `jaxtl.commands` does it."""
+  parser = commands.add_parser(
+    name, help=description, description=description[0].upper() + description[1:] + "."
+  )
+  parser.set_defaults(command=function)
+  return parser
+
+
+def config_options(parser: argparse.ArgumentParser) -> None:
+  """The config, what replaces its values, and where its data are."""
+  parser.add_argument("config", type=Path, metavar="CONFIG", help="a Python file with get_config() (path)")
+  parser.add_argument(
+    "overrides",
+    nargs="*",
+    metavar="KEY=VALUE",
+    help="replaces a value, e.g. base.epochs=2 or --config.base.epochs=2 (literal or text; default: none)",
+  )
+  data_option(parser)
+
+
+def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+  """The folder of a checkpoint."""
+  parser.add_argument(
+    "checkpoint",
+    type=Path,
+    metavar="CHECKPOINT",
+    help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
+  )
+
+
+def data_option(parser: argparse.ArgumentParser) -> None:
+  """Where sources look."""
+  parser.add_argument(
+    "--data-dir", metavar="DIR", help="folder below which sources look (path; default: here)"
+  )
+
+
+def trust_option(parser: argparse.ArgumentParser) -> None:
+  """Whether configs that came with data may name anything."""
+  parser.add_argument(
+    "--trust",
+    action="store_true",
+    help="import what a checkpoint's or a run's config names outside jaxtl and optax (flag; default: refuse)",
+  )
+
+
+def run_options(parser: argparse.ArgumentParser, *, hang_limit: float | None) -> None:
+  """Which part of a study is run, and how; `hang_limit` is what the parsed options have by default."""
+  parser.add_argument(
+    "--arms", type=names, metavar="A,B", help="only these arms (names; default: all of the config's)"
+  )
+  parser.add_argument(
+    "--seeds", type=numbers, metavar="0,1", help="only these seeds (integers; default: all of the config's)"
+  )
+  parser.add_argument(
+    "--no-report", action="store_true", help="do not write the report at the end (flag; default: write it)"
+  )
+  parser.add_argument(
+    "--hang-limit",
+    type=seconds,
+    default=hang_limit,
+    metavar="S",
+    help="training that does not move for so long ends with exit code 42 (seconds; default: 1800)",
+  )
+  trust_option(parser)
+  device_options(parser)
+
+
+def device_options(parser: argparse.ArgumentParser) -> None:
+  """Which devices are used."""
+  parser.add_argument(
+    "--num-devices", type=count, metavar="N", help="use the first N devices (integer; default: all)"
+  )
+  parser.add_argument(
+    "--model-devices",
+    type=count,
+    default=1,
+    metavar="N",
+    help="devices along the model axis; the batch is split over the others (integer; default: 1)",
+  )
+  parser.add_argument(
+    "--cpu-devices",
+    type=count,
+    metavar="N",
+    help="split the CPU into N virtual devices (integer; default: 1)",
+  )
+
+
+def process_options(parser: argparse.ArgumentParser) -> None:
+  """How several processes find each other where nothing that started them says it."""
+  parser.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="address of process 0 (text; default: SLURM's or the TPU's, else one process)",
+  )
+  parser.add_argument(
+    "--num-processes",
+    type=count,
+    metavar="N",
+    help="how many there are (integer; default: as found)",
+  )
+  parser.add_argument(
+    "--process-id", type=number, metavar="I", help="which of them this is (integer; default: as found)"
+  )
+
+
+def class_options(parser: argparse.ArgumentParser) -> None:
+  """How the classes of data and model meet."""
+  parser.add_argument(
+    "--subset",
+    action="store_true",
+    help="score among the data's classes only, found among the model's by name (flag; default: same list)",
+  )
+  parser.add_argument(
+    "--class-map",
+    type=Path,
+    metavar="FILE",
+    help="the same, with a JSON object of data class to model class (path; default: names agree)",
+  )
+
+
+def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
+  """What is done to images; `own` says whose values are the defaults."""
+  parser.add_argument(
+    "--image-size", type=count, metavar="N", help=f"side of the images in pixels (integer; default: {own})"
+  )
+  parser.add_argument(
+    "--crop-fraction",
+    type=fraction,
+    metavar="F",
+    help="image size over the shorter side before the middle is cut out; 'none' resizes without a cut "
+    f"(number above 0 to 1; default: {own})",
+  )
+  parser.add_argument(
+    "--interpolation", choices=("bilinear", "bicubic"), help=f"how images are resized (text; default: {own})"
+  )
+  for name in ("mean", "std"):
+    parser.add_argument(
+      f"--{name}",
+      type=channels,
+      metavar="R,G,B",
+      help=f"{name} of the channels on the scale from 0 to 1 (three numbers; default: {own})",
+    )
+
+
+def names(text: str) -> list[str]:
+  """Names between commas."""
+  names = [name for name in text.split(",") if name]
+  if not names:
+    raise argparse.ArgumentTypeError(f"{text!r} names nothing; write names like a,b")
+  return names
+
+
+def count(text: str) -> int:
+  """A whole number from 1."""
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+  return int(text)
+
+
+def fraction(text: str) -> float | str:
+  """A number, or "none"."""
+  if text == "none":
+    return text
+  try:
+    return float(text)
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
+
+
+def number(text: str) -> int:
+  """A whole number from 0."""
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+  return int(text)
+
+
+def seconds(text: str) -> float:
+  """A number above 0."""
+  try:
+    found = float(text)
+  except ValueError:
+    found = math.nan
+  if not 0 < found < math.inf:
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+  return found
+
+
+def pattern(text: str) -> str:
+  """A regular expression."""
+  try:
+    re.compile(text)
+  except re.error as error:
+    raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+  return text
+
+
+def channels(text: str) -> tuple[float, ...]:
+  """Three numbers between commas."""
+  try:
+    numbers = tuple(float(number) for number in text.split(","))
+  except ValueError:
+    numbers = ()
+  if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+    raise argparse.ArgumentTypeError(f"{text!r} is not three numbers like 0.5,0.5,0.5")
+  return numbers
+
+
+def numbers(text: str) -> list[int]:
+  """Whole numbers between commas."""
+  try:
+    return [int(number) for number in text.split(",")]
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of integers like 0,1") from None

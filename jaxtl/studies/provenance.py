@@ -1,0 +1,98 @@
+"""Where numbers come from: code, versions, machine and sessions, as files of a working folder."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxtl import config as config_lib
+from jaxtl.errors import InputError
+from jaxtl.train.writer import write_atomically
+
+PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
+
+# Of a session: what bit-for-bit equality with another needs.
+MATTER = ("python", "versions", "code", "devices", "processes")
+
+
+def versions() -> dict[str, str]:
+  """Of Python and the packages that the numbers depend on."""
+  found = {"python": platform.python_version()}
+  for name in PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
+
+
+@functools.cache
+def code_digest() -> str:
+  """SHA-256 over the library's own source files."""
+  root = Path(__file__).resolve().parents[1]
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+  return digest.hexdigest()
+
+
+def environment(command: Sequence[str]) -> dict[str, Any]:
+  """What a number in the report depends on beside the config."""
+  devices = jax.devices()
+  return {
+    "command": list(command),
+    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "python": platform.python_version(),
+    "code": code_digest(),
+    "platform": platform.platform(),
+    "processor": platform.machine(),
+    "versions": {name: version for name, version in versions().items() if name != "python"},
+    "devices": [f"{len(devices)} x {devices[0].device_kind}"],
+    "processes": jax.process_count(),
+  }
+
+
+def add_session(path: Path, session: Mapping[str, Any]) -> list[str]:
+  """`env.json` is the first session's environment; `later` has what differed in each one after it.
+
+  A row's `session` is 0 for the first and n for the n-th of `later`: the session that finished its cell.
+
+  Returns:
+    A line for each thing that may change numbers (`MATTER`) and differs from the first session.
+  """
+  first = read_json(path) if path.exists() else None
+  matter: list[str] = []
+  if first is None:
+    first = dict(session)
+  else:
+    changed = {key: value for key, value in session.items() if first.get(key) != value}
+    for key in MATTER:
+      matter += config_lib.differences(first.get(key), session.get(key), at=key)
+    first["later"] = [*first.get("later", []), changed]
+  write_atomically(path, json.dumps(first, indent=1) + "\n")
+  return matter
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The JSON object in a file of a working folder.
+
+  Raises:
+    InputError: the file is missing or damaged.
+  """
+  if not path.is_file():
+    raise InputError(f"there is no {path}; give the --workdir of a run")
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise InputError(f"{path} is damaged ({error}); restore it, or give another --workdir") from error
+  if not isinstance(value, dict):
+    raise InputError(f"{path} is damaged (no JSON object); restore it, or give another --workdir")
+  return value

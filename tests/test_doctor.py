@@ -1,0 +1,59 @@
+"""`jaxtl doctor`: what a run would find, one process or several, and who differs."""
+
+import socket
+
+import pytest
+
+from jaxtl import cli, doctor
+from tests.several import free_port, start, write_config
+
+
+def test_it_says_what_was_found_and_why(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+  monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very secret")
+  config = write_config(tmp_path / "config.py")
+  assert cli.main(["doctor", str(config), "--num-devices", "4", "--model-devices", "2"]) == 0
+  shown = capsys.readouterr().out
+  assert "a Kubernetes job of index 3, but no --coordinator" in shown
+  assert "variable   JOB_COMPLETION_INDEX=3" in shown
+  assert "very secret" not in shown
+  assert "mesh       2 x 2 (data x model) devices" in shown
+  assert "all-reduce right: 4 devices in" in shown
+  assert "data       squares: 96 examples, fingerprint" in shown
+  for package in ("jax", "flax", "optax", "orbax-checkpoint"):
+    assert f"version    {package} " in shown
+
+
+def test_a_sum_that_hangs_is_told_and_ends(tmp_path, monkeypatch, capsys):
+  def hang(*_, **__):
+    raise SystemExit
+
+  monkeypatch.setattr(doctor.jax, "make_array_from_callback", lambda *_: __import__("time").sleep(5))
+  monkeypatch.setattr(doctor.os, "_exit", hang)
+  with pytest.raises(SystemExit):
+    cli.main(["doctor", "--timeout", "0.2", "--num-devices", "2"])
+  assert "NO ANSWER in 0.2 s" in capsys.readouterr().out
+
+
+def test_the_host_that_differs_is_named(tmp_path):
+  port = free_port()
+  one = write_config(tmp_path / "one.py")
+  other = write_config(tmp_path / "other.py", epochs=7.0)
+  pair = [
+    start(
+      *("doctor", config, "--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id", number),
+      *("--cpu-devices", 2),
+      log=tmp_path / f"{number}.log",
+    )
+    for number, config in enumerate((one, other))
+  ]
+  assert [process.finish() for process in pair] == [1, 1]
+  assert "process    1 of 2" in pair[1].text
+  assert "all-reduce right: 4 devices in" in pair[0].text
+  host = socket.gethostname()
+  assert f"differs    process 1 on {host}: config.base.experiment.epochs: 2.0 -> 7.0" in pair[0].text
+
+
+def test_half_a_cluster_is_one_line(capsys):
+  assert cli.main(["doctor", "--num-processes", "2"]) == 2
+  assert "--num-processes without --coordinator, --process-id" in capsys.readouterr().err
