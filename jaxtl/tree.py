@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -118,6 +118,32 @@ def matches(a: Tree, where: str | None) -> Tree:
     some = ", ".join(paths(a)[:3])
     raise ConfigError(f"{where!r} matches no parameter; parameters are named like {some}")
   return found
+
+
+def select(a: Tree, where: str) -> dict[str, Array]:
+  """The leaves whose path the regex `where` finds, as {path: leaf}.
+
+  Raises:
+    ConfigError: nothing matches, or `where` is no regex.
+  """
+  chosen = jax.tree.leaves(matches(a, where))
+  return {path: leaf for path, leaf, kept in zip(paths(a), jax.tree.leaves(a), chosen, strict=True) if kept}
+
+
+def replace(a: Tree, leaves: Mapping[str, Array]) -> Tree:
+  """The tree with some leaves replaced by those of {path: leaf}; the inverse of `select`."""
+  return map_with_path(lambda path, leaf: leaves.get(path, leaf), a)
+
+
+def first_nonfinite(a: Tree) -> str | None:
+  """The path of the first leaf with a NaN or an infinity; None where all are finite."""
+  good = jax.device_get(_finite(a))
+  return next((path for path, finite in zip(paths(a), good, strict=True) if not finite), None)
+
+
+@jax.jit
+def _finite(a: Tree) -> list[Array]:
+  return [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(a)]
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

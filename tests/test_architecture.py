@@ -22,7 +22,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "config": ({"errors"}, set()),
   "losses": (BASIC, NUMERIC),
   "optim": (BASIC, NUMERIC),
-  "curvature": (BASIC, NUMERIC),
+  "curvature": (BASIC, NUMERIC | {"scipy"}),
   "weights": (BASIC, NUMERIC),
   "metrics": (BASIC, NUMERIC),
   "models": (BASIC, NUMERIC | {"flax"}),

@@ -1,4 +1,8 @@
-"""Products of the Hessian with a vector: functions from tree to tree, never a matrix."""
+"""Products of a curvature matrix with a vector: functions from tree to tree, never a matrix.
+
+`hvp`, `ggn`, `fisher` and `empirical_fisher` take functions of the parameters alone; the same names with
+`_over_batches` are means over many batches, which are streamed once per product.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import tree
-from jaxtl.errors import ConfigError, DataError
+from jaxtl.errors import ConfigError, DataError, InputError
 from jaxtl.types import Array, Params
 
 Matvec = Callable[[Params], Params]
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
 def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
   """v -> H v, the Hessian of `loss` at `params`, as the derivative of the gradient along v.
 
-  Forward over reverse: about twice the cost of a gradient, and the memory of one.
+  Forward over reverse: about twice the cost of a gradient, and the memory of one. Pearlmutter, "Fast exact
+  multiplication by the Hessian", 1994.
 
   Args:
     loss: params -> scalar.
@@ -36,17 +42,88 @@ def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
   return lambda vector: product(params, vector)
 
 
+def ggn(predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: Params) -> Matvec:
+  """v -> J^T H_L J v, the generalised Gauss-Newton matrix: the Hessian without the network's own curvature.
+
+  J is the Jacobian of the outputs, H_L the Hessian of the loss with respect to them. Positive semi-definite
+  where the loss is convex in the outputs, as the cross-entropy is (the smoothed hinge only nearly, see
+  there), and equal to the Hessian where the outputs are linear in the parameters. Schraudolph, "Fast
+  curvature matrix-vector products for second-order gradient descent", 2002.
+
+  Args:
+    predict: params -> outputs, an array or a tree.
+    loss: outputs -> scalar.
+    params: a tree of float arrays.
+
+  Returns:
+    A function from a tree like `params` to a tree like `params`, compiled at its first call.
+  """
+  product = jax.jit(lambda params, vector: _gauss_newton(predict, loss, params, vector))
+  return lambda vector: product(params, vector)
+
+
+def fisher(predict: Callable[[Params], Array], params: Params) -> Matvec:
+  """v -> F v, the Fisher information of a softmax classifier, the mean over its inputs.
+
+  F = E_x E_{y ~ p(y|x)} [grad log p(y|x) grad log p(y|x)^T]: the label is the model's own, taken in
+  expectation and not by a draw. It is the Gauss-Newton matrix of the cross-entropy, whatever the labels
+  are. Martens, "New insights and perspectives on the natural gradient method", 2020, arXiv 1412.1193.
+
+  Args:
+    predict: params -> logits [B, K].
+    params: a tree of float arrays.
+  """
+  return ggn(predict, lambda logits: jnp.mean(jax.nn.logsumexp(logits, axis=-1)), params)
+
+
+def empirical_fisher(losses: Callable[[Params], Array], params: Params) -> Matvec:
+  """v -> (1/B) sum_i g_i <g_i, v>, the uncentred covariance of the examples' gradients with the true labels.
+
+  No gradient of a single example is formed. It is not the Fisher information: Kunstner, Balles, Hennig,
+  "Limitations of the empirical Fisher approximation", 2019, arXiv 1905.12558.
+
+  Args:
+    losses: params -> [B] one loss for each example, none of which depends on another example.
+    params: a tree of float arrays.
+  """
+
+  @jax.jit
+  def product(params: Params, vector: Params) -> Params:
+    values, pullback = jax.vjp(losses, params)
+    return pullback(_pushforward(pullback, values, vector) / values.size)[0]
+
+  return lambda vector: product(params, vector)
+
+
+def restrict(matvec: Matvec, params: Params, *, where: str) -> Matvec:
+  """The diagonal block of a matrix that belongs to some parameters: one layer, only the kernels, ...
+
+  Args:
+    matvec: v -> H v on trees like `params`.
+    params: a tree of float arrays.
+    where: a regex that finds the paths of the leaves to keep.
+
+  Returns:
+    A function from `tree.select(params, where)` to the like: {path: array}.
+
+  Raises:
+    ConfigError: `where` finds no leaf, or is no regex.
+  """
+  zeros = tree.zeros_like(params)
+  tree.matches(params, where)
+  return lambda vector: tree.select(matvec(tree.replace(zeros, vector)), where)
+
+
 def hvp_over_batches(
-  loss_fn: Callable[[Params, Any], tuple[Array, Array]],
-  params: Params,
-  batches: Iterable[Any] | Callable[[], Iterable[Any]],
+  loss_fn: Callable[[Params, Any], tuple[Array, Array]], params: Params, batches: Batches
 ) -> Matvec:
   """v -> H v, the Hessian of the mean loss over all examples of all batches.
 
   One compiled call for each batch, with the sum on the device in float32 (or wider, where the parameters
   are): memory does not grow with the number of batches. The call is compiled once for a `loss_fn` and the
   shapes, also across several `params`. Batches of other shapes compile again: pad the last one, and leave its
-  padding out of sum and count.
+  padding out of sum and count. Batches that are split over the devices of a mesh give the sums over all of
+  them.
 
   Args:
     loss_fn: (params, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
@@ -58,36 +135,181 @@ def hvp_over_batches(
 
   Raises:
     ConfigError: `batches` is an iterator, which the first product would use up.
+    InputError: a parameter is not finite; the message names it.
     DataError: at the product: there are no batches, or no examples in them.
   """
-  if isinstance(batches, Iterator):
-    raise ConfigError(
-      "batches is an iterator, used up after one product; give a list or a function that returns it"
-    )
-
-  def matvec(vector: Params) -> Params:
-    total, count = jax.tree.map(_wide_zeros, params), jnp.float32(0)
-    for batch in batches() if callable(batches) else batches:
-      total, count = _add_product(total, count, params, batch, vector, loss_fn=loss_fn)
-    if not float(count) > 0:
-      raise DataError(
-        f"the batches hold {float(count):g} examples; a mean Hessian product needs at least one"
-      )
-    return jax.tree.map(lambda x, p: (x / count).astype(p.dtype), total, params)
-
-  return matvec
+  return _over_batches(_summed_hvp, (loss_fn,), params, batches)
 
 
-# Called from a Python loop: inside a rolled scan, convolutions lose their fast path on CPU.
-@functools.partial(jax.jit, static_argnames="loss_fn", donate_argnums=(0, 1))
-def _add_product(
-  total: Params, count: Array, params: Params, batch: Any, vector: Params, *, loss_fn: Callable[..., Any]
-) -> tuple[Params, Array]:
+def ggn_over_batches(
+  predict: Callable[[Params, Any], Any],
+  loss_fn: Callable[[Any, Any], tuple[Array, Array]],
+  params: Params,
+  batches: Batches,
+) -> Matvec:
+  """v -> J^T H_L J v, the Gauss-Newton matrix of the mean loss over all examples of all batches.
+
+  Args:
+    predict: (params, batch) -> outputs.
+    loss_fn: (outputs, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
+    params: a tree of float arrays.
+    batches: the same batches for each product: a list, or a function that returns them afresh.
+
+  Returns and raises as `hvp_over_batches` does.
+  """
+  return _over_batches(_summed_ggn, (predict, loss_fn), params, batches)
+
+
+def fisher_over_batches(
+  predict: Callable[[Params, Any], tuple[Array, Array]], params: Params, batches: Batches
+) -> Matvec:
+  """v -> F v, the Fisher information of a softmax classifier, the mean over all examples of all batches.
+
+  Args:
+    predict: (params, batch) -> (logits [B, K], mask [B], False for padding).
+    params: a tree of float arrays.
+    batches: the same batches for each product: a list, or a function that returns them afresh.
+
+  Returns and raises as `hvp_over_batches` does.
+  """
+  return _over_batches(_summed_fisher, (predict,), params, batches)
+
+
+def empirical_fisher_over_batches(
+  losses: Callable[[Params, Any], tuple[Array, Array]], params: Params, batches: Batches
+) -> Matvec:
+  """v -> mean of g_i <g_i, v> over all examples of all batches, with their true labels.
+
+  Args:
+    losses: (params, batch) -> (one loss for each example [B], mask [B], False for padding).
+    params: a tree of float arrays.
+    batches: the same batches for each product: a list, or a function that returns them afresh.
+
+  Returns and raises as `hvp_over_batches` does.
+  """
+  return _over_batches(_summed_empirical_fisher, (losses,), params, batches)
+
+
+def gradient_over_batches(
+  loss_fn: Callable[[Params, Any], tuple[Array, Array]], batches: Batches
+) -> Callable[[Params], tuple[float, Params]]:
+  """params -> (mean loss, its gradient) over all examples of all batches, streamed as by `hvp_over_batches`.
+
+  Args:
+    loss_fn: (params, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
+    batches: the same batches for each call: a list, or a function that returns them afresh.
+
+  Raises:
+    ConfigError, DataError: as `hvp_over_batches`.
+  """
+  stream = _stream(batches)
+
+  def value_and_gradient(params: Params) -> tuple[float, Params]:
+    like = {"loss": jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), "gradient": params}
+    mean = _mean(_summed_gradient, (loss_fn,), like, params, stream, vector=())
+    return float(mean["loss"]), mean["gradient"]
+
+  return value_and_gradient
+
+
+def _gauss_newton(
+  predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: Params, vector: Params
+) -> Params:
+  outputs, pullback = jax.vjp(predict, params)
+  change = _pushforward(pullback, outputs, vector)
+  return pullback(jax.jvp(jax.grad(loss), (outputs,), (change,))[1])[0]
+
+
+def _pushforward(pullback: Callable[[Any], tuple[Params]], outputs: Any, vector: Params) -> Any:
+  """J v, as the transpose of u -> J^T u: the models' own gradients of convolutions have no forward mode."""
+  return jax.linear_transpose(pullback, outputs)((vector,))[0]
+
+
+def _summed_hvp(loss_fn: Callable[..., Any], params: Params, batch: Any, vector: Params) -> tuple[Any, Array]:
   def gradient(params: Params) -> tuple[Params, Array]:
     return jax.grad(loss_fn, has_aux=True)(params, batch)
 
   _, product, examples = jax.jvp(gradient, (params,), (vector,), has_aux=True)
-  return tree.add(total, jax.tree.map(_widen, product)), count + jnp.asarray(examples, count.dtype)
+  return product, examples
+
+
+def _summed_ggn(
+  predict: Callable[..., Any], loss_fn: Callable[..., Any], params: Params, batch: Any, vector: Params
+) -> tuple[Any, Array]:
+  product = _gauss_newton(
+    lambda params: predict(params, batch), lambda outputs: loss_fn(outputs, batch)[0], params, vector
+  )
+  return product, loss_fn(predict(params, batch), batch)[1]
+
+
+def _summed_fisher(
+  predict: Callable[..., Any], params: Params, batch: Any, vector: Params
+) -> tuple[Any, Array]:
+  mask = predict(params, batch)[1]
+  loss = lambda logits: jnp.sum(jax.nn.logsumexp(logits, axis=-1), where=mask)  # noqa: E731
+  return _gauss_newton(lambda params: predict(params, batch)[0], loss, params, vector), jnp.sum(mask)
+
+
+def _summed_empirical_fisher(
+  losses: Callable[..., Any], params: Params, batch: Any, vector: Params
+) -> tuple[Any, Array]:
+  values, pullback, mask = jax.vjp(lambda params: losses(params, batch), params, has_aux=True)
+  along = _pushforward(pullback, values, vector)
+  return pullback(jnp.where(mask, along, 0))[0], jnp.sum(mask)
+
+
+def _summed_gradient(loss_fn: Callable[..., Any], params: Params, batch: Any, _: Any) -> tuple[Any, Array]:
+  (loss, examples), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+  return {"loss": loss, "gradient": gradient}, examples
+
+
+def _over_batches(product: Callable[..., Any], functions: Any, params: Params, batches: Batches) -> Matvec:
+  stream = _stream(batches)
+  if path := tree.first_nonfinite(params):
+    raise InputError(f"the parameter {path!r} is not finite; curvature needs finite weights")
+  return lambda vector: _mean(product, functions, params, params, stream, vector=vector)
+
+
+def _stream(batches: Batches) -> Callable[[], Iterable[Any]]:
+  if isinstance(batches, Iterator):
+    raise ConfigError(
+      "batches is an iterator, used up after one product; give a list or a function that returns it"
+    )
+  return batches if callable(batches) else lambda: batches
+
+
+def _mean(
+  product: Callable[..., Any],
+  functions: tuple[Callable[..., Any], ...],
+  like: Any,
+  params: Params,
+  stream: Callable[[], Iterable[Any]],
+  *,
+  vector: Params,
+) -> Any:
+  """The sums of `product(*functions, params, batch, vector)` over their count, in the types of `like`."""
+  total, count = jax.tree.map(_wide_zeros, like), jnp.float32(0)
+  for batch in stream():
+    total, count = _add(total, count, params, batch, vector, product=product, functions=functions)
+  if not float(count) > 0:
+    raise DataError(f"the batches hold {float(count):g} examples; a mean over them needs at least one")
+  return jax.tree.map(lambda x, p: (x / count).astype(p.dtype), total, like)
+
+
+# Called from a Python loop: inside a rolled scan, convolutions lose their fast path on CPU.
+@functools.partial(jax.jit, static_argnames=("product", "functions"), donate_argnums=(0, 1))
+def _add(
+  total: Any,
+  count: Array,
+  params: Params,
+  batch: Any,
+  vector: Params,
+  *,
+  product: Callable[..., Any],
+  functions: tuple[Callable[..., Any], ...],
+) -> tuple[Any, Array]:
+  part, examples = product(*functions, params, batch, vector)
+  return tree.add(total, jax.tree.map(_widen, part)), count + jnp.asarray(examples, count.dtype)
 
 
 def _widen(x: Array) -> Array:

@@ -1,15 +1,16 @@
-"""Eigenpairs of a symmetric operator that is known by its products: power iteration."""
+"""Eigenpairs of a symmetric operator that is known by its products: power iteration and Lanczos."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxtl import tree
+from jaxtl.curvature.krylov import check_finite, tridiagonalize
 from jaxtl.curvature.products import Matvec
-from jaxtl.errors import ConfigError, InputError
+from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Params
 
 
@@ -29,6 +30,20 @@ class Eigenpair(NamedTuple):
   residual: float
   num_products: int
   converged: bool
+
+
+class Extremes(NamedTuple):
+  """The two eigenpairs that go by the name of the largest.
+
+  Attributes:
+    by_magnitude: of the largest |eigenvalue|, with its sign.
+    algebraic: of the largest eigenvalue.
+    num_products: of both together.
+  """
+
+  by_magnitude: Eigenpair
+  algebraic: Eigenpair
+  num_products: int
 
 
 def top_eigenpair(
@@ -68,7 +83,7 @@ def top_eigenpair(
   return _iterate(matvec, start, 0.0, num_iters=num_iters, tolerance=tolerance)
 
 
-def top_algebraic_eigenpair(
+def extreme_eigenpairs(
   matvec: Matvec,
   like: Params,
   key: Array,
@@ -76,21 +91,78 @@ def top_algebraic_eigenpair(
   num_iters: int = 100,
   tolerance: float = 1e-3,
   start: Params | None = None,
-) -> Eigenpair:
-  """The largest eigenvalue, also where a negative one is larger in magnitude.
+) -> Extremes:
+  """The eigenvalue of the largest magnitude and the largest one, by power iteration.
 
-  Where power iteration finds a negative eigenvalue -s, it is run again on H + s I, whose eigenvalue of
-  largest magnitude belongs to the largest one of H. Arguments, result and errors are those of
-  `top_eigenpair`; up to `num_iters` products are taken each time, and `num_products` counts both. The
-  residual is relative to the eigenvalue itself: one near zero beside a large negative one does not converge.
+  They are the same pair unless the former is negative, -s. Then the iteration is run again on H + s I, whose
+  eigenvalue of largest magnitude belongs to the largest one of H. Arguments and errors are those of
+  `top_eigenpair`; up to `num_iters` products are taken each time. The residual is relative to the eigenvalue
+  itself: one near zero beside a large negative one does not converge.
   """
   key, second_key = jax.random.split(key)
   settings: dict[str, Any] = dict(num_iters=num_iters, tolerance=tolerance)
   dominant = top_eigenpair(matvec, like, key, start=start, **settings)
   if dominant.value >= 0:
-    return dominant
+    return Extremes(dominant, dominant, dominant.num_products)
   largest = _iterate(matvec, tree.random_like(second_key, like), -dominant.value, **settings)
-  return largest._replace(num_products=largest.num_products + dominant.num_products)
+  return Extremes(dominant, largest, dominant.num_products + largest.num_products)
+
+
+def top_eigenpairs(
+  matvec: Matvec,
+  like: Params,
+  key: Array,
+  *,
+  k: int = 1,
+  max_products: int = 100,
+  tolerance: float = 1e-2,
+) -> list[Eigenpair]:
+  """The k largest eigenvalues, by Lanczos with full reorthogonalisation; of v -> -H v, the smallest.
+
+  It needs far fewer products than power iteration, and keeps all its vectors: the memory of the parameters
+  once for each product. An eigenvalue that comes several times may be listed as one. Lanczos, 1950, see
+  `krylov.tridiagonalize`.
+
+  Args:
+    matvec: v -> H v, symmetric.
+    like: a tree with the shapes and types of v, such as the parameters.
+    key: for the random start.
+    k: how many.
+    max_products: the largest number of products.
+    tolerance: of the relative residuals |H v - value v| / |value|; all k must meet it.
+
+  Returns:
+    k `Eigenpair`s, largest first; `num_products` is of all together. A residual below the rounding of the
+    parameters' type is that of exact arithmetic.
+
+  Raises:
+    ConfigError: k is not from 1 to the dimension, or max_products is below k.
+    InputError: a product has a NaN or an infinity; the message names its first leaf.
+  """
+  if not 1 <= k <= tree.size(like):
+    raise ConfigError(f"k is {k}; the matrix has {tree.size(like)} eigenvalues, so write 1 to that")
+  if max_products < k:
+    raise ConfigError(f"max_products is {max_products}; {k} eigenvalues need at least {k} products")
+  start_key, more_key = jax.random.split(key)
+  for found in tridiagonalize(matvec, tree.random_like(start_key, like), more_key):
+    values, vectors = found.eigh()
+    taken = len(values)
+    size = np.abs(values)
+    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|.
+    rest = found.beta * np.abs(vectors[-1])
+    residuals = np.divide(rest, size, out=np.where(rest > 0, np.inf, 0.0), where=size > 0)
+    if taken == max_products or (taken >= k and np.all(residuals[-k:] <= tolerance)):
+      break
+  return [
+    Eigenpair(
+      float(values[i]),
+      _unit(found.basis.combine(vectors[:, i])),
+      float(residuals[i]),
+      taken,
+      bool(residuals[i] <= tolerance),
+    )
+    for i in range(taken - 1, taken - 1 - k, -1)
+  ]
 
 
 def _iterate(matvec: Matvec, start: Params, shift: float, *, num_iters: int, tolerance: float) -> Eigenpair:
@@ -99,7 +171,7 @@ def _iterate(matvec: Matvec, start: Params, shift: float, *, num_iters: int, tol
   for taken in range(1, num_iters + 1):
     product = matvec(vector)
     value, residual = (float(x) for x in _rayleigh(vector, product))
-    _check_finite(product, value + residual)
+    check_finite(product, value + residual)
     if residual <= tolerance * abs(value) or taken == num_iters:
       break
     vector = _next(vector, product, shift)
@@ -121,16 +193,3 @@ def _unit(vector: Params) -> Params:
 @jax.jit
 def _next(vector: Params, product: Params, shift: Array) -> Params:
   return _unit(tree.add(product, tree.scale(shift, vector)))
-
-
-def _check_finite(product: Params, size: float) -> None:
-  if jnp.isfinite(size):
-    return
-  for path, leaf in zip(tree.paths(product), jax.tree.leaves(product), strict=True):
-    if not bool(jnp.all(jnp.isfinite(leaf))):
-      raise InputError(
-        f"the product is not finite in {path!r}; check the loss and its gradient at these parameters"
-      )
-  raise InputError(
-    "the product is finite, but its norm exceeds the floating-point range; scale the loss down"
-  )

@@ -100,13 +100,13 @@ def measure(
   matvec = curvature.hvp_over_batches(
     _summed_cross_entropy(model), params, [{**b, "batch_stats": batch_stats} for b in batches]
   )
-  pair = curvature.top_algebraic_eigenpair(
+  pair = curvature.extreme_eigenpairs(
     matvec,
     params,
     jax.random.key(flatness.seed),
     num_iters=flatness.num_iters,
     tolerance=flatness.tolerance,
-  )
+  ).algebraic
   return {
     "lambda_max": float(pair.value),
     "residual": float(pair.residual),

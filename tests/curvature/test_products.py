@@ -2,14 +2,29 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
-from jaxtl import losses, tree
-from jaxtl.curvature import hvp, hvp_over_batches
-from jaxtl.errors import ConfigError, DataError
+from jaxtl import losses, models, tree
+from jaxtl.curvature import (
+  empirical_fisher,
+  empirical_fisher_over_batches,
+  fisher,
+  fisher_over_batches,
+  ggn,
+  ggn_over_batches,
+  gradient_over_batches,
+  hvp,
+  hvp_over_batches,
+  restrict,
+)
+from jaxtl.errors import ConfigError, DataError, InputError
+from jaxtl.train import make_mesh, sharding
+from tests.curvature import networks
 
 smoothed_hinge = functools.partial(losses.multiclass_smoothed_hinge, margin=7.0)
 
@@ -58,7 +73,7 @@ def mean_loss(network, loss, batch, params):
 
 
 def dense_hessian(loss, params):
-  flat, unravel = jax.flatten_util.ravel_pytree(params)
+  flat, unravel = ravel_pytree(params)
   return jax.jit(jax.hessian(lambda x: loss(unravel(x))))(flat)
 
 
@@ -75,13 +90,13 @@ def test_product_is_that_of_the_dense_hessian(name, dtype):
     params, data = initial(shapes), examples()
     direction = tree.random_like(jax.random.key(0), params)
     dense = dense_hessian(functools.partial(mean_loss, network, cross_entropy, data), params)
-    expected = dense @ jax.flatten_util.ravel_pytree(direction)[0]
+    expected = dense @ ravel_pytree(direction)[0]
     cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
     params, data, direction = (jax.tree.map(cast, x) for x in (params, data, direction))
     product = hvp(functools.partial(mean_loss, network, cross_entropy, data), params)(direction)
     assert jax.tree.map(jnp.dtype, product) == jax.tree.map(jnp.dtype, params)
     rtol = 1e-10 if dtype == "float64" else 1e-4
-    flat = jax.flatten_util.ravel_pytree(product)[0]
+    flat = ravel_pytree(product)[0]
     np.testing.assert_allclose(flat, expected, rtol=rtol, atol=rtol * float(jnp.abs(expected).max()))
 
 
@@ -104,10 +119,10 @@ def test_smoothed_hinge_of_a_network_agrees_with_a_dense_hessian():
   network, shapes = NETWORKS["mlp"]
   params, data = initial(shapes), examples()
   loss = functools.partial(mean_loss, network, smoothed_hinge, data)
-  flat, unravel = jax.flatten_util.ravel_pytree(params)
+  flat, unravel = ravel_pytree(params)
   direction = jax.random.normal(jax.random.key(0), flat.shape)
   expected = dense_hessian(loss, params) @ direction
-  product = jax.flatten_util.ravel_pytree(hvp(loss, params)(unravel(direction)))[0]
+  product = ravel_pytree(hvp(loss, params)(unravel(direction)))[0]
   np.testing.assert_allclose(product, expected, rtol=1e-3, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
@@ -153,6 +168,229 @@ def test_sums_in_float32_for_half_precision_parameters():
   product = hvp_over_batches(loss_fn, params, batches)({"w": jnp.ones(3, jnp.bfloat16)})
   assert product["w"].dtype == jnp.bfloat16
   np.testing.assert_allclose(np.float32(product["w"]), 2 * (1 + 1000 / 512) / 1001, rtol=1e-2)
+
+
+def dense_jacobian(network, params, data):
+  flat, unravel = ravel_pytree(params)
+  return np.asarray(jax.jacobian(lambda x: network(unravel(x), data["image"]))(flat))  # [B, K, n]
+
+
+def columns(matvec, params):
+  flat, unravel = ravel_pytree(params)
+  return np.stack([ravel_pytree(matvec(unravel(row)))[0] for row in jnp.eye(flat.size)])
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_gauss_newton_and_fisher_are_the_dense_ones(name):
+  """Both at once: the Gauss-Newton matrix of the cross-entropy is the Fisher matrix, for any labels."""
+  with jax.enable_x64(True):
+    network, shapes = networks.NETWORKS[name]
+    params, data = networks.initial(shapes), networks.examples()
+    jacobian = dense_jacobian(network, params, data)
+    p = np.asarray(jax.nn.softmax(network(params, data["image"])))
+    of_logits = np.einsum("bk,kl->bkl", p, np.eye(3)) - np.einsum("bk,bl->bkl", p, p)
+    truth = np.einsum("bkn,bkl,blm->nm", jacobian, of_logits, jacobian) / len(p)
+    predict = lambda params: network(params, data["image"])  # noqa: E731
+    vector = tree.random_like(jax.random.key(0), params)
+    expected = truth @ ravel_pytree(vector)[0]
+    ours = ggn(predict, lambda logits: jnp.mean(networks.cross_entropy(logits, data["label"])), params)
+    for matvec in (ours, fisher(predict, params)):
+      np.testing.assert_allclose(ravel_pytree(matvec(vector))[0], expected, rtol=1e-9, atol=1e-12)
+    assert np.linalg.eigvalsh(truth).min() > -1e-12
+    gradients = np.einsum("bkn,bk->bn", jacobian, p - np.eye(3)[data["label"]])
+    losses_of = lambda params: networks.cross_entropy(predict(params), data["label"])  # noqa: E731
+    found = ravel_pytree(empirical_fisher(losses_of, params)(vector))[0]
+    expected = gradients.T @ (gradients @ ravel_pytree(vector)[0]) / len(p)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [networks.cross_entropy, networks.smoothed_hinge])
+def test_gauss_newton_of_a_linear_model_is_the_hessian(loss):
+  with jax.enable_x64(True):
+    data = networks.examples()
+    predict = lambda w: data["image"].reshape(networks.BATCH, -1) @ w  # noqa: E731
+    params = networks.initial((32, 3))
+    of_logits = lambda logits: jnp.mean(loss(logits, data["label"]))  # noqa: E731
+    hessian = columns(hvp(lambda w: of_logits(predict(w)), params), params)
+    np.testing.assert_allclose(columns(ggn(predict, of_logits, params), params), hessian, atol=1e-14)
+    p = np.asarray(jax.nn.softmax(predict(params)))
+    x = np.asarray(data["image"]).reshape(networks.BATCH, -1)
+    if loss is networks.cross_entropy:  # logistic regression in closed form
+      of = np.einsum("bk,kl->bkl", p, np.eye(3)) - np.einsum("bk,bl->bkl", p, p)
+      closed = np.einsum("bi,bkl,bj->ikjl", x, of, x).reshape(96, 96) / len(x)
+      np.testing.assert_allclose(hessian, closed, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_gauss_newton_is_positive_where_the_hessian_is_not(name):
+  with jax.enable_x64(True):
+    network, shapes = networks.NETWORKS[name]
+    params, data = networks.initial(shapes), networks.examples()
+    loss = lambda logits: jnp.mean(networks.cross_entropy(logits, data["label"]))  # noqa: E731
+    predict = lambda params: network(params, data["image"])  # noqa: E731
+    matrix = columns(ggn(predict, loss, params), params)
+    hessian = dense_hessian(lambda params: loss(predict(params)), params)
+  np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+  assert np.linalg.eigvalsh(matrix).min() > -1e-10 * np.abs(matrix).max()
+  assert np.linalg.eigvalsh(hessian).min() < -1e-4
+
+
+@pytest.mark.parametrize("size", [5, 24])
+def test_means_over_batches_are_those_over_all_examples(size):
+  network, shapes = networks.NETWORKS["conv_net"]
+  with jax.enable_x64(True):
+    params, data = networks.initial(shapes), networks.examples()
+    batches = batches_of(data, size)
+    vector = tree.random_like(jax.random.key(0), params)
+    predict = lambda params, batch: network(params, batch["image"])  # noqa: E731
+    each = lambda logits, batch: networks.cross_entropy(logits, batch["label"])  # noqa: E731
+    all_true = lambda batch: jnp.ones(len(batch["label"]), bool)  # noqa: E731
+    loss_fn = lambda logits, batch: (each(logits, batch).sum(), len(batch["label"]))  # noqa: E731
+    pairs = [
+      (
+        ggn_over_batches(predict, loss_fn, params, batches),
+        ggn(lambda w: predict(w, data), lambda z: each(z, data).mean(), params),
+      ),
+      (
+        fisher_over_batches(lambda w, b: (predict(w, b), all_true(b)), params, batches),
+        fisher(lambda w: predict(w, data), params),
+      ),
+      (
+        empirical_fisher_over_batches(lambda w, b: (each(predict(w, b), b), all_true(b)), params, batches),
+        empirical_fisher(lambda w: each(predict(w, data), data), params),
+      ),
+    ]
+    for streamed, at_once in pairs:
+      chex.assert_trees_all_close(streamed(vector), at_once(vector), rtol=1e-9, atol=1e-14)
+    loss, gradient = gradient_over_batches(
+      lambda w, b: (each(predict(w, b), b).sum(), len(b["label"])), batches
+    )(params)
+    value, expected = jax.value_and_grad(lambda w: each(predict(w, data), data).mean())(params)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_padding_does_not_count_in_either_fisher():
+  network, shapes = networks.NETWORKS["mlp"]
+  params, data = networks.initial(shapes), networks.examples()
+  mask = jnp.arange(networks.BATCH) < 10
+  vector = tree.random_like(jax.random.key(0), params)
+  whole = {**data, "mask": mask}
+  part = {key: value[:10] for key, value in whole.items()}
+  each = lambda w, b: networks.cross_entropy(network(w, b["image"]), b["label"])  # noqa: E731
+  for over_batches, function in (
+    (fisher_over_batches, lambda w, b: (network(w, b["image"]), b["mask"])),
+    (empirical_fisher_over_batches, lambda w, b: (each(w, b), b["mask"])),
+  ):
+    padded, alone = (over_batches(function, params, [batch])(vector) for batch in (whole, part))
+    chex.assert_trees_all_close(padded, alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["^first/", "kernel$", "^second/bias$"])
+def test_a_restricted_product_is_the_diagonal_block(where):
+  with jax.enable_x64(True):
+    loss, params = networks.mean_loss("conv_net", networks.cross_entropy)
+    dense = dense_hessian(loss, params)
+    marked = jax.tree.map(lambda x, kept: jnp.full(x.shape, kept), params, tree.matches(params, where))
+    kept = np.asarray(ravel_pytree(marked)[0], bool)
+    part = tree.select(params, where)
+    block = columns(restrict(hvp(loss, params), params, where=where), part)
+  np.testing.assert_allclose(block, dense[np.ix_(kept, kept)], atol=1e-12)
+
+
+def test_a_restriction_to_nothing_is_refused():
+  with pytest.raises(ConfigError, match="matches no parameter") as error:
+    restrict(lambda v: v, {"kernel": jnp.ones(2)}, where="^stage9")
+  assert "\n" not in str(error.value)
+
+
+def test_a_parameter_that_is_not_finite_is_named_before_any_product():
+  params = {"a": jnp.ones(2), "b": {"kernel": jnp.array([1.0, jnp.nan])}}
+  with pytest.raises(InputError, match="'b/kernel'"):
+    hvp_over_batches(lambda p, b: (jnp.sum(p["a"]), 1.0), params, [1])
+
+
+def test_products_over_a_mesh_are_those_of_one_device():
+  model = models.resnet8(num_classes=3, width=4)
+  rng = np.random.default_rng(0)
+  data = {
+    "image": rng.standard_normal((48, 8, 8, 3)).astype(np.float32),
+    "label": rng.integers(0, 3, 48).astype(np.int32),
+  }
+  params, stats = model.init(jax.random.key(0), jnp.asarray(data["image"][:1]))
+  vector = tree.random_like(jax.random.key(1), params)
+
+  def predict(params, batch):
+    return model.apply(params, batch["stats"], batch["image"])[0]["logits"]
+
+  def loss_fn(logits, batch):
+    return losses.softmax_cross_entropy(logits, batch["label"]).sum(), jnp.float32(len(batch["label"]))
+
+  def summed(params, batch):
+    return loss_fn(predict(params, batch), batch)
+
+  found = {}
+  for devices in (1, 8):
+    mesh = make_mesh(devices)
+    batches = [
+      {**sharding.put_batch(b, mesh), "stats": sharding.put_replicated(stats, mesh)}
+      for b in batches_of(data, 24)
+    ]
+    weights = sharding.put_replicated(params, mesh)
+    found[devices] = [
+      jax.device_get(matvec(sharding.put_replicated(vector, mesh)))
+      for matvec in (
+        hvp_over_batches(summed, weights, batches),
+        ggn_over_batches(predict, loss_fn, weights, batches),
+      )
+    ]
+  for one, eight in zip(found[1], found[8]):
+    distance = float(tree.norm(tree.sub(one, eight)))
+    assert distance <= 1e-5 * float(tree.norm(one))
+
+
+def test_gauss_newton_goes_through_the_models_own_gradients_and_is_positive():
+  """A plain `jax.jvp` of these models is refused: their convolutions have custom gradients."""
+  model = models.resnet8(num_classes=3, width=4)
+  images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+  params, stats = model.init(jax.random.key(0), images)
+  predict = lambda params: model.apply(params, stats, images)[0]["logits"]  # noqa: E731
+  logits, pullback = jax.vjp(predict, params)
+  rows = jnp.eye(logits.size).reshape(-1, *logits.shape)
+  jacobian = np.stack([ravel_pytree(pullback(row)[0])[0] for row in rows]).reshape(*logits.shape, -1)
+  p = np.asarray(jax.nn.softmax(logits))
+  of_logits = np.einsum("bk,kl->bkl", p, np.eye(3)) - np.einsum("bk,bl->bkl", p, p)
+  vector = tree.random_like(jax.random.key(1), params)
+  expected = np.einsum(
+    "bkn,bkl,blm,m->n", jacobian, of_logits, jacobian, ravel_pytree(vector)[0], optimize=True
+  )
+  product = fisher(predict, params)(vector)
+  np.testing.assert_allclose(
+    ravel_pytree(product)[0], expected / len(images), atol=1e-5 * np.abs(expected).max()
+  )
+  assert float(tree.dot(vector, product)) > 0
+
+
+def test_memory_does_not_grow_with_the_number_of_batches():
+  """Arrays alive while the batches pass, in bytes: each batch goes before the next but one comes."""
+  _, params = networks.mean_loss("mlp", networks.cross_entropy)
+  vector = tree.random_like(jax.random.key(0), params)
+  loss_fn = networks.sum_and_count("mlp", networks.cross_entropy)
+
+  def most_alive(count):
+    seen = []
+
+    def batches():
+      for number in range(count):
+        yield networks.examples(seed=number)
+        seen.append(sum(x.nbytes for x in jax.live_arrays()))
+
+    hvp_over_batches(loss_fn, params, batches)(vector)
+    return max(seen)
+
+  most_alive(1)
+  batch = sum(x.nbytes for x in networks.examples().values())
+  assert most_alive(64) <= most_alive(2) + 2 * batch
 
 
 def test_an_iterator_is_refused_because_one_product_uses_it_up():

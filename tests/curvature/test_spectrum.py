@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxtl import tree
-from jaxtl.curvature import hvp, top_algebraic_eigenpair, top_eigenpair
+from jaxtl.curvature import extreme_eigenpairs, hvp, top_eigenpair, top_eigenpairs
 from jaxtl.errors import ConfigError, InputError
+from tests.curvature.networks import NETWORKS, cross_entropy, dense_hessian, mean_loss, smoothed_hinge
 
 KEY = jax.random.key(0)
 LIKE = {"dense": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}, "scale": jnp.zeros(1)}
@@ -17,10 +19,8 @@ def operator(eigenvalues, seed=0):
   """A symmetric matrix of the given spectrum as a function on trees like LIKE, and its eigenvectors."""
   basis, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((7, 7)))
   matrix = jnp.asarray(basis * np.asarray(eigenvalues) @ basis.T, jnp.float32)
-  _, unravel = jax.flatten_util.ravel_pytree(LIKE)
-  return lambda v: unravel(matrix @ jax.flatten_util.ravel_pytree(v)[0]), [
-    unravel(jnp.float32(b)) for b in basis.T
-  ]
+  _, unravel = ravel_pytree(LIKE)
+  return lambda v: unravel(matrix @ ravel_pytree(v)[0]), [unravel(jnp.float32(b)) for b in basis.T]
 
 
 @pytest.mark.parametrize("top", [5.0, -5.0])
@@ -84,22 +84,37 @@ def test_two_keys_find_one_value():
 )
 def test_largest_algebraic_eigenvalue(spectrum, expected):
   matvec, _ = operator(spectrum)
-  pair = top_algebraic_eigenpair(matvec, LIKE, KEY, num_iters=300)
+  pair = extreme_eigenpairs(matvec, LIKE, KEY, num_iters=300).algebraic
   assert pair.converged
   np.testing.assert_allclose(pair.value, expected, rtol=1e-4)
   difference = tree.sub(matvec(pair.vector), tree.scale(pair.value, pair.vector))
   assert float(tree.norm(difference)) <= 1.1e-3 * abs(expected)
 
 
-def test_largest_algebraic_counts_the_products_of_both_runs():
+def test_both_extremes_are_told_and_their_products_counted():
   matvec, _ = operator([-5, 2, 1, 0.5, 0, -1, -3])
   calls = []
-  pair = top_algebraic_eigenpair(lambda v: calls.append(1) or matvec(v), LIKE, KEY, num_iters=7)
-  assert pair.num_products == len(calls) == 14
-  assert not pair.converged
+  found = extreme_eigenpairs(lambda v: calls.append(1) or matvec(v), LIKE, KEY, num_iters=100)
+  np.testing.assert_allclose([found.by_magnitude.value, found.algebraic.value], [-5, 2], rtol=1e-4)
+  assert found.num_products == len(calls) == found.by_magnitude.num_products + found.algebraic.num_products
+  assert not extreme_eigenpairs(matvec, LIKE, KEY, num_iters=7).algebraic.converged
 
 
-@pytest.mark.parametrize("find", [top_eigenpair, top_algebraic_eigenpair])
+def test_a_positive_extreme_is_both_and_found_once():
+  matvec, _ = operator([5, 2, 1, 0.5, 0, -1, -3])
+  found = extreme_eigenpairs(matvec, LIKE, KEY)
+  assert found.algebraic is found.by_magnitude
+  assert found.num_products == found.algebraic.num_products
+
+
+@pytest.mark.parametrize(
+  "find",
+  [
+    top_eigenpair,
+    lambda *given: extreme_eigenpairs(*given).algebraic,
+    lambda *given: top_eigenpairs(*given)[0],
+  ],
+)
 def test_zero_operator_has_converged_at_once(find):
   pair = find(tree.zeros_like, LIKE, KEY)
   assert (pair.value, pair.residual, pair.num_products, pair.converged) == (0.0, 0.0, 1, True)
@@ -130,6 +145,62 @@ def test_a_product_that_is_not_finite_names_its_leaf(bad):
   with pytest.raises(InputError, match="'dense/kernel'") as error:
     top_eigenpair(broken, LIKE, KEY)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_lanczos_finds_the_largest_with_true_residuals(k):
+  spectrum = [5, 2, 1, 0.5, 0.2, -1, -8]
+  matvec, vectors = operator(spectrum)
+  pairs = top_eigenpairs(matvec, LIKE, KEY, k=k, tolerance=1e-4)
+  np.testing.assert_allclose([pair.value for pair in pairs], sorted(spectrum)[::-1][:k], atol=1e-5)
+  for pair, vector in zip(pairs, [vectors[i] for i in np.argsort(spectrum)[::-1]]):
+    assert pair.converged
+    np.testing.assert_allclose(abs(tree.dot(pair.vector, vector)), 1, rtol=1e-4)
+
+
+def test_lanczos_states_the_residual_of_what_it_returns():
+  matvec, _ = operator([5, 4.5, 1, 0.5, 0, -1, -3])
+  for pair in top_eigenpairs(matvec, LIKE, KEY, k=2, max_products=4):
+    rest = tree.sub(matvec(pair.vector), tree.scale(pair.value, pair.vector))
+    np.testing.assert_allclose(pair.residual, tree.norm(rest) / abs(pair.value), rtol=1e-3)
+    assert (pair.num_products, pair.converged) == (4, False)
+
+
+def test_lanczos_goes_on_behind_an_exhausted_krylov_space():
+  matvec, _ = operator([5, 5, 5, 1, 1, 1, 1])
+  values = [pair.value for pair in top_eigenpairs(matvec, LIKE, KEY, k=7)]
+  np.testing.assert_allclose(values, [5, 5, 5, 1, 1, 1, 1], rtol=1e-4)
+
+
+def test_a_looser_tolerance_takes_fewer_products():
+  matvec, _ = operator([5, 4.9, 1, 0.5, 0, -1, -3])
+  loose, tight = (top_eigenpairs(matvec, LIKE, KEY, tolerance=t)[0].num_products for t in (0.3, 1e-5))
+  assert loose < tight
+
+
+@pytest.mark.parametrize(("k", "most"), [(0, 100), (8, 100), (3, 2)])
+def test_impossible_numbers_of_eigenvalues_are_refused(k, most):
+  with pytest.raises(ConfigError, match=f"{k}") as error:
+    top_eigenpairs(tree.zeros_like, LIKE, KEY, k=k, max_products=most)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("loss", [cross_entropy, smoothed_hinge])
+def test_eigenvalues_are_those_of_the_dense_hessian(name, loss):
+  with jax.enable_x64(True):
+    function, params = mean_loss(name, loss)
+    truth = np.linalg.eigvalsh(dense_hessian(function, params))
+    matvec = hvp(function, params)
+    largest = top_eigenpairs(matvec, params, KEY, k=3, max_products=200, tolerance=1e-7)
+    np.testing.assert_allclose([pair.value for pair in largest], truth[::-1][:3], rtol=1e-6)
+    smallest = top_eigenpairs(
+      lambda v: tree.scale(-1, matvec(v)), params, KEY, max_products=300, tolerance=1e-6
+    )
+    np.testing.assert_allclose(-smallest[0].value, truth[0], rtol=1e-6)
+    by_power = extreme_eigenpairs(matvec, params, KEY, num_iters=3000, tolerance=1e-4)
+    np.testing.assert_allclose(by_power.algebraic.value, truth[-1], rtol=1e-6)
+    np.testing.assert_allclose(by_power.by_magnitude.value, truth[np.argmax(np.abs(truth))], rtol=1e-6)
 
 
 def test_no_iterations_are_refused():

@@ -170,6 +170,20 @@ def test_convex():
   assert np.linalg.eigvalsh(np.asarray(hessians, np.float64)).min() > -1e-5
 
 
+@pytest.mark.parametrize(("margin", "beyond"), [(2.0, 0.5), (2.0, 3.0), (3.0, 0.1)])
+def test_two_wrong_classes_beyond_the_corner_make_it_not_quite_convex(margin, beyond):
+  """f(t) = log(2 exp(h(t)) - 1), t the violation of both: f'' = -(2 a m)^2 2 exp(h) / (2 exp(h) - 1)^2."""
+  logits = jnp.array([beyond, beyond, 0.0])
+  loss = lambda s: losses.multiclass_smoothed_hinge(s[None], jnp.array([2]), margin=margin)[0]  # noqa: E731
+  direction = np.array([1.0, 1.0, -2.0]) / np.sqrt(6)  # both violations grow at the rate 3 / sqrt(6)
+  slope = 2 * QUADRATIC * margin
+  h = slope * (beyond + margin) - QUADRATIC * margin**2
+  expected = -1.5 * slope**2 * 2 * np.exp(h) / (2 * np.exp(h) - 1) ** 2
+  found = direction @ np.asarray(jax.hessian(loss)(logits), np.float64) @ direction
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+  assert expected < 0
+
+
 def test_continuously_differentiable_at_both_joints():
   for joint in (-MARGIN, 0.0):
     gaps = np.float32(joint) + np.array([-1e-4, 0, 1e-4], np.float32)

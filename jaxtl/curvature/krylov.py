@@ -1,0 +1,192 @@
+"""Orthonormal bases of trees, and the Lanczos recursion on top of them.
+
+Library Lanczos (matfree's, for one) runs its recursion inside one compiled loop. A mean over data that are
+streamed from the host cannot be called in there, and convolutions in a rolled loop are some 30 times slower
+on XLA:CPU (jax-ml/jax#12868); so the recursion is a Python loop here, and matfree is what the tests compare
+it with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import tree
+from jaxtl.curvature.products import Matvec
+from jaxtl.errors import InputError
+from jaxtl.types import Array, Params
+
+_BLOCK = 8  # vectors that are stored and projected on together
+
+
+class Basis:
+  """Orthonormal trees, kept on the devices in blocks of equal shape, so that few programs are compiled.
+
+  Args:
+    like: a tree with the shapes and types of the vectors.
+  """
+
+  def __init__(self, like: Params):
+    self._like = like
+    self._blocks: list[Params] = []
+    self._size = 0
+
+  def __len__(self) -> int:
+    return self._size
+
+  def append(self, vector: Params) -> None:
+    """Adds a vector that is orthonormal to the others."""
+    block, place = divmod(self._size, _BLOCK)
+    if place == 0:
+      self._blocks.append(jax.tree.map(lambda x: jnp.zeros((_BLOCK, *x.shape), x.dtype), self._like))
+    self._blocks[block] = _put(self._blocks[block], vector, place)
+    self._size += 1
+
+  def project_out(self, vector: Params) -> Params:
+    """The part of a vector that is orthogonal to all of the basis."""
+    for _ in range(2):  # once leaves rounding errors of the size of what it takes away
+      for block in self._blocks:
+        vector = _project_out(block, vector)
+    return vector
+
+  def orthonormal(self, vector: Params) -> Params | None:
+    """The unit vector along `project_out(vector)`; None where it lies in the span, up to rounding."""
+    before, rest = float(tree.norm(vector)), self.project_out(vector)
+    after = float(tree.norm(rest))
+    if not after > before * len(self) ** 0.5 * 10 * _precision(vector):
+      return None
+    return tree.scale(1 / after, rest)
+
+  def combine(self, coefficients: np.ndarray) -> Params:
+    """sum_i coefficients[i] * vector i, for as many vectors as there are coefficients."""
+    total = tree.zeros_like(self._like)
+    for number, block in enumerate(self._blocks):
+      part = np.zeros(_BLOCK)
+      given = coefficients[number * _BLOCK : (number + 1) * _BLOCK]
+      part[: len(given)] = given
+      total = _add_combination(total, block, part)
+    return total
+
+
+class Tridiagonal(NamedTuple):
+  """H in the basis Q of m Lanczos vectors: Q^T H Q = T, and H Q - Q T = beta_m r e_m^T with a unit vector r.
+
+  Attributes:
+    diagonal: float64 [m].
+    off_diagonal: float64 [m - 1].
+    beta: what T leaves out; 0 where the basis spans all that there is.
+    basis: Q.
+  """
+
+  diagonal: np.ndarray
+  off_diagonal: np.ndarray
+  beta: float
+  basis: Basis
+
+  def eigh(self) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenvalues [m] of T, rising, and its eigenvectors in the columns of [m, m]."""
+    return np.linalg.eigh(
+      np.diag(self.diagonal) + np.diag(self.off_diagonal, 1) + np.diag(self.off_diagonal, -1)
+    )
+
+
+def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> Iterator[Tridiagonal]:
+  """T after each product of the Lanczos recursion with full reorthogonalisation.
+
+  Where the Krylov space of `start` is exhausted, `key` gives another random vector orthogonal to it and the
+  recursion goes on: a matrix with few different eigenvalues has a small Krylov space. It ends when the basis
+  spans the whole space; or, without `key`, where the Krylov space is exhausted. Lanczos, "An iteration method
+  for the solution of the eigenvalue problem of linear differential and integral operators", 1950.
+
+  Args:
+    matvec: v -> H v, symmetric.
+    start: the first vector, of any length but 0.
+    key: for new vectors.
+
+  Raises:
+    InputError: a product has a NaN or an infinity; the message names its first leaf.
+  """
+  basis = Basis(start)
+  vector: Params | None = tree.scale(1 / tree.norm(start), start)
+  diagonal: list[float] = []
+  off_diagonal: list[float] = []
+  scale = 0.0
+  while vector is not None:
+    basis.append(vector)
+    product = matvec(vector)
+    value, length = (float(x) for x in _dot_and_norm(vector, product))
+    check_finite(product, length)
+    diagonal.append(value)
+    scale = max(scale, length)
+    rest = basis.project_out(product)
+    beta = float(tree.norm(rest))
+    exhausted = len(basis) == tree.size(start) or beta <= 10 * scale * _precision(start)
+    beta = 0.0 if exhausted else beta
+    yield Tridiagonal(np.array(diagonal), np.array(off_diagonal), beta, basis)
+    if not exhausted:
+      vector = tree.scale(1 / beta, rest)
+    elif key is None or len(basis) == tree.size(start):
+      vector = None
+    else:
+      key, now = jax.random.split(key)
+      vector = basis.orthonormal(tree.random_like(now, start))
+    off_diagonal.append(beta)
+
+
+def check_finite(product: Params, size: float) -> None:
+  """Raises InputError, which names the first leaf, where `size`, a norm of the product, is not finite."""
+  if np.isfinite(size):
+    return
+  if path := tree.first_nonfinite(product):
+    raise InputError(
+      f"the product is not finite in {path!r}; check the loss and its gradient at these parameters"
+    )
+  raise InputError(
+    "the product is finite, but its norm exceeds the floating-point range; scale the loss down"
+  )
+
+
+def _precision(a: Params) -> float:
+  """The relative rounding error of the coarsest type in the tree."""
+  return max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(a))
+
+
+@jax.jit
+def _dot_and_norm(vector: Params, product: Params) -> tuple[Array, Array]:
+  return tree.dot(vector, product), tree.norm(product)
+
+
+def _put_into(block: Params, vector: Params, place: Array) -> Params:
+  return jax.tree.map(lambda b, x: b.at[place].set(x), block, vector)
+
+
+_put = jax.jit(_put_into, donate_argnums=0)
+
+
+@jax.jit
+def _project_out(block: Params, vector: Params) -> Params:
+  products = jax.tree.map(lambda b, x: jnp.sum(_flat(b) * _flat(x[None]), axis=-1), block, vector)
+  coefficients = sum(jax.tree.leaves(products), start=jnp.float32(0))
+  return jax.tree.map(lambda b, x: x - _combined(coefficients, b).astype(x.dtype), block, vector)
+
+
+@jax.jit
+def _add_combination(total: Params, block: Params, coefficients: Array) -> Params:
+  return jax.tree.map(lambda x, b: x + _combined(coefficients, b).astype(x.dtype), total, block)
+
+
+def _combined(coefficients: Array, block: Array) -> Array:
+  wide = _wide(block)
+  return jnp.sum(coefficients.reshape(-1, *[1] * (block.ndim - 1)).astype(wide.dtype) * wide, axis=0)
+
+
+def _flat(x: Array) -> Array:
+  return _wide(x).reshape(x.shape[0], -1)
+
+
+def _wide(x: Array) -> Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

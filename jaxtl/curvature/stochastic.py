@@ -1,0 +1,250 @@
+"""Sums over the whole spectrum by random probes: trace, diagonal, Frobenius norm, spectral density.
+
+Every estimate has its standard error. Probes have entries of +-1 (Rademacher): among all with independent
+entries of mean 0 and variance 1 they give the trace with the least variance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import tree
+from jaxtl.curvature.estimate import Estimate, check_num_samples, of_samples
+from jaxtl.curvature.krylov import Basis, check_finite, tridiagonalize
+from jaxtl.curvature.products import Matvec
+from jaxtl.errors import ConfigError
+from jaxtl.types import Array, Params
+
+
+def trace(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) -> Estimate:
+  """tr H, by the mean of <v, H v>. Hutchinson, 1990.
+
+  Its variance is 2 (|H|_F^2 - sum_i H_ii^2) / num_samples; a diagonal matrix is exact.
+
+  Args:
+    matvec: v -> H v, symmetric.
+    like: a tree with the shapes and types of v, such as the parameters.
+    key: for the probes.
+    num_samples: probes, one product each.
+
+  Raises:
+    ConfigError: num_samples is below 2.
+    InputError: a product has a NaN or an infinity; the message names its first leaf.
+  """
+  check_num_samples(num_samples)
+  samples = [_along(matvec, vector) for vector in _probes(key, like, num_samples)]
+  return of_samples(samples, num_evaluations=num_samples)
+
+
+def trace_hutch_plus_plus(matvec: Matvec, like: Params, key: Array, *, num_products: int = 33) -> Estimate:
+  """tr H, exact on a random subspace that has most of a decaying spectrum, and by probes on the rest.
+
+  A third of the products makes the subspace, a third is its trace, a third is for probes orthogonal to it.
+  For positive semi-definite matrices the error falls as 1 / num_products, and not as its root. Meyer,
+  Musco, Musco, Woodruff, "Hutch++: optimal stochastic trace estimation", 2021, arXiv 2010.09649.
+
+  Args:
+    matvec: v -> H v, symmetric.
+    like: a tree with the shapes and types of v, such as the parameters; a third of `num_products` such trees
+      are kept.
+    key: for the probes.
+    num_products: of all three parts together.
+
+  Returns:
+    The estimate; its standard error is that of the last part, the only one that is random given the subspace.
+
+  Raises:
+    ConfigError: num_products is below 6, which leaves no two probes.
+    InputError: a product has a NaN or an infinity; the message names its first leaf.
+  """
+  third = num_products // 3
+  if third < 2:
+    raise ConfigError(f"num_products is {num_products}; a third of it makes a standard error: at least 6")
+  sketch_key, probe_key = jax.random.split(key)
+  basis, inside = Basis(like), 0.0
+  for vector in _probes(sketch_key, like, third):
+    product = matvec(vector)
+    check_finite(product, float(tree.norm(product)))
+    direction = basis.orthonormal(product)
+    if direction is not None:
+      inside += _along(matvec, direction)
+      basis.append(direction)
+  count = num_products - third - len(basis)
+  samples = [_along(matvec, basis.project_out(vector)) for vector in _probes(probe_key, like, count)]
+  rest = of_samples(samples, num_evaluations=third + len(basis) + count)
+  return rest._replace(value=inside + rest.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal:
+  """The diagonal of a matrix.
+
+  Attributes:
+    value: a tree like the parameters.
+    standard_error: of each entry, a tree likewise.
+    num_samples: products.
+  """
+
+  value: Params
+  standard_error: Params
+  num_samples: int
+
+
+def diagonal(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) -> Diagonal:
+  """The diagonal of H, by the mean of v * H v. Bekas, Kokiopoulou, Saad, 2007.
+
+  The variance of an entry is the sum of the squares of its row without it, over `num_samples`.
+
+  Args:
+    matvec: v -> H v, symmetric.
+    like: a tree with the shapes and types of v, such as the parameters.
+    key: for the probes.
+    num_samples: probes, one product each.
+
+  Raises:
+    ConfigError: num_samples is below 2.
+    InputError: a product has a NaN or an infinity; the message names its first leaf.
+  """
+  check_num_samples(num_samples)
+  mean, squares = tree.zeros_like(like), tree.zeros_like(like)
+  for number, vector in enumerate(_probes(key, like, num_samples), start=1):
+    product = matvec(vector)
+    check_finite(product, float(tree.norm(product)))
+    mean, squares = _welford(mean, squares, tree.mul(vector, product), number)
+  error = jax.tree.map(lambda x: jnp.sqrt(x / (num_samples * (num_samples - 1))), squares)
+  return Diagonal(mean, error, num_samples)
+
+
+def frobenius(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) -> Estimate:
+  """|H|_F, the root of the sum of all squared entries (and eigenvalues), by the root of the mean of |H v|^2.
+
+  Arguments and errors are those of `trace`. The standard error is that of the mean, carried through the root.
+  """
+  check_num_samples(num_samples)
+  samples = []
+  for vector in _probes(key, like, num_samples):
+    length = float(tree.norm(product := matvec(vector)))
+    check_finite(product, length)
+    samples.append(length**2)
+  square = of_samples(samples, num_evaluations=num_samples)
+  value = square.value**0.5
+  return square._replace(value=value, standard_error=square.standard_error / (2 * value) if value else 0.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Density:
+  """The eigenvalues' distribution, as a quadrature rule from each of several probes.
+
+  Attributes:
+    nodes: float64 [S, m], where the rule of each probe has its weights; padded with zeros.
+    weights: float64 [S, m], each row with the sum 1; padding has the weight 0.
+    dimension: n, the number of eigenvalues.
+    num_products: of all probes.
+  """
+
+  nodes: np.ndarray
+  weights: np.ndarray
+  dimension: int
+  num_products: int
+
+  def sum_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    """sum_i function(lambda_i) over all n eigenvalues, which is tr function(H).
+
+    Unbiased for polynomials up to the degree 2 m - 1; other functions have a bias that falls with m. Where
+    few eigenvalues make most of the sum, the samples are skewed, and few probes state too small an error:
+    of small networks' third moments, intervals of 99 % from 8 probes held 93 of 100, from 24 probes 97.
+    """
+    samples = self.dimension * np.sum(self.weights * function(self.nodes), axis=1)
+    return of_samples(samples, num_evaluations=self.num_products)
+
+  def trace(self) -> Estimate:
+    """The sum of the eigenvalues."""
+    return self.sum_of(lambda x: x)
+
+  def moment(self, order: int) -> Estimate:
+    """The mean of lambda^order."""
+    found = self.sum_of(lambda x: x**order)
+    return found._replace(
+      value=found.value / self.dimension, standard_error=found.standard_error / self.dimension
+    )
+
+  def effective_dimension(self, *, alpha: float = 1.0) -> Estimate:
+    """sum_i lambda_i / (lambda_i + alpha) over the positive eigenvalues: directions that the data determine.
+
+    Maddox, Benton, Wilson, "Rethinking parameter counting in deep models", 2020, arXiv 2003.02139.
+
+    Args:
+      alpha: the curvature from which a direction counts, that of the prior in the paper; above 0.
+
+    Raises:
+      ConfigError: alpha is not above 0.
+    """
+    if not alpha > 0:
+      raise ConfigError(f"alpha is {alpha:g}; write a curvature above 0")
+    return self.sum_of(lambda x: np.maximum(x, 0) / (np.maximum(x, 0) + alpha))
+
+  def smoothed(self, grid: np.ndarray, *, width: float) -> np.ndarray:
+    """The density at the points of `grid` [G], each eigenvalue a Gaussian of standard deviation `width`."""
+    distance = (grid[:, None, None] - self.nodes[None]) / width
+    peaks = np.exp(-(distance**2) / 2) / (width * np.sqrt(2 * np.pi))
+    return np.sum(self.weights * peaks, axis=(1, 2)) / len(self.nodes)
+
+
+def spectral_density(
+  matvec: Matvec, like: Params, key: Array, *, num_samples: int = 4, num_steps: int = 32
+) -> Density:
+  """The density of H's eigenvalues, by stochastic Lanczos quadrature.
+
+  Every probe v gives the quadrature rule of its Lanczos recursion: nodes at the eigenvalues of T, weights
+  by the squared first entries of its eigenvectors. Lin, Saad, Yang, "Approximating spectral densities of
+  large matrices", 2016, arXiv 1308.5467; for networks Ghorbani, Krishnan, Xiao, 2019, arXiv 1901.10159.
+
+  Args:
+    matvec: v -> H v, symmetric.
+    like: a tree with the shapes and types of v, such as the parameters; `num_steps` such trees are kept.
+    key: for the probes.
+    num_samples: probes.
+    num_steps: m, products of each probe.
+
+  Raises:
+    ConfigError: num_samples is below 2, or num_steps below 1.
+    InputError: a product has a NaN or an infinity; the message names its first leaf.
+  """
+  check_num_samples(num_samples)
+  if num_steps < 1:
+    raise ConfigError(f"num_steps is {num_steps}; write at least 1")
+  nodes, weights = np.zeros((2, num_samples, num_steps))
+  products = 0
+  for number, vector in enumerate(_probes(key, like, num_samples)):
+    *_, found = itertools.islice(tridiagonalize(matvec, vector), num_steps)
+    values, vectors = found.eigh()
+    steps = len(values)
+    nodes[number, :steps], weights[number, :steps] = values, vectors[0] ** 2
+    products += steps
+  return Density(nodes, weights, tree.size(like), products)
+
+
+def _probes(key: Array, like: Params, count: int) -> Iterator[Params]:
+  for one in jax.random.split(key, count):
+    yield tree.random_like(one, like, sampler=jax.random.rademacher)
+
+
+def _along(matvec: Matvec, vector: Params) -> float:
+  product = matvec(vector)
+  value = float(tree.dot(vector, product))
+  check_finite(product, value)
+  return value
+
+
+@jax.jit
+def _welford(mean: Params, squares: Params, sample: Params, number: Array) -> tuple[Params, Params]:
+  """The mean and the sum of squared distances from it, with one more sample, the `number`th."""
+  change = tree.sub(sample, mean)
+  mean = jax.tree.map(lambda m, c: m + (c / number).astype(m.dtype), mean, change)
+  return mean, tree.add(squares, tree.mul(change, tree.sub(sample, mean)))
