@@ -1,6 +1,7 @@
 """A trained tree of weights as an object of study."""
 
 from jaxtl.weights.perturb import along, between, filter_normalized, moved, orthogonalized
+from jaxtl.weights.surface import surface
 from jaxtl.weights.surgery import POSITIONS, match, resize_positions
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
   "moved",
   "orthogonalized",
   "resize_positions",
+  "surface",
 ]
