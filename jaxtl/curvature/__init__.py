@@ -1,4 +1,4 @@
-"""Curvature of a loss: products, and the spectrum seen through them, each number with its error."""
+"""Curvature of a loss: products, the spectrum seen through them, and sharpness, each with its error."""
 
 from jaxtl.curvature.estimate import Estimate
 from jaxtl.curvature.krylov import Basis, Tridiagonal, tridiagonalize
@@ -15,6 +15,14 @@ from jaxtl.curvature.products import (
   hvp,
   hvp_over_batches,
   restrict,
+)
+from jaxtl.curvature.sharpness import (
+  adaptive_average_sharpness,
+  adaptive_sam_sharpness,
+  average_sharpness,
+  fisher_rao_norm,
+  relative_flatness,
+  sam_sharpness,
 )
 from jaxtl.curvature.spectrum import (
   Eigenpair,
@@ -43,19 +51,25 @@ __all__ = [
   "Extremes",
   "Matvec",
   "Tridiagonal",
+  "adaptive_average_sharpness",
+  "adaptive_sam_sharpness",
+  "average_sharpness",
   "diagonal",
   "empirical_fisher",
   "empirical_fisher_over_batches",
   "extreme_eigenpairs",
   "fisher",
   "fisher_over_batches",
+  "fisher_rao_norm",
   "frobenius",
   "ggn",
   "ggn_over_batches",
   "gradient_over_batches",
   "hvp",
   "hvp_over_batches",
+  "relative_flatness",
   "restrict",
+  "sam_sharpness",
   "spectral_density",
   "top_eigenpair",
   "top_eigenpairs",

@@ -1,5 +1,17 @@
 """A trained tree of weights as an object of study."""
 
+from jaxtl.weights.perturb import along, between, filter_normalized, moved, orthogonalized
+from jaxtl.weights.surface import surface
 from jaxtl.weights.surgery import POSITIONS, match, resize_positions
 
-__all__ = ["POSITIONS", "match", "resize_positions"]
+__all__ = [
+  "POSITIONS",
+  "along",
+  "between",
+  "filter_normalized",
+  "match",
+  "moved",
+  "orthogonalized",
+  "resize_positions",
+  "surface",
+]
