@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 
 from jaxtl import config as config_lib
 from jaxtl import exit_reason, launching, supervision, train
-from jaxtl.errors import ConfigError, DataError, InputError, StorageError
+from jaxtl.errors import ConfigError, InputError, StorageError
 from jaxtl.launching import arguments as launch_arguments
 from jaxtl.studies import study
 from jaxtl.train import checkpoint, processes
@@ -141,7 +140,7 @@ def evaluate(options: argparse.Namespace) -> None:
   if options.out:
     check_new_folder(options.out)
   plan = evaluation.plan_of(checkpoint.load(options.checkpoint), _preprocessing(options), trust=options.trust)
-  source = _choose_split(data_lib.open_source(options.data, data_dir=options.data_dir), options.split)
+  source = data_lib.from_name(name=options.data, split=options.split, data_dir=options.data_dir)
   labels = label_map.match_classes(
     plan.weights.classes,
     source.classes,
@@ -246,19 +245,6 @@ def make_runtime(options: argparse.Namespace) -> Runtime:
     progress=Progress(),
     trust=getattr(options, "trust", False),
   )
-
-
-def _choose_split(splits: Mapping[str, Any], wanted: str | None) -> Any:
-  if wanted is not None:
-    if wanted not in splits:
-      raise DataError(f"no split {wanted!r}; there is {', '.join(splits)}")
-    return splits[wanted]
-  if len(splits) == 1:
-    return next(iter(splits.values()))
-  for name in ("test", "val", "validation"):
-    if name in splits:
-      return splits[name]
-  raise DataError(f"which split? Give --split, one of {', '.join(splits)}")
 
 
 def _write_report(workdir: Path, out: Path, data_dir: str | None, *, trust: bool) -> None:

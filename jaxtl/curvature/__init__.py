@@ -14,6 +14,7 @@ from jaxtl.curvature.products import (
   gradient_over_batches,
   hvp,
   hvp_over_batches,
+  loss_over_batches,
   restrict,
 )
 from jaxtl.curvature.sharpness import (
@@ -67,6 +68,7 @@ __all__ = [
   "gradient_over_batches",
   "hvp",
   "hvp_over_batches",
+  "loss_over_batches",
   "relative_flatness",
   "restrict",
   "sam_sharpness",

@@ -190,6 +190,22 @@ def empirical_fisher_over_batches(
   return _over_batches(_summed_empirical_fisher, (losses,), params, batches)
 
 
+def loss_over_batches(
+  loss_fn: Callable[[Params, Any], tuple[Array, Array]], batches: Batches
+) -> Callable[[Params], float]:
+  """params -> mean loss over all examples of all batches, streamed as by `hvp_over_batches`.
+
+  Args and errors are those of `gradient_over_batches`.
+  """
+  stream = _stream(batches)
+
+  def value(params: Params) -> float:
+    like = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
+    return float(_mean(_summed_loss, (loss_fn,), like, params, stream, vector=()))
+
+  return value
+
+
 def gradient_over_batches(
   loss_fn: Callable[[Params, Any], tuple[Array, Array]], batches: Batches
 ) -> Callable[[Params], tuple[float, Params]]:
@@ -256,6 +272,10 @@ def _summed_empirical_fisher(
   values, pullback, mask = jax.vjp(lambda params: losses(params, batch), params, has_aux=True)
   along = _pushforward(pullback, values, vector)
   return pullback(jnp.where(mask, along, 0))[0], jnp.sum(mask)
+
+
+def _summed_loss(loss_fn: Callable[..., Any], params: Params, batch: Any, _: Any) -> tuple[Any, Array]:
+  return loss_fn(params, batch)
 
 
 def _summed_gradient(loss_fn: Callable[..., Any], params: Params, batch: Any, _: Any) -> tuple[Any, Array]:

@@ -24,7 +24,7 @@ from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError, InputError
 from jaxtl.types import Array, Params
 
-Loss = Callable[[Params], Array]
+Loss = Callable[[Params], Array | float]
 
 
 def sam_sharpness(

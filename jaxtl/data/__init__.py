@@ -23,7 +23,7 @@ from jaxtl.data.images import (
   to_rgb,
 )
 from jaxtl.data.mix import cutmix, mixup
-from jaxtl.data.opening import open_source
+from jaxtl.data.opening import from_name, open_source
 from jaxtl.data.pipeline import eval_batches, train_batches
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing
@@ -57,6 +57,7 @@ __all__ = [
   "flip_left_right",
   "from_arrays",
   "from_folder",
+  "from_name",
   "from_npz",
   "from_parquet",
   "from_sheets",

@@ -53,6 +53,30 @@ def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
   return _open_file(place) if place.is_file() else _open_folder(place)
 
 
+def from_name(*, name: str, split: str | None = None, data_dir: DataDir = None) -> AnySource:
+  """One split of what `open_source` opens.
+
+  Args:
+    name: what a user names on the command line.
+    split: which one; where it is not given, the only one, else test, val or validation.
+    data_dir: the folder that paths are relative to, and TFDS's.
+
+  Raises:
+    DataError: nothing of that name, no such split, or several to choose from.
+  """
+  splits = open_source(name, data_dir=data_dir)
+  if split is not None:
+    if split not in splits:
+      raise DataError(f"no split {split!r}; there is {', '.join(splits)}")
+    return splits[split]
+  if len(splits) == 1:
+    return next(iter(splits.values()))
+  for held_out in ("test", "val", "validation"):
+    if held_out in splits:
+      return splits[held_out]
+  raise DataError(f"which split? Give --split, one of {', '.join(splits)}")
+
+
 def _open_file(file: Path) -> dict[str, AnySource]:
   openers: dict[str, Callable[[], dict[str, AnySource]]] = {
     ".parquet": lambda: {file.stem: from_parquet(path=str(file))},

@@ -1,155 +1,133 @@
-"""Flatness: the largest curvature of the loss at a checkpoint, on a fixed set of images."""
+"""Flatness of checkpoints: the spectrum of the Hessian, sharpness, and the loss around the weights.
+
+Curvatures of different losses cannot be compared, so all is measured for the cross-entropy, and the
+spectrum and the sharpness also for the loss that a checkpoint was trained with. Images are a fixed subset,
+without augmentation; normalisation uses the stored statistics.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from jaxtl import config as config_lib
-from jaxtl import curvature, losses, optim
-from jaxtl import data as data_lib
-from jaxtl.metrics import Mean
-from jaxtl.train import checkpoint, sharding
-from jaxtl.train.experiment import Program, make_model
-from jaxtl.train.loop import Observer
+from jaxtl import losses
+from jaxtl.config import Spec
+from jaxtl.studies import scene
+from jaxtl.studies.evaluation import plan_of
+from jaxtl.studies.lambda_max import Flatness
+from jaxtl.studies.scene import Layers, Plane, Scene, Sharpness, Slice, Spectrum
+from jaxtl.studies.sentences import call
+from jaxtl.tasks.classify import PerExampleLoss
+from jaxtl.train import checkpoint
 from jaxtl.train.processes import remember
-from jaxtl.train.runtime import Data, Runtime
-from jaxtl.train.step import TrainState
-from jaxtl.types import Array, Batch, Model, Params
+from jaxtl.train.runtime import Data, Runtime, same_classes
+from jaxtl.train.sizes import fitted
 
 Row = dict[str, Any]
 
-
-@dataclasses.dataclass(frozen=True)
-class Flatness:
-  """The largest eigenvalue of the Hessian of the mean cross-entropy, by power iteration.
-
-  The largest in the algebraic sense: where a negative one is larger in magnitude, the iteration is shifted.
-
-  Curvatures of different losses cannot be compared; the cross-entropy's can, whatever a weight was trained
-  with. Normalisation uses the stored statistics, and images are not augmented.
-
-  Attributes:
-    data: images to measure on, with evaluation transforms; batches are streamed.
-    num_examples: how many, drawn evenly over the classes.
-    seed: of the draw, and of the first vector.
-    num_iters: most Hessian products.
-    tolerance: relative residual |Hv - lambda v| / |lambda| to stop at. The eigenvalue's own relative error
-      is far smaller: it is quadratic in the residual over the gap to the next eigenvalue.
-  """
-
-  data: Data
-  num_examples: int = 512
-  seed: int = 0
-  num_iters: int = 60
-  tolerance: float = 1e-2
-
-  def __post_init__(self) -> None:
-    config_lib.require(
-      num_examples=(self.num_examples, self.num_examples >= 1, "at least 1"),
-      num_iters=(self.num_iters, self.num_iters >= 1, "at least 1"),
-      tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
-    )
+CROSS_ENTROPY = "cross_entropy"
+TRAINING = "training"
 
 
 @dataclasses.dataclass(frozen=True)
 class FlatnessOf:
-  """The study: one checkpoint per arm.
+  """The study: one checkpoint per arm. Each part may be left out by None.
 
   Attributes:
-    start: the checkpoint, a run's folder.
-    flatness: how to measure.
+    start: the checkpoint, a run's folder or an imported weight.
+    flatness: the images, and how exactly lambda_max is measured. Where its data have no transforms, they are
+      the checkpoint's own.
+    spectrum: the largest eigenvalues, the trace and the density.
+    layers: the curvature of each block alone.
+    sharpness: how much the loss rises nearby.
+    slice: the loss along lines.
+    plane: the cross-entropy over a plane.
   """
 
   start: str
   flatness: Flatness
+  spectrum: Spectrum | None = dataclasses.field(default_factory=Spectrum)
+  layers: Layers | None = dataclasses.field(default_factory=Layers)
+  sharpness: Sharpness | None = dataclasses.field(default_factory=Sharpness)
+  slice: Slice | None = dataclasses.field(default_factory=Slice)
+  plane: Plane | None = dataclasses.field(default_factory=Plane)
 
 
 def rows(study: FlatnessOf, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """One row: the curvature at the checkpoint; `seed` draws another subset."""
-  trained = checkpoint.load(study.start)
-  model = make_model(trained.model_spec(trust=runtime.trust), num_classes=len(trained.classes))
+  """Rows of the kinds flatness (one for each loss), layer, slice and plane; `seed` draws another subset."""
   flatness = dataclasses.replace(study.flatness, seed=study.flatness.seed + seed)
-  yield remember(
-    workdir / "flatness.json",
-    lambda: {"kind": "flatness"} | measure(flatness, model, trained.params, trained.batch_stats, runtime),
-  )
+  trained = _loaded(study.start)
+  plan = plan_of(trained, {}, trust=runtime.trust)
+  own = plan.task.realize(num_classes=len(trained.classes)).loss
+  images = _data(study, plan.transforms)
+  model, params = fitted(plan.model, trained, runtime.image_shape(images)[0])
+  measured = {CROSS_ENTROPY: losses.softmax_cross_entropy}
+  if config_lib.plain(plan.task).get("loss") != {"fn": ".losses.softmax_cross_entropy"}:
+    measured[TRAINING] = own
+  for name, loss in measured.items():
+    runtime.progress.title = f"{'/'.join(workdir.parts[-2:])} | {name.replace('_', '-')}"
+    parts = _parts(study, flatness, name)
+
+    def compute(loss: PerExampleLoss = loss, parts: Mapping[str, Any] = parts) -> list[Row]:
+      subset = dict(num_examples=flatness.num_examples, seed=flatness.seed)
+      return _measured(Scene.of(model, params, trained.batch_stats, loss, images, runtime, **subset), parts)
+
+    found = remember(workdir / f"{name}.json", compute)
+    for row in found:
+      yield {**row, "loss": name, "differentiated": _loss_name(name, plan.task), "checkpoint": study.start}
 
 
-def measure(
-  flatness: Flatness, model: Model, params: Params, batch_stats: Params, runtime: Runtime
-) -> dict[str, Any]:
-  """lambda_max with its residual, on the device mesh of `runtime`.
-
-  Returns:
-    `lambda_max`, `residual`, `num_products`, `converged`, `num_examples`, `seconds`.
-  """
-  began = time.monotonic()
-  batches = [dict(sharding.put_batch(batch, runtime.mesh)) for batch in _subset(flatness, runtime)]
-  params = sharding.put_replicated(params, runtime.mesh)
-  batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
-
-  matvec = curvature.hvp_over_batches(
-    _summed_cross_entropy(model), params, [{**b, "batch_stats": batch_stats} for b in batches]
-  )
-  pair = curvature.extreme_eigenpairs(
-    matvec,
-    params,
-    jax.random.key(flatness.seed),
-    num_iters=flatness.num_iters,
-    tolerance=flatness.tolerance,
-  ).algebraic
-  return {
-    "lambda_max": float(pair.value),
-    "residual": float(pair.residual),
-    "num_products": int(pair.num_products),
-    "converged": bool(pair.converged),
-    "num_examples": int(sum(float(jnp.sum(b["mask"])) for b in batches)),
-    "seconds": time.monotonic() - began,
-  }
+def _measured(at: Scene, parts: Mapping[str, Any]) -> list[Row]:
+  flatness = parts["flatness"]
+  row: Row = {"kind": "flatness", **at.facts()}
+  extremes = at.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance)
+  row |= scene.extreme_numbers(extremes)
+  if parts["spectrum"] is not None:
+    row |= at.spectrum(parts["spectrum"])
+  if parts["sharpness"] is not None:
+    row |= at.sharpness(parts["sharpness"])
+  found = [row]
+  if parts["layers"] is not None:
+    found += [{"kind": "layer", **layer} for layer in at.layers(parts["layers"])]
+  if parts["slice"] is not None:
+    found += [{"kind": "slice", **line} for line in at.slices(parts["slice"], extremes.algebraic.vector)]
+  if parts["plane"] is not None:
+    found.append({"kind": "plane", **at.plane(parts["plane"])})
+  return found
 
 
-def observer(flatness: Flatness, runtime: Runtime) -> Callable[[Program], Observer]:
-  """Measures during training, as `flatness/*` in the metrics."""
-  _subset(flatness, runtime)  # a source that gives no subset shows now, and not at the first checkpoint
-
-  def make(program: Program) -> Observer:
-    def observe(state: TrainState) -> dict[str, float]:
-      params = optim.averaged(state.opt_state, state.params)
-      found = measure(flatness, program.model, params, state.batch_stats, runtime)
-      return {f"flatness/{name}": float(value) for name, value in found.items()}
-
-    return observe
-
-  return make
+def _parts(study: FlatnessOf, flatness: Flatness, loss: str) -> dict[str, Any]:
+  """What is measured for a loss: blocks and planes, which cost most, for the cross-entropy only."""
+  found = {name: getattr(study, name) for name in ("spectrum", "layers", "sharpness", "slice", "plane")}
+  return {"flatness": flatness} | found | ({} if loss == CROSS_ENTROPY else {"layers": None, "plane": None})
 
 
-@functools.cache
-def _summed_cross_entropy(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
-  """(params, batch) -> (sum over the examples, their number); one function per model, compiled once."""
-
-  def loss_fn(params: Params, batch: Batch) -> tuple[Array, Array]:
-    features, _ = model.apply(params, batch["batch_stats"], batch["image"])
-    mean = Mean.of(losses.softmax_cross_entropy(features["logits"], batch["label"]), batch["mask"])
-    return mean.total, mean.weight
-
-  return loss_fn
+def check_data(study: FlatnessOf, runtime: Runtime) -> None:
+  """Refuses a checkpoint that is not there, or images of other classes."""
+  trained = _loaded(study.start)
+  same_classes(trained.classes, runtime.open(study.flatness.data).classes, at="flatness.data")
+  plan = plan_of(trained, {}, trust=runtime.trust)
+  fitted(plan.model, trained, runtime.image_shape(_data(study, plan.transforms))[0])
+  if study.slice is not None and study.slice.towards is not None:
+    _loaded(study.slice.towards)
 
 
-def _subset(flatness: Flatness, runtime: Runtime) -> Iterable[Mapping[str, np.ndarray]]:
-  data = flatness.data
-  return data_lib.eval_batches(
-    data_lib.subset(source=runtime.open(data), num_examples=flatness.num_examples, seed=flatness.seed),
-    [spec.realize() for spec in data.transforms],
-    batch_size=data.batch_size,
-    shard=(jax.process_index(), jax.process_count()),
-    bad_records=runtime.unreadable(data),
-  )
+@functools.lru_cache(maxsize=2)
+def _loaded(path: str) -> checkpoint.Weights:
+  return checkpoint.load(path)
+
+
+def _data(study: FlatnessOf, own: tuple[Spec, ...]) -> Data:
+  data = study.flatness.data
+  return data if data.transforms else dataclasses.replace(data, transforms=own)
+
+
+def _loss_name(name: str, task: Spec) -> str:
+  """The loss that was differentiated, as a short call."""
+  if name == CROSS_ENTROPY:
+    return "softmax_cross_entropy"
+  return call(config_lib.plain(task).get("loss"))

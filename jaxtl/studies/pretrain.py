@@ -20,8 +20,8 @@ from jaxtl import data as data_lib
 from jaxtl import train
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError, NonFiniteError
-from jaxtl.studies import flatness, transfer
-from jaxtl.studies.flatness import Flatness
+from jaxtl.studies import lambda_max, transfer
+from jaxtl.studies.lambda_max import Flatness, Trail
 from jaxtl.studies.transfer import Protocols
 from jaxtl.train import experiment
 from jaxtl.train.experiment import Experiment, total_steps, work_per_image
@@ -84,8 +84,10 @@ def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
   runtime.progress.title = f"{title} | pre-train"
   observers: Mapping[str, Any] = {}
   if study.flatness is not None:
-    every = study.checkpoint_every
-    observers = {"flatness": (every, flatness.observer(study.flatness, runtime))}
+    every = study.flatness.evaluate_every or study.checkpoint_every
+    reach = study.keep * (study.checkpoint_every or 0)
+    trail = Trail(workdir / "eigenvectors", every, reach, runtime.mesh) if every else None
+    observers = {"flatness": (every, lambda_max.observer(study.flatness, runtime, trail))}
   trained = train.run(experiment_of(study), seed=seed, runtime=runtime, workdir=workdir, observers=observers)
   if is_first_process():
     text = json.dumps(list(trained.weights.classes), ensure_ascii=False) + "\n"

@@ -20,6 +20,7 @@ from jaxtl.curvature import (
   gradient_over_batches,
   hvp,
   hvp_over_batches,
+  loss_over_batches,
   restrict,
 )
 from jaxtl.errors import ConfigError, DataError, InputError
@@ -262,9 +263,9 @@ def test_means_over_batches_are_those_over_all_examples(size):
     ]
     for streamed, at_once in pairs:
       chex.assert_trees_all_close(streamed(vector), at_once(vector), rtol=1e-9, atol=1e-14)
-    loss, gradient = gradient_over_batches(
-      lambda w, b: (each(predict(w, b), b).sum(), len(b["label"])), batches
-    )(params)
+    summed = lambda w, b: (each(predict(w, b), b).sum(), len(b["label"]))  # noqa: E731
+    loss, gradient = gradient_over_batches(summed, batches)(params)
+    np.testing.assert_allclose(loss_over_batches(summed, batches)(params), loss, rtol=1e-12)
     value, expected = jax.value_and_grad(lambda w: each(predict(w, data), data).mean())(params)
     np.testing.assert_allclose(loss, value, rtol=1e-12)
     chex.assert_trees_all_close(gradient, expected, rtol=1e-9, atol=1e-14)
