@@ -71,9 +71,9 @@ def test_a_preempted_job_is_queued_again_and_goes_on(slurm, tmp_path):
   wait_for_text(log, "which is saved")
   assert slurm.wait(job, "PENDING")["Restarts"] == "1"
   assert json.loads((tmp_path / "w" / "exit_reason.json").read_text())["code"] == 42
-  slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
+  slurm.hurry(job)
   found = slurm.wait(job, "COMPLETED", "FAILED")
-  assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text()
+  assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text() + slurm.logs()
   assert (tmp_path / "w" / "first" / "0" / "rows.jsonl").is_file()
   assert len(json.loads((tmp_path / "w" / "env.json").read_text())["later"]) == 1
 
@@ -95,7 +95,7 @@ def test_a_job_that_is_ended_by_hand_or_may_not_restart_stays_ended(slurm, tmp_p
   wait_for_text(log, "step 1/")
   slurm.call("scancel", "--signal=TERM", job)
   found = slurm.wait(job, "FAILED", "PENDING")
-  assert (found["JobState"], found["ExitCode"]) == ("FAILED", "42:0"), log.read_text()
+  assert (found["JobState"], found["ExitCode"]) == ("FAILED", "42:0"), log.read_text() + slurm.logs()
   again = submit(slurm, "train.sbatch")
   wait_for_text(tmp_path / f"tiny-{again}.log", "/30000")
   slurm.call("scancel", again)
@@ -111,7 +111,7 @@ def test_a_sweep_runs_every_arm_and_seed_and_ends_in_one_report(slurm, tmp_path)
   report = submit(slurm, "report.sbatch")
   found = slurm.wait(report, "COMPLETED", "FAILED", seconds=240)
   logs = "\n".join(path.read_text() for path in tmp_path.glob("*.log"))
-  assert found["JobState"] == "COMPLETED", logs
+  assert found["JobState"] == "COMPLETED", logs + slurm.logs()
   for cell in ("first/0", "first/1", "second/0", "second/1"):
     assert (tmp_path / "a sweep" / cell / "rows.jsonl").is_file(), logs
   assert (tmp_path / "a sweep" / "report" / "index.html").is_file()
@@ -123,4 +123,4 @@ def test_a_final_exit_code_wins_over_the_42_of_the_others(slurm, tmp_path):
   rendered("slurm", "--processes-per-node", "2")
   job = submit(slurm, "train.sbatch")
   found = slurm.wait(job, "FAILED", "COMPLETED")
-  assert (found["ExitCode"], found["Restarts"]) == ("3:0", "0")
+  assert (found["ExitCode"], found["Restarts"]) == ("3:0", "0"), slurm.logs()
