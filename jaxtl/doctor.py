@@ -134,16 +134,14 @@ def _facts(options: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
 
 def _differing(facts: Mapping[str, Any]) -> bool:
   """Names every process that differs from process 0."""
-  (_, expected), *others = processes.gather_facts(facts)
-  differ = False
-  for number, (host, found) in enumerate(others, start=1):
-    lines = config_lib.differences(expected, found)
-    if lines:
-      differ = True
-      _say("differs", f"process {number} on {host}: {config_lib.first_few(lines, most=5)}")
-  if others and not differ:
-    _say("agreement", f"all {len(others) + 1} processes have the same {', '.join(facts)}")
-  return differ
+  found = processes.gather_facts(facts)
+  differ = list(processes.differing(found))
+  for who, by_fact in differ:
+    lines = [line for lines in by_fact.values() for line in lines]
+    _say("differs", f"{who}: {config_lib.first_few(lines, most=5)}")
+  if len(found) > 1 and not differ:
+    _say("agreement", f"all {len(found)} processes have the same {', '.join(facts)}")
+  return bool(differ)
 
 
 def _say(what: str, text: str) -> None:

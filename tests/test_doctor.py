@@ -77,13 +77,14 @@ def test_a_sum_that_is_wrong_is_told(all_reduce, capsys):
   assert re.fullmatch(r"all-reduce WRONG, 3: 2 devices in \S+ s", told(capsys))
 
 
-def test_the_host_that_differs_is_named(tmp_path):
-  port = free_port()
+@pytest.mark.parametrize("coordinator", ["127.0.0.1", "[::1]"])
+def test_the_host_that_differs_is_named(tmp_path, coordinator):
+  address = f"{coordinator}:{free_port(coordinator)}"
   one = write_config(tmp_path / "one.py")
   other = write_config(tmp_path / "other.py", epochs=7.0)
   pair = [
     start(
-      *("doctor", config, "--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id", number),
+      *("doctor", config, "--coordinator", address, "--num-processes", 2, "--process-id", number),
       *("--cpu-devices", 2),
       log=tmp_path / f"{number}.log",
     )
