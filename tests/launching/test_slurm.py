@@ -54,21 +54,14 @@ def submit(slurm: Slurm, name: str) -> str:
   return slurm.call("sbatch", "--parsable", f"launch/{name}").strip()
 
 
-def wait_for_text(path: Path, text: str, seconds: float = 120) -> None:
-  end = time.monotonic() + seconds
-  while not path.exists() or text not in path.read_text():
-    assert time.monotonic() < end, path.read_text() if path.exists() else f"no {path}"
-    time.sleep(0.5)
-
-
 def test_a_preempted_job_is_queued_again_and_goes_on(slurm, tmp_path):
   common = ["--arms", "first", "--seeds", "0", "--processes-per-node", "2", "--no-report"]
   assert rendered("slurm", *common, "base.epochs=8.0", "--workdir", "w", "--retries", "1") == ["train.sbatch"]
   job = submit(slurm, "train.sbatch")
   log = tmp_path / f"tiny-{job}.log"
-  wait_for_text(log, "step 1/")
+  slurm.wait_for_text(log, "step 1/")
   slurm.call("scancel", "--signal=TERM", job)
-  wait_for_text(log, "which is saved")
+  slurm.wait_for_text(log, "which is saved")
   assert slurm.wait(job, "PENDING")["Restarts"] == "1"
   assert json.loads((tmp_path / "w" / "exit_reason.json").read_text())["code"] == 42
   slurm.hurry(job)
@@ -92,12 +85,12 @@ def test_a_job_that_is_ended_by_hand_or_may_not_restart_stays_ended(slurm, tmp_p
   rendered("slurm", *common, "--workdir", "w", "--retries", "0")
   job = submit(slurm, "train.sbatch")
   log = tmp_path / f"tiny-{job}.log"
-  wait_for_text(log, "step 1/")
+  slurm.wait_for_text(log, "step 1/")
   slurm.call("scancel", "--signal=TERM", job)
   found = slurm.wait(job, "FAILED", "PENDING")
   assert (found["JobState"], found["ExitCode"]) == ("FAILED", "42:0"), log.read_text() + slurm.logs()
   again = submit(slurm, "train.sbatch")
-  wait_for_text(tmp_path / f"tiny-{again}.log", "/30000")
+  slurm.wait_for_text(tmp_path / f"tiny-{again}.log", "/30000")
   slurm.call("scancel", again)
   assert slurm.wait(again, "CANCELLED", "PENDING")["JobState"] == "CANCELLED"
   time.sleep(3)
