@@ -16,6 +16,7 @@ def leave() -> None:
   for it. They notice by its heartbeat. Process 0 leaves a little later, since its end ends them at once,
   and all may be about to say the same.
   """
+  supervision.end_with_watcher()
   try:
     code = main()
   except Exception as error:

@@ -6,6 +6,7 @@ Knows the environment alone and imports no JAX, so that `jaxtl doctor` can tell 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Mapping
 
 from jaxtl.errors import ConfigError
@@ -17,7 +18,7 @@ class Cluster:
 
   Attributes:
     why: how this was found, for people.
-    coordinator: HOST:PORT of process 0; None where JAX finds it.
+    coordinator: HOST:PORT of process 0, an IPv6 address in brackets; None where JAX finds it.
     num_processes: how many there are; None where JAX finds it. 1 is a run that stands alone.
     process_id: which of them this is; None where JAX finds it.
     number: the same for the names of files, as far as it is known; 0 where it is not.
@@ -81,14 +82,27 @@ def _from_options(
     lack = ", ".join(name for name, value in given.items() if value is None)
     raise ConfigError(f"{have} without {lack}; several processes need all three, one process none of them")
   host, _, port = coordinator.rpartition(":")
-  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-    raise ConfigError(f"--coordinator is {coordinator!r}; expected process 0's HOST:PORT, like 10.0.0.2:8476")
+  if not _is_host(host) or not port.isdecimal() or not 0 < int(port) < 65536:
+    raise ConfigError(
+      f"--coordinator is {coordinator!r}; expected process 0's HOST:PORT, like 10.0.0.2:80 or [fd00::2]:80"
+    )
   if not 0 <= process_id < num_processes:
     raise ConfigError(
       f"--process-id is {process_id} of --num-processes {num_processes}; expected 0 to {num_processes - 1}"
     )
   why = "--coordinator, --num-processes and --process-id"
   return Cluster(why, coordinator, num_processes, process_id, process_id)
+
+
+def _is_host(text: str) -> bool:
+  """A name, an IPv4 address, or an IPv6 address in brackets: without them its end reads like a port."""
+  if not any(letter in text for letter in ":[]"):
+    return bool(text)
+  try:
+    ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+  except ValueError:
+    return False
+  return text.startswith("[") and text.endswith("]")
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:

@@ -41,7 +41,7 @@ def examine(options: argparse.Namespace, make_runtime: Callable[[], Runtime]) ->
     make_runtime: makes the devices, after the processes have met.
 
   Returns:
-    0, or 1 where the sum does not come in time or is wrong, or a process differs.
+    0, or 1 where the sum does not come in time, fails or is wrong, or a process differs.
   """
   _say("processes", options.cluster.why)
   for name in SHOWN:
@@ -54,7 +54,7 @@ def examine(options: argparse.Namespace, make_runtime: Callable[[], Runtime]) ->
   _say("mesh", f"{runtime.mesh.shape['data']} x {runtime.mesh.shape['model']} (data x model) devices")
   if not _add_up(runtime, options.timeout):
     sys.stdout.flush()
-    os._exit(1)  # the sum still hangs in its thread, and would hold the process
+    os._exit(1)  # the sum may still hang in its thread, and JAX would wait for its peers
   return 1 if _differing(_facts(options, runtime)) else 0
 
 
@@ -81,15 +81,13 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 def _add_up(runtime: Runtime, timeout: float) -> bool:
   """One number from every device, added on all of them."""
-  found: list[float] = []
+  found: list[float | Exception] = []
 
   def add_up() -> None:
-    ones = jax.make_array_from_callback(
-      (runtime.mesh.size,),
-      jax.sharding.NamedSharding(runtime.mesh, jax.sharding.PartitionSpec(("data", "model"))),
-      lambda index: np.ones(runtime.mesh.size, np.float32)[index],
-    )
-    found.append(float(jax.jit(jnp.sum, out_shardings=sharding.replicated(runtime.mesh))(ones)))
+    try:
+      found.append(_sum_of_ones(runtime))
+    except Exception as error:  # a finding, and not the thread's own affair
+      found.append(error)
 
   began = time.monotonic()
   thread = threading.Thread(target=add_up, name="all-reduce", daemon=True)
@@ -99,9 +97,25 @@ def _add_up(runtime: Runtime, timeout: float) -> bool:
   if thread.is_alive():
     _say("all-reduce", f"NO ANSWER in {timeout:g} s: a process is missing, stuck, or behind a firewall")
     return False
-  good = bool(found) and found[0] == runtime.mesh.size
-  _say("all-reduce", f"{'right' if good else f'WRONG, {found}'}: {runtime.mesh.size} devices in {took:.2f} s")
+  (answer,) = found
+  if isinstance(answer, Exception):
+    said = str(answer).strip().partition("\n")[0]
+    _say("all-reduce", f"FAILED in {took:.2f} s: {type(answer).__name__}: {said}")
+    return False
+  good = answer == runtime.mesh.size
+  _say(
+    "all-reduce", f"{'right' if good else f'WRONG, {answer:g}'}: {runtime.mesh.size} devices in {took:.2f} s"
+  )
   return good
+
+
+def _sum_of_ones(runtime: Runtime) -> float:
+  ones = jax.make_array_from_callback(
+    (runtime.mesh.size,),
+    jax.sharding.NamedSharding(runtime.mesh, jax.sharding.PartitionSpec(("data", "model"))),
+    lambda index: np.ones(runtime.mesh.size, np.float32)[index],
+  )
+  return float(jax.jit(jnp.sum, out_shardings=sharding.replicated(runtime.mesh))(ones))
 
 
 def _facts(options: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
@@ -120,16 +134,14 @@ def _facts(options: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
 
 def _differing(facts: Mapping[str, Any]) -> bool:
   """Names every process that differs from process 0."""
-  (_, expected), *others = processes.gather_facts(facts)
-  differ = False
-  for number, (host, found) in enumerate(others, start=1):
-    lines = config_lib.differences(expected, found)
-    if lines:
-      differ = True
-      _say("differs", f"process {number} on {host}: {config_lib.first_few(lines, most=5)}")
-  if others and not differ:
-    _say("agreement", f"all {len(others) + 1} processes have the same {', '.join(facts)}")
-  return differ
+  found = processes.gather_facts(facts)
+  differ = list(processes.differing(found))
+  for who, by_fact in differ:
+    lines = [line for lines in by_fact.values() for line in lines]
+    _say("differs", f"{who}: {config_lib.first_few(lines, most=5)}")
+  if len(found) > 1 and not differ:
+    _say("agreement", f"all {len(found)} processes have the same {', '.join(facts)}")
+  return bool(differ)
 
 
 def _say(what: str, text: str) -> None:

@@ -30,6 +30,8 @@ def write(folder: Path | None, *, code: int, reason: str, process: int = 0) -> N
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
   record = {"code": code, "reason": reason, "time": now, "host": socket.gethostname(), "process": process}
   path = folder / of_process(NAME, process)
+  # Renamed, so that nobody reads half of it. Not synced: a disk that hangs may be what ends the run, which
+  # must not wait for it here. After a power cut there may be no reason.
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
   temporary.replace(path)

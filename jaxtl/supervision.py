@@ -18,13 +18,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
-from jaxtl import exit_reason
+from jaxtl import exit_reason, signals
 from jaxtl.errors import Restart
 
 CHILD = "JAXTL_SUPERVISED"
+_WATCHER = "JAXTL_WATCHER"  # its process id
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,6 +38,16 @@ def is_first_child() -> bool:
   return os.environ.get(CHILD) == "0"
 
 
+def end_with_watcher() -> None:
+  """Linux: a child is killed along with its watcher, which could not tell it to stop any more."""
+  watcher = os.environ.pop(_WATCHER, None)  # what this process starts is not watched
+  if watcher is None or sys.platform != "linux":
+    return
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  if os.getppid() != int(watcher):  # it was killed before that
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run(arguments: Sequence[str], *, folder: Path, process: int) -> int:
   """Runs `jaxtl` with the arguments as a child, and returns the exit code to end with.
 
@@ -46,33 +56,19 @@ def run(arguments: Sequence[str], *, folder: Path, process: int) -> int:
     folder: of the run, where the reason is put on record if the child could not.
     process: the number of this process among those of the run.
   """
-  child: subprocess.Popen[str] | None = None
-  early: list[int] = []
-
-  def pass_on(number: int, frame: FrameType | None) -> None:
-    if child is None:
-      early.append(number)
-    else:
-      child.send_signal(number)
-
-  # First, so that no signal finds this process without an ear.
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, pass_on)
+  passed_on = signals.PassedOn()  # first, so that no signal finds this process without an ear
   child = subprocess.Popen(
     [sys.executable, "-m", "jaxtl", *arguments],
-    env={**os.environ, CHILD: str(process)},
+    env={**os.environ, CHILD: str(process), _WATCHER: str(os.getpid())},
     stderr=subprocess.PIPE,
     text=True,
     errors="replace",
-    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
   )
-  for missed in early:
-    child.send_signal(missed)
   last: collections.deque[str] = collections.deque(maxlen=200)
   assert child.stderr is not None
   reader = threading.Thread(target=_pass_on, args=(child.stderr, last), daemon=True)
   reader.start()
-  code = child.wait()
+  code = passed_on.wait(child)  # not restored: nothing may end this process with another code
   reader.join(timeout=5)
   if code >= 0:
     return code
@@ -104,8 +100,3 @@ def _pass_on(stream: IO[str], last: collections.deque[str]) -> None:
     last.append(line)
     sys.stderr.write(line)
     sys.stderr.flush()
-
-
-def _die_with_parent() -> None:
-  """Linux: a watcher that is killed takes the watched process along, which could not be stopped otherwise."""
-  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pytest
 
 from jaxtl import train
 from jaxtl.errors import DataError
@@ -80,11 +81,15 @@ def write_config(
   return path
 
 
-def free_port() -> int:
-  """One that nobody listens at."""
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    return probe.getsockname()[1]
+def free_port(host: str = "127.0.0.1") -> int:
+  """One that nobody listens at; the test skips where there is no such host, as IPv6 may be off."""
+  bare = host.strip("[]")
+  try:
+    with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as probe:
+      probe.bind((bare, 0))
+      return probe.getsockname()[1]
+  except OSError as error:
+    pytest.skip(f"needs the address {host}, which is not here: {error.strerror}")
 
 
 @dataclasses.dataclass

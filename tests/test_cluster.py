@@ -57,6 +57,9 @@ def test_options_win():
     (dict(coordinator="h", num_processes=2, process_id=0), "'h'; expected process 0's HOST:PORT"),
     (dict(coordinator=":80", num_processes=2, process_id=0), "expected process 0's HOST:PORT"),
     (dict(coordinator="h:99999", num_processes=2, process_id=0), "expected process 0's HOST:PORT"),
+    (dict(coordinator="fd00::2:8476", num_processes=2, process_id=0), r"like .* or \[fd00::2\]:80"),
+    (dict(coordinator="[fd00::2", num_processes=2, process_id=0), "expected process 0's HOST:PORT"),
+    (dict(coordinator="[h]:80", num_processes=2, process_id=0), "expected process 0's HOST:PORT"),
     (
       dict(coordinator="h:80", num_processes=2, process_id=2),
       "--process-id is 2 of .*expected 0 to 1",
@@ -66,6 +69,13 @@ def test_options_win():
 def test_options_that_do_not_fit_are_refused(options, said):
   with pytest.raises(ConfigError, match=said):
     cluster.detect({}, **options)
+
+
+@pytest.mark.parametrize(
+  "address", ["[::1]:8476", "[fd00::2]:80", "[fe80::1%eth0]:80", "10.0.0.2:80", "h-0.a:80"]
+)
+def test_a_coordinator_is_a_name_or_an_address_with_a_port(address):
+  assert cluster.detect({}, coordinator=address, num_processes=2, process_id=1).coordinator == address
 
 
 def test_the_number_of_a_process_names_its_files():

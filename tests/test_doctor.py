@@ -1,7 +1,10 @@
 """`jaxtl doctor`: what a run would find, one process or several, and who differs."""
 
+import re
 import socket
+import threading
 
+import numpy as np
 import pytest
 
 from jaxtl import cli, doctor
@@ -24,24 +27,64 @@ def test_it_says_what_was_found_and_why(tmp_path, capsys, monkeypatch):
     assert f"version    {package} " in shown
 
 
-def test_a_sum_that_hangs_is_told_and_ends(tmp_path, monkeypatch, capsys):
-  def hang(*_, **__):
-    raise SystemExit
+@pytest.fixture
+def all_reduce(monkeypatch):
+  """Puts a function where a sum begins; its thread does not outlive the test, nor the test its exit."""
 
-  monkeypatch.setattr(doctor.jax, "make_array_from_callback", lambda *_: __import__("time").sleep(5))
-  monkeypatch.setattr(doctor.os, "_exit", hang)
-  with pytest.raises(SystemExit):
-    cli.main(["doctor", "--timeout", "0.2", "--num-devices", "2"])
-  assert "NO ANSWER in 0.2 s" in capsys.readouterr().out
+  def leave(code):
+    raise SystemExit(code)
+
+  monkeypatch.setattr(doctor.os, "_exit", leave)
+  released = threading.Event()
+  yield lambda begin: monkeypatch.setattr(doctor.jax, "make_array_from_callback", lambda *_: begin(released))
+  released.set()
+  for thread in threading.enumerate():
+    if thread.name == "all-reduce":
+      thread.join(timeout=60)
+      assert not thread.is_alive()
 
 
-def test_the_host_that_differs_is_named(tmp_path):
-  port = free_port()
+def told(capsys, *, timeout: float = 60) -> str:
+  """What is said of the sum, where that ends the command."""
+  with pytest.raises(SystemExit) as ended:
+    cli.main(["doctor", "--timeout", str(timeout), "--num-devices", "2"])
+  assert ended.value.code == 1
+  out, error = capsys.readouterr()
+  assert "Traceback" not in error
+  (line,) = [line for line in out.splitlines() if line.startswith("all-reduce")]
+  return line
+
+
+def test_a_sum_that_hangs_is_told_and_ends(all_reduce, capsys):
+  def fail_too_late(released):
+    released.wait()
+    raise ConnectionError("nobody wants to know any more")
+
+  all_reduce(fail_too_late)
+  assert "all-reduce NO ANSWER in 0.2 s" in told(capsys, timeout=0.2)
+
+
+def test_a_sum_that_fails_is_one_line(all_reduce, capsys):
+  def fail(released):
+    raise ConnectionError("no route to process 1\nand much more")
+
+  all_reduce(fail)
+  assert re.fullmatch(r"all-reduce FAILED in \S+ s: ConnectionError: no route to process 1", told(capsys))
+
+
+def test_a_sum_that_is_wrong_is_told(all_reduce, capsys):
+  all_reduce(lambda released: np.ones(3, np.float32))
+  assert re.fullmatch(r"all-reduce WRONG, 3: 2 devices in \S+ s", told(capsys))
+
+
+@pytest.mark.parametrize("coordinator", ["127.0.0.1", "[::1]"])
+def test_the_host_that_differs_is_named(tmp_path, coordinator):
+  address = f"{coordinator}:{free_port(coordinator)}"
   one = write_config(tmp_path / "one.py")
   other = write_config(tmp_path / "other.py", epochs=7.0)
   pair = [
     start(
-      *("doctor", config, "--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id", number),
+      *("doctor", config, "--coordinator", address, "--num-processes", 2, "--process-id", number),
       *("--cpu-devices", 2),
       log=tmp_path / f"{number}.log",
     )

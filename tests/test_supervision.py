@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxtl import exit_reason, supervision
+from jaxtl import exit_reason, signals, supervision
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -67,12 +70,40 @@ def test_sigterm_is_passed_on(child, tmp_path):
   assert supervision.run([], folder=tmp_path, process=0) == 42
 
 
+@pytest.fixture
+def passed_on():
+  found = signals.PassedOn()
+  yield found
+  found.restore()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_without_a_child_is_for_the_next(passed_on, number):
+  os.kill(os.getpid(), number)
+  assert passed_on.wait(subprocess.Popen(["sleep", "60"])) == -number
+  assert passed_on.wait(subprocess.Popen(["true"])) == 0
+  os.kill(os.getpid(), number)
+  assert passed_on.wait(subprocess.Popen(["sleep", "60"])) == -number
+
+
+def test_signals_are_given_back():
+  before = signal.getsignal(signal.SIGTERM)
+  passed_on = signals.PassedOn()
+  assert signal.getsignal(signal.SIGTERM) != before
+  passed_on.restore()
+  assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_watcher_that_is_killed_takes_its_child_along(tmp_path):
   if sys.platform != "linux":
     pytest.skip("only Linux ends a child with its parent")
   pid = tmp_path / "pid"
+  watched = (
+    "import os, time; from jaxtl import supervision; supervision.end_with_watcher(); "
+    f"open('{pid}.new', 'w').write(str(os.getpid())); os.rename('{pid}.new', '{pid}'); time.sleep(60)"
+  )
   script = tmp_path / "child.sh"
-  script.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60\n")
+  script.write_text(f"#!/bin/sh\nexec {sys.executable} -c {shlex.quote(watched)}\n")
   script.chmod(0o755)
   program = (
     "import sys; from pathlib import Path; from jaxtl import supervision; "
@@ -89,6 +120,15 @@ def test_a_watcher_that_is_killed_takes_its_child_along(tmp_path):
       return
     threading.Event().wait(0.01)
   raise AssertionError("the child lives on")
+
+
+def test_a_child_whose_watcher_was_killed_before_it_looked_ends_at_once():
+  if sys.platform != "linux":
+    pytest.skip("only Linux ends a child with its parent")
+  command = [sys.executable, "-m", "jaxtl", "--version"]
+  mine, gone = ({**os.environ, supervision.CHILD: "0", "JAXTL_WATCHER": str(pid)} for pid in (os.getpid(), 1))
+  assert subprocess.run(command, env=mine, cwd=ROOT, capture_output=True).returncode == 0
+  assert subprocess.run(command, env=gone, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,11 @@ def _end(job: Job) -> str:
 
 
 def _report(job: Job) -> str:
-  """Brings the tasks' folders together when the array is through; a job of the same name waits for that."""
+  """Brings the tasks' folders together when the array is through; a job of the same name waits for that.
+
+  Not `cp -n`, which leaves what is there already too, and for that fails with coreutils 9.2 to 9.4;
+  a task that has run again since replaces what it wrote before.
+  """
   head = {
     "job-name": job.name,
     "account": job.project,
@@ -137,7 +141,7 @@ def _report(job: Job) -> str:
 {_head(head)}
 set -eu
 workdir={shlex.quote(job.workdir)}
-for task in "$workdir"/tasks/*/; do cp -R -n "$task." "$workdir"; done
+for task in "$workdir"/tasks/*/; do cp -R -u "$task." "$workdir"; done
 {report}
 """
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 
+from jaxtl import signals
 from jaxtl.errors import ConfigError
 from jaxtl.launching.plan import Plan
 
@@ -50,10 +49,16 @@ def submit(plan: Plan, folder: Path) -> int:
         f"there is no {program} on PATH, which this target needs; install it, or use --dry-run"
       )
   write(plan, folder)
-  for command in plan.commands:
-    if code := _run(command, environment):
-      print(f"jaxtl: {shlex.join(command)} ended with exit code {code}", file=sys.stderr)
-      return code
+  passed_on = signals.PassedOn()
+  try:
+    for command in plan.commands:
+      code = passed_on.wait(subprocess.Popen(command, env=environment))
+      if code:
+        code = code if code > 0 else 128 - code
+        print(f"jaxtl: {shlex.join(command)} ended with exit code {code}", file=sys.stderr)
+        return code
+  finally:
+    passed_on.restore()
   for command in plan.later:
     print(f"later: {shlex.join(command)}")
   return 0
@@ -62,19 +67,3 @@ def submit(plan: Plan, folder: Path) -> int:
 def _path() -> str:
   """Programs beside this Python are found without its environment being activated: `jaxtl` is one."""
   return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
-
-
-def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:
-  """Runs one command; SIGTERM and SIGINT are passed on, and its end is waited for."""
-  child = subprocess.Popen(command, env=environment)
-
-  def pass_on(number: int, frame: FrameType | None) -> None:
-    child.send_signal(number)
-
-  before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    code = child.wait()
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-  return code if code >= 0 else 128 - code

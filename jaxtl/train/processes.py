@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +60,7 @@ def start(
 def _check_coordinator(address: str, *, first: bool, patience: float) -> None:
   """JAX ends the process without a word of host and port where this fails."""
   host, _, port = address.rpartition(":")
+  host = host.strip("[]")  # around an IPv6 address; sockets want it bare, and JAX as it was given
   if first:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
       probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -151,17 +152,27 @@ def disagreement(found: list[tuple[str, dict[str, Any]]]) -> InputError | None:
   Args:
     found: (host, facts) of each process.
   """
+  for who, by_fact in differing(found):
+    name, lines = next(iter(by_fact.items()))
+    kind = DataError if name == "data" else ConfigError
+    return kind(f"{who} differs from process 0 in {config_lib.first_few(lines)}; give every process the same")
+  return None
+
+
+def differing(found: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, list[str]]]]:
+  """Each process that differs from process 0: who it is, and a line for every place, by the fact's name.
+
+  Args:
+    found: (host, facts) of each process.
+  """
   _, expected = found[0]
   for number, (host, facts) in enumerate(found):
+    by_fact = {}
     for name in sorted({*facts, *expected}):
-      lines = config_lib.differences(expected.get(name), facts.get(name), at=name)
-      if lines:
-        kind = DataError if name == "data" else ConfigError
-        return kind(
-          f"process {number} on {host} differs from process 0 in {config_lib.first_few(lines)}; "
-          "give every process the same"
-        )
-  return None
+      if lines := config_lib.differences(expected.get(name), facts.get(name), at=name):
+        by_fact[name] = lines
+    if by_fact:
+      yield f"process {number} on {host}", by_fact
 
 
 def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], None] | None = None) -> T:

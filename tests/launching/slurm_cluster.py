@@ -48,6 +48,7 @@ SlurmdLogFile={folder}/slurmd.log
 ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+FirstJobId={first_job}
 """
 
 
@@ -79,6 +80,23 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
+def own_jobs() -> tuple[int, socket.socket]:
+  """The first of 15 ids of jobs that no other cluster on this host has, and what is to be kept open for that.
+
+  JAX makes the port of a job's process 0 of its id, 61440 + id % 4096: two clusters that both begin at 1 have
+  their processes meet each other's.
+  """
+  for first in range(0, 4096, 16):
+    guard = socket.socket()
+    try:
+      guard.bind(("127.0.0.1", 61440 + first))
+    except OSError:
+      guard.close()
+    else:
+      return first + 1, guard
+  raise AssertionError("there are 256 clusters on this host")
+
+
 class Slurm:
   """The daemons, and the commands that talk to them.
 
@@ -97,6 +115,7 @@ class Slurm:
     plugins = next(root.glob("usr/lib/*/slurm-wlm"))
     for name in ("state", "spool"):
       (folder / name).mkdir()
+    first_job, self._guard = own_jobs()
     config = folder / "slurm.conf"
     config.write_text(
       CONFIG.format(
@@ -106,6 +125,7 @@ class Slurm:
         folder=folder,
         controller_port=free_port(),
         node_port=free_port(),
+        first_job=first_job,
       )
     )
     self.folder = folder
@@ -132,9 +152,8 @@ class Slurm:
       if "idle" in found.stdout:
         return self
       time.sleep(0.5)
-    logs = "\n".join(path.read_text() for path in self.folder.glob("*.log"))
     self.__exit__()
-    pytest.skip(f"needs SLURM, which does not start here:\n{logs[-500:]}")
+    pytest.skip(f"needs SLURM, which does not start here:\n{self.logs()[-500:]}")
 
   def __exit__(self, *_: object) -> None:
     subprocess.run(["scancel", f"--user={getpass.getuser()}"], env=self.environment, capture_output=True)
@@ -145,6 +164,7 @@ class Slurm:
         daemon.wait(timeout=20)
       except subprocess.TimeoutExpired:
         daemon.kill()
+    self._guard.close()
 
   def call(self, *command: str) -> str:
     """What a command prints.
@@ -160,9 +180,30 @@ class Slurm:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
   def wait(self, job: str, *states: str, seconds: float = 120) -> dict[str, str]:
-    """Waits for a job to be in one of the states; one that waits for its time to begin is hurried on."""
+    """Waits for a job to be in one of the states."""
     end = time.monotonic() + seconds
     while (found := self.show(job))["JobState"] not in states:
-      assert time.monotonic() < end, found
+      assert time.monotonic() < end, f"{found}\n{self.logs()}"
       time.sleep(0.5)
     return found
+
+  def wait_for_text(self, path: Path, text: str, *, seconds: float = 120) -> None:
+    """Waits for a job's log to have a text."""
+    end = time.monotonic() + seconds
+    while not path.exists() or text not in path.read_text():
+      said = path.read_text() if path.exists() else f"no {path}"
+      assert time.monotonic() < end, f"{said}\n{self.logs()}"
+      time.sleep(0.5)
+
+  def hurry(self, job: str) -> None:
+    """Lets a job that was queued again, and is pending, begin in the next second instead of in two minutes.
+
+    Not in this one: its node takes no launch dated, by the second, when its former one was ended or earlier
+    ("Job credential revoked"), and the controller then makes the job FAILED with exit code 1. The two
+    minutes are there for that.
+    """
+    self.call("scontrol", "update", f"JobId={job}", "StartTime=now+1second")
+
+  def logs(self) -> str:
+    """What the daemons have to say, for the message of an assertion."""
+    return "\n".join(f"==> {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))

@@ -54,26 +54,19 @@ def submit(slurm: Slurm, name: str) -> str:
   return slurm.call("sbatch", "--parsable", f"launch/{name}").strip()
 
 
-def wait_for_text(path: Path, text: str, seconds: float = 120) -> None:
-  end = time.monotonic() + seconds
-  while not path.exists() or text not in path.read_text():
-    assert time.monotonic() < end, path.read_text() if path.exists() else f"no {path}"
-    time.sleep(0.5)
-
-
 def test_a_preempted_job_is_queued_again_and_goes_on(slurm, tmp_path):
   common = ["--arms", "first", "--seeds", "0", "--processes-per-node", "2", "--no-report"]
   assert rendered("slurm", *common, "base.epochs=8.0", "--workdir", "w", "--retries", "1") == ["train.sbatch"]
   job = submit(slurm, "train.sbatch")
   log = tmp_path / f"tiny-{job}.log"
-  wait_for_text(log, "step 1/")
+  slurm.wait_for_text(log, "step 1/")
   slurm.call("scancel", "--signal=TERM", job)
-  wait_for_text(log, "which is saved")
+  slurm.wait_for_text(log, "which is saved")
   assert slurm.wait(job, "PENDING")["Restarts"] == "1"
   assert json.loads((tmp_path / "w" / "exit_reason.json").read_text())["code"] == 42
-  slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
+  slurm.hurry(job)
   found = slurm.wait(job, "COMPLETED", "FAILED")
-  assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text()
+  assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text() + slurm.logs()
   assert (tmp_path / "w" / "first" / "0" / "rows.jsonl").is_file()
   assert len(json.loads((tmp_path / "w" / "env.json").read_text())["later"]) == 1
 
@@ -92,12 +85,12 @@ def test_a_job_that_is_ended_by_hand_or_may_not_restart_stays_ended(slurm, tmp_p
   rendered("slurm", *common, "--workdir", "w", "--retries", "0")
   job = submit(slurm, "train.sbatch")
   log = tmp_path / f"tiny-{job}.log"
-  wait_for_text(log, "step 1/")
+  slurm.wait_for_text(log, "step 1/")
   slurm.call("scancel", "--signal=TERM", job)
   found = slurm.wait(job, "FAILED", "PENDING")
-  assert (found["JobState"], found["ExitCode"]) == ("FAILED", "42:0"), log.read_text()
+  assert (found["JobState"], found["ExitCode"]) == ("FAILED", "42:0"), log.read_text() + slurm.logs()
   again = submit(slurm, "train.sbatch")
-  wait_for_text(tmp_path / f"tiny-{again}.log", "/30000")
+  slurm.wait_for_text(tmp_path / f"tiny-{again}.log", "/30000")
   slurm.call("scancel", again)
   assert slurm.wait(again, "CANCELLED", "PENDING")["JobState"] == "CANCELLED"
   time.sleep(3)
@@ -111,7 +104,7 @@ def test_a_sweep_runs_every_arm_and_seed_and_ends_in_one_report(slurm, tmp_path)
   report = submit(slurm, "report.sbatch")
   found = slurm.wait(report, "COMPLETED", "FAILED", seconds=240)
   logs = "\n".join(path.read_text() for path in tmp_path.glob("*.log"))
-  assert found["JobState"] == "COMPLETED", logs
+  assert found["JobState"] == "COMPLETED", logs + slurm.logs()
   for cell in ("first/0", "first/1", "second/0", "second/1"):
     assert (tmp_path / "a sweep" / cell / "rows.jsonl").is_file(), logs
   assert (tmp_path / "a sweep" / "report" / "index.html").is_file()
@@ -123,4 +116,4 @@ def test_a_final_exit_code_wins_over_the_42_of_the_others(slurm, tmp_path):
   rendered("slurm", "--processes-per-node", "2")
   job = submit(slurm, "train.sbatch")
   found = slurm.wait(job, "FAILED", "COMPLETED")
-  assert (found["ExitCode"], found["Restarts"]) == ("3:0", "0")
+  assert (found["ExitCode"], found["Restarts"]) == ("3:0", "0"), slurm.logs()

@@ -136,6 +136,26 @@ def test_a_task_lifts_final_codes_above_42(plan, machine, code, expected):
   assert finish(machine(f'{line}\nbash -c "$task" task jaxtl run "a b"\n')) == expected
 
 
+def test_the_report_of_a_sweep_brings_its_tasks_together(plan, machine):
+  script = texts(plan("slurm-array", workdir="a sweep"))["report.sbatch"]
+  # As in coreutils 9.2 to 9.4, where a file that -n leaves alone is a failure.
+  machine.stub("cp", 'case "$*" in *-n*) exit 1 ;; esac; exec /bin/cp "$@"')
+  machine.stub("jaxtl", RECORD)
+  for number in ("0", "1"):
+    cell = machine.folder / "a sweep" / "tasks" / number / f"arm{number}"
+    cell.mkdir(parents=True)
+    (cell / "rows.jsonl").write_text("old")
+    (cell.parent / "config.json").write_text("{}")
+  assert finish(machine(script)) == 0
+  assert calls(machine) == ["report a sweep "]
+  later = cell / "rows.jsonl"
+  later.write_text("new")
+  os.utime(later, (time.time() + 60, time.time() + 60))
+  assert finish(machine(script)) == 0  # what was run again since is in the second report
+  assert (machine.folder / "a sweep" / "arm0" / "rows.jsonl").read_text() == "old"
+  assert (machine.folder / "a sweep" / "arm1" / "rows.jsonl").read_text() == "new"
+
+
 def test_a_bucket_that_cannot_be_mounted_ends_the_worker(plan, machine):
   machine.stub("mountpoint", "exit 1")
   machine.stub("mkdir", "exit 0")
