@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -133,6 +134,11 @@ def doctor(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> None:
   """`jaxtl eval`: the measures of a checkpoint on a data set, and with --out all that explains them."""
+  if options.flatness:
+    _flatness(options)
+    return
+  if options.num_examples is not None:
+    raise ConfigError("--num-examples is of --flatness; an evaluation sees every image")
   from jaxtl import data as data_lib
   from jaxtl.studies import evaluation, evaluation_page, evaluation_tables, label_map
 
@@ -162,6 +168,35 @@ def evaluate(options: argparse.Namespace) -> None:
   if options.out:
     write_folder(options.out, evaluation_page.files(result))
     print(f"report: {options.out / 'index.html'}")
+
+
+def _flatness(options: argparse.Namespace) -> None:
+  """`jaxtl eval --flatness`: a flatness study of one checkpoint."""
+  from jaxtl.studies import flatness, flatness_tables
+
+  if given := [name for name in ("subset", "class_map") if getattr(options, name)]:
+    raise ConfigError(f"--{given[0].replace('_', '-')} has no meaning with --flatness; leave it out")
+  config = flatness.config_of(
+    str(options.checkpoint),
+    options.data,
+    split=options.split,
+    preprocessing=_preprocessing(options),
+    batch_size=options.batch_size,
+    num_examples=options.num_examples or 512,
+    max_bad_records=options.max_bad_records,
+    trust=options.trust,
+  )
+  with contextlib.ExitStack() as stack:
+    temporary = tempfile.TemporaryDirectory(prefix="jaxtl-")
+    workdir = options.out or Path(stack.enter_context(temporary))
+    rows = study.run_study(
+      config, workdir=workdir, runtime=make_runtime(options), command=options.command_line
+    )
+    if not is_first_process():
+      return
+    print(flatness_tables.terminal_table(rows))
+    if options.out:
+      _write_report(options.out, options.out / "report", options.data_dir, trust=options.trust)
 
 
 def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:

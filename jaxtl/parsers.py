@@ -100,6 +100,18 @@ def add_eval(commands: Any) -> None:
     metavar="DIR",
     help="also write scores, tables, pictures and a page to a new folder (path; default: no files)",
   )
+  evaluate.add_argument(
+    "--flatness",
+    action="store_true",
+    help="measure curvature and sharpness instead, on a subset of the images (flag; default: accuracy)",
+  )
+  evaluate.add_argument(
+    "--num-examples",
+    type=count,
+    default=None,
+    metavar="N",
+    help="images of the subset for --flatness (integer; default: 512)",
+  )
   class_options(evaluate)
   preprocessing_options(evaluate, own="the checkpoint's")
   data_option(evaluate)

@@ -81,6 +81,42 @@ def rows(study: FlatnessOf, *, seed: int, workdir: Path, runtime: Runtime) -> It
       yield {**row, "loss": name, "differentiated": _loss_name(name, plan.task), "checkpoint": study.start}
 
 
+def config_of(
+  start: str,
+  name: str,
+  *,
+  split: str | None,
+  preprocessing: Mapping[str, Any],
+  batch_size: int,
+  num_examples: int,
+  max_bad_records: int,
+  trust: bool,
+) -> dict[str, Any]:
+  """The config of a study of one checkpoint, as `jaxtl run` would read it.
+
+  Args:
+    start: the checkpoint.
+    name, split: the data, as a user names them.
+    preprocessing: fields of `data.Preprocessing` that differ from the checkpoint's own.
+    batch_size, num_examples, max_bad_records: of the images.
+    trust: imports what the checkpoint's config names outside jaxtl and optax.
+  """
+  plan = plan_of(_loaded(start), preprocessing, trust=trust)
+  data = dict(
+    source=dict(make=".data.from_name", name=name, split=split),
+    transforms=config_lib.plain(list(plan.transforms)),
+    batch_size=batch_size,
+    max_bad_records=max_bad_records,
+  )
+  return dict(
+    study=".studies.flatness.rows",
+    title=f"Flatness of {start}",
+    base=dict(start=start, flatness=dict(data=data, num_examples=num_examples)),
+    arms=dict(checkpoint={}),
+    seeds=[0],
+  )
+
+
 def _measured(at: Scene, parts: Mapping[str, Any]) -> list[Row]:
   flatness = parts["flatness"]
   row: Row = {"kind": "flatness", **at.facts()}

@@ -87,7 +87,7 @@ def to_markdown(
 
 def heading(table: Table) -> str:
   """What a table is called."""
-  return protocol_title(table.protocol) if table.protocol else "Measures"
+  return table.title or (protocol_title(table.protocol) if table.protocol else "Measures")
 
 
 def markdown(text: str) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from jaxtl.errors import InputError
-from jaxtl.studies import appendix, formats, page, samples, sentences
+from jaxtl.studies import appendix, flatness_figures, flatness_tables, formats, page, samples, sentences
 from jaxtl.studies.figures import make_figures
 from jaxtl.studies.results import load
 from jaxtl.studies.tables import make_tables
@@ -33,13 +33,19 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   results = load(workdir)
   title = results.config.get("title") or "Study"
   lead = [sentences.finding(results), *sentences.qualifications(results), *results.config.get("notes", ())]
-  tables = make_tables(results)
-  captions = [sentences.caption(results, table) for table in tables]
-  figures = make_figures(results)
+  flat = flatness_tables.make_tables(results)
+  tables = [*make_tables(results), *flat]
+  captions = [
+    flatness_tables.caption(results, table) if table in flat else sentences.caption(results, table)
+    for table in tables
+  ]
+  figures = [*make_figures(results), *flatness_figures.make_figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)
   data = appendix.data_sets(results, samples.describe(results.config, data_dir=data_dir, trust=trust))
   behind = [
+    *flatness_tables.blocks(results),
+    *flatness_tables.conditions(results),
     appendix.arms(results),
     appendix.numbers(results, tables),
     appendix.cells(results),

@@ -91,7 +91,7 @@ class Sharpness:
   """
 
   rho: float = 0.05
-  adaptive_rho: float = 0.5
+  adaptive_rho: float = 0.1
   num_steps: int = 3
   sigma: float = 0.005
   adaptive_sigma: float = 0.05

@@ -8,7 +8,14 @@ from typing import Any
 from jaxtl import config as config_lib
 from jaxtl.errors import ConfigError
 from jaxtl.studies.results import Results, Values
-from jaxtl.studies.tables import Table, curvatures, decimals_for, mean_and_spread, protocol_title
+from jaxtl.studies.tables import (
+  Table,
+  curvature_values,
+  curvatures,
+  decimals_for,
+  mean_and_spread,
+  protocol_title,
+)
 from jaxtl.studies.transfer import LinearProbe
 
 
@@ -94,13 +101,15 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 def curvature_sentence(results: Results) -> str:
   """How lambda_max was measured, and how well."""
-  images = sorted(set(_each(results.values("num_examples"))))
+  images = sorted(set(_each(curvature_values(results, "num_examples"))))
   if not images:
     return ""
-  residuals = sorted(_each(results.values("residual")))
+  residuals = sorted(_each(curvature_values(results, "residual")))
   # True, 1.0 or NaN, by the study.
   converged = [
-    row["converged"] == 1 for row in results.rows if "lambda_max" in row and row["converged"] in (0, 1)
+    row["converged"] == 1
+    for row in results.rows
+    if "lambda_max" in row and row["converged"] in (0, 1) and row.get("loss") != "training"
   ]
   counts = " or ".join(f"{value:,.0f}" for value in images)
   text = f"λ_max is the largest eigenvalue of the Hessian of the mean cross-entropy on {counts} images"

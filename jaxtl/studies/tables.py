@@ -80,15 +80,19 @@ class Table:
     protocol: "fine_tune" or "linear_probe"; empty for a study that transfers nothing.
     arms: the rows: arms with a number in some column.
     columns: those that have data.
+    title: heads the table; empty: named by its protocol.
   """
 
   protocol: str
   arms: tuple[str, ...]
   columns: tuple[Column, ...]
+  title: str = ""
 
 
 def make_tables(results: Results) -> list[Table]:
-  """One table for each protocol that was measured, or one without transfer."""
+  """One table for each protocol that was measured, or one without transfer; none for a flatness study."""
+  if not any(row.get("kind") in ("pretrain", "transfer") for row in results.rows):
+    return []
   return [table for table in (_table(results, name) for name in results.protocols or ("",)) if table.columns]
 
 
@@ -131,8 +135,14 @@ def mean_ranks(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
 
 
 def curvatures(results: Results) -> dict[str, dict[int, float]]:
-  """arm -> seed -> lambda_max, from pre-training and flatness rows."""
-  return results.values("lambda_max")
+  """arm -> seed -> lambda_max of the cross-entropy, from pre-training and flatness rows."""
+  return curvature_values(results, "lambda_max")
+
+
+def curvature_values(results: Results, measure: str) -> dict[str, dict[int, float]]:
+  """arm -> seed -> a number that belongs to `curvatures`."""
+  trained = results.values(measure, kind="pretrain")
+  return trained or results.values(measure, kind="flatness", loss="cross_entropy")
 
 
 def decimals_for(values: Values) -> int:

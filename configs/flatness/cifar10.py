@@ -1,0 +1,41 @@
+"""How flat CIFAR-10 networks are: three of `configs/pretrain/cifar10.py`, and two that others have trained.
+
+Every number is of the same 400 training images; each network sees them normalised as it was trained with.
+
+jaxtl run configs/pretrain/cifar10.py --data-dir DATA --arms cross_entropy,smoothed_hinge,sam
+jaxtl import DATA/weights/cifar10_resnet20.npz --as resnet20 --layout akamaster --out runs/import/cifar_resnet20
+jaxtl import DATA/weights/cifar10_resnet8_mlperftiny.npz --as resnet8 --layout mlperf_tiny --out runs/import/cifar_resnet8
+jaxtl run configs/flatness/cifar10.py --data-dir DATA
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+  source = dict(make=".data.from_sheets", folder="cifar10", split="train")
+  return ConfigDict(
+    dict(
+      study=".studies.flatness.rows",
+      title="Flatness of CIFAR-10 networks",
+      notes=[
+        "The first three arms are the same network, ResNet-8 of width 8, after 4 epochs; the imported ones are "
+        "larger and were trained for long. Measures that are not scale-invariant compare only the first three."
+      ],
+      seeds=(0,),
+      base=dict(
+        start="runs/pretrain/cifar10/cross_entropy/0",
+        # No transforms: each checkpoint's own.
+        flatness=dict(data=dict(source=source, batch_size=200), num_examples=400, num_iters=60),
+      ),
+      arms=ConfigDict(
+        dict(
+          cross_entropy=dict(),
+          smoothed_hinge=dict(start="runs/pretrain/cifar10/smoothed_hinge/0"),
+          sam=dict(start="runs/pretrain/cifar10/sam/0"),
+          imported_resnet20=dict(start="runs/import/cifar_resnet20"),
+          imported_resnet8=dict(start="runs/import/cifar_resnet8"),
+        ),
+        sort_keys=False,
+      ),
+    )
+  )
