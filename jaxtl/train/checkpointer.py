@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxtl.errors import CheckpointError, StorageError
+from jaxtl.errors import CheckpointError, DamagedError, StorageError
 from jaxtl.optim import averaged
 from jaxtl.train import checkpoint, processes
 from jaxtl.train import manifest as manifest_lib
@@ -45,7 +45,8 @@ class Checkpointer:
     patience: seconds between the attempts of the last save.
 
   Raises:
-    StorageError: the folder has steps, and not one is whole.
+    StorageError: the folder has steps, and not one is whole, or it cannot be read.
+    CheckpointError: its newest step has a manifest of another format.
   """
 
   def __init__(
@@ -154,8 +155,16 @@ class Checkpointer:
     return TrainState(**{**restored["model"], **restored["optimizer"]})
 
   def config(self) -> dict[str, Any]:
-    """The config item of the newest step."""
-    return checkpoint.read_config(self._folder / str(self._newest))
+    """The config item of the newest step.
+
+    Raises:
+      StorageError: it cannot be read.
+    """
+    folder = self._folder / str(self._newest)
+    try:
+      return checkpoint.read_config(folder)
+    except Exception as error:  # as in `restore`
+      raise StorageError(f"{folder} cannot be restored: {checkpoint.essence(error)}") from error
 
   def close(self) -> None:
     """Waits for the save that is under way; a failure of it was told."""
@@ -169,7 +178,7 @@ class Checkpointer:
 
   def _find(self) -> int | None:
     """The newest whole step, where the folder is tidy again."""
-    _clean(self._folder)
+    manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
     return newest_whole(self._folder, self._note)
 
   def _agree(self) -> None:
@@ -234,17 +243,18 @@ def newest_whole(folder: Path, note: Callable[[str], None]) -> int | None:
     note: told of each damaged step, with the file.
 
   Raises:
-    StorageError: there are steps, and all are damaged: a run does not start anew in silence.
+    StorageError: there are steps, and all are damaged: a run does not start anew in silence. Or one cannot be
+      read, and nothing is known of it.
+    CheckpointError: one has a manifest of another format.
   """
-  steps = sorted(checkpoint.steps_in(folder), reverse=True)
+  steps = sorted(manifest_lib.patiently(lambda: checkpoint.steps_in(folder), folder), reverse=True)
   for step in steps:
     path = folder / str(step)
     try:
       manifest_lib.verify_files(path)
       return step
-    except CheckpointError as error:
-      aside = next(p for p in _aside(path) if not p.exists())
-      path.rename(aside)
+    except DamagedError as error:
+      aside = _put_aside(path)
       note(f"checkpoint damaged: {error}. It is {aside.name} now; an older step is used")
   if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
     raise StorageError(
@@ -276,6 +286,15 @@ def _remove(path: Path) -> None:
   leaving = path.with_name(f"{path.name}{REMOVING}")
   path.rename(leaving)
   shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _put_aside(path: Path) -> Path:
+  aside = next(p for p in _aside(path) if not p.exists())
+  try:
+    return path.rename(aside)
+  except OSError as error:
+    what = f"{path} is damaged, and cannot be renamed to {aside.name}"
+    raise StorageError(f"{what}: {error.strerror}") from error
 
 
 def _aside(path: Path) -> Iterator[Path]:
