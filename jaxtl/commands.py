@@ -33,18 +33,20 @@ def run(options: argparse.Namespace) -> None:
   runtime = make_runtime(options)
   runtime.quarantine = workdir / exit_reason.of_process("quarantine.jsonl", jax.process_index())
   runtime.watchdog = Watchdog(limit=options.hang_limit, folder=workdir)
-  with Interruption(workdir).installed() as interruption:
-    runtime.interruption = interruption
-    study.run_study(
-      config,
-      workdir=workdir,
-      runtime=runtime,
-      arms=options.arms,
-      seeds=options.seeds,
-      command=options.command_line,
-    )
-  if not options.no_report and is_first_process():
-    _write_report(workdir, workdir / "report", options.data_dir, trust=options.trust)
+  with runtime.watched():
+    with Interruption(workdir).installed() as interruption:
+      runtime.interruption = interruption
+      study.run_study(
+        config,
+        workdir=workdir,
+        runtime=runtime,
+        arms=options.arms,
+        seeds=options.seeds,
+        command=options.command_line,
+      )
+    if not options.no_report and is_first_process():
+      runtime.beat()
+      _write_report(workdir, workdir / "report", options.data_dir, trust=options.trust)
 
 
 def launch(options: argparse.Namespace) -> int:

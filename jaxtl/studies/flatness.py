@@ -98,7 +98,9 @@ def measure(
   batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
 
   matvec = curvature.hvp_over_batches(
-    _summed_cross_entropy(model), params, [{**b, "batch_stats": batch_stats} for b in batches]
+    _summed_cross_entropy(model),
+    params,
+    lambda: runtime.moving([{**b, "batch_stats": batch_stats} for b in batches]),
   )
   pair = curvature.top_algebraic_eigenpair(
     matvec,
@@ -146,10 +148,5 @@ def _summed_cross_entropy(model: Model) -> Callable[[Params, Batch], tuple[Array
 
 def _subset(flatness: Flatness, runtime: Runtime) -> Iterable[Mapping[str, np.ndarray]]:
   data = flatness.data
-  return data_lib.eval_batches(
-    data_lib.subset(source=runtime.open(data), num_examples=flatness.num_examples, seed=flatness.seed),
-    [spec.realize() for spec in data.transforms],
-    batch_size=data.batch_size,
-    shard=(jax.process_index(), jax.process_count()),
-    bad_records=runtime.unreadable(data),
-  )
+  chosen = data_lib.subset(source=runtime.open(data), num_examples=flatness.num_examples, seed=flatness.seed)
+  return runtime.eval_batches_of(chosen, data)

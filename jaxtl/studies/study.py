@@ -147,11 +147,11 @@ def run_study(
   finished = processes.from_first(lambda: [str(cell.rows_file) for cell in cells if cell.rows_file.exists()])
   unfinished = [cell for cell in cells if str(cell.rows_file) not in finished]
   to_run = {cell.arm: cell.study for cell in unfinished}
-  for name, arm in to_run.items():
+  for name, arm in runtime.moving(to_run.items()):
     rehearse_arm(rows, name, arm, runtime)
   # Opens the data: a folder is claimed only by a run that can start.
   _expect(rows, unfinished, runtime)
-  for name, arm in to_run.items():
+  for name, arm in runtime.moving(to_run.items()):
     _check_arm(rows, "check_data", name, arm, runtime)
   data = fingerprints([cell.study for cell in unfinished], runtime) if unfinished else None
   processes.check_agreement(
@@ -276,7 +276,7 @@ def fingerprints(studies: Iterable[Any], runtime: Runtime) -> dict[str, Any]:
   opened = {name: runtime.open(data) for name, data in sources.items()}
   return {
     name: {"name": source.name, "num_examples": len(source), "fingerprint": source.fingerprint()}
-    for name, source in opened.items()
+    for name, source in runtime.moving(opened.items())
   }
 
 

@@ -88,7 +88,8 @@ class Watchdog:
   """Ends a run that has stopped moving: all stacks on record, and the code that asks for a restart.
 
   Args:
-    limit: seconds without a `beat` while it is watching; compiling the first step counts.
+    limit: seconds without a `beat` while it is watching. Whatever takes batches beats with each one; what
+      compiles one program cannot, so that the limit must be longer than that takes.
     folder: for the stacks and the reason.
   """
 

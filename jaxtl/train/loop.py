@@ -88,6 +88,7 @@ def fit(
   for number in range(int(state.step) + 1, num_steps + 1):
     with told.clock.waiting():
       batch = next(batches)
+    beat()
     state, metrics = train_step(state, put_batch(batch, mesh), key)
     told.step(number, metrics, len(batch["image"]))
     beat()

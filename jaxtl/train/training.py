@@ -104,6 +104,7 @@ def run(
   """
   init_key, noise_key = jax.random.split(jax.random.key(seed))
   program, state, about = _beginning(experiment, init_key, seed, runtime, start, fresh_head)
+  runtime.beat()
   steps = total_steps(experiment, len(runtime.open(experiment.data)))
   watching = _evaluations(experiment, program, runtime)
   watching |= {name: (every, make(program)) for name, (every, make) in (observers or {}).items()}
@@ -171,24 +172,23 @@ class _Session:
     note = runtime.progress.note
     with contextlib.closing(MetricsWriter(self.workdir, start_step=start, note=note)) as writer:
       if start < self.steps:
-        with runtime.watched():
-          state = fit(
-            state,
-            self.program.train_step,
-            runtime.train_batches(experiment.data, seed=self.seed, start_step=start + detours.offset(start)),
-            num_steps=self.steps,
-            key=self.key,
-            mesh=runtime.mesh,
-            writer=writer,
-            progress=runtime.progress,
-            work_per_image=work_per_image(experiment),
-            periods=Periods(experiment.log_every, experiment.checkpoint_every),
-            observers=self.observers,
-            save=save,
-            spike_factor=experiment.spike_factor,
-            stop_due=runtime.stop_due,
-            beat=runtime.beat,
-          )
+        state = fit(
+          state,
+          self.program.train_step,
+          runtime.train_batches(experiment.data, seed=self.seed, start_step=start + detours.offset(start)),
+          num_steps=self.steps,
+          key=self.key,
+          mesh=runtime.mesh,
+          writer=writer,
+          progress=runtime.progress,
+          work_per_image=work_per_image(experiment),
+          periods=Periods(experiment.log_every, experiment.checkpoint_every),
+          observers=self.observers,
+          save=save,
+          spike_factor=experiment.spike_factor,
+          stop_due=runtime.stop_due,
+          beat=runtime.beat,
+        )
       elif self.saved is None or self.saved.latest_step() is None:  # no epochs: the start is the end
         for _, observe in self.observers.values():
           writer.write(self.steps, observe(state))
