@@ -66,11 +66,21 @@ class Checkpointer:
     self._problem: Exception | None = None
     self._failures = 0
     self._pending = False
+    # What the files of the newest step's arrays hold is looked at when it is restored, or asked for.
+    self._sure = jax.process_count() > 1
     self._newest: int | None = processes.from_first(self._find)
 
   def latest_step(self) -> int | None:
     """The newest step that is complete and whole, None where there is none."""
+    if not self._sure:
+      self._newest = newest_whole(self._folder, self._note)
+      self._sure = True
     return self._newest
+
+  def has_steps(self) -> bool:
+    """Whether there is a step to restore; `restore` looks at its arrays, and goes back to an older one where
+    they are damaged."""
+    return self._newest is not None
 
   def check_space(self, like: TrainState) -> None:
     """Refuses a disk that cannot hold what the run is going to keep.
@@ -100,7 +110,7 @@ class Checkpointer:
     """
     self.wait()
     step = int(state.step)
-    if self._newest == step:
+    if self.latest_step() == step:
       return
     # A copy: the next step is given the state's memory to write into.
     items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state))
@@ -135,7 +145,21 @@ class Checkpointer:
 
     Raises:
       CheckpointError: it does not have the structure and shapes of `like`; the differences, a line each.
+      StorageError: no step is whole, or it cannot be read.
     """
+    while True:
+      read = self._newest
+      try:
+        state = self._restored(like)
+      except (DamagedError, StorageError):
+        # Which file it is, and whether it is one, the files tell: a damaged step makes way for an older one.
+        if self._sure or self.latest_step() == read:
+          raise
+      else:
+        self._sure = True
+        return state
+
+  def _restored(self, like: TrainState) -> TrainState:
     folder = self._folder / str(self._newest)
     saved = manifest_lib.read(folder)
     items = jax.tree.map(ocp.utils.to_shape_dtype_struct, _items(like))
@@ -148,7 +172,7 @@ class Checkpointer:
     }
     try:
       restored = self._writer.restore(folder, args=ocp.args.Composite(**arguments))
-    except Exception as error:  # its files are as they were written; whatever orbax raises is about these
+    except Exception as error:  # orbax raises what its readers raise
       raise StorageError(f"{folder} cannot be restored: {checkpoint.essence(error)}") from error
     restored = {name: restored[name] for name in items}
     manifest_lib.verify_leaves(saved, restored, at=str(folder))
@@ -179,7 +203,7 @@ class Checkpointer:
   def _find(self) -> int | None:
     """The newest whole step, where the folder is tidy again."""
     manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
-    return newest_whole(self._folder, self._note)
+    return newest_whole(self._folder, self._note, but_arrays=not self._sure)
 
   def _agree(self) -> None:
     """Takes process 0's word for what came of a save: its disk is the one that counts."""
@@ -235,12 +259,13 @@ class Checkpointer:
       self._note(f"an old checkpoint cannot be removed: {error}")
 
 
-def newest_whole(folder: Path, note: Callable[[str], None]) -> int | None:
+def newest_whole(folder: Path, note: Callable[[str], None], *, but_arrays: bool = False) -> int | None:
   """The newest step whose files are as they were saved; newer ones that are not are renamed, never deleted.
 
   Args:
     folder: of a run's checkpoints.
     note: told of each damaged step, with the file.
+    but_arrays: as for `manifest.verify_files`.
 
   Raises:
     StorageError: there are steps, and all are damaged: a run does not start anew in silence. Or one cannot be
@@ -251,7 +276,7 @@ def newest_whole(folder: Path, note: Callable[[str], None]) -> int | None:
   for step in steps:
     path = folder / str(step)
     try:
-      manifest_lib.verify_files(path)
+      manifest_lib.verify_files(path, but_arrays=but_arrays)
       return step
     except DamagedError as error:
       aside = _put_aside(path)

@@ -114,7 +114,7 @@ def run(
       folder = workdir / checkpoint.FOLDER
       saved = Checkpointer(folder, keep=experiment.keep, note=runtime.progress.note)
       stack.enter_context(contextlib.closing(saved))
-      if saved.latest_step() is not None:
+      if saved.has_steps():
         same_run(saved.config(), about, at=workdir)
         state = saved.restore(state)
       elif steps:
