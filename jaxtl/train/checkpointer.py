@@ -28,8 +28,9 @@ from jaxtl.train.writer import existing, is_first_process
 
 # What a step's folder is called before it is complete, while it is removed, and when it is found damaged.
 WRITING, REMOVING, DAMAGED = ".writing", ".removing", ".damaged"
-# The last save of a run waits this long between its attempts, in seconds.
-PATIENCE = (1.0, 5.0, 25.0)
+# The last save of a run waits this long between its attempts, in seconds, and makes none that lasts beyond
+# LONGEST: a run that was asked to end must have given up, and said why, in its grace (`guard.GRACE`).
+PATIENCE, LONGEST = (1.0, 5.0, 10.0), 20.0
 # Saves that fail in a row for another reason than a full disk before the run gives up.
 MOST_FAILURES = 3
 _NO_SPACE = ("no space left", "quota exceeded", "not enough space")
@@ -103,27 +104,31 @@ class Checkpointer:
   def save(self, state: TrainState, config: Mapping[str, Any], *, last: bool = False) -> None:
     """Writes the state as its step, behind the training's back; a step that is there already is left alone.
 
-    A save that fails is told and tried again with the next one; the last one waits until it is on the disk.
+    A save that fails is told and tried again with the next one; the last one waits until it is on the disk,
+    or for `LONGEST`.
 
     Raises:
       StorageError: the last save, or `MOST_FAILURES` in a row other than for a full disk, did not succeed.
     """
+    began = time.monotonic()
     self.wait()
     step = int(state.step)
     if self.latest_step() == step:
       return
     # A copy: the next step is given the state's memory to write into.
     items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state))
+    started = time.monotonic()
     self._start(step, items, config)
     for pause in (*self._patience, None) if last else ():
       self.wait()
       if self._newest == step:
         return
-      if pause is None:
+      if pause is None or not _time_left(began, pause, time.monotonic() - started):
         raise StorageError(
           f"the last checkpoint, of step {step}, cannot be written: {checkpoint.essence(self._problem)}"
         )
       time.sleep(pause)
+      started = time.monotonic()
       self._start(step, items, config)
 
   def wait(self) -> None:
@@ -287,6 +292,11 @@ def newest_whole(folder: Path, note: Callable[[str], None], *, but_arrays: bool 
       "to start anew"
     )
   return None
+
+
+def _time_left(began: float, pause: float, took: float) -> bool:
+  """Whether an attempt after `pause` that takes as long as the last one ends in time; process 0's word."""
+  return processes.from_first(lambda: time.monotonic() - began + pause + took <= LONGEST)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

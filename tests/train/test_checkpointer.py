@@ -1,6 +1,9 @@
 """A restart reads arrays once: they are compared when restored, and their files only where one differs."""
 
+import errno
+import os
 import random
+import types
 
 import jax
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 from jaxtl import train
 from jaxtl.errors import StorageError
-from jaxtl.train import manifest
+from jaxtl.train import checkpointer, guard, manifest
 from jaxtl.train.checkpointer import Checkpointer
 from tests.train.test_checkpoint import CONFIG, DAMAGES, equal, files_of, made_state, saved
 
@@ -142,3 +145,54 @@ def test_a_run_goes_on_from_before_a_damaged_array_and_ends_the_same(tiny, runti
   again = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path)
   jax.tree.map(np.testing.assert_array_equal, whole.weights.params, again.weights.params)
   assert (tmp_path / "checkpoints" / "6.damaged").exists()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Time that passes only where it is waited or written: `clock.now`."""
+  made = types.SimpleNamespace(now=1000.0, monotonic=lambda: made.now, sleep=None)
+
+  def sleep(seconds):
+    made.now += seconds
+
+  made.sleep = sleep
+  monkeypatch.setattr(checkpointer, "time", made)
+  return made
+
+
+@pytest.mark.parametrize(("seconds", "attempts"), [(0.0, 4), (0.5, 4), (2.0, 3), (5.0, 2), (15.0, 1)])
+def test_the_last_save_gives_up_inside_the_grace_however_slow_the_disk(
+  tmp_path, clock, monkeypatch, seconds, attempts
+):
+  tried = []
+
+  def full(*_):
+    tried.append(clock.now)
+    clock.now += seconds
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(manifest, "write", full)
+  saver = Checkpointer(tmp_path / "c", note=lambda text: None)
+  began = clock.now
+  with pytest.raises(StorageError, match="the last checkpoint, of step 1, cannot be written") as caught:
+    saver.save(made_state(1), CONFIG, last=True)
+  assert caught.value.code == 5
+  assert clock.now - began <= checkpointer.LONGEST < guard.GRACE
+  assert len(tried) == attempts
+  saver.close()
+
+
+def test_a_disk_that_is_free_again_in_time_has_the_last_save(tmp_path, clock, monkeypatch):
+  write = manifest.write
+
+  def full_for_ten_seconds(*arguments):
+    if clock.now < 1010.0:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return write(*arguments)
+
+  monkeypatch.setattr(manifest, "write", full_for_ten_seconds)
+  saver = Checkpointer(tmp_path / "c", note=lambda text: None)
+  saver.save(made_state(1), CONFIG, last=True)
+  assert saver.latest_step() == 1
+  assert clock.now == 1000.0 + 1 + 5 + 10
+  saver.close()
