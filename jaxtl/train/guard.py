@@ -163,7 +163,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
     (folder / LOCK_FILE).touch()
   except OSError as error:
     raise InputError(f"cannot write to {folder}: {error.strerror}; give another --workdir") from error
-  with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+  with (folder / LOCK_FILE).open("a+", encoding="utf-8", errors="replace") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import optim, weights
-from jaxtl.errors import CheckpointError, NonFiniteError
-from jaxtl.train import checkpoint, sharding
+from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
+from jaxtl.train import checkpoint, sharding, stored
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.checkpointer import Checkpointer
 from jaxtl.train.evaluate import evaluate
@@ -202,13 +202,16 @@ class Detours:
 
   Args:
     folder: of `detours.json`; None keeps nothing.
+
+  Raises:
+    StorageError: the file is damaged: without it a resumed run would read other batches.
   """
 
   def __init__(self, folder: Path | None):
     self._path = None if folder is None else folder / "detours.json"
     self._found: list[dict[str, int]] = []
     if self._path is not None and self._path.exists():
-      self._found = json.loads(self._path.read_text(encoding="utf-8"))
+      self._found = _read_detours(self._path)
 
   @property
   def count(self) -> int:
@@ -223,6 +226,21 @@ class Detours:
     self._found.append({"step": step, "offset": beyond + self.offset(beyond - 1) - step})
     if self._path is not None and is_first_process():
       write_atomically(self._path, json.dumps(self._found) + "\n")
+
+
+def _read_detours(path: Path) -> list[dict[str, int]]:
+  try:
+    found = stored.read(path, list)
+    if not all(
+      isinstance(one, dict) and {type(one.get(key)) for key in ("step", "offset")} == {int} for one in found
+    ):
+      raise ValueError("no list of steps and offsets")
+  except ValueError as error:
+    raise StorageError(
+      f"{path} is damaged ({error}), and says what batches the run went around; bring it back, or give "
+      "another --workdir to start anew"
+    ) from error
+  return found
 
 
 def _beginning(
