@@ -6,6 +6,7 @@ the head replaced where the class lists differ; 3. fresh.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -33,7 +34,7 @@ from jaxtl.train.experiment import (
   total_steps,
   work_per_image,
 )
-from jaxtl.train.loop import Observer, Periods, fit
+from jaxtl.train.loop import RECENT, Observer, Periods, fit
 from jaxtl.train.processes import whole
 from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
 from jaxtl.train.step import TrainState, init_model, init_state
@@ -168,7 +169,8 @@ class _Session:
 
   def _attempt(self, state: TrainState, detours: Detours) -> tuple[TrainState, list[dict[str, float]]]:
     experiment, runtime, start = self.experiment, self.runtime, int(state.step)
-    save = functools.partial(self.saved.save, config=self.about) if self.saved else None
+    recent = self._recent_losses()
+    save = functools.partial(self._save, recent=recent) if self.saved else None
     note = runtime.progress.note
     with contextlib.closing(MetricsWriter(self.workdir, start_step=start, note=note)) as writer:
       if start < self.steps:
@@ -186,6 +188,7 @@ class _Session:
           observers=self.observers,
           save=save,
           spike_factor=experiment.spike_factor,
+          recent=recent,
           stop_due=runtime.stop_due,
           beat=runtime.beat,
         )
@@ -195,6 +198,16 @@ class _Session:
         if save:
           save(state, last=True)
       return state, writer.records
+
+  def _recent_losses(self) -> collections.deque[float]:
+    """Those before the step that is gone on from: what is a spike must not depend on interruptions."""
+    known = self.saved.config() if self.saved is not None and self.saved.has_steps() else {}
+    return collections.deque(known.get("recent_losses", ()), maxlen=RECENT)
+
+  def _save(self, state: TrainState, *, last: bool, recent: collections.deque[float]) -> None:
+    assert self.saved is not None
+    also = {} if self.experiment.spike_factor is None else {"recent_losses": list(recent)}
+    self.saved.save(state, {**self.about, **also}, last=last)
 
 
 class Detours:
