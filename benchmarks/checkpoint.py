@@ -1,9 +1,9 @@
 """What the checkpoint contract costs: a verified save and restore beside orbax's own, in one process.
 
 The state is that of ResNet-50 with momentum: 51 million numbers, 205 MB. CPU seconds of a save that has
-reached the disk and a restore of it: ours compare the SHA-256 of every file before and of every array after
-the restore, orbax's own are its defaults. Then the part of an asynchronous save that the training waits for,
-beside a training step.
+reached the disk and a restore of it: ours write the SHA-256 of every array and file, and compare every array
+and every file without arrays; orbax's own are its defaults. Then the part of an asynchronous save that the
+training waits for, beside a training step.
 
   python benchmarks/checkpoint.py [--rounds 5] [--batch 32] [--folder DIR]
 """

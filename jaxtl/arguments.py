@@ -72,7 +72,8 @@ def run_options(parser: argparse.ArgumentParser, *, hang_limit: float | None) ->
     type=seconds,
     default=hang_limit,
     metavar="S",
-    help="training that does not move for so long ends with exit code 42 (seconds; default: 1800)",
+    help="a run that does not move for so long ends with exit code 42; the longest compilation must fit in "
+    "(seconds; default: 1800)",
   )
   trust_option(parser)
   device_options(parser)

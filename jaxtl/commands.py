@@ -15,7 +15,7 @@ import jax
 
 from jaxtl import config as config_lib
 from jaxtl import exit_reason, launching, supervision, train
-from jaxtl.errors import ConfigError, InputError, StorageError
+from jaxtl.errors import CheckpointError, ConfigError, InputError, StorageError
 from jaxtl.launching import arguments as launch_arguments
 from jaxtl.studies import study
 from jaxtl.train import checkpoint, processes
@@ -33,18 +33,20 @@ def run(options: argparse.Namespace) -> None:
   runtime = make_runtime(options)
   runtime.quarantine = workdir / exit_reason.of_process("quarantine.jsonl", jax.process_index())
   runtime.watchdog = Watchdog(limit=options.hang_limit, folder=workdir)
-  with Interruption(workdir).installed() as interruption:
-    runtime.interruption = interruption
-    study.run_study(
-      config,
-      workdir=workdir,
-      runtime=runtime,
-      arms=options.arms,
-      seeds=options.seeds,
-      command=options.command_line,
-    )
-  if not options.no_report and is_first_process():
-    _write_report(workdir, workdir / "report", options.data_dir, trust=options.trust)
+  with runtime.watched():
+    with Interruption(workdir).installed() as interruption:
+      runtime.interruption = interruption
+      study.run_study(
+        config,
+        workdir=workdir,
+        runtime=runtime,
+        arms=options.arms,
+        seeds=options.seeds,
+        command=options.command_line,
+      )
+    if not options.no_report and is_first_process():
+      runtime.beat()
+      _write_report(workdir, workdir / "report", options.data_dir, trust=options.trust)
 
 
 def launch(options: argparse.Namespace) -> int:
@@ -106,14 +108,17 @@ def ckpt_inspect(options: argparse.Namespace) -> None:
 
 
 def ckpt_verify(options: argparse.Namespace) -> int:
-  """`jaxtl ckpt verify`: 5 where a step is damaged."""
+  """`jaxtl ckpt verify`: 5 where a step is damaged or cannot be read, else 2 where one has another format."""
   from jaxtl.train import contents
 
   verdicts = []
   for verdict in contents.verify(options.path):
     verdicts.append(verdict)
     print(verdict, flush=True)
-  return StorageError.code if any(verdict.problem for verdict in verdicts) else 0
+  kinds = {verdict.kind for verdict in verdicts}
+  if kinds & {"damaged", "unread"}:
+    return StorageError.code
+  return CheckpointError.code if "unknown" in kinds else 0
 
 
 def ckpt_diff(options: argparse.Namespace) -> int:

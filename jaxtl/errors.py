@@ -30,6 +30,11 @@ class CheckpointError(InputError):
   """A checkpoint is missing, incomplete, or does not fit the model that should take it."""
 
 
+class DamagedError(CheckpointError):
+  """A step is not what was saved: a part is missing, cut off or changed. A disk that does not answer, or a
+  format that this version does not know, is no damage."""
+
+
 class RunError(RuntimeError):
   """A run that cannot go on although its input was fine."""
 
@@ -47,7 +52,7 @@ class NonFiniteError(RunError):
 
 
 class StorageError(RunError):
-  """Checkpoints cannot be written, or none of those that were is whole."""
+  """Checkpoints cannot be written or read, or none of those that were is whole."""
 
   code = 5
 

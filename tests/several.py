@@ -70,6 +70,11 @@ def wait_here(study: Paced, step: int) -> None:
     raise DataError("one process alone cannot read its data")
 
 
+def never_opens() -> Any:
+  """A source whose disk does not answer."""
+  time.sleep(3600)
+
+
 def write_config(
   path: Path, *, pause: float = 0.0, stuck: int | None = None, fail: int | None = None, **changes: Any
 ) -> Path:

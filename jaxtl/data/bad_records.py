@@ -68,7 +68,9 @@ class BadRecords:
     if self._quarantine is None or not self._quarantine.parent.is_dir():
       return
     try:
-      there = self._quarantine.read_text(encoding="utf-8") if self._quarantine.exists() else ""
+      there = (
+        self._quarantine.read_text(encoding="utf-8", errors="replace") if self._quarantine.exists() else ""
+      )
       listed = set(there.splitlines())
       with self._quarantine.open("a", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in self._unlisted if line not in listed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +73,7 @@ def choose_probe(
   held_out: float,
   seed: int,
   max_iters: int = 500,
+  beat: Callable[[], None] = lambda: None,
 ) -> tuple[Probe, float]:
   """The probe with the penalty that does best on a held-out part, refitted on everything; and the penalty.
 
@@ -79,6 +81,7 @@ def choose_probe(
     l2_grid: penalties to try.
     held_out: share of the examples of each class that the choice is made on.
     seed: of the split.
+    beat: called after each penalty.
   """
   order = np.random.default_rng(seed).permutation(len(labels))
   rank = np.empty(len(labels))  # rank of each example within its class, as a share
@@ -95,6 +98,7 @@ def choose_probe(
       logits = probe.logits(jnp.asarray(features[chosen]))
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels[chosen]))
       scores.append(float(jnp.mean(losses)))
+      beat()
     best = l2_grid[int(np.argmin(np.nan_to_num(scores, nan=np.inf)))]
   else:
     best = l2_grid[0]

@@ -17,6 +17,7 @@ import jax
 
 from jaxtl import config as config_lib
 from jaxtl.errors import InputError
+from jaxtl.train import stored
 from jaxtl.train.writer import write_atomically
 
 PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
@@ -68,7 +69,7 @@ def add_session(path: Path, session: Mapping[str, Any]) -> list[str]:
   Returns:
     A line for each thing that may change numbers (`MATTER`) and differs from the first session.
   """
-  first = read_json(path) if path.exists() else None
+  first = read_sessions(path) if path.exists() else None
   matter: list[str] = []
   if first is None:
     first = dict(session)
@@ -76,7 +77,7 @@ def add_session(path: Path, session: Mapping[str, Any]) -> list[str]:
     changed = {key: value for key, value in session.items() if first.get(key) != value}
     for key in MATTER:
       matter += config_lib.differences(first.get(key), session.get(key), at=key)
-    first["later"] = [*first.get("later", []), changed]
+    first["later"] = [*first["later"], changed]
   write_atomically(path, json.dumps(first, indent=1) + "\n")
   return matter
 
@@ -90,9 +91,17 @@ def read_json(path: Path) -> dict[str, Any]:
   if not path.is_file():
     raise InputError(f"there is no {path}; give the --workdir of a run")
   try:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    return stored.read(path)
   except ValueError as error:
     raise InputError(f"{path} is damaged ({error}); restore it, or give another --workdir") from error
-  if not isinstance(value, dict):
-    raise InputError(f"{path} is damaged (no JSON object); restore it, or give another --workdir")
-  return value
+
+
+def read_sessions(path: Path) -> dict[str, Any]:
+  """The first session in `env.json`, with `later` ones. Raises InputError where it is damaged."""
+  found = read_json(path)
+  later = found.setdefault("later", [])
+  if not isinstance(later, list) or not all(isinstance(one, dict) for one in later):
+    raise InputError(
+      f"{path} is damaged ('later' is no list of objects); restore it, or give another --workdir"
+    )
+  return found

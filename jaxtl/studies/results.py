@@ -14,6 +14,7 @@ from typing import Any
 from jaxtl import config as config_lib
 from jaxtl.errors import InputError
 from jaxtl.studies import provenance, study
+from jaxtl.train import stored
 
 Values = Mapping[str, Mapping[int, float]]
 """arm -> seed -> number."""
@@ -151,8 +152,8 @@ def _records(path: Path) -> list[dict[str, float]]:
   """Complete records: the line that a running or killed writer has not finished is left out."""
   if not path.is_file():
     return []
-  lines = path.read_text(encoding="utf-8").split("\n")[:-1]
   try:
-    return [json.loads(line) for line in lines if line.strip()]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [stored.record(line) for line in lines if line.strip()]
   except ValueError as error:
     raise InputError(f"{path} is damaged ({error}); restore it, or run the study anew") from error

@@ -185,8 +185,7 @@ class Scene:
     stats = sharding.put_replicated(batch_stats, runtime.mesh)
 
     def batches() -> Iterator[Batch]:
-      for batch in drawn:
-        runtime.beat()
+      for batch in runtime.moving(drawn):
         yield {**sharding.put_batch(batch, runtime.mesh), "batch_stats": stats}
 
     return cls(
@@ -367,13 +366,8 @@ def subset(
   data: Data, runtime: Runtime, *, num_examples: int, seed: int
 ) -> Iterable[Mapping[str, np.ndarray]]:
   """Batches of a subset of a source, drawn evenly over the classes."""
-  return data_lib.eval_batches(
-    data_lib.subset(source=runtime.open(data), num_examples=num_examples, seed=seed),
-    [spec.realize() for spec in data.transforms],
-    batch_size=data.batch_size,
-    shard=(jax.process_index(), jax.process_count()),
-    bad_records=runtime.unreadable(data),
-  )
+  chosen = data_lib.subset(source=runtime.open(data), num_examples=num_examples, seed=seed)
+  return runtime.eval_batches_of(chosen, data)
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError, InputError, RunError
 from jaxtl.studies import provenance
-from jaxtl.train import processes
+from jaxtl.train import processes, stored
 from jaxtl.train.guard import on_record, only_run_in
 from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
 from jaxtl.train.writer import is_first_process, write_atomically
@@ -147,11 +147,11 @@ def run_study(
   finished = processes.from_first(lambda: [str(cell.rows_file) for cell in cells if cell.rows_file.exists()])
   unfinished = [cell for cell in cells if str(cell.rows_file) not in finished]
   to_run = {cell.arm: cell.study for cell in unfinished}
-  for name, arm in to_run.items():
+  for name, arm in runtime.moving(to_run.items()):
     rehearse_arm(rows, name, arm, runtime)
   # Opens the data: a folder is claimed only by a run that can start.
   _expect(rows, unfinished, runtime)
-  for name, arm in to_run.items():
+  for name, arm in runtime.moving(to_run.items()):
     _check_arm(rows, "check_data", name, arm, runtime)
   data = fingerprints([cell.study for cell in unfinished], runtime) if unfinished else None
   processes.check_agreement(
@@ -169,7 +169,7 @@ def run_study(
     for line in changed:
       runtime.progress.note(f"not as in the first session: {line}")
     runtime.list_unreadable()
-    session = processes.from_first(lambda: len(provenance.read_json(workdir / "env.json").get("later", [])))
+    session = processes.from_first(lambda: len(provenance.read_sessions(workdir / "env.json")["later"]))
     for cell in unfinished:
       found = [{"session": session} | row for row in _rows_of(cell, rows, runtime)]
       if is_first_process():
@@ -252,7 +252,7 @@ def claim(
         f"{workdir} was made with another config: {config_lib.first_few(found)}. "
         "Go back to that config, or give another --workdir"
       )
-  known = provenance.read_json(workdir / "data.json") if (workdir / "data.json").exists() else {}
+  known = _known_data(workdir / "data.json")
   _same_data(known, data or {}, workdir)
   if not is_first_process() or (path.exists() and data is None):
     return []
@@ -276,8 +276,19 @@ def fingerprints(studies: Iterable[Any], runtime: Runtime) -> dict[str, Any]:
   opened = {name: runtime.open(data) for name, data in sources.items()}
   return {
     name: {"name": source.name, "num_examples": len(source), "fingerprint": source.fingerprint()}
-    for name, source in opened.items()
+    for name, source in runtime.moving(opened.items())
   }
+
+
+def _known_data(path: Path) -> dict[str, Any]:
+  """What the sources held in the sessions before; nothing where there was none."""
+  known = provenance.read_json(path) if path.exists() else {}
+  for name, found in known.items():
+    if not isinstance(found, dict) or not {"name", "num_examples", "fingerprint"} <= set(found):
+      raise InputError(
+        f"{path} is damaged ({name[:80]!r} has no fingerprint); restore it, or give another --workdir"
+      )
+  return known
 
 
 def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path) -> None:
@@ -298,7 +309,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     InputError: the file is damaged.
   """
   try:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [stored.parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not all(isinstance(row.get("arm"), str) and isinstance(row.get("seed"), int) for row in found):
+      raise ValueError("a row without arm and seed")
+    return found
   except ValueError as error:
     raise InputError(f"{path} is damaged ({error}); remove it, and its cell is measured again") from error
 
@@ -312,8 +326,8 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   if not (workdir / "config.json").is_file():
     raise InputError(f"no study in {workdir}: there is no config.json; give the --workdir of a run")
   config = provenance.read_json(workdir / "config.json")
-  if not isinstance(config.get("arms"), dict):
-    raise InputError(f"{workdir / 'config.json'} has no arms; give the --workdir of a run")
+  if not isinstance(config.get("arms"), dict) or not isinstance(config.get("seeds", []), list):
+    raise InputError(f"{workdir / 'config.json'} has no arms and seeds; give the --workdir of a run")
   files = [
     workdir / arm / str(seed) / "rows.jsonl" for arm in config["arms"] for seed in config.get("seeds", [0])
   ]

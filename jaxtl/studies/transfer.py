@@ -245,7 +245,9 @@ def _probe_row(
     held_out=probe.held_out,
     seed=seed,
     max_iters=probe.max_iters,
+    beat=runtime.beat,
   )
+  runtime.beat()
   logits = chosen.logits(jnp.asarray(test_x))
   accuracy = float(jnp.mean(in_top(logits, jnp.asarray(test_y))))
   return {

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from jaxtl import config as config_lib
 from jaxtl.config import Spec
-from jaxtl.errors import CheckpointError
+from jaxtl.errors import CheckpointError, DamagedError, StorageError
 from jaxtl.train import manifest as manifest_lib
 from jaxtl.train.writer import write_atomically
 from jaxtl.types import Params
@@ -84,7 +84,8 @@ def load(path: str | Path) -> Weights:
     path: a run's folder, its `checkpoints` folder, or one step inside.
 
   Raises:
-    CheckpointError: there is no checkpoint at `path`, or it is damaged.
+    CheckpointError: there is no checkpoint at `path`, it is damaged, or its manifest is of another format.
+    StorageError: it cannot be read.
   """
   step = find(path)
   saved = manifest_lib.verify_files(step)
@@ -93,7 +94,7 @@ def load(path: str | Path) -> Weights:
     model = read_item(step / "model")
     params, batch_stats = model["params"], model.get("batch_stats") or {}
   except Exception as error:  # orbax raises what its readers raise; whatever it is, the file cannot be used
-    raise CheckpointError(f"{step} cannot be read as a checkpoint: {essence(error)}") from error
+    raise unusable(f"{step} cannot be read as a checkpoint", error) from error
   manifest_lib.verify_leaves(saved, {"model": model}, at=str(step))
   return Weights(params, batch_stats, config, str(step))
 
@@ -149,6 +150,12 @@ def read_config(step: Path) -> dict[str, Any]:
   """The config item of a step."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     return reader.restore(step / "config")
+
+
+def unusable(what: str, error: Exception) -> CheckpointError | StorageError:
+  """What to raise for a part of a checkpoint that its reader raises `error` for."""
+  kind = StorageError if isinstance(error, OSError) else DamagedError
+  return kind(f"{what}: {essence(error)}")
 
 
 def essence(error: Exception | None) -> str:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxtl.errors import CheckpointError, StorageError
+from jaxtl.errors import CheckpointError, DamagedError, StorageError
 from jaxtl.optim import averaged
 from jaxtl.train import checkpoint, processes
 from jaxtl.train import manifest as manifest_lib
@@ -28,8 +28,9 @@ from jaxtl.train.writer import existing, is_first_process
 
 # What a step's folder is called before it is complete, while it is removed, and when it is found damaged.
 WRITING, REMOVING, DAMAGED = ".writing", ".removing", ".damaged"
-# The last save of a run waits this long between its attempts, in seconds.
-PATIENCE = (1.0, 5.0, 25.0)
+# The last save of a run waits this long between its attempts, in seconds, and makes none that lasts beyond
+# LONGEST: a run that was asked to end must have given up, and said why, in its grace (`guard.GRACE`).
+PATIENCE, LONGEST = (1.0, 5.0, 10.0), 20.0
 # Saves that fail in a row for another reason than a full disk before the run gives up.
 MOST_FAILURES = 3
 _NO_SPACE = ("no space left", "quota exceeded", "not enough space")
@@ -45,7 +46,8 @@ class Checkpointer:
     patience: seconds between the attempts of the last save.
 
   Raises:
-    StorageError: the folder has steps, and not one is whole.
+    StorageError: the folder has steps, and not one is whole, or it cannot be read.
+    CheckpointError: its newest step has a manifest of another format.
   """
 
   def __init__(
@@ -65,11 +67,21 @@ class Checkpointer:
     self._problem: Exception | None = None
     self._failures = 0
     self._pending = False
+    # What the files of the newest step's arrays hold is looked at when it is restored, or asked for.
+    self._sure = jax.process_count() > 1
     self._newest: int | None = processes.from_first(self._find)
 
   def latest_step(self) -> int | None:
     """The newest step that is complete and whole, None where there is none."""
+    if not self._sure:
+      self._newest = newest_whole(self._folder, self._note)
+      self._sure = True
     return self._newest
+
+  def has_steps(self) -> bool:
+    """Whether there is a step to restore; `restore` looks at its arrays, and goes back to an older one where
+    they are damaged."""
+    return self._newest is not None
 
   def check_space(self, like: TrainState) -> None:
     """Refuses a disk that cannot hold what the run is going to keep.
@@ -92,27 +104,31 @@ class Checkpointer:
   def save(self, state: TrainState, config: Mapping[str, Any], *, last: bool = False) -> None:
     """Writes the state as its step, behind the training's back; a step that is there already is left alone.
 
-    A save that fails is told and tried again with the next one; the last one waits until it is on the disk.
+    A save that fails is told and tried again with the next one; the last one waits until it is on the disk,
+    or for `LONGEST`.
 
     Raises:
       StorageError: the last save, or `MOST_FAILURES` in a row other than for a full disk, did not succeed.
     """
+    began = time.monotonic()
     self.wait()
     step = int(state.step)
-    if self._newest == step:
+    if self.latest_step() == step:
       return
     # A copy: the next step is given the state's memory to write into.
     items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state))
+    started = time.monotonic()
     self._start(step, items, config)
     for pause in (*self._patience, None) if last else ():
       self.wait()
       if self._newest == step:
         return
-      if pause is None:
+      if pause is None or not _time_left(began, pause, time.monotonic() - started):
         raise StorageError(
           f"the last checkpoint, of step {step}, cannot be written: {checkpoint.essence(self._problem)}"
         )
       time.sleep(pause)
+      started = time.monotonic()
       self._start(step, items, config)
 
   def wait(self) -> None:
@@ -134,7 +150,21 @@ class Checkpointer:
 
     Raises:
       CheckpointError: it does not have the structure and shapes of `like`; the differences, a line each.
+      StorageError: no step is whole, or it cannot be read.
     """
+    while True:
+      read = self._newest
+      try:
+        state = self._restored(like)
+      except (DamagedError, StorageError):
+        # Which file it is, and whether it is one, the files tell: a damaged step makes way for an older one.
+        if self._sure or self.latest_step() == read:
+          raise
+      else:
+        self._sure = True
+        return state
+
+  def _restored(self, like: TrainState) -> TrainState:
     folder = self._folder / str(self._newest)
     saved = manifest_lib.read(folder)
     items = jax.tree.map(ocp.utils.to_shape_dtype_struct, _items(like))
@@ -147,15 +177,23 @@ class Checkpointer:
     }
     try:
       restored = self._writer.restore(folder, args=ocp.args.Composite(**arguments))
-    except Exception as error:  # its files are as they were written; whatever orbax raises is about these
+    except Exception as error:  # orbax raises what its readers raise
       raise StorageError(f"{folder} cannot be restored: {checkpoint.essence(error)}") from error
     restored = {name: restored[name] for name in items}
     manifest_lib.verify_leaves(saved, restored, at=str(folder))
     return TrainState(**{**restored["model"], **restored["optimizer"]})
 
   def config(self) -> dict[str, Any]:
-    """The config item of the newest step."""
-    return checkpoint.read_config(self._folder / str(self._newest))
+    """The config item of the newest step.
+
+    Raises:
+      StorageError: it cannot be read.
+    """
+    folder = self._folder / str(self._newest)
+    try:
+      return checkpoint.read_config(folder)
+    except Exception as error:  # as in `restore`
+      raise StorageError(f"{folder} cannot be restored: {checkpoint.essence(error)}") from error
 
   def close(self) -> None:
     """Waits for the save that is under way; a failure of it was told."""
@@ -169,8 +207,8 @@ class Checkpointer:
 
   def _find(self) -> int | None:
     """The newest whole step, where the folder is tidy again."""
-    _clean(self._folder)
-    return newest_whole(self._folder, self._note)
+    manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
+    return newest_whole(self._folder, self._note, but_arrays=not self._sure)
 
   def _agree(self) -> None:
     """Takes process 0's word for what came of a save: its disk is the one that counts."""
@@ -226,25 +264,27 @@ class Checkpointer:
       self._note(f"an old checkpoint cannot be removed: {error}")
 
 
-def newest_whole(folder: Path, note: Callable[[str], None]) -> int | None:
+def newest_whole(folder: Path, note: Callable[[str], None], *, but_arrays: bool = False) -> int | None:
   """The newest step whose files are as they were saved; newer ones that are not are renamed, never deleted.
 
   Args:
     folder: of a run's checkpoints.
     note: told of each damaged step, with the file.
+    but_arrays: as for `manifest.verify_files`.
 
   Raises:
-    StorageError: there are steps, and all are damaged: a run does not start anew in silence.
+    StorageError: there are steps, and all are damaged: a run does not start anew in silence. Or one cannot be
+      read, and nothing is known of it.
+    CheckpointError: one has a manifest of another format.
   """
-  steps = sorted(checkpoint.steps_in(folder), reverse=True)
+  steps = sorted(manifest_lib.patiently(lambda: checkpoint.steps_in(folder), folder), reverse=True)
   for step in steps:
     path = folder / str(step)
     try:
-      manifest_lib.verify_files(path)
+      manifest_lib.verify_files(path, but_arrays=but_arrays)
       return step
-    except CheckpointError as error:
-      aside = next(p for p in _aside(path) if not p.exists())
-      path.rename(aside)
+    except DamagedError as error:
+      aside = _put_aside(path)
       note(f"checkpoint damaged: {error}. It is {aside.name} now; an older step is used")
   if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
     raise StorageError(
@@ -252,6 +292,11 @@ def newest_whole(folder: Path, note: Callable[[str], None]) -> int | None:
       "to start anew"
     )
   return None
+
+
+def _time_left(began: float, pause: float, took: float) -> bool:
+  """Whether an attempt after `pause` that takes as long as the last one ends in time; process 0's word."""
+  return processes.from_first(lambda: time.monotonic() - began + pause + took <= LONGEST)
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -276,6 +321,15 @@ def _remove(path: Path) -> None:
   leaving = path.with_name(f"{path.name}{REMOVING}")
   path.rename(leaving)
   shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _put_aside(path: Path) -> Path:
+  aside = next(p for p in _aside(path) if not p.exists())
+  try:
+    return path.rename(aside)
+  except OSError as error:
+    what = f"{path} is damaged, and cannot be renamed to {aside.name}"
+    raise StorageError(f"{what}: {error.strerror}") from error
 
 
 def _aside(path: Path) -> Iterator[Path]:

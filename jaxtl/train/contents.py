@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import tree
-from jaxtl.errors import CheckpointError
+from jaxtl.errors import CheckpointError, DamagedError, StorageError
 from jaxtl.train import checkpoint
 from jaxtl.train import manifest as manifest_lib
 from jaxtl.train.manifest import size_text
@@ -31,21 +31,20 @@ class Verdict:
   Attributes:
     step: its folder.
     problem: what is wrong, with the file or array; "" for nothing.
+    kind: "whole", "damaged", "unread" where the disk gives no answer, "unknown" where the format is another.
     num_files, num_leaves, num_bytes: what was compared.
   """
 
   step: Path
   problem: str
+  kind: str = "whole"
   num_files: int = 0
   num_leaves: int = 0
   num_bytes: int = 0
 
   def __str__(self) -> str:
-    if self.problem:
-      return f"damaged  {self.step}: {self.problem}"
-    return (
-      f"whole    {self.step}: {self.num_files} files of {size_text(self.num_bytes)}, {self.num_leaves} arrays"
-    )
+    size = f"{self.num_files} files of {size_text(self.num_bytes)}, {self.num_leaves} arrays"
+    return f"{self.kind:8} {self.step}: {self.problem or size}"
 
 
 def describe(path: Path) -> str:
@@ -124,10 +123,14 @@ def _verdict(step: Path) -> Verdict:
       manifest_lib.verify_leaves(manifest, {item: values}, at=str(step))
       missing -= set(tree.paths({item: values}))
     if missing:
-      raise CheckpointError(f"{min(missing)} was saved and is not there; use another step")
+      raise DamagedError(f"{min(missing)} was saved and is not there; use another step")
+  except DamagedError as error:
+    return Verdict(step, str(error), "damaged")
+  except StorageError as error:
+    return Verdict(step, str(error), "unread")
   except CheckpointError as error:
-    return Verdict(step, str(error))
-  return Verdict(step, "", len(manifest.files), len(manifest.leaves), manifest.num_bytes)
+    return Verdict(step, str(error), "unknown")
+  return Verdict(step, "", "whole", len(manifest.files), len(manifest.leaves), manifest.num_bytes)
 
 
 def _read_items(step: Path) -> Iterator[tuple[str, Any]]:
@@ -137,7 +140,7 @@ def _read_items(step: Path) -> Iterator[tuple[str, Any]]:
     try:
       yield item, checkpoint.read_item(step / item)
     except Exception as error:  # orbax raises what its readers raise
-      raise CheckpointError(f"{step / item} cannot be read: {checkpoint.essence(error)}") from error
+      raise checkpoint.unusable(f"{step / item} cannot be read", error) from error
 
 
 def _arrays(step: Path) -> dict[str, np.ndarray]:
@@ -152,7 +155,7 @@ def _config(step: Path) -> dict[str, Any]:
   try:
     found = checkpoint.read_config(step)
   except Exception as error:  # orbax raises what its readers raise
-    raise CheckpointError(f"{step / 'config'} cannot be read: {checkpoint.essence(error)}") from error
+    raise checkpoint.unusable(f"{step / 'config'} cannot be read", error) from error
   if not isinstance(found, dict) or not isinstance(found.get("classes", []), list):
     raise CheckpointError(f"{step / 'config'} is no config of a checkpoint; use another step")
   return found

@@ -88,7 +88,8 @@ class Watchdog:
   """Ends a run that has stopped moving: all stacks on record, and the code that asks for a restart.
 
   Args:
-    limit: seconds without a `beat` while it is watching; compiling the first step counts.
+    limit: seconds without a `beat` while it is watching. Whatever takes batches beats with each one; what
+      compiles one program cannot, so that the limit must be longer than that takes.
     folder: for the stacks and the reason.
   """
 
@@ -162,7 +163,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
     (folder / LOCK_FILE).touch()
   except OSError as error:
     raise InputError(f"cannot write to {folder}: {error.strerror}; give another --workdir") from error
-  with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+  with (folder / LOCK_FILE).open("a+", encoding="utf-8", errors="replace") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

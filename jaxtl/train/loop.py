@@ -63,6 +63,7 @@ def fit(
   observers: Mapping[str, tuple[int | None, Observer]] | None = None,
   save: Save | None = None,
   spike_factor: float | None = None,
+  recent: collections.deque[float] | None = None,
   stop_due: Callable[[int], bool] = lambda step: False,
   beat: Callable[[], None] = lambda: None,
 ) -> TrainState:
@@ -77,6 +78,8 @@ def fit(
       observer runs. They look at the state and cannot change it; if one fails, the state is saved first.
     save: writes a checkpoint; called with `periods.checkpoint`, after the last step and before a stop.
     spike_factor: as in `Experiment`.
+    recent: the losses that a spike is measured by, at most `RECENT`: those before the start; it is kept up to
+      date, and right whenever `save` is called.
     stop_due: whether to save and stop after this step.
     beat: called whenever something has moved.
 
@@ -84,10 +87,12 @@ def fit(
     NonFiniteError: the loss or the gradient is not finite, or the loss has leapt; with the step.
     Restart: `stop_due` said so; the state is saved.
   """
-  told = _Told(writer, progress, periods.log, num_steps, work_per_image, spike_factor)
+  health = _Health(spike_factor, progress.note, recent)
+  told = _Told(writer, progress, periods.log, num_steps, work_per_image, health)
   for number in range(int(state.step) + 1, num_steps + 1):
     with told.clock.waiting():
       batch = next(batches)
+    beat()
     state, metrics = train_step(state, put_batch(batch, mesh), key)
     told.step(number, metrics, len(batch["image"]))
     beat()
@@ -136,9 +141,9 @@ class _Told:
     every: int,
     num_steps: int,
     work_per_image: float,
-    spike_factor: float | None,
+    health: _Health,
   ):
-    self.clock, self.health = _Clock(), _Health(spike_factor, progress.note)
+    self.clock, self.health = _Clock(), health
     self._writer, self._progress = writer, progress
     self._every, self._num_steps, self._work = every, num_steps, work_per_image
 
@@ -172,11 +177,16 @@ class _Health:
   Either would be written into the weights, and into the checkpoint: `settle` looks at the newest step, too.
   """
 
-  def __init__(self, spike_factor: float | None, note: Callable[[str], None]):
+  def __init__(
+    self,
+    spike_factor: float | None,
+    note: Callable[[str], None],
+    recent: collections.deque[float] | None = None,
+  ):
     self._spike_factor = spike_factor
     self._note = note
     self._unseen: tuple[int, Metrics] | None = None
-    self._recent: collections.deque[float] = collections.deque(maxlen=RECENT)
+    self._recent = collections.deque[float](maxlen=RECENT) if recent is None else recent
     self._skipped = 0
 
   def look(self, step: int, metrics: Metrics) -> None:

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jaxtl import config as config_lib
 from jaxtl.cluster import Cluster
 from jaxtl.errors import ConfigError, DataError, InputError, Restart, RunError, exit_code
+from jaxtl.train import stored
 from jaxtl.train.writer import is_first_process, write_atomically
 
 T = TypeVar("T")
@@ -182,9 +183,13 @@ def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], Non
   what it says, is process 0's word; what is computed, all processes compute.
 
   Args:
+    compute: makes a JSON object.
     recalled: called where the result was there already.
+
+  Raises:
+    InputError: the file is damaged.
   """
-  known = from_first(lambda: [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else [])
+  known = from_first(lambda: [_recall(path)] if path.exists() else [])
   if known:
     if recalled is not None:
       recalled()
@@ -193,3 +198,10 @@ def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], Non
   if is_first_process():
     write_atomically(path, json.dumps(result, indent=1) + "\n")
   return json.loads(json.dumps(result))
+
+
+def _recall(path: Path) -> Any:
+  try:
+    return stored.read(path)
+  except ValueError as error:
+    raise InputError(f"{path} is damaged ({error}); remove it, and it is measured again") from error

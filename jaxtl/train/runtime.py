@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +20,8 @@ from jaxtl.errors import DataError
 from jaxtl.train import sharding
 from jaxtl.train.guard import Watchdog
 from jaxtl.train.writer import Progress
+
+T = TypeVar("T")
 
 _WORDNET_ID = re.compile(r"n\d{8}(?=\s|\Z)")
 
@@ -98,11 +100,16 @@ class Runtime:
     """The context in which the watchdog wants to be told."""
     return contextlib.nullcontext() if self.watchdog is None else self.watchdog.watching()
 
+  def moving(self, items: Iterable[T]) -> Iterable[T]:
+    """The same items, as often as they are asked for; the watchdog is told of each one."""
+    return _Moving(items, self.beat)
+
   def open(self, data: Data) -> Any:
     """The source of `data`, opened once per run."""
     name = json.dumps(config_lib.plain(data.source), sort_keys=True)
     if name not in self.sources:
       self.sources[name] = data.source.realize(data_dir=self.data_dir)
+      self.beat()
     source = self.sources[name]
     for what, found, expected in (
       ("examples", len(source), data.num_examples),
@@ -147,15 +154,31 @@ class Runtime:
       self.shapes[name] = tuple(batch["image"].shape[1:])
     return self.shapes[name]
 
-  def eval_batches(self, data: Data) -> Any:
+  def eval_batches(self, data: Data) -> Iterable[Mapping[str, np.ndarray]]:
     """Exactly one pass, padded to fixed shapes."""
-    return data_lib.eval_batches(
-      self.open(data),
+    return self.eval_batches_of(self.open(data), data)
+
+  def eval_batches_of(self, source: Any, data: Data) -> Iterable[Mapping[str, np.ndarray]]:
+    """The same for a part of the source of `data`."""
+    batches = data_lib.eval_batches(
+      source,
       [spec.realize() for spec in data.transforms],
       batch_size=data.batch_size,
       shard=(jax.process_index(), jax.process_count()),
       bad_records=self.unreadable(data),
     )
+    return self.moving(batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moving(Generic[T]):
+  items: Iterable[T]
+  beat: Callable[[], None]
+
+  def __iter__(self) -> Iterator[T]:
+    for item in self.items:
+      self.beat()
+      yield item
 
 
 def all_data(value: Any, *, at: str = "") -> Iterator[tuple[str, Data]]:

@@ -6,6 +6,7 @@ the head replaced where the class lists differ; 3. fresh.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -19,8 +20,8 @@ import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import optim, weights
-from jaxtl.errors import CheckpointError, NonFiniteError
-from jaxtl.train import checkpoint, sharding
+from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
+from jaxtl.train import checkpoint, sharding, stored
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.checkpointer import Checkpointer
 from jaxtl.train.evaluate import evaluate
@@ -33,7 +34,7 @@ from jaxtl.train.experiment import (
   total_steps,
   work_per_image,
 )
-from jaxtl.train.loop import Observer, Periods, fit
+from jaxtl.train.loop import RECENT, Observer, Periods, fit
 from jaxtl.train.processes import whole
 from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
 from jaxtl.train.step import TrainState, init_model, init_state
@@ -104,6 +105,7 @@ def run(
   """
   init_key, noise_key = jax.random.split(jax.random.key(seed))
   program, state, about = _beginning(experiment, init_key, seed, runtime, start, fresh_head)
+  runtime.beat()
   steps = total_steps(experiment, len(runtime.open(experiment.data)))
   watching = _evaluations(experiment, program, runtime)
   watching |= {name: (every, make(program)) for name, (every, make) in (observers or {}).items()}
@@ -113,7 +115,7 @@ def run(
       folder = workdir / checkpoint.FOLDER
       saved = Checkpointer(folder, keep=experiment.keep, note=runtime.progress.note)
       stack.enter_context(contextlib.closing(saved))
-      if saved.latest_step() is not None:
+      if saved.has_steps():
         same_run(saved.config(), about, at=workdir)
         state = saved.restore(state)
       elif steps:
@@ -167,28 +169,29 @@ class _Session:
 
   def _attempt(self, state: TrainState, detours: Detours) -> tuple[TrainState, list[dict[str, float]]]:
     experiment, runtime, start = self.experiment, self.runtime, int(state.step)
-    save = functools.partial(self.saved.save, config=self.about) if self.saved else None
+    recent = self._recent_losses()
+    save = functools.partial(self._save, recent=recent) if self.saved else None
     note = runtime.progress.note
     with contextlib.closing(MetricsWriter(self.workdir, start_step=start, note=note)) as writer:
       if start < self.steps:
-        with runtime.watched():
-          state = fit(
-            state,
-            self.program.train_step,
-            runtime.train_batches(experiment.data, seed=self.seed, start_step=start + detours.offset(start)),
-            num_steps=self.steps,
-            key=self.key,
-            mesh=runtime.mesh,
-            writer=writer,
-            progress=runtime.progress,
-            work_per_image=work_per_image(experiment),
-            periods=Periods(experiment.log_every, experiment.checkpoint_every),
-            observers=self.observers,
-            save=save,
-            spike_factor=experiment.spike_factor,
-            stop_due=runtime.stop_due,
-            beat=runtime.beat,
-          )
+        state = fit(
+          state,
+          self.program.train_step,
+          runtime.train_batches(experiment.data, seed=self.seed, start_step=start + detours.offset(start)),
+          num_steps=self.steps,
+          key=self.key,
+          mesh=runtime.mesh,
+          writer=writer,
+          progress=runtime.progress,
+          work_per_image=work_per_image(experiment),
+          periods=Periods(experiment.log_every, experiment.checkpoint_every),
+          observers=self.observers,
+          save=save,
+          spike_factor=experiment.spike_factor,
+          recent=recent,
+          stop_due=runtime.stop_due,
+          beat=runtime.beat,
+        )
       elif self.saved is None or self.saved.latest_step() is None:  # no epochs: the start is the end
         for _, observe in self.observers.values():
           writer.write(self.steps, observe(state))
@@ -196,19 +199,32 @@ class _Session:
           save(state, last=True)
       return state, writer.records
 
+  def _recent_losses(self) -> collections.deque[float]:
+    """Those before the step that is gone on from: what is a spike must not depend on interruptions."""
+    known = self.saved.config() if self.saved is not None and self.saved.has_steps() else {}
+    return collections.deque(known.get("recent_losses", ()), maxlen=RECENT)
+
+  def _save(self, state: TrainState, *, last: bool, recent: collections.deque[float]) -> None:
+    assert self.saved is not None
+    also = {} if self.experiment.spike_factor is None else {"recent_losses": list(recent)}
+    self.saved.save(state, {**self.about, **also}, last=last)
+
 
 class Detours:
   """Where a run went back to a checkpoint and around a part of its data, kept so that a resumed run does too.
 
   Args:
     folder: of `detours.json`; None keeps nothing.
+
+  Raises:
+    StorageError: the file is damaged: without it a resumed run would read other batches.
   """
 
   def __init__(self, folder: Path | None):
     self._path = None if folder is None else folder / "detours.json"
     self._found: list[dict[str, int]] = []
     if self._path is not None and self._path.exists():
-      self._found = json.loads(self._path.read_text(encoding="utf-8"))
+      self._found = _read_detours(self._path)
 
   @property
   def count(self) -> int:
@@ -223,6 +239,21 @@ class Detours:
     self._found.append({"step": step, "offset": beyond + self.offset(beyond - 1) - step})
     if self._path is not None and is_first_process():
       write_atomically(self._path, json.dumps(self._found) + "\n")
+
+
+def _read_detours(path: Path) -> list[dict[str, int]]:
+  try:
+    found = stored.read(path, list)
+    if not all(
+      isinstance(one, dict) and {type(one.get(key)) for key in ("step", "offset")} == {int} for one in found
+    ):
+      raise ValueError("no list of steps and offsets")
+  except ValueError as error:
+    raise StorageError(
+      f"{path} is damaged ({error}), and says what batches the run went around; bring it back, or give "
+      "another --workdir to start anew"
+    ) from error
+  return found
 
 
 def _beginning(

@@ -21,6 +21,7 @@ import rich.progress
 from rich.markup import escape
 
 from jaxtl.errors import InputError
+from jaxtl.train import stored
 
 
 class MetricsWriter:
@@ -45,9 +46,11 @@ class MetricsWriter:
     self._note = note
     if folder is None:
       return
-    records = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
+    records, lost = _read_records(folder / "metrics.jsonl")
     self.records = [record for record in records if record["step"] <= start_step]
     if is_first_process():
+      if lost:
+        note(f"{folder / 'metrics.jsonl'}: {lost} lines are torn or damaged, and are left out")
       self._sinks = [_Lines(folder / "metrics.jsonl"), _Events(folder / "tb")]
     for sink in self._sinks:
       self._put(sink)
@@ -277,12 +280,18 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _lines(path: Path) -> list[str]:
-  """Complete lines only: a killed writer may have left half of one."""
+def _read_records(path: Path) -> tuple[list[dict[str, float]], int]:
+  """The records of a file, and how many lines are none: a killed writer may have left half of one."""
   if not path.exists():
-    return []
-  text = path.read_text(encoding="utf-8")
-  return [line for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+    return [], 0
+  found, lost = [], 0
+  for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    try:
+      if line.strip():
+        found.append(stored.record(line))
+    except ValueError:
+      lost += 1
+  return found, lost
 
 
 def _clock(seconds: float) -> str:

@@ -75,6 +75,15 @@ def test_a_run_that_hangs_is_ended_with_its_stacks(tmp_path, started):
     assert "in wait_here" in text
 
 
+def test_data_that_never_open_are_a_hang_too(tmp_path, started):
+  nowhere = dict(source=dict(make="tests.several.never_opens"), transforms=[], batch_size=16)
+  config = write_config(tmp_path / "c.py", data=nowhere)
+  one = started(*run_of(config, tmp_path / "run", "--hang-limit", 5), log=tmp_path / "log")
+  assert one.finish(seconds=90) == 42
+  assert "nothing has moved for 5 s" in one.text
+  assert "in never_opens" in one.text
+
+
 def test_one_run_has_a_folder_and_a_killed_one_gives_it_free(tmp_path, started):
   config, workdir = write_config(tmp_path / "c.py", pause=0.3, epochs=20.0), tmp_path / "run"
   first = started(*run_of(config, workdir), log=tmp_path / "1.log")

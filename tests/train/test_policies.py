@@ -3,10 +3,11 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl import data, train
+from jaxtl import data, losses, train
 from jaxtl.errors import ConfigError, NonFiniteError
 from jaxtl.train import checkpoint, loop
 from jaxtl.train.training import Detours
@@ -161,6 +162,78 @@ def test_the_first_losses_of_a_run_are_no_leap():
   for step in range(1, loop.ENOUGH + 1):
     health.look(step, {"loss": 100.0 if step == loop.ENOUGH else 1.0, "grad_norm": 1.0})
   health.settle()
+
+
+def with_one_d() -> data.Source:
+  """The squares, one of them of a class that no other has."""
+  source = squares()
+  labels = np.array(source.labels)
+  labels[POISONED] = 3
+  return data.from_arrays(images=source.images, labels=labels, classes=list("abcd"), name="with one d")
+
+
+def leaping(logits, labels):
+  """Cross-entropy, a thousand times as much for the class d."""
+  return losses.softmax_cross_entropy(logits, labels) * jnp.where(labels == 3, 1000.0, 1.0)
+
+
+@pytest.fixture
+def leaping_run(tiny, runtime, tmp_path):
+  """Trains for eight epochs of six steps in which one batch has the d, as a config would have it."""
+  sharing = dict(source=dict(make="tests.train.test_policies.with_one_d"), transforms=[], batch_size=16)
+  task = dict(make=".tasks.classification", loss=dict(fn="tests.train.test_policies.leaping"))
+  optimizer = dict(make=".optim.sgd", peak_rate=1e-5)
+
+  def make(policy, *, workdir=None, observers=None, **changes):
+    same = dict(data=sharing, task=task, optimizer=optimizer, evaluation={}, epochs=8.0, checkpoint_every=2)
+    experiment = tiny(**{**same, "on_nonfinite": policy, "spike_factor": 3.0, **changes})
+    return train.run(
+      experiment, seed=0, runtime=runtime(), workdir=workdir or tmp_path / "run", observers=observers
+    )
+
+  return make
+
+
+def leaps(trained):
+  """The steps whose loss is above three times the usual one."""
+  found = {record["step"]: record["train/loss"] for record in trained.history}
+  return [step for step, loss in found.items() if loss > 3 * np.median(list(found.values()))]
+
+
+@pytest.mark.parametrize("policy", ["abort", "skip"])
+def test_a_leap_ends_a_run_that_can_only_skip(leaping_run, tmp_path, policy):
+  """Whether a loss leaps is known to the host alone, when the step is taken: there is no skipping it."""
+  seen = leaps(leaping_run(policy, workdir=tmp_path / "without", spike_factor=None))
+  assert len(seen) == 8  # one an epoch, and no policy without a factor
+  first = next(step for step in seen if step > loop.ENOUGH)
+  with pytest.raises(NonFiniteError, match=f"at step {first}, above 3 times its median") as caught:
+    leaping_run(policy)
+  assert (caught.value.code, caught.value.step) == (4, first)
+  assert checkpoint.load(tmp_path / "run").config["step"] < first
+
+
+def test_a_leap_is_gone_around_and_a_resumed_run_takes_the_same_for_leaps(leaping_run, tmp_path):
+  """Also one that comes sooner after the start of a session than a median takes."""
+  first = next(step for step in leaps(leaping_run("abort", spike_factor=None)) if step > loop.ENOUGH)
+  whole = leaping_run("roll_back", workdir=tmp_path / "whole", epochs=5.0)
+  detours = json.loads((tmp_path / "whole" / "detours.json").read_text())
+  assert detours[0]["step"] + detours[0]["offset"] == first
+  assert not [step for step in leaps(whole) if step > loop.ENOUGH]
+  assert len(detours) > 1
+  assert [record["step"] for record in whole.history] == list(range(1, 31))
+
+  def stop(_):
+    def observe(state):
+      raise KeyboardInterrupt
+
+    return observe
+
+  for period in (first - 1, detours[-1]["step"] + 1):  # before the first leap, and behind the last detour
+    with pytest.raises(KeyboardInterrupt):
+      leaping_run("roll_back", workdir=tmp_path / "cut", epochs=5.0, observers={"stop": (period, stop)})
+  resumed = leaping_run("roll_back", workdir=tmp_path / "cut", epochs=5.0)
+  assert json.loads((tmp_path / "cut" / "detours.json").read_text()) == detours
+  equal(whole.weights.params, resumed.weights.params)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(poisoned, runtime, tmp_path):
