@@ -21,8 +21,8 @@ def leave() -> None:
     code = main()
   except Exception as error:
     traceback.print_exc()
-    if type(error).__name__ == "JaxRuntimeError":
-      sys.exit(1)  # a peer is gone, mostly: JAX, which waits for it now, finds out which
+    if supervision.may_be_a_peers(error):
+      sys.exit(1)  # JAX, which waits for the peer now, finds out which
     code = 1
   if code and supervision.is_child():
     sys.stdout.flush()

@@ -38,6 +38,14 @@ def is_first_child() -> bool:
   return os.environ.get(CHILD) == "0"
 
 
+def may_be_a_peers(error: Exception) -> bool:
+  """Whether an error may be what a process sees of a peer that is gone.
+
+  It is one of JAX's runtime; or, where a collective is called for the first time, a ValueError with its text.
+  """
+  return type(error).__name__ == "JaxRuntimeError" or "Gloo " in str(error)
+
+
 def end_with_watcher() -> None:
   """Linux: a child is killed along with its watcher, which could not tell it to stop any more."""
   watcher = os.environ.pop(_WATCHER, None)  # what this process starts is not watched

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxtl import exit_reason, signals, supervision
@@ -169,3 +170,17 @@ def test_a_reason_is_written_only_where_a_run_is(tmp_path):
   exit_reason.write(tmp_path, code=42, reason="x")
   found = json.loads((tmp_path / exit_reason.NAME).read_text())
   assert (found["code"], found["reason"], found["process"]) == (42, "x", 0)
+
+
+@pytest.mark.parametrize(
+  ("error", "expected"),
+  [
+    (jax.errors.JaxRuntimeError("INTERNAL: peer gone"), True),
+    # As jax.jit raises it in `process_allgather` when a peer is killed meanwhile (seen in the soak).
+    (ValueError("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer"), True),
+    (ValueError("a bug of ours"), False),
+    (RuntimeError("another"), False),
+  ],
+)
+def test_what_a_lost_peer_looks_like(error, expected):
+  assert supervision.may_be_a_peers(error) == expected

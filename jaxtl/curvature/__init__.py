@@ -5,6 +5,7 @@ from jaxtl.curvature.krylov import Basis, Tridiagonal, tridiagonalize
 from jaxtl.curvature.products import (
   Batches,
   Matvec,
+  check_params,
   empirical_fisher,
   empirical_fisher_over_batches,
   fisher,
@@ -55,6 +56,7 @@ __all__ = [
   "adaptive_average_sharpness",
   "adaptive_sam_sharpness",
   "average_sharpness",
+  "check_params",
   "diagonal",
   "empirical_fisher",
   "empirical_fisher_over_batches",

@@ -228,6 +228,12 @@ def gradient_over_batches(
   return value_and_gradient
 
 
+def check_params(params: Params) -> None:
+  """Raises InputError, which names the first, where a parameter is not finite."""
+  if path := tree.first_nonfinite(params):
+    raise InputError(f"the parameter {path!r} is not finite; curvature needs finite weights")
+
+
 def _gauss_newton(
   predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: Params, vector: Params
 ) -> Params:
@@ -285,8 +291,7 @@ def _summed_gradient(loss_fn: Callable[..., Any], params: Params, batch: Any, _:
 
 def _over_batches(product: Callable[..., Any], functions: Any, params: Params, batches: Batches) -> Matvec:
   stream = _stream(batches)
-  if path := tree.first_nonfinite(params):
-    raise InputError(f"the parameter {path!r} is not finite; curvature needs finite weights")
+  check_params(params)
   return lambda vector: _mean(product, functions, params, params, stream, vector=vector)
 
 

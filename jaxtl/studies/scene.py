@@ -205,6 +205,7 @@ class Scene:
 
   def facts(self) -> Row:
     """What a number depends on beside the weights: images, precision, mode of normalisation, and the loss."""
+    curvature.check_params(self.params)
     value = curvature.loss_over_batches(self.loss_fn, self.batches)(self.params)
     if not np.isfinite(value):
       raise NonFiniteError(f"the loss is {value} at the checkpoint; curvature needs a finite one")

@@ -120,7 +120,14 @@ def _rows(
     "num_examples": 512.0,
   }
   if kind == "flatness":
-    return [{"kind": "flatness", **curvature, "converged": True, "seconds": 3.0}]
+    about = {"loss": "cross_entropy", "differentiated": "softmax_cross_entropy", "checkpoint": "runs/x"}
+    facts = {
+      "precision": "float32",
+      "batch_norm": "stored statistics",
+      "num_products": 31,
+      "num_examples": 512,
+    }
+    return [{"kind": "flatness", **curvature, **facts, **about, "converged": True, "seconds": 3.0}]
   rows: list[dict[str, Any]] = []
   if kind == "pretrain" and not scratch:
     rows += [

@@ -1,14 +1,20 @@
-"""Transfer and flatness on a checkpoint that exists."""
+"""Flatness of a checkpoint that exists, and during training; transfer of one that exists."""
+
+import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
-from jaxtl import losses, train
+from jaxtl import losses, train, tree
 from jaxtl.config import parse
-from jaxtl.errors import CheckpointError
-from jaxtl.studies import flatness, study
+from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError, Restart
+from jaxtl.studies import report, study
+from jaxtl.studies.lambda_max import Flatness, Trail
+from jaxtl.studies.scene import Layers, Scene, Sharpness, Slice, Spectrum, subset
 from jaxtl.train import Experiment
 from tests.train.conftest import tiny_config
 
@@ -30,14 +36,32 @@ def test_transfer_starts_from_a_checkpoint(study_config, runtime, tmp_path, chec
     study.run_study(config, workdir=tmp_path / "other", runtime=runtime())
 
 
-def test_flatness_is_the_largest_eigenvalue_that_arpack_finds(runtime, checkpointed, study_config):
+def scene_of(trained, runtime, settings, loss=losses.softmax_cross_entropy):
+  weights = trained.weights
+  return Scene.of(
+    trained.program.model,
+    weights.params,
+    weights.batch_stats,
+    loss,
+    settings.data,
+    runtime,
+    num_examples=settings.num_examples,
+    seed=settings.seed,
+  )
+
+
+@pytest.fixture
+def settings(study_config):
+  return parse(study_config["base"]["flatness"] | dict(num_iters=300, tolerance=1e-3), Flatness)
+
+
+def test_flatness_is_the_largest_eigenvalue_that_arpack_finds(runtime, checkpointed, settings):
   _, trained = checkpointed
-  settings = study_config["base"]["flatness"] | dict(num_iters=300, tolerance=1e-3)
-  measured = parse(settings, flatness.Flatness)
+  scene = scene_of(trained, runtime(), settings)
+  found = scene.extremes(num_iters=300, tolerance=1e-3).algebraic
+  batches = list(subset(settings.data, runtime(), num_examples=48, seed=0))
+  flat, unflatten = ravel_pytree(trained.weights.params)
   model = trained.program.model
-  found = flatness.measure(measured, model, trained.weights.params, trained.weights.batch_stats, runtime())
-  batches = list(flatness._subset(measured, runtime()))
-  flat, unflatten = jax.flatten_util.ravel_pytree(trained.weights.params)
 
   def loss(vector):
     values = []
@@ -54,16 +78,277 @@ def test_flatness_is_the_largest_eigenvalue_that_arpack_finds(runtime, checkpoin
     (flat.size, flat.size), matvec=lambda v: np.asarray(product(jnp.asarray(v, jnp.float32)))
   )
   reference = eigsh(operator, k=1, which="LA", return_eigenvectors=False, tol=1e-5)[0]
-  assert found["converged"]
-  assert found["lambda_max"] == pytest.approx(float(reference), rel=1e-3)
-  assert found["num_examples"] == 48
+  assert found.converged
+  assert found.value == pytest.approx(float(reference), rel=1e-3)
+  assert scene.num_examples == 48
+  by_lanczos = scene.spectrum(Spectrum(num_eigenvalues=2, max_products=60, num_probes=2, num_steps=2))
+  assert by_lanczos["eigenvalues"][0] == pytest.approx(float(reference), rel=1e-3)
 
 
-def test_flatness_as_a_study_draws_another_subset_for_another_seed(
-  runtime, tmp_path, checkpointed, study_config
+def test_blocks_are_diagonal_blocks_and_no_larger_than_the_whole(runtime, checkpointed, settings):
+  _, trained = checkpointed
+  scene = scene_of(trained, runtime(), settings)
+  whole = scene.extremes(num_iters=300, tolerance=1e-3).algebraic.value
+  found = list(scene.layers(Layers(max_products=40, tolerance=1e-3, num_probes=2)))
+  assert [row["layer"] for row in found] == list(trained.program.model.blocks)
+  assert sum(row["layer_parameters"] for row in found) == scene.facts()["num_parameters"]
+  assert all(row["layer_lambda_max"] <= whole * 1.001 for row in found)
+  kernels = list(scene.layers(Layers(max_products=2, num_probes=2, where="kernel$")))
+  assert sum(row["layer_parameters"] for row in kernels) < scene.facts()["num_parameters"]
+
+
+def test_the_loss_along_a_line_has_the_curvature_that_is_told(runtime, checkpointed, settings):
+  """Second differences along the eigenvector are its eigenvalue; all lines agree at the weights."""
+  _, trained = checkpointed
+  scene = scene_of(trained, runtime(), settings)
+  pair = scene.extremes(num_iters=300, tolerance=1e-3).algebraic
+  lines = {row["direction"]: row for row in scene.slices(Slice(num_points=3, eigen_span=0.03), pair.vector)}
+  low, middle, high = lines["eigenvector"]["values"]
+  assert (low + high - 2 * middle) / 0.03**2 == pytest.approx(pair.value, rel=0.05)
+  assert lines["random"]["coordinates"][1] == 0
+  assert lines["random"]["values"][1] == middle == pytest.approx(scene.facts()["mean_loss"], rel=1e-6)
+
+
+def test_a_line_to_another_checkpoint_ends_there(runtime, checkpointed, settings, tmp_path):
+  path, trained = checkpointed
+  other = train.run(
+    parse(tiny_config(epochs=1.0), Experiment), seed=1, runtime=runtime(), workdir=tmp_path / "o"
+  )
+  scene = scene_of(trained, runtime(), settings)
+  plan = Slice(num_points=7, towards=str(tmp_path / "o"))
+  line = next(row for row in scene.slices(plan, trained.weights.params) if row["direction"] == "towards")
+  at = dict(zip(np.round(line["coordinates"], 6), line["values"]))
+  assert at[0.0] == pytest.approx(scene.facts()["mean_loss"], rel=1e-5)
+  there = Scene.of(
+    other.program.model,
+    other.weights.params,
+    trained.weights.batch_stats,
+    losses.softmax_cross_entropy,
+    settings.data,
+    runtime(),
+    num_examples=48,
+    seed=0,
+  )
+  assert at[1.0] == pytest.approx(there.facts()["mean_loss"], rel=1e-4)
+
+
+def test_a_measurement_on_eight_devices_is_that_on_one(runtime, checkpointed, settings):
+  _, trained = checkpointed
+  scenes = [scene_of(trained, runtime(count), settings) for count in (1, 8)]
+  values = [scene.extremes(num_iters=300, tolerance=1e-3).algebraic.value for scene in scenes]
+  assert values[1] == pytest.approx(values[0], rel=1e-5)
+  sharp = [scene.sharpness(Sharpness(num_samples=2, num_steps=2)) for scene in scenes]
+  for key, value in sharp[0].items():
+    assert sharp[1][key] == pytest.approx(value, rel=1e-3, abs=1e-6), key
+
+
+def test_every_option_of_sharpness_changes_its_number(runtime, checkpointed, settings):
+  _, trained = checkpointed
+  scene = scene_of(trained, runtime(), settings)
+  plain = scene.sharpness(Sharpness(num_samples=2, num_steps=2))
+  for change, keys in (
+    (dict(rho=0.1), ("sam_first_order", "sam_sharpness")),
+    (dict(adaptive_rho=0.2), ("adaptive_sam_sharpness",)),
+    (dict(sigma=0.02), ("average_sharpness",)),
+    (dict(adaptive_sigma=0.1), ("adaptive_average_sharpness",)),
+    (dict(num_samples=3), ("average_sharpness", "relative_flatness")),
+  ):
+    found = scene.sharpness(Sharpness(**(dict(num_samples=2, num_steps=2) | change)))
+    assert all(found[key] != plain[key] for key in keys), change
+  assert scene.sharpness(Sharpness(num_samples=2, num_steps=1))["sam_sharpness"] == plain["sam_first_order"]
+
+
+SMALL = dict(
+  spectrum=dict(num_eigenvalues=2, max_products=6, num_probes=2, num_steps=3),
+  layers=dict(max_products=2, num_probes=2),
+  sharpness=dict(num_steps=1, num_samples=2),
+  slice=dict(num_points=3),
+  plane=dict(num_points=3),
+)
+
+
+@pytest.fixture
+def flatness_config(checkpointed, study_config):
+  base = dict(start=checkpointed[0], flatness=study_config["base"]["flatness"], **SMALL)
+  return dict(study=".studies.flatness.rows", base=base, arms=dict(a=dict()), seeds=[0])
+
+
+def test_a_study_measures_both_losses_and_draws_another_subset_for_another_seed(
+  runtime, tmp_path, flatness_config
 ):
-  base = dict(start=checkpointed[0], flatness=study_config["base"]["flatness"])
-  config = dict(study=".studies.flatness.rows", base=base, arms=dict(a=dict()), seeds=[0, 1])
+  config = flatness_config | dict(seeds=[0, 1])
   rows = study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
+  # The checkpoint was trained with the cross-entropy, so there is no second loss.
+  assert {row["loss"] for row in rows} == {"cross_entropy"}
+  assert [row["kind"] for row in rows[:1]] == ["flatness"]
+  assert {row["kind"] for row in rows} == {"flatness", "layer", "slice", "plane"}
+  first, second = (row for row in rows if row["kind"] == "flatness")
+  assert first["lambda_max"] != second["lambda_max"]
+  assert (first["num_examples"], first["precision"], first["batch_norm"]) == (
+    48,
+    "float32",
+    "stored statistics",
+  )
+  page = report.write(tmp_path / "run", tmp_path / "page").read_text(encoding="utf-8")
+  for text in (
+    "Curvature of the cross-entropy",
+    "Blocks, cross-entropy",
+    "Density of the Hessian",
+    "Precision",
+  ):
+    assert text in page
+
+
+def test_a_checkpoint_of_another_loss_is_measured_by_that_too(runtime, tmp_path, flatness_config):
+  hinge = dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0)
+  changed = tiny_config(epochs=1.0, task=dict(make=".tasks.classification", loss=hinge))
+  train.run(parse(changed, Experiment), seed=0, runtime=runtime(), workdir=tmp_path / "hinge")
+  parts = dict(layers=None, plane=None, slice=None, sharpness=None)
+  config = flatness_config | dict(base=flatness_config["base"] | parts | dict(start=str(tmp_path / "hinge")))
+  rows = study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
+  assert [(row["loss"], row["differentiated"]) for row in rows] == [
+    ("cross_entropy", "softmax_cross_entropy"),
+    ("training", "multiclass_smoothed_hinge(margin=7)"),
+  ]
   assert rows[0]["lambda_max"] != rows[1]["lambda_max"]
-  assert all(row["kind"] == "flatness" for row in rows)
+  page = report.write(tmp_path / "run", tmp_path / "page").read_text(encoding="utf-8")
+  assert "rows cannot be compared with each other" in page
+
+
+def test_data_without_transforms_are_prepared_as_the_checkpoint_says(runtime, tmp_path, flatness_config):
+  parts = dict(layers=None, plane=None, slice=None, sharpness=None, spectrum=None)
+  base = flatness_config["base"] | parts
+  own = base | dict(flatness=base["flatness"] | dict(data=base["flatness"]["data"] | dict(transforms=[])))
+  found = [
+    study.run_study(flatness_config | dict(base=one), workdir=tmp_path / str(i), runtime=runtime())
+    for i, one in enumerate((base, own))
+  ]
+  assert found[0][0]["lambda_max"] == found[1][0]["lambda_max"]
+  assert [row["kind"] for row in found[0]] == ["flatness"]
+
+
+def test_images_of_other_classes_are_refused(runtime, tmp_path, flatness_config):
+  data = flatness_config["base"]["flatness"]["data"]
+  data["source"] = data["source"] | dict(names="xyz")
+  with pytest.raises(DataError, match="other classes") as error:
+    study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("part", "change", "message"),
+  [
+    ("spectrum", dict(num_eigenvalues=0), "num_eigenvalues is 0"),
+    ("spectrum", dict(max_products=1), "max_products is 1"),
+    ("spectrum", dict(num_probes=1), "num_probes is 1"),
+    ("spectrum", dict(alpha=0.0), "alpha is 0.0"),
+    ("layers", dict(num_probes=1), "num_probes is 1"),
+    ("layers", dict(max_products=0), "max_products is 0"),
+    ("sharpness", dict(rho=-0.1), "rho is -0.1"),
+    ("sharpness", dict(num_samples=1), "num_samples is 1"),
+    ("slice", dict(num_points=4), "num_points is 4"),
+    ("slice", dict(eigen_span=0.0), "eigen_span is 0.0"),
+    ("plane", dict(span=0.0), "span is 0.0"),
+  ],
+)
+def test_impossible_plans_are_refused(flatness_config, part, change, message):
+  flatness_config["base"][part] = flatness_config["base"][part] | change
+  with pytest.raises(ConfigError, match=message):
+    study.parse_config(flatness_config)
+
+
+def test_weights_that_are_not_finite_are_named(runtime, checkpointed, settings):
+  _, trained = checkpointed
+  params = jax.tree.map(np.array, trained.weights.params)
+  params["head"]["kernel"][0, 0] = np.nan
+  scene = Scene.of(
+    trained.program.model,
+    params,
+    trained.weights.batch_stats,
+    losses.softmax_cross_entropy,
+    settings.data,
+    runtime(),
+    num_examples=48,
+    seed=0,
+  )
+  with pytest.raises(InputError, match="'head/kernel'"):
+    scene.facts()
+
+
+def test_a_missing_checkpoint_is_refused_before_anything(runtime, tmp_path, flatness_config):
+  flatness_config["base"]["start"] = str(tmp_path / "nowhere")
+  with pytest.raises(CheckpointError, match="there is no such folder"):
+    study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
+  assert not (tmp_path / "run").exists()
+
+
+def observing(runtime, folder, steps, *, period, num_iters=200):
+  """The flatness records of a run that measures every `period` steps; stopped after `steps` where given."""
+  plain = [dict(fn=".data.normalize")]
+  data = dict(source=dict(make="tests.train.conftest.squares"), transforms=plain, batch_size=16)
+  base = tiny_config(
+    epochs=2.0,
+    checkpoint_every=4,
+    flatness=dict(data=data, num_examples=48, num_iters=num_iters, tolerance=1e-3, evaluate_every=period),
+  )
+  config = dict(study=".studies.pretrain.rows", seeds=[0], base=base, arms=dict(a=dict()))
+  here = runtime()
+  if steps is not None:
+    here.interruption = StopAfter(steps)
+    with pytest.raises(Restart):
+      study.run_study(config, workdir=folder, runtime=here)
+  else:
+    study.run_study(config, workdir=folder, runtime=here)
+  lines = (folder / "a" / "0" / "metrics.jsonl").read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  return {r["step"]: r for r in records if "flatness/lambda_max" in r}
+
+
+class StopAfter:
+  def __init__(self, step):
+    self.step = step
+
+  def due(self, step):
+    return step >= self.step
+
+
+def test_the_observer_goes_on_from_its_last_eigenvector_and_a_resumed_run_measures_the_same(
+  runtime, tmp_path
+):
+  whole = observing(runtime, tmp_path / "whole", None, period=2)
+  assert sorted(whole) == [2, 4, 6, 8, 10, 12]
+  observing(runtime, tmp_path / "killed", 7, period=2)
+  resumed = observing(runtime, tmp_path / "killed", None, period=2)
+  numbers = lambda found: {  # noqa: E731
+    step: {key: value for key, value in record.items() if "flatness/" in key and "seconds" not in key}
+    for step, record in found.items()
+  }
+  assert numbers(resumed) == numbers(whole)
+  cold = observing(runtime, tmp_path / "cold", None, period=None)
+  assert sorted(cold) == [4, 8, 12]
+  kept = sorted(path.name for path in (tmp_path / "whole" / "a" / "0" / "eigenvectors").iterdir())
+  assert kept == ["10.0.npz", "12.0.npz", "2.0.npz", "4.0.npz", "6.0.npz", "8.0.npz"]
+
+
+def test_a_warm_start_takes_fewer_products(runtime, checkpointed, settings):
+  _, trained = checkpointed
+  scene = scene_of(trained, runtime(), settings)
+  cold = scene.extremes(num_iters=300, tolerance=1e-3)
+  nearby = dataclasses.replace(scene, params=tree.scale(1.001, scene.params))
+  warm = nearby.extremes(num_iters=300, tolerance=1e-3, start=cold.by_magnitude.vector)
+  assert warm.num_products < nearby.extremes(num_iters=300, tolerance=1e-3).num_products
+
+
+def test_old_eigenvectors_go_and_damaged_ones_are_started_without(runtime, tmp_path):
+  like = {"a": jnp.ones(3)}
+  trail = Trail(tmp_path / "v", 2, 4, runtime().mesh)
+  assert trail.before(2, like) is None
+  for step in range(2, 14, 2):
+    trail.keep(step, tree.scale(float(step), like))
+  assert sorted(int(path.name.split(".")[0]) for path in trail.folder.iterdir()) == [6, 8, 10, 12]
+  np.testing.assert_array_equal(trail.before(10, like)["a"], 8 * np.ones(3))
+  assert trail.before(15, like) is None  # 12 is not the measurement before
+  (trail.folder / "8.0.npz").write_bytes(b"torn")
+  assert trail.before(10, like) is None
+  assert trail.before(12, {"b": jnp.ones(3)}) is None
