@@ -181,6 +181,8 @@ def _flatness(options: argparse.Namespace) -> None:
 
   if given := [name for name in ("subset", "class_map") if getattr(options, name)]:
     raise ConfigError(f"--{given[0].replace('_', '-')} has no meaning with --flatness; leave it out")
+  if options.out and not (options.out / "config.json").is_file():
+    check_new_folder(options.out)
   config = flatness.config_of(
     str(options.checkpoint),
     options.data,

@@ -239,6 +239,34 @@ def test_eval_measures_a_checkpoint_on_images_of_the_same_classes(finished, tmp_
   assert "no split 'x'" in refused(capsys, "eval", cell, "--data", folder, "--split", "x", code=3)
 
 
+def test_eval_measures_flatness_in_one_line_and_goes_on_where_it_stopped(finished, tmp_path, capsys):
+  folder = class_folders(tmp_path / "images", "abc")
+  out = tmp_path / "flat"
+  cell = finished / "sam" / "0"
+  common = ["--flatness", "--num-examples", 6, "--batch-size", 8, "--num-devices", 1]
+  arguments = [str(a) for a in ("eval", cell, "--data", folder, *common, "--out", out)]
+  assert cli.main(arguments) == 0
+  first = capsys.readouterr().out
+  for name in ("lambda_max", "residual", "trace", "effective_dimension", "sam_sharpness", "block head"):
+    assert name in first
+  assert "num_examples" in first
+  assert " 6\n" in first
+  assert "Curvature of the cross-entropy" in (out / "report" / "index.html").read_text(encoding="utf-8")
+  (out / "report" / "index.html").unlink()
+  written = (out / "checkpoint" / "0" / "cross_entropy.json").stat().st_mtime_ns
+  assert cli.main(arguments) == 0
+  assert capsys.readouterr().out == first
+  assert (out / "checkpoint" / "0" / "cross_entropy.json").stat().st_mtime_ns == written
+  assert "made with another config" in refused(capsys, *arguments, "--num-examples", 9)
+  line = refused(capsys, *arguments[:-1], class_folders(tmp_path / "other", "abc"))
+  assert "is not empty" in line
+  other = class_folders(tmp_path / "others", "abd")
+  assert "only the data has 'd'" in refused(capsys, "eval", cell, "--data", other, *common, code=3)
+  assert "--subset has no meaning" in refused(capsys, "eval", cell, "--data", folder, *common, "--subset")
+  line = refused(capsys, "eval", cell, "--data", folder, "--num-examples", 6, "--num-devices", 1)
+  assert "--num-examples is of --flatness" in line
+
+
 def test_a_hostile_checkpoint_is_not_imported(finished, tmp_path, capsys, monkeypatch):
   hostile = checkpoint.load(finished / "cross_entropy" / "0")
   hostile.config["model"] = {"make": "os.getcwd"}

@@ -110,7 +110,7 @@ def test_the_loss_along_a_line_has_the_curvature_that_is_told(runtime, checkpoin
 
 
 def test_a_line_to_another_checkpoint_ends_there(runtime, checkpointed, settings, tmp_path):
-  path, trained = checkpointed
+  _, trained = checkpointed
   other = train.run(
     parse(tiny_config(epochs=1.0), Experiment), seed=1, runtime=runtime(), workdir=tmp_path / "o"
   )
