@@ -68,6 +68,8 @@ def hvp_over_batches(
   def matvec(vector: Params) -> Params:
     total, count = jax.tree.map(_wide_zeros, params), jnp.float32(0)
     for batch in batches() if callable(batches) else batches:
+      # The next batch was made while the last was computed; programs further ahead would hold memory already.
+      jax.block_until_ready(count)
       total, count = _add_product(total, count, params, batch, vector, loss_fn=loss_fn)
     if not float(count) > 0:
       raise DataError(
