@@ -5,7 +5,7 @@ ORACLES ?= .venv-oracles
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test test-oracles lint types bench bench-torch clean
+.PHONY: setup quickstart test test-oracles lint types bench bench-torch bench-curvature clean
 
 setup: $(READY)
 
@@ -23,7 +23,7 @@ test: setup
 # The libraries that weights come from, in an environment of their own: torch is large, and `make test` needs none.
 $(ORACLES)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ORACLES)
-	$(ORACLES)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,oracles]'
+	$(ORACLES)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,oracles,bench]'
 	touch $(ORACLES)/.ready
 
 test-oracles: $(ORACLES)/.ready
@@ -45,6 +45,10 @@ bench: setup
 
 bench-torch: $(ORACLES)/.ready
 	$(ORACLES)/bin/python benchmarks/models.py
+
+# Huge pages, for both sides: docs/benchmarks.md.
+bench-curvature: $(ORACLES)/.ready
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(ORACLES)/bin/python benchmarks/curvature.py
 
 clean:
 	rm -rf $(VENV) $(ORACLES) runs data_check

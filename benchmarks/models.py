@@ -93,7 +93,8 @@ class Ours:
 
   def write(self, folder: Path, layout: str) -> None:
     """Weights and batch for torch."""
-    from jaxtl.pretrained import LAYOUTS, shapes_of, write
+    from jaxtl.pretrained import LAYOUTS, write
+    from jaxtl.train.step import shapes_of
 
     entries = LAYOUTS[layout].entries(self.model, shapes_of(self.model, self.image.shape[1:]))
     np.savez(folder / "weights.npz", **write(entries, self.weights))

@@ -61,15 +61,28 @@ class CifarResNet(nn.Module):
     return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
-def built(name: str, classes: int) -> nn.Module:
-  """The model as its library builds it, with weights of its own."""
+def built(name: str, classes: int, *, size: int = 224, twice: bool = False) -> nn.Module:
+  """The model as its library builds it, with weights of its own.
+
+  Args:
+    name: ours.
+    classes: of the classifier.
+    size: of the images, where the model depends on it.
+    twice: to be differentiated twice, which torch's fused attention cannot be on the CPU.
+  """
   if name == "resnet20":
     return CifarResNet(classes)
   if name.startswith("vit"):
     import timm
 
-    sizes = {"vit_s16": dict(embed_dim=384, num_heads=6), "vit_b16": dict(embed_dim=768, num_heads=12)}
-    return timm.models.VisionTransformer(patch_size=16, depth=12, num_classes=classes, **sizes[name])
+    timm.layers.set_fused_attn(not twice)
+    sizes = {
+      "vit_ti16": dict(embed_dim=192, num_heads=3),
+      "vit_s16": dict(embed_dim=384, num_heads=6),
+      "vit_b16": dict(embed_dim=768, num_heads=12),
+    }
+    shape = dict(img_size=size, patch_size=16, depth=12, num_classes=classes)
+    return timm.models.VisionTransformer(**shape, **sizes[name])
   import torchvision
 
   return getattr(torchvision.models, name)(num_classes=classes)

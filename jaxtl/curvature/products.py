@@ -315,6 +315,8 @@ def _mean(
   """The sums of `product(*functions, params, batch, vector)` over their count, in the types of `like`."""
   total, count = jax.tree.map(_wide_zeros, like), jnp.float32(0)
   for batch in stream():
+    # The next batch was made while the last was computed; programs further ahead would hold memory already.
+    jax.block_until_ready(count)
     total, count = _add(total, count, params, batch, vector, product=product, functions=functions)
   if not float(count) > 0:
     raise DataError(f"the batches hold {float(count):g} examples; a mean over them needs at least one")
