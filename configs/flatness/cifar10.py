@@ -3,8 +3,10 @@
 Every number is of the same 400 training images; each network sees them normalised as it was trained with.
 
 jaxtl run configs/pretrain/cifar10.py --data-dir DATA --arms cross_entropy,smoothed_hinge,sam
-jaxtl import DATA/weights/cifar10_resnet20.npz --as resnet20 --layout akamaster --out runs/import/cifar_resnet20
-jaxtl import DATA/weights/cifar10_resnet8_mlperftiny.npz --as resnet8 --layout mlperf_tiny --out runs/import/cifar_resnet8
+jaxtl import DATA/weights/cifar10_resnet20.npz --as resnet20 --layout akamaster \\
+  --classes DATA/cifar10/classes.json --out runs/import/cifar_resnet20
+jaxtl import DATA/weights/cifar10_resnet8_mlperftiny.npz --as resnet8 --layout mlperf_tiny \\
+  --classes DATA/cifar10/classes.json --out runs/import/cifar_resnet8
 jaxtl run configs/flatness/cifar10.py --data-dir DATA
 """
 
@@ -18,8 +20,9 @@ def get_config():
       study=".studies.flatness.rows",
       title="Flatness of CIFAR-10 networks",
       notes=[
-        "The first three arms are the same network, ResNet-8 of width 8, after 4 epochs; the imported ones are "
-        "larger and were trained for long. Measures that are not scale-invariant compare only the first three."
+        "The first three arms are the same network, ResNet-8 of width 8, after 4 epochs; the imported ones "
+        "are larger and were trained for long. Measures that are not scale-invariant compare only the first "
+        "three."
       ],
       seeds=(0,),
       base=dict(
