@@ -187,6 +187,7 @@ def _flatness(options: argparse.Namespace) -> None:
     str(options.checkpoint),
     options.data,
     split=options.split,
+    data_dir=options.data_dir,
     preprocessing=_preprocessing(options),
     batch_size=options.batch_size,
     num_examples=options.num_examples or 512,
@@ -194,8 +195,9 @@ def _flatness(options: argparse.Namespace) -> None:
     trust=options.trust,
   )
   with contextlib.ExitStack() as stack:
-    temporary = tempfile.TemporaryDirectory(prefix="jaxtl-")
-    workdir = options.out or Path(stack.enter_context(temporary))
+    workdir = options.out
+    if workdir is None:
+      workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxtl-")))
     rows = study.run_study(
       config, workdir=workdir, runtime=make_runtime(options), command=options.command_line
     )

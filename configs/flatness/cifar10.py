@@ -1,6 +1,6 @@
 """How flat CIFAR-10 networks are: three of `configs/pretrain/cifar10.py`, and two that others have trained.
 
-Every number is of the same 400 training images; each network sees them normalised as it was trained with.
+Every number is of the same 256 training images; each network sees them normalised as it was trained with.
 
 jaxtl run configs/pretrain/cifar10.py --data-dir DATA --arms cross_entropy,smoothed_hinge,sam
 jaxtl import DATA/weights/cifar10_resnet20.npz --as resnet20 --layout akamaster \\
@@ -28,7 +28,7 @@ def get_config():
       base=dict(
         start="runs/pretrain/cifar10/cross_entropy/0",
         # No transforms: each checkpoint's own.
-        flatness=dict(data=dict(source=source, batch_size=200), num_examples=400, num_iters=60),
+        flatness=dict(data=dict(source=source, batch_size=128), num_examples=256),
       ),
       arms=ConfigDict(
         dict(

@@ -35,6 +35,8 @@ def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
     A function from a tree like `params` to a tree like `params`, compiled at its first call.
   """
 
+  check_params(params)
+
   @jax.jit
   def product(params: Params, vector: Params) -> Params:
     return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
@@ -58,6 +60,7 @@ def ggn(predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: 
   Returns:
     A function from a tree like `params` to a tree like `params`, compiled at its first call.
   """
+  check_params(params)
   product = jax.jit(lambda params, vector: _gauss_newton(predict, loss, params, vector))
   return lambda vector: product(params, vector)
 
@@ -86,6 +89,8 @@ def empirical_fisher(losses: Callable[[Params], Array], params: Params) -> Matve
     losses: params -> [B] one loss for each example, none of which depends on another example.
     params: a tree of float arrays.
   """
+
+  check_params(params)
 
   @jax.jit
   def product(params: Params, vector: Params) -> Params:
@@ -200,8 +205,7 @@ def loss_over_batches(
   stream = _stream(batches)
 
   def value(params: Params) -> float:
-    like = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
-    return float(_mean(_summed_loss, (loss_fn,), like, params, stream, vector=()))
+    return float(_mean(_summed_loss, (loss_fn,), _wide_scalar(params), params, stream, vector=()))
 
   return value
 
@@ -221,7 +225,7 @@ def gradient_over_batches(
   stream = _stream(batches)
 
   def value_and_gradient(params: Params) -> tuple[float, Params]:
-    like = {"loss": jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), "gradient": params}
+    like = {"loss": _wide_scalar(params), "gradient": params}
     mean = _mean(_summed_gradient, (loss_fn,), like, params, stream, vector=())
     return float(mean["loss"]), mean["gradient"]
 
@@ -229,7 +233,9 @@ def gradient_over_batches(
 
 
 def check_params(params: Params) -> None:
-  """Raises InputError, which names the first, where a parameter is not finite."""
+  """Raises InputError, which names the first, where a parameter is not finite; traced ones are let by."""
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params)):
+    return
   if path := tree.first_nonfinite(params):
     raise InputError(f"the parameter {path!r} is not finite; curvature needs finite weights")
 
@@ -337,6 +343,10 @@ def _add(
 ) -> tuple[Any, Array]:
   part, examples = product(*functions, params, batch, vector)
   return tree.add(total, jax.tree.map(_widen, part)), count + jnp.asarray(examples, count.dtype)
+
+
+def _wide_scalar(params: Params) -> Array:
+  return jnp.zeros((), jnp.promote_types(jnp.result_type(*jax.tree.leaves(params)), jnp.float32))
 
 
 def _widen(x: Array) -> Array:

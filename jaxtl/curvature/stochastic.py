@@ -142,7 +142,7 @@ class Density:
   """The eigenvalues' distribution, as a quadrature rule from each of several probes.
 
   Attributes:
-    nodes: float64 [S, m], where the rule of each probe has its weights; padded with zeros.
+    nodes: float64 [S, m], where the rule of each probe has its weights; padded with the last.
     weights: float64 [S, m], each row with the sum 1; padding has the weight 0.
     dimension: n, the number of eigenvalues.
     num_products: of all probes.
@@ -225,6 +225,7 @@ def spectral_density(
     *_, found = itertools.islice(tridiagonalize(matvec, vector), num_steps)
     values, vectors = found.eigh()
     steps = len(values)
+    nodes[number] = values[-1]  # padding has no weight, but functions are evaluated there
     nodes[number, :steps], weights[number, :steps] = values, vectors[0] ** 2
     products += steps
   return Density(nodes, weights, tree.size(like), products)

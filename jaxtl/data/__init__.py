@@ -23,7 +23,7 @@ from jaxtl.data.images import (
   to_rgb,
 )
 from jaxtl.data.mix import cutmix, mixup
-from jaxtl.data.opening import from_name, open_source
+from jaxtl.data.opening import choose_split, from_name, open_source
 from jaxtl.data.pipeline import eval_batches, train_batches
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing
@@ -49,6 +49,7 @@ __all__ = [
   "augmented_preview",
   "center_crop",
   "check_source",
+  "choose_split",
   "color_jitter",
   "contact_sheet",
   "cutmix",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from jaxtl.data.bundled import digits, photo_patches
@@ -58,22 +58,31 @@ def from_name(*, name: str, split: str | None = None, data_dir: DataDir = None) 
 
   Args:
     name: what a user names on the command line.
-    split: which one; where it is not given, the only one, else test, val or validation.
+    split: which one, as for `choose_split`.
     data_dir: the folder that paths are relative to, and TFDS's.
 
   Raises:
     DataError: nothing of that name, no such split, or several to choose from.
   """
   splits = open_source(name, data_dir=data_dir)
+  return splits[choose_split(splits, split)]
+
+
+def choose_split(splits: Collection[str], split: str | None) -> str:
+  """The split that is asked for; where none is, the only one, else test, val or validation.
+
+  Raises:
+    DataError: no such split, or several to choose from.
+  """
   if split is not None:
     if split not in splits:
       raise DataError(f"no split {split!r}; there is {', '.join(splits)}")
-    return splits[split]
+    return split
   if len(splits) == 1:
-    return next(iter(splits.values()))
+    return next(iter(splits))
   for held_out in ("test", "val", "validation"):
     if held_out in splits:
-      return splits[held_out]
+      return held_out
   raise DataError(f"which split? Give --split, one of {', '.join(splits)}")
 
 

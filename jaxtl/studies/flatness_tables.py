@@ -7,7 +7,6 @@ from typing import Any
 
 from jaxtl.studies.appendix import Grid
 from jaxtl.studies.results import Results
-from jaxtl.studies.sentences import call
 from jaxtl.studies.tables import ABSENT, Column, Table, decimals_for, mean_and_spread
 
 LOSSES = {"cross_entropy": "cross-entropy", "training": "training loss"}
@@ -22,10 +21,18 @@ _MEASURES: Mapping[str, tuple[str, str, str, int]] = {
   "sam_first_order": ("first order", "Sharpness", "SAM sharpness, one step", -1),
   "sam_sharpness": ("ascent", "Sharpness", "SAM sharpness, several steps", -1),
   "average_sharpness": ("average", "Sharpness", "average sharpness under Gaussian noise", -1),
+  "average_sharpness_error": ("s.e.", "Sharpness", "standard error of the average sharpness", 0),
   "adaptive_sam_sharpness": ("ascent", "Scale-invariant", "adaptive SAM sharpness", -1),
   "adaptive_average_sharpness": ("average", "Scale-invariant", "adaptive average sharpness", -1),
+  "adaptive_average_sharpness_error": (
+    "s.e.",
+    "Scale-invariant",
+    "s.e. of the adaptive average sharpness",
+    0,
+  ),
   "fisher_rao_norm": ("Fisher-Rao", "Scale-invariant", "Fisher-Rao norm", -1),
   "relative_flatness": ("relative", "Scale-invariant", "relative flatness of the head", -1),
+  "relative_flatness_error": ("s.e.", "Scale-invariant", "standard error of the relative flatness", 0),
   "mean_loss": ("loss", "At the weights", "mean loss on the images", 0),
 }
 
@@ -43,17 +50,19 @@ def make_tables(results: Results) -> list[Table]:
 
 def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   """How to read a table of `make_tables`."""
-  flatness = results.config["base"]["flatness"]
   rows = _rows(results, "flatness")
-  counts = " or ".join(sorted({f"{row['num_examples']:,}" for row in rows}))
-  seed = flatness.get("seed", 0)
   said = [
     (
       "Images",
-      f"{counts} of {call(flatness['data']['source'])}, drawn evenly over the classes with seed {seed} "
-      "plus the study's seed; not augmented.",
+      f"{_all(rows, 'num_examples')} of {_all(rows, 'images')}, drawn evenly over the classes with seed "
+      f"{_all(rows, 'seed_of_images')}; not augmented.",
     ),
-    ("Normalisation", f"{_all(rows, 'batch_norm')}. Precision: {_all(rows, 'precision')}."),
+    ("Normalisation", f"{_all(rows, 'batch_norm')}."),
+    (
+      "Precision",
+      f"{_all(rows, 'precision')}, computing in {_all(rows, 'compute_type')}, products of matrices in JAX's "
+      f"precision {_all(rows, 'matmul_precision')}.",
+    ),
     (
       "Bold",
       "The smallest as printed: the flattest. It does not say that the difference is beyond an error.",
@@ -66,6 +75,12 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   alphas = sorted({f"{row['alpha']:g}" for row in rows if "alpha" in row})
   if alphas:
     said.append(("Effective dimension", f"Sum of λ / (λ + {' or '.join(alphas)}) over positive eigenvalues."))
+  plans = [row["sharpness_plan"] for row in rows if "sharpness_plan" in row]
+  if plans:
+    ball = f"radius {_all(plans, 'rho')}, and {_all(plans, 'adaptive_rho')} relative to the weights"
+    noise = f"deviation {_all(plans, 'sigma')} and {_all(plans, 'adaptive_sigma')}"
+    draws = f"{_all(plans, 'num_steps')} steps of ascent, {_all(plans, 'num_samples')} pairs of draws"
+    said.append(("Sharpness", f"Balls of {ball}; noise of standard {noise}; {draws}."))
   return said
 
 
@@ -93,7 +108,18 @@ def conditions(results: Results) -> list[Grid]:
   rows = _rows(results, "flatness")
   if not rows:
     return []
-  header = ["arm", "seed", "loss", "differentiated", "checkpoint", "products", "residual", "converged", "top"]
+  header = [
+    "arm",
+    "seed",
+    "loss",
+    "differentiated",
+    "checkpoint",
+    "weights",
+    "products",
+    "residual",
+    "converged",
+    "top",
+  ]
   lines = [
     [
       row["arm"],
@@ -101,6 +127,7 @@ def conditions(results: Results) -> list[Grid]:
       LOSSES[row["loss"]],
       row["differentiated"],
       row["checkpoint"],
+      row["weights"],
       str(row["num_products"]),
       f"{row['residual']:.1e}",
       "yes" if row["converged"] else "no",
@@ -109,7 +136,7 @@ def conditions(results: Results) -> list[Grid]:
     for row in rows
   ]
   note = "Products, residual and convergence are of λ_max by power iteration; top: eigenvalues by Lanczos."
-  return [Grid("Measurements", header, lines, note, frozenset({0, 2, 3, 4}))]
+  return [Grid("Measurements", header, lines, note, frozenset({0, 2, 3, 4, 5}))]
 
 
 def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -117,16 +144,23 @@ def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
   found = {row["loss"]: row for row in rows if row["kind"] == "flatness"}
   lines = [["", *(LOSSES[loss] for loss in found)]]
   lines.append(["differentiated", *(row["differentiated"] for row in found.values())])
-  for key in ("num_examples", "num_parameters", "precision", "batch_norm"):
+  facts = ("weights", "images", "num_examples", "seed_of_images", "num_parameters", "precision")
+  for key in (*facts, "compute_type", "matmul_precision", "batch_norm"):
     lines.append([key, *(str(row[key]) for row in found.values())])
   for key in _MEASURES:
     if not key.endswith("_error") and any(key in row for row in found.values()):
       lines.append([key, *(_with_error(row, key) for row in found.values())])
   lines.append(["converged", *("yes" if row["converged"] else "no" for row in found.values())])
+  for key in ("alpha", "tolerance"):
+    lines.append([key, *(f"{row[key]:g}" if key in row else ABSENT for row in found.values())])
+  for name in next(iter(found.values())).get("sharpness_plan", ()):
+    lines.append([f"sharpness {name}", *(f"{row['sharpness_plan'][name]:g}" for row in found.values())])
   lines.append(["num_products", *(str(row["num_products"]) for row in found.values())])
   for row in rows:
     if row["kind"] == "layer":
-      text = f"{row['layer_lambda_max']:.4g}, trace {row['layer_trace']:.4g} ± {row['layer_trace_error']:.3g}"
+      sure = "" if row["layer_converged"] else "~"
+      trace = f"{row['layer_trace']:.4g} ± {row['layer_trace_error']:.3g}"
+      text = f"{sure}{row['layer_lambda_max']:.4g}, trace {trace}"
       lines.append([f"block {row['layer']}", text])
   widths = [max(len(line[i]) for line in lines if len(line) > i) for i in range(len(found) + 1)]
   return "\n".join(

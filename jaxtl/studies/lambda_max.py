@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ class Flatness:
     num_iters: most Hessian products.
     tolerance: relative residual |Hv - lambda v| / |lambda| to stop at. The eigenvalue's own relative error
       is far smaller: it is quadratic in the residual over the gap to the next eigenvalue.
-    evaluate_every: period in steps during training; None: with every checkpoint.
+    evaluate_every: period in steps during training; None: that of the checkpoints. In training only.
   """
 
   data: Data
@@ -63,6 +64,10 @@ def observer(
   flatness: Flatness, runtime: Runtime, trail: Trail | None = None
 ) -> Callable[[Program], Observer]:
   """Measures during training, as `flatness/*` in the metrics.
+
+  A measurement that starts from the last eigenvector finds that eigenvalue again, changed a little. Where
+  another has overtaken it between two measurements, it is reported as converged and is not the largest; the
+  flatness study, which starts at random, does not have that weakness.
 
   Args:
     trail: keeps the eigenvectors, from which the next measurement starts; None starts from a random vector.
@@ -90,7 +95,7 @@ def observer(
         found = scene.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance, start=start)
         if trail is not None:
           trail.keep(step, found.by_magnitude.vector)
-        return {**extreme_numbers(found), "num_examples": scene.num_examples}
+        return {**extreme_numbers(found), "num_examples": scene.images["num_examples"]}
 
       return {f"flatness/{name}": float(value) for name, value in timed(measure).items()}
 
@@ -127,7 +132,7 @@ class Trail:
     try:
       with np.load(self._file(max(steps))) as file:
         vector = tree.map_with_path(lambda path, x: file[path].astype(x.dtype), like)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
       vector = None
     if "lost" in gather_texts("lost" if vector is None else "found"):
       return None
@@ -136,10 +141,14 @@ class Trail:
   def keep(self, step: int, vector: Params) -> None:
     """Writes a vector, and removes those that no run can need again."""
     self.folder.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = dict(zip(tree.paths(vector), map(whole, jax.tree.leaves(vector)), strict=True))
+    # float32: npz files hold no bfloat16.
+    leaves = [whole(x).astype(np.promote_types(x.dtype, np.float32)) for x in jax.tree.leaves(vector)]
+    arrays: dict[str, Any] = dict(zip(tree.paths(vector), leaves, strict=True))
     partial = self.folder / f".{step}.{jax.process_index()}.partial"
     with partial.open("wb") as file:
       np.savez(file, **arrays)
+      file.flush()
+      os.fsync(file.fileno())
     partial.replace(self._file(step))
     for old in self._steps():
       if old < step - self.period - self.reach:

@@ -4,143 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import config as config_lib
 from jaxtl import curvature, tree, weights
 from jaxtl import data as data_lib
 from jaxtl.curvature import Extremes, Matvec
-from jaxtl.errors import ConfigError, NonFiniteError
+from jaxtl.errors import NonFiniteError
 from jaxtl.metrics import Mean
+from jaxtl.studies.flatness_plans import Layers, Plane, Sharpness, Slice, Spectrum
 from jaxtl.tasks.classify import PerExampleLoss
-from jaxtl.train import checkpoint, sharding
+from jaxtl.train import sharding
+from jaxtl.train.processes import gather_texts
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.types import Array, Batch, Model, Params
 
 Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Spectrum:
-  """The spectrum of the Hessian: its largest eigenvalues by Lanczos, and its density by random probes.
-
-  Attributes:
-    num_eigenvalues: how many of the largest.
-    max_products: for them.
-    tolerance: relative residual that they are to reach.
-    num_probes, num_steps: of the density, whose products are their product.
-    alpha: the curvature from which a direction counts in the effective dimension.
-  """
-
-  num_eigenvalues: int = 3
-  max_products: int = 40
-  tolerance: float = 1e-2
-  num_probes: int = 6
-  num_steps: int = 20
-  alpha: float = 1.0
-
-  def __post_init__(self) -> None:
-    config_lib.require(
-      num_eigenvalues=(self.num_eigenvalues, self.num_eigenvalues >= 1, "at least 1"),
-      max_products=(self.max_products, self.max_products >= self.num_eigenvalues, "num_eigenvalues or more"),
-      tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
-      num_probes=(self.num_probes, self.num_probes >= 2, "at least 2, for a standard error"),
-      num_steps=(self.num_steps, self.num_steps >= 1, "at least 1"),
-      alpha=(self.alpha, self.alpha > 0, "a curvature above 0"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Layers:
-  """The Hessian of each block alone: its largest eigenvalue by Lanczos, its trace by random probes.
-
-  Attributes:
-    max_products: for the eigenvalue of a block.
-    tolerance: relative residual that it is to reach.
-    num_probes: for the trace of a block.
-    where: a regex that finds the parameters of a block that count, such as `kernel$`; None: all.
-  """
-
-  max_products: int = 20
-  tolerance: float = 3e-2
-  num_probes: int = 4
-  where: str | None = None
-
-  def __post_init__(self) -> None:
-    config_lib.require(
-      max_products=(self.max_products, self.max_products >= 1, "at least 1"),
-      tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
-      num_probes=(self.num_probes, self.num_probes >= 2, "at least 2, for a standard error"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sharpness:
-  """How much the loss rises near the weights.
-
-  Attributes:
-    rho, adaptive_rho: radius of the ball of SAM's and of ASAM's sharpness. num_steps: gradients of the
-    ascent in the ball; 1 is the first order. sigma, adaptive_sigma: standard deviation of the noise of the
-    average, absolute and relative to each weight. num_samples: pairs of draws of the noise.
-  """
-
-  rho: float = 0.05
-  adaptive_rho: float = 0.1
-  num_steps: int = 3
-  sigma: float = 0.005
-  adaptive_sigma: float = 0.05
-  num_samples: int = 8
-
-  def __post_init__(self) -> None:
-    sizes = {name: getattr(self, name) for name in ("rho", "adaptive_rho", "sigma", "adaptive_sigma")}
-    config_lib.require(
-      num_steps=(self.num_steps, self.num_steps >= 1, "at least 1"),
-      num_samples=(self.num_samples, self.num_samples >= 2, "at least 2, for a standard error"),
-      **{name: (value, value > 0, "a number above 0") for name, value in sizes.items()},
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-  """The loss along lines through the weights.
-
-  Attributes:
-    num_points: of each line, odd, so that the weights themselves are one.
-    span: on either side along a random filter-normalised direction, in norms of the filters.
-    eigen_span: on either side along the eigenvector of lambda_max, as a distance.
-    towards: another checkpoint of the same model, whose place on the line to it is 1.
-  """
-
-  num_points: int = 21
-  span: float = 0.5
-  eigen_span: float = 0.5
-  towards: str | None = None
-
-  def __post_init__(self) -> None:
-    _require_grid(self.num_points, self.span)
-    config_lib.require(eigen_span=(self.eigen_span, self.eigen_span > 0, "a number above 0"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Plane:
-  """The loss over a plane of two random filter-normalised directions.
-
-  Attributes:
-    num_points: of each side, odd, so that the weights themselves are one.
-    span: on either side, in norms of the filters.
-  """
-
-  num_points: int = 11
-  span: float = 0.5
-
-  def __post_init__(self) -> None:
-    _require_grid(self.num_points, self.span)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,8 +37,9 @@ class Scene:
     loss_fn: (params, batch) -> (sum of the losses, their number).
     logits_fn: (params, batch) -> (logits [B, K], mask [B]).
     batches: gives the batches afresh; one is on the devices at a time.
+    batch_stats: its normalisation statistics, on the devices.
     key: of all random draws.
-    num_examples: how many images count.
+    images: what a number depends on beside the weights: source, seed and number of the images.
     runtime: the devices and the status line.
   """
 
@@ -163,8 +48,9 @@ class Scene:
   loss_fn: Callable[[Params, Batch], tuple[Array, Array]]
   logits_fn: Callable[[Params, Batch], tuple[Array, Array]]
   batches: Callable[[], Iterable[Batch]]
+  batch_stats: Params
   key: Array
-  num_examples: int
+  images: Row
   runtime: Runtime
 
   @classmethod
@@ -194,8 +80,9 @@ class Scene:
       summed(model, loss),
       _masked_logits(model),
       batches,
+      stats,
       jax.random.key(seed),
-      int(sum(float(jnp.sum(batch["mask"])) for batch in batches())),
+      {"images": runtime.open(data).name, "seed_of_images": seed, "num_examples": _total(drawn)},
       runtime,
     )
 
@@ -204,16 +91,17 @@ class Scene:
     return curvature.hvp_over_batches(self.loss_fn, self.params, self.batches)
 
   def facts(self) -> Row:
-    """What a number depends on beside the weights: images, precision, mode of normalisation, and the loss."""
+    """The images, the precision, how the network normalises, and the loss at the weights."""
     curvature.check_params(self.params)
     value = curvature.loss_over_batches(self.loss_fn, self.batches)(self.params)
     if not np.isfinite(value):
       raise NonFiniteError(f"the loss is {value} at the checkpoint; curvature needs a finite one")
     types = sorted({str(x.dtype) for x in jax.tree.leaves(self.params)})
     return {
-      "num_examples": self.num_examples,
+      **self.images,
       "num_parameters": tree.size(self.params),
-      "precision": ", ".join(types),
+      "precision": f"{', '.join(types)} parameters",
+      "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
       "batch_norm": "stored statistics",
       "mean_loss": value,
     }
@@ -221,12 +109,12 @@ class Scene:
   def extremes(self, *, num_iters: int, tolerance: float, start: Params | None = None) -> Extremes:
     """lambda_max by its definition here: power iteration."""
     return curvature.extreme_eigenpairs(
-      self.hessian, self.params, self.key, num_iters=num_iters, tolerance=tolerance, start=start
+      self.hessian, self.params, self._key(0), num_iters=num_iters, tolerance=tolerance, start=start
     )
 
   def spectrum(self, plan: Spectrum) -> Row:
     """The numbers of `Spectrum`; the density is kept as its nodes and weights."""
-    lanczos_key, probe_key = jax.random.split(self.key)
+    lanczos_key, probe_key = self._key(1), self._key(2)
     pairs = curvature.top_eigenpairs(
       self.hessian,
       self.params,
@@ -259,12 +147,13 @@ class Scene:
     ball = functools.partial(curvature.sam_sharpness, loss, gradient, self.params)
     adaptive = functools.partial(curvature.adaptive_sam_sharpness, loss, gradient, self.params)
     draws: Any = dict(num_samples=plan.num_samples)
-    average = curvature.average_sharpness(loss, self.params, self.key, sigma=plan.sigma, **draws)
+    average = curvature.average_sharpness(loss, self.params, self._key(3), sigma=plan.sigma, **draws)
     relative = curvature.adaptive_average_sharpness(
-      loss, self.params, self.key, sigma=plan.adaptive_sigma, **draws
+      loss, self.params, self._key(4), sigma=plan.adaptive_sigma, **draws
     )
     fisher = curvature.fisher_over_batches(self.logits_fn, self.params, self.batches)
     found: Row = {
+      "sharpness_plan": dataclasses.asdict(plan),
       "sam_first_order": ball(rho=plan.rho),
       "sam_sharpness": ball(rho=plan.rho, num_steps=plan.num_steps),
       "adaptive_sam_sharpness": adaptive(rho=plan.adaptive_rho, num_steps=plan.num_steps),
@@ -275,23 +164,26 @@ class Scene:
       "fisher_rao_norm": curvature.fisher_rao_norm(fisher, self.params),
     }
     if (where := self._head_kernel()) is not None:
-      flat = curvature.relative_flatness(self.hessian, self.params, self.key, where=where, **draws)
+      flat = curvature.relative_flatness(self.hessian, self.params, self._key(5), where=where, **draws)
       found |= {"relative_flatness": flat.value, "relative_flatness_error": flat.standard_error}
     return found
 
   def layers(self, plan: Layers) -> Iterator[Row]:
     """lambda_max and trace of each block that has parameters, in forward order."""
-    for block in self.model.blocks:
-      within = f"^{block}/" if plan.where is None else f"^{block}/.*(?:{plan.where})"
-      try:
-        matvec = curvature.restrict(self.hessian, self.params, where=within)
-      except ConfigError:
+    wanted = jax.tree.leaves(tree.matches(self.params, plan.where))
+    counted = [path for path, kept in zip(tree.paths(self.params), wanted, strict=True) if kept]
+    for number, block in enumerate(self.model.blocks):
+      inside = [path for path in counted if path.startswith(f"{block}/")]
+      if not inside:
         continue  # a block without such parameters
+      within = "^(?:" + "|".join(map(re.escape, inside)) + ")$"
+      matvec = curvature.restrict(self.hessian, self.params, where=within)
       like = tree.select(self.params, within)
+      first, second = jax.random.split(jax.random.fold_in(self._key(6), number))
       [pair] = curvature.top_eigenpairs(
-        matvec, like, self.key, k=1, max_products=plan.max_products, tolerance=plan.tolerance
+        matvec, like, first, k=1, max_products=plan.max_products, tolerance=plan.tolerance
       )
-      trace = curvature.trace(matvec, like, self.key, num_samples=plan.num_probes)
+      trace = curvature.trace(matvec, like, second, num_samples=plan.num_probes)
       yield {
         "layer": block,
         "layer_parameters": tree.size(like),
@@ -302,29 +194,54 @@ class Scene:
         "layer_trace_error": trace.standard_error,
       }
 
-  def slices(self, plan: Slice, eigenvector: Params) -> Iterator[Row]:
-    """The loss along a random direction, the eigenvector, and the way to another checkpoint."""
+  def slices(self, plan: Slice, eigenvector: Params, other: tuple[Params, Params] | None) -> Iterator[Row]:
+    """The loss along a random direction, the eigenvector, and the way to another checkpoint.
+
+    Args:
+      plan: their length and number of points.
+      eigenvector: of lambda_max.
+      other: parameters and statistics of the other checkpoint, if there is one.
+    """
     lines = {
-      "random": (weights.filter_normalized(self.key, self.params), _symmetric(plan.span, plan.num_points)),
-      "eigenvector": (weights.along(eigenvector, self.params), _symmetric(plan.eigen_span, plan.num_points)),
+      "random": (weights.filter_normalized(self._key(7), self.params), plan.span),
+      "eigenvector": (weights.along(eigenvector, self.params), plan.eigen_span),
     }
-    if plan.towards is not None:
-      other = sharding.put_replicated(checkpoint.load(plan.towards).params, self.runtime.mesh)
-      lines["towards"] = weights.between(self.params, other), np.linspace(-0.25, 1.25, plan.num_points)
-    for name, (direction, coordinates) in lines.items():
+    for name, (direction, span) in lines.items():
+      coordinates = _symmetric(span, plan.num_points)
       values = weights.surface(self.loss_fn, self.params, self.batches, [direction], [coordinates])
       yield {"direction": name, "coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
+    if other is not None:
+      coordinates = np.union1d(np.linspace(-0.25, 1.25, plan.num_points), [0.0, 1.0])
+      values = self._towards(other, coordinates)
+      yield {"direction": "towards", "coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
+
+  def _towards(self, other: tuple[Params, Params], coordinates: np.ndarray) -> np.ndarray:
+    """The loss on the line to another checkpoint, statistics and all."""
+    here = {"params": self.params, "batch_stats": self.batch_stats}
+    there = sharding.put_replicated(dict(zip(("params", "batch_stats"), other)), self.runtime.mesh)
+
+    def loss_fn(both: Params, batch: Batch) -> tuple[Array, Array]:
+      return self.loss_fn(both["params"], {**batch, "batch_stats": both["batch_stats"]})
+
+    return weights.surface(loss_fn, here, self.batches, [weights.between(here, there)], [coordinates])
 
   def plane(self, plan: Plane) -> Row:
     """The loss over the plane of two random directions."""
-    first, second = (
-      weights.filter_normalized(key, self.params) for key in jax.random.split(jax.random.fold_in(self.key, 1))
-    )
+    first, second = (weights.filter_normalized(key, self.params) for key in jax.random.split(self._key(8)))
     coordinates = _symmetric(plan.span, plan.num_points)
     values = weights.surface(
-      self.loss_fn, self.params, self.batches, [first, second], [coordinates, coordinates]
+      self.loss_fn,
+      self.params,
+      self.batches,
+      [first, second],
+      [coordinates, coordinates],
+      points_per_call=plan.points_per_call,
     )
     return {"coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
+
+  def _key(self, part: int) -> Array:
+    """A key for each part, so that their draws have nothing to do with each other."""
+    return jax.random.fold_in(self.key, part)
 
   def _head_kernel(self) -> str | None:
     """The only kernel of the head, if it has one."""
@@ -371,6 +288,12 @@ def subset(
   return runtime.eval_batches_of(chosen, data)
 
 
+def _total(batches: Iterable[Mapping[str, np.ndarray]]) -> int:
+  """How many images count, over all processes."""
+  here = sum(int(np.sum(batch["mask"])) for batch in batches)
+  return sum(map(int, gather_texts(str(here))))
+
+
 @functools.cache
 def _masked_logits(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
   def logits(params: Params, batch: Batch) -> tuple[Array, Array]:
@@ -388,10 +311,3 @@ def _symmetric(span: float, num_points: int) -> np.ndarray:
 def _finite_or_none(values: np.ndarray) -> Any:
   """Nested lists for JSON, which has no infinity: None where the loss is not finite."""
   return np.where(np.isfinite(values), values.astype(object), None).tolist()  # type: ignore[call-overload]
-
-
-def _require_grid(num_points: int, span: float) -> None:
-  config_lib.require(
-    num_points=(num_points, num_points >= 3 and num_points % 2 == 1, "an odd number from 3"),
-    span=(span, span > 0, "a number above 0"),
-  )

@@ -10,8 +10,8 @@ def style_sheet() -> str:
   light = "".join(f"--{name}:{pair[0]};" for name, pair in THEME.items())
   dark = "".join(f"--{name}:{pair[1]};" for name, pair in THEME.items())
   return (
-    f":root{{color-scheme:light dark;{light}--wash:#f4f6f8;--mark:#fff3d6;--link:#0a5fa5}}\n"
-    f"@media(prefers-color-scheme:dark){{:root{{{dark}--wash:#1d2127;--mark:#3a3118;--link:#7cc0f5}}}}\n{_RULES}"
+    f":root{{color-scheme:light "
+    f"dark;{light}--wash:#f4f6f8;--mark:#fff3d6;--link:#0a5fa5}}\n@media(prefers-color-scheme:dark){{:root{{{dark}--wash:#1d2127;--mark:#3a3118;--link:#7cc0f5}}}}\n{_RULES}"
   )
 
 

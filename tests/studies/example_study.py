@@ -121,13 +121,10 @@ def _rows(
   }
   if kind == "flatness":
     about = {"loss": "cross_entropy", "differentiated": "softmax_cross_entropy", "checkpoint": "runs/x"}
-    facts = {
-      "precision": "float32",
-      "batch_norm": "stored statistics",
-      "num_products": 31,
-      "num_examples": 512,
-    }
-    return [{"kind": "flatness", **curvature, **facts, **about, "converged": True, "seconds": 3.0}]
+    about |= {"images": "digits", "seed_of_images": 0, "compute_type": "float32", "precision": "float32"}
+    about |= {"batch_norm": "stored statistics", "matmul_precision": "default", "weights": "0123456789abcdef"}
+    counts = {"num_products": 31, "num_examples": 512}
+    return [{"kind": "flatness", **curvature, **about, **counts, "converged": True}]
   rows: list[dict[str, Any]] = []
   if kind == "pretrain" and not scratch:
     rows += [

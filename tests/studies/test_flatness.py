@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,9 @@ from jaxtl import losses, train, tree
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError, Restart
 from jaxtl.studies import report, study
+from jaxtl.studies.flatness_plans import Layers, Sharpness, Slice, Spectrum
 from jaxtl.studies.lambda_max import Flatness, Trail
-from jaxtl.studies.scene import Layers, Scene, Sharpness, Slice, Spectrum, subset
+from jaxtl.studies.scene import Scene, subset
 from jaxtl.train import Experiment
 from tests.train.conftest import tiny_config
 
@@ -80,7 +83,7 @@ def test_flatness_is_the_largest_eigenvalue_that_arpack_finds(runtime, checkpoin
   reference = eigsh(operator, k=1, which="LA", return_eigenvectors=False, tol=1e-5)[0]
   assert found.converged
   assert found.value == pytest.approx(float(reference), rel=1e-3)
-  assert scene.num_examples == 48
+  assert scene.images["num_examples"] == 48
   by_lanczos = scene.spectrum(Spectrum(num_eigenvalues=2, max_products=60, num_probes=2, num_steps=2))
   assert by_lanczos["eigenvalues"][0] == pytest.approx(float(reference), rel=1e-3)
 
@@ -102,34 +105,27 @@ def test_the_loss_along_a_line_has_the_curvature_that_is_told(runtime, checkpoin
   _, trained = checkpointed
   scene = scene_of(trained, runtime(), settings)
   pair = scene.extremes(num_iters=300, tolerance=1e-3).algebraic
-  lines = {row["direction"]: row for row in scene.slices(Slice(num_points=3, eigen_span=0.03), pair.vector)}
+  lines = {
+    row["direction"]: row for row in scene.slices(Slice(num_points=3, eigen_span=0.03), pair.vector, None)
+  }
   low, middle, high = lines["eigenvector"]["values"]
   assert (low + high - 2 * middle) / 0.03**2 == pytest.approx(pair.value, rel=0.05)
   assert lines["random"]["coordinates"][1] == 0
   assert lines["random"]["values"][1] == middle == pytest.approx(scene.facts()["mean_loss"], rel=1e-6)
 
 
-def test_a_line_to_another_checkpoint_ends_there(runtime, checkpointed, settings, tmp_path):
+@pytest.mark.parametrize("num_points", [3, 21])
+def test_a_line_to_another_checkpoint_ends_there(runtime, checkpointed, settings, num_points):
+  """Its place 1 is the other one's loss, with its own statistics."""
   _, trained = checkpointed
-  other = train.run(
-    parse(tiny_config(epochs=1.0), Experiment), seed=1, runtime=runtime(), workdir=tmp_path / "o"
-  )
+  other = train.run(parse(tiny_config(epochs=1.0), Experiment), seed=1, runtime=runtime())
   scene = scene_of(trained, runtime(), settings)
-  plan = Slice(num_points=7, towards=str(tmp_path / "o"))
-  line = next(row for row in scene.slices(plan, trained.weights.params) if row["direction"] == "towards")
-  at = dict(zip(np.round(line["coordinates"], 6), line["values"]))
+  weights = other.weights.params, other.weights.batch_stats
+  *_, line = scene.slices(Slice(num_points=num_points), trained.weights.params, weights)
+  assert line["direction"] == "towards"
+  at = dict(zip(line["coordinates"], line["values"]))
   assert at[0.0] == pytest.approx(scene.facts()["mean_loss"], rel=1e-5)
-  there = Scene.of(
-    other.program.model,
-    other.weights.params,
-    trained.weights.batch_stats,
-    losses.softmax_cross_entropy,
-    settings.data,
-    runtime(),
-    num_examples=48,
-    seed=0,
-  )
-  assert at[1.0] == pytest.approx(there.facts()["mean_loss"], rel=1e-4)
+  assert at[1.0] == pytest.approx(scene_of(other, runtime(), settings).facts()["mean_loss"], rel=1e-4)
 
 
 def test_a_measurement_on_eight_devices_is_that_on_one(runtime, checkpointed, settings):
@@ -173,7 +169,7 @@ def flatness_config(checkpointed, study_config):
   return dict(study=".studies.flatness.rows", base=base, arms=dict(a=dict()), seeds=[0])
 
 
-def test_a_study_measures_both_losses_and_draws_another_subset_for_another_seed(
+def test_a_study_measures_every_part_and_draws_another_subset_for_another_seed(
   runtime, tmp_path, flatness_config
 ):
   config = flatness_config | dict(seeds=[0, 1])
@@ -184,11 +180,16 @@ def test_a_study_measures_both_losses_and_draws_another_subset_for_another_seed(
   assert {row["kind"] for row in rows} == {"flatness", "layer", "slice", "plane"}
   first, second = (row for row in rows if row["kind"] == "flatness")
   assert first["lambda_max"] != second["lambda_max"]
-  assert (first["num_examples"], first["precision"], first["batch_norm"]) == (
-    48,
-    "float32",
-    "stored statistics",
+  found = {key: first[key] for key in ("num_examples", "precision", "batch_norm", "images", "seed_of_images")}
+  assert found == dict(
+    num_examples=48,
+    precision="float32 parameters",
+    batch_norm="stored statistics",
+    images="squares",
+    seed_of_images=0,
   )
+  assert first["sharpness_plan"]["rho"] == 0.05
+  assert (first["compute_type"], first["step_folder"], len(first["weights"])) == ("float32", "12", 16)
   page = report.write(tmp_path / "run", tmp_path / "page").read_text(encoding="utf-8")
   for text in (
     "Curvature of the cross-entropy",
@@ -234,6 +235,59 @@ def test_images_of_other_classes_are_refused(runtime, tmp_path, flatness_config)
     study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
   assert "\n" not in str(error.value)
   assert not (tmp_path / "run").exists()
+
+
+def test_other_weights_at_the_same_place_are_refused(runtime, tmp_path, flatness_config):
+  """An interrupted study must not mix the numbers of two weights."""
+  config = flatness_config | dict(seeds=[0, 1])
+  parts = dict(layers=None, plane=None, slice=None, sharpness=None, spectrum=None)
+  config["base"] = config["base"] | parts
+  study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
+  (tmp_path / "run" / "a" / "1" / "rows.jsonl").unlink()
+  shutil.rmtree(flatness_config["base"]["start"])
+  longer = parse(tiny_config(epochs=3.0), Experiment)
+  train.run(longer, seed=0, runtime=runtime(), workdir=Path(flatness_config["base"]["start"]))
+  with pytest.raises(InputError, match="begun with other weights") as error:
+    study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
+  assert "\n" not in str(error.value)
+  config["base"] = config["base"] | dict(digest="0" * 16)
+  with pytest.raises(InputError, match="the config says 0000"):
+    study.run_study(config, workdir=tmp_path / "another", runtime=runtime())
+
+
+@pytest.mark.parametrize(
+  ("where", "message"), [("kernell$", "matches no parameter"), ("kernel[", "is not a regex")]
+)
+def test_a_misspelt_name_of_parameters_is_refused(runtime, tmp_path, flatness_config, where, message):
+  flatness_config["base"]["layers"] = dict(where=where)
+  with pytest.raises(ConfigError, match=message):
+    study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_line_to_a_checkpoint_of_another_model_is_refused(runtime, tmp_path, flatness_config):
+  wider = parse(tiny_config(epochs=1.0, model=dict(make=".models.resnet8", width=8)), Experiment)
+  train.run(wider, seed=0, runtime=runtime(), workdir=tmp_path / "wider")
+  flatness_config["base"]["slice"] = dict(towards=str(tmp_path / "wider"))
+  with pytest.raises(InputError, match="do not match") as error:
+    study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_compute_in_bfloat16_is_told(runtime, tmp_path, flatness_config):
+  half = dict(make=".models.resnet8", width=4, dtype="bfloat16")
+  train.run(
+    parse(tiny_config(epochs=1.0, model=half), Experiment),
+    seed=0,
+    runtime=runtime(),
+    workdir=tmp_path / "half",
+  )
+  parts = dict(layers=None, plane=None, slice=None, sharpness=None, spectrum=None)
+  base = flatness_config["base"] | parts | dict(start=str(tmp_path / "half"))
+  [row] = study.run_study(flatness_config | dict(base=base), workdir=tmp_path / "run", runtime=runtime())
+  assert (row["compute_type"], row["precision"]) == ("bfloat16", "float32 parameters")
+  assert np.isfinite(row["lambda_max"])
 
 
 @pytest.mark.parametrize(
@@ -313,22 +367,29 @@ class StopAfter:
     return step >= self.step
 
 
-def test_the_observer_goes_on_from_its_last_eigenvector_and_a_resumed_run_measures_the_same(
-  runtime, tmp_path
-):
+def test_the_observer_goes_on_from_its_last_eigenvector(runtime, tmp_path, monkeypatch):
+  warm = observing(runtime, tmp_path / "warm", None, period=2)
+  assert sorted(warm) == [2, 4, 6, 8, 10, 12]
+  monkeypatch.setattr(Trail, "before", lambda *_: None)
+  cold = observing(runtime, tmp_path / "cold", None, period=2)
+  products = [sum(r["flatness/num_products"] for r in found.values()) for found in (warm, cold)]
+  assert products[0] < products[1]
+  assert warm[2]["flatness/num_products"] == cold[2]["flatness/num_products"]
+  monkeypatch.undo()
+  assert sorted(observing(runtime, tmp_path / "by_checkpoint", None, period=None)) == [4, 8, 12]
+
+
+def test_a_run_that_measures_again_measures_the_same(runtime, tmp_path):
+  """Killed behind a measurement that no checkpoint has: it is made again, from the same vector."""
   whole = observing(runtime, tmp_path / "whole", None, period=2)
-  assert sorted(whole) == [2, 4, 6, 8, 10, 12]
   observing(runtime, tmp_path / "killed", 7, period=2)
+  shutil.rmtree(tmp_path / "killed" / "a" / "0" / "checkpoints" / "7")  # as if it had not been saved
   resumed = observing(runtime, tmp_path / "killed", None, period=2)
   numbers = lambda found: {  # noqa: E731
     step: {key: value for key, value in record.items() if "flatness/" in key and "seconds" not in key}
     for step, record in found.items()
   }
   assert numbers(resumed) == numbers(whole)
-  cold = observing(runtime, tmp_path / "cold", None, period=None)
-  assert sorted(cold) == [4, 8, 12]
-  kept = sorted(path.name for path in (tmp_path / "whole" / "a" / "0" / "eigenvectors").iterdir())
-  assert kept == ["10.0.npz", "12.0.npz", "2.0.npz", "4.0.npz", "6.0.npz", "8.0.npz"]
 
 
 def test_a_warm_start_takes_fewer_products(runtime, checkpointed, settings):
@@ -343,12 +404,16 @@ def test_a_warm_start_takes_fewer_products(runtime, checkpointed, settings):
 def test_old_eigenvectors_go_and_damaged_ones_are_started_without(runtime, tmp_path):
   like = {"a": jnp.ones(3)}
   trail = Trail(tmp_path / "v", 2, 4, runtime().mesh)
+  half = Trail(tmp_path / "half", 2, 4, runtime().mesh)
+  half.keep(2, {"a": jnp.ones(3, jnp.bfloat16)})
+  np.testing.assert_array_equal(half.before(4, {"a": jnp.ones(3, jnp.bfloat16)})["a"], np.ones(3))
   assert trail.before(2, like) is None
   for step in range(2, 14, 2):
     trail.keep(step, tree.scale(float(step), like))
   assert sorted(int(path.name.split(".")[0]) for path in trail.folder.iterdir()) == [6, 8, 10, 12]
   np.testing.assert_array_equal(trail.before(10, like)["a"], 8 * np.ones(3))
   assert trail.before(15, like) is None  # 12 is not the measurement before
-  (trail.folder / "8.0.npz").write_bytes(b"torn")
-  assert trail.before(10, like) is None
+  for torn in (b"torn", b""):
+    (trail.folder / "8.0.npz").write_bytes(torn)
+    assert trail.before(10, like) is None
   assert trail.before(12, {"b": jnp.ones(3)}) is None

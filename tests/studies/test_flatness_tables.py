@@ -17,6 +17,10 @@ def rows_of(arm, seed, scale, loss="cross_entropy", differentiated="softmax_cros
   }
   flat = {
     **{"kind": "flatness", "num_examples": 400, "num_parameters": 1000, "precision": "float32"},
+    **{"images": "cifar10/train", "seed_of_images": seed, "matmul_precision": "default"},
+    **{"compute_type": "float32", "weights": "0123456789abcdef", "tolerance": 0.01},
+    "sharpness_plan": {"rho": 0.05, "adaptive_rho": 0.1, "num_steps": 3, "sigma": 0.005}
+    | {"adaptive_sigma": 0.05, "num_samples": 8},
     **{"batch_norm": "stored statistics", "lambda_max": 100.0 * scale, "residual": 0.004, "converged": True},
     **{"num_products": 17, "trace": 500.0 * scale, "trace_error": 31.25, "alpha": 2.0, "mean_loss": 0.5},
     **{"eigenvalues": [100.0 * scale, 40.0], "sam_sharpness": 0.1 * scale},
@@ -39,13 +43,12 @@ def rows_of(arm, seed, scale, loss="cross_entropy", differentiated="softmax_cros
 
 @pytest.fixture
 def results():
-  source = {"make": ".data.from_sheets", "split": "train"}
   hinge = rows_of("hinge", 0, 2.0, "training", "multiclass_smoothed_hinge(margin=7)")[:1]
   rows = [*rows_of("plain", 0, 1.0), *rows_of("plain", 1, 3.0), *rows_of("hinge", 0, 0.5), *hinge]
   config = {
     "arms": {"plain": {}, "hinge": {}},
     "seeds": [0, 1],
-    "base": {"flatness": {"data": {"source": source}}},
+    "base": {},
   }
   return Results(config=config, env={}, rows=rows, curves={}, finished=frozenset())
 
@@ -68,7 +71,9 @@ def test_the_caption_says_what_a_number_depends_on(results):
     " ".join(f"{topic}: {text}" for topic, text in flatness_tables.caption(results, t)) for t in tables
   ]
   for text in texts:
-    assert "400 of from_sheets(split=train)" in text
+    assert "400 of cifar10/train" in text
+    assert "radius 0.05, and 0.1 relative" in text
+    assert "seed 0 or 1" in text
     assert "stored statistics" in text
     assert "float32" in text
     assert "λ / (λ + 2)" in text
@@ -87,7 +92,7 @@ def test_blocks_are_means_over_seeds_and_lower_bounds_are_marked(results):
 def test_conditions_have_a_line_for_each_measurement(results):
   [grid] = flatness_tables.conditions(results)
   assert len(grid.rows) == 4
-  assert grid.rows[0][:6] == ["plain", "0", "cross-entropy", "softmax_cross_entropy", "runs/plain", "17"]
+  assert grid.rows[0][:5] == ["plain", "0", "cross-entropy", "softmax_cross_entropy", "runs/plain"]
   assert grid.rows[0][-1] == "100, 40"
 
 
@@ -96,7 +101,10 @@ def test_the_terminal_has_a_column_for_each_loss(results):
   lines = {line.split("  ")[0]: line for line in text.splitlines()}
   assert lines["lambda_max"].split() == ["lambda_max", "50", "200"]
   assert lines["trace"].split() == ["trace", "250", "±", "31.2", "1000", "±", "31.2"]
-  assert "block stem" in lines
+  assert lines["block stem"].split()[2] == "1.5,"
+  assert lines["block head"].split()[2] == "~3.5,"
+  assert lines["sharpness rho"].split()[-2:] == ["0.05", "0.05"]
+  assert lines["images"].split()[1] == "cifar10/train"
 
 
 def test_figures_leave_out_what_is_not_finite_and_share_a_scale(results):

@@ -6,8 +6,9 @@ import threading
 import jax
 import pytest
 
-from jaxtl import cli, commands
-from jaxtl.studies import flatness, pretrain, study, transfer
+from jaxtl import cli, commands, losses
+from jaxtl.studies import pretrain, study, transfer
+from jaxtl.studies.scene import Scene
 from jaxtl.train.step import init_model
 
 
@@ -48,11 +49,18 @@ def beats_of(place, work):
 
 def test_every_batch_of_every_hessian_product_beats(parsed, place):
   """48 images in batches of 16: three to a product, and three to read them."""
+  plan = parsed.flatness
   model = parsed.model.realize(num_classes=3)
   params, stats = init_model(model, jax.random.key(0), (8, 8, 3))
   place.open(parsed.flatness.data)
-  found, beats = beats_of(place, lambda: flatness.measure(parsed.flatness, model, params, stats, place))
-  assert beats == 3 * (found["num_products"] + 1)
+
+  def measure():
+    subset = dict(num_examples=plan.num_examples, seed=plan.seed)
+    scene = Scene.of(model, params, stats, losses.softmax_cross_entropy, plan.data, place, **subset)
+    return scene.extremes(num_iters=plan.num_iters, tolerance=plan.tolerance)
+
+  found, beats = beats_of(place, measure)
+  assert beats == 3 * (found.num_products + 1)
 
 
 def test_every_batch_and_every_penalty_of_a_probe_beats(parsed, place, weights):

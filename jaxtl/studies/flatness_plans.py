@@ -1,0 +1,135 @@
+"""What a flatness study measures beside lambda_max: the options of each part, and their defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxtl import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+  """The spectrum of the Hessian: its largest eigenvalues by Lanczos, and its density by random probes.
+
+  Attributes:
+    num_eigenvalues: how many of the largest.
+    max_products: for them.
+    tolerance: relative residual that they are to reach.
+    num_probes, num_steps: of the density, whose products are their product.
+    alpha: the curvature from which a direction counts in the effective dimension.
+  """
+
+  num_eigenvalues: int = 3
+  max_products: int = 40
+  tolerance: float = 1e-2
+  num_probes: int = 6
+  num_steps: int = 20
+  alpha: float = 1.0
+
+  def __post_init__(self) -> None:
+    config_lib.require(
+      num_eigenvalues=(self.num_eigenvalues, self.num_eigenvalues >= 1, "at least 1"),
+      max_products=(self.max_products, self.max_products >= self.num_eigenvalues, "num_eigenvalues or more"),
+      tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
+      num_probes=(self.num_probes, self.num_probes >= 2, "at least 2, for a standard error"),
+      num_steps=(self.num_steps, self.num_steps >= 1, "at least 1"),
+      alpha=(self.alpha, self.alpha > 0, "a curvature above 0"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """The Hessian of each block alone: its largest eigenvalue by Lanczos, its trace by random probes.
+
+  Attributes:
+    max_products: for the eigenvalue of a block.
+    tolerance: relative residual that it is to reach.
+    num_probes: for the trace of a block.
+    where: a regex that finds the parameters of a block that count, such as `kernel$`; None: all.
+  """
+
+  max_products: int = 20
+  tolerance: float = 3e-2
+  num_probes: int = 4
+  where: str | None = None
+
+  def __post_init__(self) -> None:
+    config_lib.require(
+      max_products=(self.max_products, self.max_products >= 1, "at least 1"),
+      tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
+      num_probes=(self.num_probes, self.num_probes >= 2, "at least 2, for a standard error"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharpness:
+  """How much the loss rises near the weights.
+
+  Attributes:
+    rho, adaptive_rho: radius of the ball of SAM's and of ASAM's sharpness. num_steps: gradients of the
+    ascent in the ball; 1 is the first order. sigma, adaptive_sigma: standard deviation of the noise of the
+    average, absolute and relative to each weight. num_samples: pairs of draws of the noise.
+  """
+
+  rho: float = 0.05
+  adaptive_rho: float = 0.1
+  num_steps: int = 3
+  sigma: float = 0.005
+  adaptive_sigma: float = 0.05
+  num_samples: int = 8
+
+  def __post_init__(self) -> None:
+    sizes = {name: getattr(self, name) for name in ("rho", "adaptive_rho", "sigma", "adaptive_sigma")}
+    config_lib.require(
+      num_steps=(self.num_steps, self.num_steps >= 1, "at least 1"),
+      num_samples=(self.num_samples, self.num_samples >= 2, "at least 2, for a standard error"),
+      **{name: (value, value > 0, "a number above 0") for name, value in sizes.items()},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """The loss along lines through the weights.
+
+  Attributes:
+    num_points: of each line, odd, so that the weights themselves are one. span: on either side along a
+    random filter-normalised direction, in norms of the filters. eigen_span: on either side along the
+    eigenvector of lambda_max, as a distance. towards: another checkpoint of the same model, whose place on
+    the line to it is 1; normalisation statistics
+      move along.
+  """
+
+  num_points: int = 21
+  span: float = 0.5
+  eigen_span: float = 0.5
+  towards: str | None = None
+
+  def __post_init__(self) -> None:
+    _require_grid(self.num_points, self.span)
+    config_lib.require(eigen_span=(self.eigen_span, self.eigen_span > 0, "a number above 0"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+  """The loss over a plane of two random filter-normalised directions.
+
+  Attributes:
+    num_points: of each side, odd, so that the weights themselves are one.
+    span: on either side, in norms of the filters.
+    points_per_call: points in one compiled call; more may be faster on an accelerator, not on the CPU.
+  """
+
+  num_points: int = 11
+  span: float = 0.5
+  points_per_call: int = 1
+
+  def __post_init__(self) -> None:
+    _require_grid(self.num_points, self.span)
+    config_lib.require(points_per_call=(self.points_per_call, self.points_per_call >= 1, "at least 1"))
+
+
+def _require_grid(num_points: int, span: float) -> None:
+  config_lib.require(
+    num_points=(num_points, num_points >= 3 and num_points % 2 == 1, "an odd number from 3"),
+    span=(span, span > 0, "a number above 0"),
+  )
