@@ -1,5 +1,6 @@
 """A trained tree of weights as an object of study."""
 
+from jaxtl.weights.interpolate import interpolate, line, losses_along
 from jaxtl.weights.perturb import along, between, filter_normalized, moved, orthogonalized
 from jaxtl.weights.surface import surface
 from jaxtl.weights.surgery import POSITIONS, match, resize_positions
@@ -9,6 +10,9 @@ __all__ = [
   "along",
   "between",
   "filter_normalized",
+  "interpolate",
+  "line",
+  "losses_along",
   "match",
   "moved",
   "orthogonalized",
