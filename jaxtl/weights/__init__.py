@@ -2,19 +2,24 @@
 
 from jaxtl.weights.interpolate import interpolate, line, losses_along
 from jaxtl.weights.perturb import along, between, filter_normalized, moved, orthogonalized
+from jaxtl.weights.search import AlphaResult, brent, grid_search, optimize_alpha
 from jaxtl.weights.surface import surface
 from jaxtl.weights.surgery import POSITIONS, match, resize_positions
 
 __all__ = [
   "POSITIONS",
+  "AlphaResult",
   "along",
   "between",
+  "brent",
   "filter_normalized",
+  "grid_search",
   "interpolate",
   "line",
   "losses_along",
   "match",
   "moved",
+  "optimize_alpha",
   "orthogonalized",
   "resize_positions",
   "surface",
