@@ -2,6 +2,18 @@
 
 from jaxtl.weights.indicators import Indicator, backward_transfer, gradient_similarity, slope_along
 from jaxtl.weights.interpolate import interpolate, line, losses_along
+from jaxtl.weights.merge import (
+  GreedySoup,
+  analogy,
+  dare,
+  fisher_average,
+  greedy_soup,
+  task_arithmetic,
+  task_vector,
+  ties,
+  uniform_soup,
+  wise_ft,
+)
 from jaxtl.weights.objective import PaintObjective
 from jaxtl.weights.perturb import along, between, filter_normalized, moved, orthogonalized
 from jaxtl.weights.search import AlphaResult, brent, grid_search, optimize_alpha
@@ -11,14 +23,19 @@ from jaxtl.weights.surgery import POSITIONS, match, resize_positions
 __all__ = [
   "POSITIONS",
   "AlphaResult",
+  "GreedySoup",
   "Indicator",
   "PaintObjective",
   "along",
+  "analogy",
   "backward_transfer",
   "between",
   "brent",
+  "dare",
   "filter_normalized",
+  "fisher_average",
   "gradient_similarity",
+  "greedy_soup",
   "grid_search",
   "interpolate",
   "line",
@@ -30,4 +47,9 @@ __all__ = [
   "resize_positions",
   "slope_along",
   "surface",
+  "task_arithmetic",
+  "task_vector",
+  "ties",
+  "uniform_soup",
+  "wise_ft",
 ]
