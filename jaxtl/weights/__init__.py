@@ -1,5 +1,6 @@
 """A trained tree of weights as an object of study."""
 
+from jaxtl.weights.coordinates import Coordinates, coordinate_search
 from jaxtl.weights.indicators import Indicator, backward_transfer, gradient_similarity, slope_along
 from jaxtl.weights.interpolate import interpolate, line, losses_along
 from jaxtl.weights.merge import (
@@ -23,6 +24,7 @@ from jaxtl.weights.surgery import POSITIONS, match, resize_positions
 __all__ = [
   "POSITIONS",
   "AlphaResult",
+  "Coordinates",
   "GreedySoup",
   "Indicator",
   "PaintObjective",
@@ -31,6 +33,7 @@ __all__ = [
   "backward_transfer",
   "between",
   "brent",
+  "coordinate_search",
   "dare",
   "filter_normalized",
   "fisher_average",

@@ -91,15 +91,14 @@ def optimize_alpha(
 ) -> AlphaResult:
   """The minimum of a function with one valley: a bracket, a polynomial inside it, the root of its derivative.
 
-  Golden sections make the bracket (Kiefer, "Sequential minimax search for a maximum", 1953). In it the points
-  that are known already and Chebyshev nodes are fitted by least squares in the Chebyshev basis; the root of
-  the derivative is then evaluated. What is returned is the best of all evaluated points, hence never worse
-  than an end or than a point of `warm`. The defaults take 11 evaluations, which leave an excess over the
-  minimum 10^4 times below that of a grid of as many.
+  Golden sections (Kiefer, "Sequential minimax search for a maximum", 1953) make the bracket; the known points
+  in it and Chebyshev nodes are fitted by least squares, and the root of the derivative is evaluated. The best
+  of all points is returned, hence never a worse one than an end or a point of `warm`. The defaults take 11
+  evaluations, and exceed the minimum by 10^4 times less than a grid of as many.
 
   The function must be deterministic: with noise of 1e-3 of its value the fit is no better than a grid. Where
-  it turns out to have more than one valley, a grid of eleven points is evaluated and its best point refined;
-  the result says so.
+  it shows more than one valley, a grid of eleven points is evaluated, its best one refined, and the result
+  says so.
 
   Args:
     function: a number within the bounds -> the value to minimise.
@@ -129,31 +128,7 @@ def optimize_alpha(
   else:
     while high - low > width:
       low, high = _narrower(known, low, high)
-
-  fit = _fit(known, low, high, nodes, degree)
-  suspect = fit.gap is not None and fit.gap > SUSPECT
-  if suspect and known.left >= 3:  # a section takes 2 at most, the root 1
-    fit = _fit(known, *_narrower(known, low, high), nodes, degree)
-  unimodal = known.unimodal(tolerance)
-  if not unimodal:
-    known.budget = math.inf
-    for u in np.linspace(0, 1, 11):
-      known.point(float(u))
-    best = known.best()
-    fit = _fit(known, known.point(max(best - 0.1, 0.0)), known.point(min(best + 0.1, 1.0)), nodes, degree)
-  found = known.result(tolerance)
-  low, high = fit.bracket
-  return dataclasses.replace(
-    found,
-    bracket=(known.alphas[low], known.alphas[high]),
-    coefficients=fit.coefficients,
-    residual=fit.residual,
-    predicted=fit.predicted,
-    gap=fit.gap,
-    fit_suspect=suspect,
-    fallback=not unimodal,
-    from_polynomial=fit.root == known.best(),
-  )
+  return _fitted(known, low, high, nodes=nodes, degree=degree, tolerance=tolerance)
 
 
 def brent(
@@ -309,6 +284,36 @@ def _narrower(known: _Known, low: float, high: float) -> Bounds:
   return (low, right) if known.values[left] <= known.values[right] else (left, high)
 
 
+def _fitted(
+  known: _Known, low: float, high: float, *, nodes: int, degree: int, tolerance: float
+) -> AlphaResult:
+  """The fit in a bracket, repeated where it misses, and the grid where there is more than one valley."""
+  fit = _fit(known, low, high, nodes, degree)
+  suspect = fit.gap is not None and fit.gap > SUSPECT
+  if suspect and known.left >= 3:  # a section takes 2 at most, the root 1
+    fit = _fit(known, *_narrower(known, low, high), nodes, degree)
+  unimodal = known.unimodal(tolerance)
+  if not unimodal:
+    known.budget = math.inf
+    for u in np.linspace(0, 1, 11):
+      known.point(float(u))
+    best = known.best()
+    fit = _fit(known, known.point(max(best - 0.1, 0.0)), known.point(min(best + 0.1, 1.0)), nodes, degree)
+  found = known.result(tolerance)
+  low, high = fit.bracket
+  return dataclasses.replace(
+    found,
+    bracket=(known.alphas[low], known.alphas[high]),
+    coefficients=fit.coefficients,
+    residual=fit.residual,
+    predicted=fit.predicted,
+    gap=fit.gap,
+    fit_suspect=suspect,
+    fallback=not unimodal,
+    from_polynomial=fit.root == known.best(),
+  )
+
+
 def _fit(known: _Known, low: float, high: float, nodes: int, degree: int) -> _Fit:
   """The polynomial through the known points of the bracket and some new ones; its minimum evaluated."""
   points = _nodes(known, low, high, nodes)
@@ -330,11 +335,15 @@ def _fit(known: _Known, low: float, high: float, nodes: int, degree: int) -> _Fi
 def _nodes(known: _Known, low: float, high: float, nodes: int) -> list[float]:
   """The known points of the bracket, and Chebyshev nodes, each the farthest from all others, until enough."""
   wanted = low + (high - low) * (1 + np.cos((np.arange(nodes) + 0.5) * np.pi / nodes)) / 2
-  points = [u for u in sorted(known.values) if low <= u <= high]
+  closest = max(1e-3 * (high - low), SAME)  # nearer ones add their rounding, and nothing to the fit
+  points: list[float] = []
+  for u in sorted(known.values):
+    if low <= u <= high and (not points or u - points[-1] >= closest):
+      points.append(u)
   while len(points) < nodes and known.left > 1:  # one is kept for the root
     distances = np.min(np.abs(wanted[:, None] - np.array(points)[None, :]), axis=1)
     farthest = int(np.argmax(distances))
-    if distances[farthest] < 1e-3 * (high - low):
+    if distances[farthest] < closest:
       break
     points.append(known.point(float(wanted[farthest])))
   return sorted(points)

@@ -126,6 +126,22 @@ def test_ties_breaks_a_draw_by_the_majority_of_all_entries():
   np.testing.assert_allclose(entries(weights.ties(flipped, density=1.0)), [-1, -2, -3, 9])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_is_its_definition_entry_by_entry(seed):
+  rng = np.random.default_rng(seed)
+  rows = rng.integers(-4, 5, (3, 30)).astype(np.float32)  # with many equal magnitudes
+  found = entries(weights.ties([row(*r) for r in rows], density=0.4))
+  kept = np.zeros_like(rows)
+  for r, k in zip(rows, kept, strict=True):
+    largest = np.argsort(-np.abs(r), kind="stable")[:12]
+    k[largest] = r[largest]
+  majority = 1 if np.sign(kept.sum(axis=0)).sum() >= 0 else -1
+  for column, value in zip(kept.T, found, strict=True):
+    sign = np.sign(column.sum()) or majority
+    agreeing = [x for x in column if np.sign(x) == sign]
+    np.testing.assert_allclose(value, np.mean(agreeing) if agreeing else 0, rtol=1e-6)
+
+
 def test_ties_does_not_depend_on_the_order_of_tasks():
   assert_close(weights.ties(VECTORS), weights.ties(VECTORS[::-1]))
 

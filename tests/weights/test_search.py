@@ -142,6 +142,16 @@ def test_a_warm_start_is_never_worse_than_its_sweep(seed):
   assert weights.grid_search(f, warm=sweep.evaluations).num_evaluations == 0
 
 
+def test_known_points_in_a_cluster_do_not_spoil_the_fit():
+  f = lambda a: (a - 0.37) ** 2 + 0.2 * (a - 0.37) ** 3 + 1  # noqa: E731
+  warm = {0.3 + 1e-7 * i: f(0.3 + 1e-7 * i) for i in range(9)}
+  found = weights.optimize_alpha(f, warm=warm)
+  np.testing.assert_allclose(found.alpha, 0.37, atol=1e-9)
+  # Between two points that are as near as the search tells apart, there is nothing to fit.
+  tiny = {0.37: f(0.37), 0.37 - 3e-9: f(0.37 - 3e-9), 0.37 + 3e-9: f(0.37 + 3e-9)}
+  assert weights.optimize_alpha(f, warm=tiny, bracket="grid").value <= f(0.37)
+
+
 def test_a_function_with_two_valleys_is_told():
   found = weights.optimize_alpha(two_sigmoids)
   assert not found.unimodal
