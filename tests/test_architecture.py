@@ -23,7 +23,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "losses": (BASIC, NUMERIC),
   "optim": (BASIC, NUMERIC),
   "curvature": (BASIC, NUMERIC | {"scipy"}),
-  "weights": (BASIC, NUMERIC),
+  "weights": (BASIC, NUMERIC | {"scipy"}),  # scipy: Brent's method
   "metrics": (BASIC, NUMERIC),
   "models": (BASIC, NUMERIC | {"flax"}),
   "data": (
