@@ -38,12 +38,17 @@ def is_first_child() -> bool:
   return os.environ.get(CHILD) == "0"
 
 
-def may_be_a_peers(error: Exception) -> bool:
+def may_be_a_peers(error: BaseException | None) -> bool:
   """Whether an error may be what a process sees of a peer that is gone.
 
-  It is one of JAX's runtime; or, where a collective is called for the first time, a ValueError with its text.
+  It is one of JAX's runtime, or comes of one; or, where a collective is called for the first time, a
+  ValueError with its text.
   """
-  return type(error).__name__ == "JaxRuntimeError" or "Gloo " in str(error)
+  while error is not None:
+    if type(error).__name__ == "JaxRuntimeError" or "Gloo " in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def end_with_watcher() -> None:

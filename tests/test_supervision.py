@@ -172,12 +172,20 @@ def test_a_reason_is_written_only_where_a_run_is(tmp_path):
   assert (found["code"], found["reason"], found["process"]) == (42, "x", 0)
 
 
+def _while_handling(first, second):
+  second.__context__ = first
+  return second
+
+
 @pytest.mark.parametrize(
   ("error", "expected"),
   [
     (jax.errors.JaxRuntimeError("INTERNAL: peer gone"), True),
     # As jax.jit raises it in `process_allgather` when a peer is killed meanwhile (seen in the soak).
     (ValueError("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer"), True),
+    # As JAX raises it where the coordinator is killed while the devices are looked for (seen there, too).
+    (_while_handling(jax.errors.JaxRuntimeError("UNAVAILABLE"), RuntimeError("no backend")), True),
+    (_while_handling(KeyError("x"), RuntimeError("no backend")), False),
     (ValueError("a bug of ours"), False),
     (RuntimeError("another"), False),
   ],
