@@ -41,6 +41,7 @@ run() {{
     children+=("$!")
     exec {{out}}>&-
   done
+  [ -z "$stopping" ] || stop # it came before the last of them was known
   for index in "${{!children[@]}}"; do
     wait "${{children[index]}}"
     code=$?
