@@ -42,13 +42,18 @@ def lerp(a: Tree, b: Tree, alpha: Array | float) -> Tree:
 
 def dot(a: Tree, b: Tree) -> Array:
   """<a, b> over the whole tree, summed in float32 or wider."""
-  products = jax.tree.map(lambda x, y: jnp.sum(_wide(x) * _wide(y)), a, b)
+  products = jax.tree.map(lambda x, y: jnp.sum(wide(x) * wide(y)), a, b)
   return sum(jax.tree.leaves(products), start=jnp.float32(0))
 
 
 def norm(a: Tree) -> Array:
   """The Euclidean norm over the whole tree."""
   return jnp.sqrt(dot(a, a))
+
+
+def wide(x: Array) -> Array:
+  """An array in float32, or in its own type where that is wider: what sums are taken in."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def zeros_like(a: Tree) -> Tree:
@@ -155,7 +160,3 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _join(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _wide(x: Array) -> Array:
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

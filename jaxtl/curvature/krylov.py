@@ -180,13 +180,9 @@ def _add_combination(total: Params, block: Params, coefficients: Array) -> Param
 
 
 def _combined(coefficients: Array, block: Array) -> Array:
-  wide = _wide(block)
+  wide = tree.wide(block)
   return jnp.sum(coefficients.reshape(-1, *[1] * (block.ndim - 1)).astype(wide.dtype) * wide, axis=0)
 
 
 def _flat(x: Array) -> Array:
-  return _wide(x).reshape(x.shape[0], -1)
-
-
-def _wide(x: Array) -> Array:
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return tree.wide(x).reshape(x.shape[0], -1)

@@ -342,15 +342,11 @@ def _add(
   functions: tuple[Callable[..., Any], ...],
 ) -> tuple[Any, Array]:
   part, examples = product(*functions, params, batch, vector)
-  return tree.add(total, jax.tree.map(_widen, part)), count + jnp.asarray(examples, count.dtype)
+  return tree.add(total, jax.tree.map(tree.wide, part)), count + jnp.asarray(examples, count.dtype)
 
 
 def _wide_scalar(params: Params) -> Array:
   return jnp.zeros((), jnp.promote_types(jnp.result_type(*jax.tree.leaves(params)), jnp.float32))
-
-
-def _widen(x: Array) -> Array:
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _wide_zeros(x: Array) -> Array:

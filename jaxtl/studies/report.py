@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtl.errors import InputError
 from jaxtl.studies import appendix, flatness_figures, flatness_tables, formats, page, samples, sentences
+from jaxtl.studies.appendix import Grid
 from jaxtl.studies.figures import make_figures
-from jaxtl.studies.results import load
-from jaxtl.studies.tables import make_tables
+from jaxtl.studies.results import Results, load
+from jaxtl.studies.tables import Table, make_tables
 
 
 def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool = False) -> Path:
@@ -35,22 +37,12 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   lead = [sentences.finding(results), *sentences.qualifications(results), *results.config.get("notes", ())]
   flat = flatness_tables.make_tables(results)
   tables = [*make_tables(results), *flat]
-  captions = [
-    flatness_tables.caption(results, table) if table in flat else sentences.caption(results, table)
-    for table in tables
-  ]
+  captions = [(flatness_tables if table in flat else sentences).caption(results, table) for table in tables]
   figures = [*make_figures(results), *flatness_figures.make_figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)
   data = appendix.data_sets(results, samples.describe(results.config, data_dir=data_dir, trust=trust))
-  behind = [
-    *flatness_tables.blocks(results),
-    *flatness_tables.conditions(results),
-    appendix.arms(results),
-    appendix.numbers(results, tables),
-    appendix.cells(results),
-    appendix.environment(results),
-  ]
+  behind = _behind(results, tables)
   html = page.to_html(
     results,
     title,
@@ -85,6 +77,18 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   files["index.html"] = html  # last: a page that is there has its files beside it
   _write(out, files)
   return out / "index.html"
+
+
+def _behind(results: Results, tables: Sequence[Table]) -> list[Grid]:
+  """The appendix."""
+  return [
+    *flatness_tables.blocks(results),
+    *flatness_tables.conditions(results),
+    appendix.arms(results),
+    appendix.numbers(results, tables),
+    appendix.cells(results),
+    appendix.environment(results),
+  ]
 
 
 def _write(out: Path, files: dict[str, str | bytes]) -> None:

@@ -154,5 +154,5 @@ def _without(second: Params, first: Params) -> Params:
 
 
 def _filter_norms(w: Array) -> Array:
-  wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
+  wide = tree.wide(w)
   return jnp.sqrt(jnp.sum(wide**2, axis=tuple(range(w.ndim - 1)), keepdims=True))

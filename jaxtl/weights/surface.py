@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl import tree
 from jaxtl.errors import ConfigError, DataError
 from jaxtl.types import Array, Params
 from jaxtl.weights.perturb import check_alike, moved
@@ -82,7 +83,7 @@ def _sums(
   params: Params, directions: tuple[Params, ...], points: Array, batch: Any, *, loss_fn: Callable[..., Any]
 ) -> tuple[Array, Array]:
   found = [loss_fn(moved(params, directions, point), batch) for point in points]
-  return jnp.stack([_widen(jnp.asarray(total)) for total, _ in found]), jnp.asarray(found[0][1])
+  return jnp.stack([tree.wide(jnp.asarray(total)) for total, _ in found]), jnp.asarray(found[0][1])
 
 
 def _axes(params: Params, directions: Sequence[Params], coordinates: Sequence[Any]) -> list[np.ndarray]:
@@ -112,7 +113,3 @@ def _calls(axes: Sequence[np.ndarray], points_per_call: int) -> list[np.ndarray]
   points = np.array(list(itertools.product(*axes)))
   spare = np.repeat(points[-1:], -len(points) % points_per_call, axis=0)
   return list(np.concatenate([points, spare]).reshape(-1, points_per_call, len(axes)))
-
-
-def _widen(x: Array) -> Array:
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
