@@ -56,8 +56,8 @@ def trust_option(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def run_options(parser: argparse.ArgumentParser, *, hang_limit: float | None) -> None:
-  """Which part of a study is run, and how; `hang_limit` is what the parsed options have by default."""
+def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
+  """Which part of a study is run, and how; where `handed_on`, a limit that is not given is None."""
   parser.add_argument(
     "--arms", type=names, metavar="A,B", help="only these arms (names; default: all of the config's)"
   )
@@ -70,10 +70,18 @@ def run_options(parser: argparse.ArgumentParser, *, hang_limit: float | None) ->
   parser.add_argument(
     "--hang-limit",
     type=seconds,
-    default=hang_limit,
+    default=None if handed_on else 1800.0,
     metavar="S",
     help="a run that does not move for so long ends with exit code 42; the longest compilation must fit in "
     "(seconds; default: 1800)",
+  )
+  parser.add_argument(
+    "--gather-limit",
+    type=seconds,
+    default=None if handed_on else 300.0,
+    metavar="S",
+    help="processes of one run that have not all come after so long end with exit code 42 (seconds; "
+    "default: 300)",
   )
   trust_option(parser)
   device_options(parser)

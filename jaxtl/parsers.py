@@ -51,7 +51,7 @@ def add_run(commands: Any) -> None:
     metavar="DIR",
     help="folder of the run; running again continues it (path; default: runs/CONFIG)",
   )
-  run_options(run, hang_limit=1800.0)
+  run_options(run, handed_on=False)
   process_options(run)
 
 

@@ -24,6 +24,8 @@ from jaxtl.train import manifest
 from tests.several import Started, digests, start, start_pair, steps_of, write_config
 
 STEPS = 48
+# Seconds for two processes to come together: one that is hit before that is waited for so long.
+GATHER = 60
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
   "bit": lambda data, rng: _flipped(data, rng.randrange(len(data))),
   "half": lambda data, rng: data[: len(data) // 2],
@@ -65,10 +67,11 @@ class Victim:
     self._rng = rng
     # Step -> the folder that was damaged, by its number in the file system: a run puts another in its place.
     self._damaged: dict[int, int] = {}
+    self._before = 0  # the newest step when the processes were started
 
   def begin(self) -> list[Started]:
     """The run's processes, started."""
-    options = ("--hang-limit", 40)
+    options = ("--hang-limit", 40, "--gather-limit", GATHER)
     if self._processes == 2:
       return start_pair(self._config, self.folder, *options, devices=1)
     self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,7 @@ class Victim:
 
   def suffer(self, fault: str) -> bool:
     """Starts the run, and does that to it at a random moment; True where the run ended before."""
-    before = self.newest()
+    before = self._before = self.newest()
     running = self.begin()
     try:
       if self._rng.random() < 0.3:
@@ -112,7 +115,7 @@ class Victim:
     """SIGKILL to one process; the others end by themselves, soon."""
     victim = self._rng.choice(running)
     victim.kill()
-    self._others_end(running, victim, seconds=30)
+    self._others_end(running, victim, seconds=self._patience(30))
 
   def _terminate(self, running: list[Started]) -> None:
     """SIGTERM to one process: all save, and ask to be started again."""
@@ -127,7 +130,7 @@ class Victim:
     """SIGSTOP to all of one process: nobody waits for it longer than a heartbeat."""
     victim = self._rng.choice(running)
     os.killpg(victim.process.pid, signal.SIGSTOP)
-    self._others_end(running, victim, seconds=60)
+    self._others_end(running, victim, seconds=self._patience(60))
     victim.kill()
 
   def _damage(self, running: list[Started]) -> None:
@@ -156,6 +159,10 @@ class Victim:
       if one is not victim:
         code = one.finish(seconds=seconds)
         assert code in (42, 0), (code, one.text[-3000:])
+
+  def _patience(self, seconds: float) -> float:
+    """How long the others may take to end: a run that has saved something since its start has all of them."""
+    return seconds if self.newest() > self._before else seconds + GATHER
 
   def _check_steps(self, *, at_least: int) -> None:
     """No step with a name is less than whole, and nothing that was saved is lost."""

@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
   parser.add_argument(
     "--spot", action="store_true", help="machines that may be taken away (flag; default: no)"
   )
-  run_options(parser, hang_limit=None)
+  run_options(parser, handed_on=True)
   _acting(parser)
 
 
@@ -132,8 +132,9 @@ def job_of(
 def _run_options(options: argparse.Namespace) -> list[str]:
   """Options that are handed to `jaxtl run` as they are."""
   found = []
-  if options.hang_limit is not None:
-    found.append(f"--hang-limit={options.hang_limit:g}")
+  for option, limit in (("--hang-limit", options.hang_limit), ("--gather-limit", options.gather_limit)):
+    if limit is not None:
+      found.append(f"{option}={limit:g}")
   if options.num_devices is not None:
     found.append(f"--num-devices={options.num_devices}")
   if options.model_devices != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,13 +25,13 @@ T = TypeVar("T")
 # A peer that does not answer for so long is lost. JAX's own default of 100 s is longer than a grace period.
 HEARTBEAT = 10
 # How long the coordinator is waited for, and all processes after that, in seconds.
-REACH, GATHER = 25.0, 300
+REACH, GATHER = 25.0, 300.0
 # How long the others wait at their end for process 0, which may be writing a report.
 SHUTDOWN = 24 * 3600
 
 
 def start(
-  cluster: Cluster, *, reach: float = REACH, gather: int = GATHER, heartbeat: int = HEARTBEAT
+  cluster: Cluster, *, reach: float = REACH, gather: float = GATHER, heartbeat: int = HEARTBEAT
 ) -> None:
   """Joins the other processes of a run; before anything of JAX computes.
 
@@ -52,7 +53,7 @@ def start(
     cluster.coordinator,
     cluster.num_processes,
     cluster.process_id,
-    initialization_timeout=gather,
+    initialization_timeout=math.ceil(gather),
     heartbeat_timeout_seconds=heartbeat,
     shutdown_timeout_seconds=SHUTDOWN,
   )

@@ -101,6 +101,15 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(slow, pair, tmp_path
   assert reason(tmp_path / "run", 0)["reason"] == "done"
 
 
+def test_a_peer_that_never_comes_is_not_waited_for_longer_than_asked(slow, pair, tmp_path):
+  both = pair(slow, "run", "--gather-limit", 6)
+  both[1].kill()
+  began = time.monotonic()
+  assert both[0].finish(seconds=60) == 42
+  assert time.monotonic() - began < 30
+  assert "goes on from the last checkpoint" in both[0].text
+
+
 def test_a_stopped_peer_ends_the_other_one(slow, pair, tmp_path):
   both = pair(slow, "run", "--hang-limit", 20)
   both[0].until(lambda: 2 in steps_of(tmp_path / "run"))
