@@ -3,15 +3,64 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxtl.errors import InputError
-from jaxtl.studies import appendix, flatness_figures, flatness_tables, formats, page, samples, sentences
+from jaxtl.studies import (
+  appendix,
+  figures,
+  flatness_figures,
+  flatness_tables,
+  formats,
+  page,
+  patching_figures,
+  patching_tables,
+  samples,
+  sentences,
+  tables,
+)
 from jaxtl.studies.appendix import Grid
-from jaxtl.studies.figures import make_figures
+from jaxtl.studies.drawing import Figure
+from jaxtl.studies.formats import Caption
 from jaxtl.studies.results import Results, load
-from jaxtl.studies.tables import Table, make_tables
+from jaxtl.studies.tables import Table
+
+
+class Part(NamedTuple):
+  """What the rows of one kind of study add to a report; each is empty where there are no such rows.
+
+  Attributes:
+    tables, caption: the tables, and how to read each of them.
+    figures: drawn.
+    behind: what belongs into the appendix.
+    lead: sentences for the head of the page.
+  """
+
+  tables: Callable[[Results], list[Table]]
+  caption: Callable[[Results, Table], Caption]
+  figures: Callable[[Results], list[Figure]]
+  behind: Callable[[Results], list[Grid]] = lambda results: []
+  lead: Callable[[Results], list[str]] = lambda results: []
+
+
+PARTS = (
+  Part(tables.make_tables, sentences.caption, figures.make_figures),
+  Part(
+    flatness_tables.make_tables,
+    flatness_tables.caption,
+    flatness_figures.make_figures,
+    lambda results: [*flatness_tables.blocks(results), *flatness_tables.conditions(results)],
+  ),
+  Part(
+    patching_tables.make_tables,
+    patching_tables.caption,
+    patching_figures.make_figures,
+    patching_tables.behind,
+    patching_tables.lead,
+  ),
+)
 
 
 def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool = False) -> Path:
@@ -34,43 +83,43 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   """
   results = load(workdir)
   title = results.config.get("title") or "Study"
-  lead = [sentences.finding(results), *sentences.qualifications(results), *results.config.get("notes", ())]
-  flat = flatness_tables.make_tables(results)
-  tables = [*make_tables(results), *flat]
-  captions = [(flatness_tables if table in flat else sentences).caption(results, table) for table in tables]
-  figures = [*make_figures(results), *flatness_figures.make_figures(results)]
+  lead = [sentences.finding(results), *(text for part in PARTS for text in part.lead(results))]
+  lead += [*sentences.qualifications(results), *results.config.get("notes", ())]
+  found = [(table, part.caption(results, table)) for part in PARTS for table in part.tables(results)]
+  shown, captions = [table for table, _ in found], [caption for _, caption in found]
+  drawn = [figure for part in PARTS for figure in part.figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)
   data = appendix.data_sets(results, samples.describe(results.config, data_dir=data_dir, trust=trust))
-  behind = _behind(results, tables)
+  behind = _behind(results, shown)
   html = page.to_html(
     results,
     title,
     lead,
-    tables,
+    shown,
     captions,
-    figures,
+    drawn,
     preview,
     rates=rates,
     data=data,
     behind=behind,
-    anchors=appendix.anchors(tables),
+    anchors=appendix.anchors(shown),
   )
   markdown = formats.to_markdown(
     title,
     lead,
-    tables,
+    shown,
     captions,
-    figures,
+    drawn,
     [*([rates] if rates else []), data, *behind],
     preview=formats.markdown(preview.problem) or "![Training images](training_images.png)",
   )
   files: dict[str, str | bytes] = {
     "report.md": markdown,
     "table.csv": formats.to_csv(results),
-    "table.tex": formats.to_latex(results, tables, captions),
+    "table.tex": formats.to_latex(results, shown, captions),
   }
-  for figure in figures:
+  for figure in drawn:
     files |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
   if preview.images:
     files["training_images.png"] = preview.sheet()
@@ -79,13 +128,12 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   return out / "index.html"
 
 
-def _behind(results: Results, tables: Sequence[Table]) -> list[Grid]:
+def _behind(results: Results, shown: Sequence[Table]) -> list[Grid]:
   """The appendix."""
   return [
-    *flatness_tables.blocks(results),
-    *flatness_tables.conditions(results),
+    *(grid for part in PARTS for grid in part.behind(results)),
     appendix.arms(results),
-    appendix.numbers(results, tables),
+    appendix.numbers(results, shown),
     appendix.cells(results),
     appendix.environment(results),
   ]

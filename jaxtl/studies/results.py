@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ class Results:
       if is_number(value) and all(row.get(key) == wanted for key, wanted in where.items()):
         found.setdefault(row["arm"], {})[row["seed"]] = float(value)
     return found
+
+  def means(
+    self, measure: str | Callable[[Mapping[str, Any]], float], **where: Any
+  ) -> dict[str, dict[int, float]]:
+    """arm -> seed -> mean of a number, or of a function, of the rows whose keys are as in `where`."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in self.rows:
+      if all(row.get(key) == wanted for key, wanted in where.items()):
+        value = row[measure] if isinstance(measure, str) else measure(row)
+        found.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(float(value))
+    return {arm: {s: math.fsum(x) / len(x) for s, x in by_seed.items()} for arm, by_seed in found.items()}
 
   def transfer_means(self, protocol: str) -> dict[str, dict[int, float]]:
     """arm -> seed -> mean accuracy over the targets, where every target was measured."""

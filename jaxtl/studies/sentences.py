@@ -141,7 +141,7 @@ def call(value: Any) -> str:
 
 
 def _headline(results: Results) -> tuple[str, dict[str, dict[int, float]], int, bool]:
-  """What the study is about: transfer, else pre-training accuracy, else curvature."""
+  """What the study is about: transfer, else pre-training accuracy, else patching, else curvature."""
   for protocol in results.protocols:
     values = results.transfer_means(protocol)
     if values:
@@ -153,6 +153,10 @@ def _headline(results: Results) -> tuple[str, dict[str, dict[int, float]], int, 
     values = results.values(f"{name}/top1", kind="pretrain")
     if values:
       return f"Best pre-training accuracy on {name}", values, 3, True
+  sums = results.means("optimised/objective", kind="patch")
+  if sums:
+    name = "Smallest sum of normalised losses at the optimised coefficient, mean over pairs"
+    return name, sums, 3, False
   values = curvatures(results)
   return "Flattest (smallest λ_max)", values, decimals_for(values), False
 

@@ -134,7 +134,7 @@ def measure(
   for name, target in protocols.targets.items():
     if protocols.linear_probe is not None:
       probe = protocols.linear_probe
-      runtime.progress.title = f"{_title(workdir)} | probe {name}"
+      runtime.progress.title = f"{title(workdir)} | probe {name}"
       yield remember(
         workdir / f"{name}.linear_probe.json",
         functools.partial(_probe_row, probe, name, target, model, start, seed, runtime),
@@ -142,7 +142,7 @@ def measure(
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
       passes = _fine_tuning_work(fine_tune, target, model, runtime)
-      runtime.progress.title = f"{_title(workdir)} | fine-tune {name}"
+      runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
       yield remember(
         workdir / f"{name}.fine_tune.json",
         functools.partial(_fine_tune_row, fine_tune, name, target, model, start, seed, runtime),
@@ -297,7 +297,7 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> 
   every = fine_tune.evaluate_every_epochs
   return Experiment(
     model=model,
-    task=_frozen(fine_tune.task),
+    task=frozen(fine_tune.task),
     data=target.train,
     optimizer=fine_tune.optimizer,
     gradient=fine_tune.gradient,
@@ -308,12 +308,12 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> 
   )
 
 
-def _frozen(task: Spec) -> Spec:
+def frozen(task: Spec) -> Spec:
   """The task with frozen normalisation statistics, where it has the choice and its spec leaves it open."""
   if "frozen_stats" not in inspect.signature(task.target).parameters:
     return task
   return dataclasses.replace(task, keywords={"frozen_stats": True, **task.keywords})
 
 
-def _title(workdir: Path) -> str:
+def title(workdir: Path) -> str:
   return "/".join(workdir.parts[-3:-1])

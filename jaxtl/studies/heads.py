@@ -1,0 +1,101 @@
+"""Frozen heads: what makes one shared backbone answer for several data sets.
+
+A head is a function from `Surroundings` to the parameters of the model's head, so that a config can name it
+and fix its keywords.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxtl import optim
+from jaxtl.errors import ConfigError
+from jaxtl.studies.transfer import LinearProbe
+from jaxtl.train.checkpoint import Weights
+from jaxtl.train.runtime import same_classes
+from jaxtl.types import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Surroundings:
+  """What a head may be made of.
+
+  Attributes:
+    name: of the task, for messages.
+    start: the backbone's checkpoint, its own head included.
+    head: the name of the head among its parameters.
+    classes: the task's class names.
+    features: gives the backbone's pooled features [N, D] of the training images, not augmented, and their
+      labels [N]; raises ConfigError where the task has no training images.
+    seed: of the run.
+    beat: called whenever something has moved.
+  """
+
+  name: str
+  start: Weights
+  head: str
+  classes: tuple[str, ...]
+  features: Callable[[], tuple[np.ndarray, np.ndarray]]
+  seed: int = 0
+  beat: Callable[[], None] = lambda: None
+
+
+Head = Callable[[Surroundings], Params]
+
+
+def linear_probe(
+  around: Surroundings,
+  *,
+  l2: tuple[float, ...] = LinearProbe.l2,
+  held_out: float = LinearProbe.held_out,
+  max_iters: int = LinearProbe.max_iters,
+) -> Params:
+  """A head that is fitted to the backbone's features: logistic regression, as `transfer.LinearProbe`.
+
+  The probe works on standardised features; their mean and scale go into kernel and bias.
+
+  Args:
+    around: the task and its features.
+    l2: penalties to choose from.
+    held_out: share of the training examples that the choice is made on.
+    max_iters: most L-BFGS steps.
+
+  Returns:
+    {"kernel": [D, K], "bias": [K]}.
+
+  Raises:
+    ConfigError: a keyword is out of its range, or the backbone's head is not linear.
+  """
+  probe = LinearProbe(tuple(l2), held_out, max_iters)
+  found = sorted(around.start.params[around.head])
+  if found != ["bias", "kernel"]:
+    raise ConfigError(
+      f"a linear probe needs a linear head, and that of {around.start.path} has {' and '.join(found)}; "
+      "give the task a head of another kind"
+    )
+  features, labels = around.features()
+  chosen, _ = optim.choose_probe(
+    features,
+    labels,
+    num_classes=len(around.classes),
+    l2_grid=probe.l2,
+    held_out=probe.held_out,
+    seed=around.seed,
+    max_iters=probe.max_iters,
+    beat=around.beat,
+  )
+  kernel = np.asarray(chosen.kernel / chosen.scale[:, None])
+  return {"kernel": kernel, "bias": np.asarray(chosen.bias) - np.asarray(chosen.mean) @ kernel}
+
+
+def own(around: Surroundings) -> Params:
+  """The head that the checkpoint was trained with, for a task with the checkpoint's own classes.
+
+  Raises:
+    DataError: the class lists differ.
+  """
+  same_classes(around.start.classes, around.classes, at=around.name)
+  return around.start.params[around.head]

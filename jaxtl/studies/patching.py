@@ -1,0 +1,335 @@
+"""Patching: fine-tune on a new task, and go as far towards the result as old and new tasks gain together.
+
+Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv 2208.05592, with the
+coefficient found by a polynomial fit of normalised losses, and compared with the exhaustive grids in use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import time
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+from typing import Any
+
+from jaxtl import weights
+from jaxtl.config import Spec
+from jaxtl.errors import ConfigError, DataError
+from jaxtl.studies import transfer
+from jaxtl.studies.patching_plans import Patching
+from jaxtl.studies.patching_scene import Backbone, Path, Tasks
+from jaxtl.train import checkpoint, experiment
+from jaxtl.train.experiment import Experiment, make_model, total_steps, work_per_image
+from jaxtl.train.processes import remember
+from jaxtl.train.runtime import Data, Runtime, same_classes
+from jaxtl.train.sizes import at_size, image_size_of
+from jaxtl.train.training import run
+from jaxtl.types import Params
+from jaxtl.weights import AlphaResult, PaintObjective
+
+Row = dict[str, Any]
+# The exhaustive searches in use: 0.1 in the authors' code, 0.05 in later work.
+GRIDS = {"grid_0.1": 0.1, "grid_0.05": 0.05}
+# The accuracy on the supported task, in parts of 1, that the "constrained" rule may give up.
+MOST_LOST = 0.01
+
+
+def rows(study: Patching, *, seed: int, workdir: FilePath, runtime: Runtime) -> Iterator[Row]:
+  """One row for every pair of a supported and a patching task."""
+  bench = Bench.of(study, runtime, seed=seed, workdir=workdir)
+  for patch in study.patching:
+    for supported in study.supported:
+      runtime.progress.title = f"{transfer.title(workdir)} | {supported} x {patch}"
+      yield remember(
+        workdir / "pairs" / f"{supported}.{patch}.json",
+        functools.partial(_pair_row, bench, supported, patch),
+      )
+    bench.forget()
+
+
+@dataclasses.dataclass(eq=False)
+class Bench:
+  """A study's backbone and tasks, and the weights that were fine-tuned from it."""
+
+  study: Patching
+  tasks: Tasks
+  runtime: Runtime
+  seed: int
+  workdir: FilePath
+  _path: tuple[str, Path] | None = None
+
+  @classmethod
+  def of(cls, study: Patching, runtime: Runtime, *, seed: int, workdir: FilePath) -> Bench:
+    start = checkpoint.load(study.start)
+    side = one_size(study, runtime)
+    backbone = Backbone.of(start, side=side, trust=runtime.trust)
+    tasks = Tasks(study.tasks, backbone, runtime, head=study.head, seed=seed)
+    return cls(study, tasks, runtime, seed, workdir)
+
+  @property
+  def before(self) -> Params:
+    """The backbone as it was."""
+    backbone = self.tasks.backbone
+    return {"params": backbone.params, "batch_stats": backbone.batch_stats}
+
+  def fine_tuned(self, patch: str, *, start: Params | None = None, name: str = "") -> Params:
+    """The weights after fine-tuning on a patching task, from the backbone or from `start`; kept on disk."""
+    backbone, start = self.tasks.backbone, start or self.before
+    model = backbone.weights(**start, head=self.tasks.head(patch), classes=self.tasks.classes(patch))
+    tuned = fine_tuning(self.study, patch, backbone.spec, backbone.head)
+    folder = self.workdir / "fine_tune" / (name or patch)
+    trained = run(tuned, seed=self.seed, runtime=self.runtime, workdir=folder, start=model).weights
+    body = {key: part for key, part in trained.params.items() if key != backbone.head}
+    found = {"params": body, "batch_stats": trained.batch_stats}
+    return {**found, "heads": {patch: trained.params[backbone.head]}} if self.study.train_head else found
+
+  def path(self, patch: str) -> Path:
+    """The line from the backbone to its fine-tuned self; that of the last task is kept."""
+    if self._path is None or self._path[0] != patch:
+      after = self.fine_tuned(patch)
+      before = {**self.before, **({"heads": {patch: self.tasks.head(patch)}} if "heads" in after else {})}
+      self._path = patch, Path(self.tasks, before, after, statistics=self.statistics(patch))
+    return self._path[1]
+
+  def statistics(self, *patches: str) -> Any:
+    """What estimates statistics anew, from the images of the patching tasks and of all supported ones."""
+    count = self.study.statistics_batches
+    names = [*patches, *(name for name, task in self.study.supported.items() if task.train is not None)]
+    return functools.partial(self.tasks.statistics, names, count) if count else None
+
+  def objective(self, path: Path, supported: list[str], patching: list[str]) -> PaintObjective:
+    names = [*supported, *patching]
+    return PaintObjective(
+      path.losses(names),
+      supported=supported,
+      patching=patching,
+      normalise=self.study.normalise,  # type: ignore[arg-type]  # checked by the study
+      num_classes={name: len(self.tasks.classes(name)) for name in names},
+    )
+
+  def forget(self) -> None:
+    """Lets go of the weights of the last path."""
+    self._path = None
+
+
+def fine_tuning(study: Patching, patch: str, model: Spec, head: str) -> Experiment:
+  """The fine-tuning on a patching task: nothing is evaluated, nothing of the head moves."""
+  task = study.patching[patch]
+  assert task.train is not None  # the study has checked it
+  how = study.fine_tune
+  return Experiment(
+    model=model,
+    task=transfer.frozen(how.task),
+    data=task.train,
+    optimizer=how.optimizer if study.train_head else without(how.optimizer, head),
+    gradient=how.gradient,
+    epochs=how.epochs,
+  )
+
+
+def without(optimizer: Spec, head: str) -> Spec:
+  """The optimiser that leaves the head as it is, decay and all."""
+  if "freeze" not in inspect.signature(optimizer.target).parameters:
+    raise ConfigError(
+      f"fine_tune.optimizer is {optimizer.path}, which cannot freeze the head; use .optim.sgd, adam or "
+      "adamw, or train_head=True"
+    )
+  frozen = rf"^{head}/"
+  if own := optimizer.keywords.get("freeze"):
+    frozen = f"{frozen}|{own}"
+  return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "freeze": frozen})
+
+
+def _pair_row(bench: Bench, supported: str, patch: str) -> Row:
+  began = time.monotonic()
+  path = bench.path(patch)
+  objective = bench.objective(path, [supported], [patch])
+  search = bench.study.search.realize()
+  found: AlphaResult = search(objective)
+  searched = time.monotonic() - began
+  grids = {name: weights.grid_search(objective, step=step) for name, step in GRIDS.items()}
+  finest = grids["grid_0.05"]
+  warm: AlphaResult = search(objective, warm=finest.evaluations)
+  chosen = {"zero_shot": 0.0, "fine_tuned": 1.0, "optimised": found.alpha, "warm_started": warm.alpha}
+  chosen |= {name: grid.alpha for name, grid in grids.items()}
+  chosen |= _by_accuracy(path, supported, patch, grids["grid_0.1"])
+  return {
+    "kind": "patch",
+    "supported": supported,
+    "patching": patch,
+    **{
+      f"{name}/{key}": value
+      for name, alpha in chosen.items()
+      for key, value in _at(objective, path, supported, patch, alpha).items()
+    },
+    "num_evaluations": found.num_evaluations,
+    "warm_started/num_evaluations": warm.num_evaluations,
+    **{f"{name}/num_evaluations": len(grid.evaluations) for name, grid in grids.items()},
+    # A part of what the grid found; a task that is solved has an objective of 0, and nothing to gain.
+    "gain": (finest.value - found.value) / abs(finest.value) if finest.value else 0.0,
+    "normalisation": objective.normalisation,
+    **_diagnostics(found),
+    **_indicators(bench, path, supported, objective, patch),
+    "curve": _curve(objective, path, supported, patch, found),
+    "num_validation": {name: _size(bench, name, "validation") for name in (supported, patch)},
+    "num_test": {name: _size(bench, name, "test") for name in (supported, patch)},
+    "search_seconds": searched,
+    "seconds": time.monotonic() - began,
+  }
+
+
+def _at(objective: PaintObjective, path: Path, supported: str, patch: str, alpha: float) -> Row:
+  """The numbers of one coefficient."""
+  row: Row = {"alpha": alpha, "objective": objective(alpha)}
+  for part in ("validation", "test"):
+    scores = path.scores(alpha, [supported, patch], part)
+    for role, name in (("supported", supported), ("patching", patch)):
+      row |= {f"{part}_{role}_{measure}": value for measure, value in scores[name].items()}
+  return row
+
+
+def _by_accuracy(path: Path, supported: str, patch: str, grid: AlphaResult) -> dict[str, float]:
+  """The coefficients that rules on validation accuracy choose from the grid of 0.1.
+
+  "mean_accuracy" takes the best mean of both tasks; "constrained" the best accuracy on the patching task
+  among those where the supported one loses at most one point (Cherti et al., "Reproducible scaling laws for
+  contrastive language-image learning", 2022, arXiv 2212.07143, appendix B.2.2). The first of equal ones.
+  """
+  found = {alpha: path.scores(alpha, [supported, patch]) for alpha in sorted(grid.evaluations)}
+  accuracy = {alpha: (scores[supported]["top1"], scores[patch]["top1"]) for alpha, scores in found.items()}
+  least = accuracy[0.0][0] - MOST_LOST
+  allowed = [alpha for alpha, (old, _) in accuracy.items() if old >= least]
+  return {
+    "mean_accuracy": max(accuracy, key=lambda alpha: sum(accuracy[alpha])),
+    "constrained": max(allowed, key=lambda alpha: accuracy[alpha][1]),
+  }
+
+
+def _diagnostics(found: AlphaResult) -> Row:
+  """How the coefficient was found."""
+  return {
+    "bracket": list(found.bracket),
+    "coefficients": None if found.coefficients is None else found.coefficients.tolist(),
+    **{
+      name: getattr(found, name)
+      for name in ("predicted", "gap", "fit_suspect", "unimodal", "fallback", "boundary", "from_polynomial")
+    },
+  }
+
+
+def _indicators(bench: Bench, path: Path, supported: str, objective: PaintObjective, patch: str) -> Row:
+  """What one gradient says about the supported task in advance, and what the path then shows."""
+  before, after = path.weights(0.0), path.weights(1.0)
+  gradient = bench.tasks.gradient(supported, before["params"], before["batch_stats"])
+  direction = weights.between(before["params"], after["params"])
+  slope, distance = weights.slope_along(gradient, direction)
+  similarity = weights.gradient_similarity(gradient, direction)
+  losses = {alpha: scores[supported] for alpha, scores in objective.losses.items()}
+  transferred = weights.backward_transfer(losses, distance=distance, slope=slope)
+  return {
+    "gradient_similarity": similarity.value,
+    "gradient_similarity_defined": similarity.defined,
+    "backward_transfer": transferred.value,
+    "backward_transfer_defined": transferred.defined,
+    "backward_transfer_alpha": transferred.alpha,
+    "slope": slope,
+    "distance": distance,
+  }
+
+
+def _curve(
+  objective: PaintObjective, path: Path, supported: str, patch: str, found: AlphaResult
+) -> dict[str, list[Any]]:
+  """All evaluated points, and which of them the search has chosen."""
+  alphas = sorted(objective.losses)
+  scores = [path.scores(alpha, [supported, patch]) for alpha in alphas]
+  return {
+    "alpha": alphas,
+    "objective": [objective(alpha) for alpha in alphas],
+    "supported_loss": [one[supported]["loss"] for one in scores],
+    "patching_loss": [one[patch]["loss"] for one in scores],
+    "supported_top1": [one[supported]["top1"] for one in scores],
+    "patching_top1": [one[patch]["top1"] for one in scores],
+    "searched": [alpha in found.evaluations for alpha in alphas],
+  }
+
+
+def _size(bench: Bench, name: str, part: str) -> int:
+  return len(bench.runtime.open(getattr(bench.study.tasks[name], part)))
+
+
+def one_size(study: Patching, runtime: Runtime) -> int:
+  """The side of all tasks' images, in pixels: one backbone is interpolated, so they must agree.
+
+  Raises:
+    DataError: they do not, or are not square.
+  """
+  sides: dict[str, int] = {}
+  for name, task in study.tasks.items():
+    for part in ("validation", "test", "train"):
+      data: Data | None = getattr(task, part)
+      if data is None:
+        continue
+      height, width = runtime.image_shape(data)[:2]
+      if height != width:
+        raise DataError(
+          f"{name}.{part} gives images of {height} x {width}; a patching study needs square ones"
+        )
+      sides[f"{name}.{part}"] = height
+  first, side = next(iter(sides.items()))
+  for at, other in sides.items():
+    if other != side:
+      raise DataError(
+        f"{at} gives images of {other} pixels, and {first} of {side}; all tasks share a backbone, so write "
+        "the same size in their transforms"
+      )
+  return side
+
+
+def rehearse(study: Patching, runtime: Runtime) -> None:
+  """Makes all transforms, the search, and the fine-tuning; traces it where the checkpoint is there."""
+  study.search.realize()
+  if not study.train_head:
+    without(study.fine_tune.optimizer, "head")
+  for task in study.tasks.values():
+    (task.head or study.head).realize()
+    for data in (task.validation, task.test, task.train):
+      for spec in (*data.transforms, *data.batch_transforms) if data is not None else ():
+        spec.realize()
+  if not FilePath(study.start).exists():
+    return
+  start = checkpoint.load(study.start)
+  model = start.model_spec(trust=runtime.trust)
+  for patch, task in study.patching.items():
+    size = image_size_of(task.test)
+    sized = at_size(model, size) if size else model
+    tuned = fine_tuning(study, patch, sized, make_model(sized, num_classes=0).head)
+    facts: dict[str, Any] = dict(
+      num_classes=(task.train and task.train.num_classes) or transfer.SOME_CLASSES,
+      num_examples=transfer.SOME_EXAMPLES,
+    )
+    experiment.rehearse(tuned, image_size=size, mesh=runtime.mesh, **facts)
+
+
+def check_data(study: Patching, runtime: Runtime) -> None:
+  """Refuses a task whose parts have different classes, and tasks with images of different sizes."""
+  for name, task in study.tasks.items():
+    classes = runtime.open(task.test).classes
+    for part in ("validation", "train"):
+      data: Data | None = getattr(task, part)
+      if data is not None:
+        same_classes(classes, runtime.open(data).classes, at=f"{name}.{part}")
+  one_size(study, runtime)
+
+
+def work(study: Patching, runtime: Runtime) -> float:
+  """Image passes of the fine-tuning, for the time left."""
+  passes = 0.0
+  for patch, task in study.patching.items():
+    tuned = fine_tuning(study, patch, experiment.PLAIN, "head")
+    assert task.train is not None  # the study has checked it
+    steps = total_steps(tuned, len(runtime.open(task.train)))
+    passes += steps * task.train.batch_size * work_per_image(tuned)
+  return passes

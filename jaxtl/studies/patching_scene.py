@@ -1,0 +1,269 @@
+"""A backbone, the tasks that it answers through heads of their own, and the scores along a path of weights.
+
+The backbone is compiled once for all tasks, behind it one small program for each head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import curvature, losses
+from jaxtl import weights as weights_lib
+from jaxtl.config import Spec
+from jaxtl.errors import ConfigError, NonFiniteError
+from jaxtl.metrics import Mean, in_top
+from jaxtl.studies.heads import Surroundings
+from jaxtl.studies.patching_plans import PatchTask
+from jaxtl.train import sharding
+from jaxtl.train.checkpoint import Weights
+from jaxtl.train.evaluate import collect_features, evaluate
+from jaxtl.train.experiment import make_model
+from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.sizes import at_size, fitted
+from jaxtl.train.statistics import reestimated
+from jaxtl.train.step import shapes_of
+from jaxtl.types import Array, Batch, Model, Params
+
+HostBatch = Mapping[str, np.ndarray]
+Scores = dict[str, float]
+# Validation images are read once for every alpha; this many bytes of them stay in memory, for all tasks.
+MEMORY = 4 << 30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+  """A checkpoint without its head, for images of one size.
+
+  Attributes:
+    start: the checkpoint.
+    spec: makes its model for those images.
+    params: its parameters without the head; what is interpolated.
+    batch_stats: its normalisation statistics.
+    head: name of the head among a model's parameters.
+    side: of the images, in pixels.
+  """
+
+  start: Weights
+  spec: Spec
+  params: Params
+  batch_stats: Params
+  head: str
+  side: int
+
+  @classmethod
+  def of(cls, start: Weights, *, side: int, trust: bool) -> Backbone:
+    spec = start.model_spec(trust=trust)
+    model, params = fitted(spec, start, side)
+    body = {name: part for name, part in params.items() if name != model.head}
+    return cls(start, at_size(spec, side), body, start.batch_stats, model.head, side)
+
+  def model(self, num_classes: int) -> Any:
+    return make_model(self.spec, num_classes=num_classes)
+
+  def weights(self, params: Params, batch_stats: Params, head: Params, classes: Sequence[str]) -> Weights:
+    """The whole model of one task, as a checkpoint has it."""
+    config = {**self.start.config, "classes": list(classes)}
+    return Weights({**params, self.head: head}, batch_stats, config, self.start.path)
+
+
+class Tasks:
+  """The tasks of a study, their heads and their images, and what any weights score on them.
+
+  The backbone is compiled once for all tasks; each has only its head beside it.
+  """
+
+  def __init__(
+    self, tasks: Mapping[str, PatchTask], backbone: Backbone, runtime: Runtime, *, head: Spec, seed: int
+  ):
+    self.backbone, self.runtime = backbone, runtime
+    self._tasks, self._head, self._seed = tasks, head, seed
+    self._heads: dict[str, Params] = {}
+    self._left = MEMORY
+    self._batches: dict[tuple[str, str], Iterable[HostBatch]] = {}
+
+  def classes(self, name: str) -> tuple[str, ...]:
+    classes: tuple[str, ...] = self.runtime.open(self._tasks[name].test).classes
+    return classes
+
+  def head(self, name: str) -> Params:
+    """The frozen head of a task, made once."""
+    if name not in self._heads:
+      task = self._tasks[name]
+      around = Surroundings(
+        name=name,
+        start=self.backbone.start,
+        head=self.backbone.head,
+        classes=self.classes(name),
+        features=functools.partial(self._features, name),
+        seed=self._seed,
+        beat=self.runtime.beat,
+      )
+      made = (task.head or self._head).realize()(around)
+      self._heads[name] = jax.tree.map(np.asarray, made)
+      self._check_head(name, self._heads[name])
+    return self._heads[name]
+
+  def scores(self, name: str, part: str, weights: Params) -> Scores:
+    """Mean cross-entropy and top-1 accuracy: {"loss", "top1"}.
+
+    Args:
+      name: of the task.
+      part: "validation" or "test".
+      weights: {"params", "batch_stats"} of a backbone, and "heads" {task: head} that replace frozen ones.
+
+    Raises:
+      NonFiniteError: the loss is not finite.
+    """
+    mesh = self.runtime.mesh
+    head = sharding.put_replicated(weights.get("heads", {}).get(name, self.head(name)), mesh)
+    params, stats = (sharding.put_replicated(weights[key], mesh) for key in ("params", "batch_stats"))
+    hidden, measure = _hidden(self.backbone.model(0)), _measure(self._model(name))
+
+    def measured(params: Params, batch_stats: Params, batch: Batch) -> dict[str, Mean]:
+      return measure(head, hidden(params, batch_stats, batch["image"]), batch)
+
+    found = evaluate(measured, params, stats, self._images(name, part), mesh=mesh)
+    if not np.isfinite(found["loss"]):
+      raise NonFiniteError(f"the {part} loss of {name!r} is {found['loss']}")
+    return found
+
+  def gradient(self, name: str, body: Params, batch_stats: Params) -> Params:
+    """The gradient of the mean validation loss with respect to the backbone, over the whole split."""
+    loss_fn = _summed(self._model(name))
+    return curvature.gradient_over_batches(loss_fn, self._inputs(name, batch_stats))(body)[1]
+
+  def statistics(self, names: Sequence[str], num_batches: int, body: Params, batch_stats: Params) -> Params:
+    """Normalisation statistics from training images of the tasks in turn, not augmented."""
+    plain = [self._plain(name) for name in names]
+    feeds = [self.runtime.train_batches(data, seed=self._seed, start_step=0) for data in plain]
+    images = (next(feeds[number % len(feeds)])["image"] for number in range(num_batches))
+    return reestimated(self.backbone.model(0), body, batch_stats, images, mesh=self.runtime.mesh)
+
+  def _inputs(self, name: str, batch_stats: Params) -> Callable[[], Iterator[Any]]:
+    extra = {"head": sharding.put_replicated(self.head(name), self.runtime.mesh), "batch_stats": batch_stats}
+
+    def batches() -> Iterator[Any]:
+      for batch in self._images(name, "validation"):
+        yield {**sharding.put_batch(batch, self.runtime.mesh), **extra}
+
+    return batches
+
+  def _images(self, name: str, part: str) -> Iterable[HostBatch]:
+    """The images of a part, exactly once; in memory after the first pass as far as they fit."""
+    if (name, part) not in self._batches:
+      data: Data = getattr(self._tasks[name], part)
+      batches = self.runtime.eval_batches(data)
+      size = len(self.runtime.open(data)) * self.backbone.side**2 * 3 * 4
+      if size <= self._left:
+        self._left -= size
+        batches = self.runtime.moving(list(batches))
+      self._batches[name, part] = batches
+    return self._batches[name, part]
+
+  def _plain(self, name: str) -> Data:
+    """The training images as test images are seen: not augmented."""
+    task = self._tasks[name]
+    if task.train is None:
+      raise ConfigError(f"the task {name!r} has no training images; give it train=dict(source=...)")
+    return dataclasses.replace(task.train, transforms=task.test.transforms, batch_transforms=())
+
+  def _features(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    mesh, backbone = self.runtime.mesh, self.backbone
+    params, stats = (sharding.put_replicated(x, mesh) for x in (backbone.params, backbone.batch_stats))
+    hidden, pool = _hidden(backbone.model(0)), _pooled(backbone.model(0))
+    batches = self.runtime.eval_batches(self._plain(name))
+    return collect_features(lambda *given: pool(hidden(*given)), params, stats, batches, mesh=mesh)
+
+  def _model(self, name: str) -> Model:
+    return self.backbone.model(len(self.classes(name)))
+
+  def _check_head(self, name: str, head: Params) -> None:
+    wanted = shapes_of(self._model(name), (self.backbone.side, self.backbone.side, 3))["params"]
+    weights_lib.match({self.backbone.head: head}, {self.backbone.head: wanted[self.backbone.head]})
+
+
+class Path:
+  """The straight line from one set of weights to another, and what the tasks score on it, kept.
+
+  Args:
+    tasks: the tasks.
+    before, after: {"params", "batch_stats"} of the backbone, and "heads", if some are interpolated, too.
+    statistics: (body, batch_stats) -> statistics of an interpolated backbone; None interpolates the stored.
+  """
+
+  def __init__(
+    self,
+    tasks: Tasks,
+    before: Params,
+    after: Params,
+    *,
+    statistics: Callable[[Params, Params], Params] | None = None,
+  ):
+    mesh = tasks.runtime.mesh
+    self._tasks, self._statistics = tasks, statistics
+    self._at = weights_lib.line(sharding.put_replicated(before, mesh), sharding.put_replicated(after, mesh))
+    self._known: dict[tuple[float, str, str], Scores] = {}
+
+  def scores(self, alpha: float, names: Sequence[str], part: str = "validation") -> dict[str, Scores]:
+    """{task: {"loss", "top1"}} at (1 - alpha) before + alpha after; one copy of the weights for all tasks."""
+    alpha = round(float(alpha), 12)
+    missing = [name for name in names if (alpha, name, part) not in self._known]
+    if missing:
+      found = self.weights(alpha)
+      for name in missing:
+        self._known[alpha, name, part] = self._tasks.scores(name, part, found)
+    return {name: self._known[alpha, name, part] for name in names}
+
+  def losses(self, names: Sequence[str]) -> Callable[[float], dict[str, float]]:
+    """alpha -> {task: mean validation loss}."""
+    return lambda alpha: {name: found["loss"] for name, found in self.scores(alpha, names).items()}
+
+  def weights(self, alpha: float) -> Params:
+    """All there is at alpha: {"params", "batch_stats", "heads"}; at 0 and 1 with the stored statistics."""
+    found = self._at(alpha)
+    if self._statistics is not None and 0 < alpha < 1:
+      found |= {"batch_stats": self._statistics(found["params"], found["batch_stats"])}
+    return found
+
+
+@functools.cache
+def _hidden(model: Model) -> Callable[[Params, Params, Array], Array]:
+  """(backbone, batch_stats, images) -> what enters the head; one program for all tasks."""
+  return jax.jit(lambda params, stats, images: model.prefix(params, stats, images, stop=model.head))
+
+
+@functools.cache
+def _measure(model: Model) -> Callable[[Params, Array, Batch], dict[str, Mean]]:
+  def measure(head: Params, hidden: Array, batch: Batch) -> dict[str, Mean]:
+    logits = model.suffix({model.head: head}, {}, hidden, start=model.head)["logits"]
+    labels, mask = batch["label"], batch["mask"]
+    return {
+      "loss": Mean.of(losses.softmax_cross_entropy(logits, labels), mask),
+      "top1": Mean.of(in_top(logits, labels), mask),
+    }
+
+  return jax.jit(measure)
+
+
+@functools.cache
+def _pooled(model: Model) -> Callable[[Array], Array]:
+  return jax.jit(lambda hidden: model.suffix({}, {}, hidden, start=model.head)["pooled"])
+
+
+@functools.cache
+def _summed(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
+  """(backbone, batch with its head) -> (sum of the cross-entropies, their number)."""
+
+  def loss_fn(body: Params, batch: Batch) -> tuple[Array, Array]:
+    params = {**body, model.head: batch["head"]}
+    logits = model.apply(params, batch["batch_stats"], batch["image"])[0]["logits"]
+    mean = Mean.of(losses.softmax_cross_entropy(logits, batch["label"]), batch["mask"])
+    return mean.total, mean.weight
+
+  return loss_fn

@@ -1,0 +1,304 @@
+"""Patching a small network, whole: heads, fine-tuning, the path, the coefficient, and the report."""
+
+import copy
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtl.data
+from jaxtl import losses, train, tree, weights
+from jaxtl.config import parse
+from jaxtl.errors import CheckpointError, ConfigError, DataError
+from jaxtl.studies import heads, patching, patching_tables, report, study
+from jaxtl.studies.patching_plans import Patching
+from jaxtl.studies.patching_scene import Backbone, Tasks
+from jaxtl.studies.results import load
+from jaxtl.train import Experiment
+from tests.train.conftest import tiny_config
+
+PLAIN = [dict(fn=".data.normalize")]
+
+
+def data(seed, names="abcdefgh", **keywords):
+  source = dict(make="tests.train.conftest.squares", seed=seed, names=names, **keywords)
+  return dict(source=source, transforms=PLAIN, batch_size=32)
+
+
+def halves(*, seed, names="pq"):
+  """Noise whose brighter half tells the class: a task that has nothing to do with colours."""
+  rng = np.random.default_rng(seed)
+  labels = np.arange(96) % 2
+  images = rng.integers(0, 160, (96, 8, 8, 3))
+  for image, label in zip(images, labels, strict=True):
+    image[4 * label : 4 * label + 4] += 60
+  return jaxtl.data.from_arrays(
+    images=images.astype(np.uint8), labels=labels, classes=list(names), name="halves"
+  )
+
+
+def half(seed):
+  return data(seed) | dict(source=dict(make="tests.studies.test_patching.halves", seed=seed))
+
+
+def task(seed, **keywords):
+  return dict(
+    train=data(seed, **keywords) | dict(batch_size=16),
+    validation=data(seed + 1, **keywords),
+    test=data(seed + 2, **keywords),
+  )
+
+
+@pytest.fixture
+def checkpointed(runtime, tmp_path):
+  experiment = parse(tiny_config(epochs=2.0), Experiment)
+  train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "start")
+  return str(tmp_path / "start")
+
+
+@pytest.fixture
+def base(checkpointed):
+  fine_tune = dict(
+    task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
+    optimizer=dict(make=".optim.adam", peak_rate=0.02),
+    epochs=2.0,
+  )
+  return dict(
+    start=checkpointed,
+    supported=dict(old=task(1) | dict(head=dict(fn=".studies.heads.own"))),
+    patching=dict(
+      two=dict(train=half(10) | dict(batch_size=16), validation=half(11), test=half(12)),
+      three=task(20, names="uvwxyz"),
+    ),
+    fine_tune=fine_tune,
+  )
+
+
+def run(base, runtime, workdir, **changes):
+  config = dict(study=".studies.patching.rows", base=base | changes, arms=dict(a=dict()), seeds=[0])
+  return study.run_study(config, workdir=workdir, runtime=runtime())
+
+
+def bench_of(base, runtime, tmp_path, **changes):
+  return patching.Bench.of(
+    parse(base | changes, Patching), runtime(), seed=0, workdir=tmp_path / "bench" / "0"
+  )
+
+
+def test_every_pair_has_a_row_with_all_its_coefficients(base, runtime, tmp_path):
+  rows = run(base, runtime, tmp_path / "run")
+  assert [(row["supported"], row["patching"]) for row in rows] == [("old", "two"), ("old", "three")]
+  for row in rows:
+    assert row["zero_shot/alpha"] == 0
+    assert row["fine_tuned/alpha"] == 1
+    assert row["zero_shot/objective"] == 2  # both losses divided by themselves
+    assert row["num_evaluations"] <= 16
+    assert row["grid_0.05/num_evaluations"] == 21
+    assert row["grid_0.1/num_evaluations"] == 11
+    assert row["warm_started/objective"] <= row["grid_0.05/objective"] <= row["grid_0.1/objective"]
+    assert row["optimised/objective"] <= min(row["zero_shot/objective"], row["fine_tuned/objective"])
+    assert row["gain"] == pytest.approx(1 - row["optimised/objective"] / row["grid_0.05/objective"])
+    assert row["backward_transfer"] >= -row["slope"] / row["distance"] - 1e-9
+    assert row["curve"]["alpha"] == sorted(row["curve"]["alpha"])
+    assert sum(row["curve"]["searched"]) == row["num_evaluations"]
+
+
+def test_an_interrupted_study_goes_on_with_the_pairs_that_are_left(base, runtime, tmp_path):
+  first = run(base, runtime, tmp_path / "run")
+  folder = tmp_path / "run" / "a" / "0"
+  kept = json.loads((folder / "pairs" / "old.two.json").read_text()) | {"gain": 7.0}
+  (folder / "pairs" / "old.two.json").write_text(json.dumps(kept))
+  (folder / "pairs" / "old.three.json").unlink()
+  (folder / "rows.jsonl").unlink()
+  again = run(base, runtime, tmp_path / "run")
+  assert again[0]["gain"] == 7.0  # read back
+  differing = {key for key in first[1] if again[1][key] != first[1][key]}
+  assert differing <= {"seconds", "search_seconds", "session"}
+
+
+def test_scores_are_those_of_the_whole_model(base, runtime, tmp_path):
+  bench = bench_of(base, runtime, tmp_path)
+  found = bench.tasks.scores("three", "test", bench.before)
+  whole = bench.tasks.backbone.weights(**bench.before, head=bench.tasks.head("three"), classes="uvw")
+  model = whole.model_spec().realize(num_classes=3)
+  values, hits = [], []
+  for batch in bench.runtime.eval_batches(bench.study.patching["three"].test):
+    logits = model.apply(whole.params, whole.batch_stats, jnp.asarray(batch["image"]))[0]["logits"]
+    values.append(losses.softmax_cross_entropy(logits, jnp.asarray(batch["label"]))[batch["mask"]])
+    hits.append((np.argmax(logits, axis=-1) == batch["label"])[batch["mask"]])
+  np.testing.assert_allclose(found["loss"], np.concatenate(values).mean(), rtol=1e-5)
+  np.testing.assert_allclose(found["top1"], np.concatenate(hits).mean(), rtol=1e-6)
+
+
+def test_the_head_stays_as_it_is_and_the_rest_moves(base, runtime, tmp_path):
+  bench = bench_of(base, runtime, tmp_path)
+  after = bench.fine_tuned("two")
+  saved = train.checkpoint.load(tmp_path / "bench" / "0" / "fine_tune" / "two")
+  head = bench.tasks.head("two")
+  assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), saved.params["head"], head))
+  assert "heads" not in after
+  assert "head" not in after["params"]
+  moved = jax.tree.map(lambda a, b: np.any(a != b), after["params"], bench.before["params"])
+  assert all(jax.tree.leaves(moved))
+  trained = bench_of(base, runtime, tmp_path / "wise", train_head=True)
+  assert tree.norm(tree.sub(trained.fine_tuned("two")["heads"]["two"], trained.tasks.head("two"))) > 0
+  path = trained.path("two")
+  assert set(path.weights(0.5)["heads"]) == {"two"}
+
+
+def test_the_gradient_is_that_of_the_mean_validation_loss(base, runtime, tmp_path):
+  """Along the path it is the derivative of the loss, by differences of losses."""
+  bench = bench_of(base, runtime, tmp_path)
+  path = bench.path("two")
+  before, after = path.weights(0.0), path.weights(1.0)
+  gradient = bench.tasks.gradient("old", before["params"], before["batch_stats"])
+  slope, _ = weights.slope_along(gradient, weights.between(before["params"], after["params"]))
+  step = 0.02
+  values = [path.losses(["old"])(alpha)["old"] for alpha in (0.0, step, 2 * step)]
+  assert slope == pytest.approx((4 * values[1] - 3 * values[0] - values[2]) / (2 * step), rel=0.05)
+
+
+def test_an_alpha_is_scored_once(base, runtime, tmp_path, monkeypatch):
+  bench = bench_of(base, runtime, tmp_path)
+  path = bench.path("two")
+  passes = []
+  score = Tasks.scores
+  monkeypatch.setattr(
+    Tasks, "scores", lambda self, name, part, found: passes.append(name) or score(self, name, part, found)
+  )
+  for _ in range(3):
+    path.scores(0.25, ["old", "two"])
+  assert passes == ["old", "two"]
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    dict(normalise="endpoints"),
+    dict(normalise="none"),
+    dict(normalise="log_classes"),
+    dict(search=dict(fn=".weights.brent")),
+    dict(head=dict(fn=".studies.heads.linear_probe", l2=(10.0,))),
+    dict(statistics_batches=2),
+    dict(train_head=True),
+  ],
+  ids=lambda change: next(iter(change)) + str(next(iter(change.values())))[:20],
+)
+def test_an_option_changes_the_coefficient(base, runtime, tmp_path, change):
+  one = dict(base, patching=dict(two=base["patching"]["two"]))
+  usual = run(one, runtime, tmp_path / "usual")[0]
+  [row] = run(one, runtime, tmp_path / "changed", **change)
+  assert row["optimised/alpha"] != usual["optimised/alpha"]
+  if "statistics_batches" in change:  # the ends keep the stored ones
+    assert row["fine_tuned/test_patching_loss"] == usual["fine_tuned/test_patching_loss"]
+
+
+def test_a_probe_becomes_a_head(base, runtime, tmp_path):
+  """Standardisation goes into kernel and bias: the same logits."""
+  bench = bench_of(base, runtime, tmp_path)
+  rng = np.random.default_rng(0)
+  features = rng.normal(3, [1, 2, 5], (60, 3)).astype(np.float32)
+  labels = (features[:, 0] + features[:, 2] > 6).astype(np.int32)
+  backbone = bench.tasks.backbone
+  around = heads.Surroundings("x", backbone.start, "head", ("a", "b"), lambda: (features, labels))
+  head = heads.linear_probe(around, l2=(0.01,))
+  from jaxtl.optim import fit_probe
+
+  probe = fit_probe(features, labels, num_classes=2, l2=0.01, max_iters=300)
+  np.testing.assert_allclose(features @ head["kernel"] + head["bias"], probe.logits(features), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "message"),
+  [
+    (("supported",), {}, "supported is .*at least one task"),
+    (("patching",), {}, "patching is .*at least one task"),
+    (("normalise",), "mean", "normalise is 'mean'; expected one of"),
+    (("statistics_batches",), -1, "statistics_batches is -1"),
+    (("patching", "old"), task(3), "no task that is both supported and patched"),
+    (("patching", "two", "train"), None, "train data for every patching task"),
+    (("patching", "two", "test"), half(11), "must not be chosen on the test"),
+    (("fine_tune", "optimizer"), dict(make="optax.lion", learning_rate=0.1), "cannot freeze the head"),
+    (("supported", "old", "validation"), data(2, num_classes=2), "old.validation has other classes"),
+    (("supported", "old", "head"), None, None),
+    (("start",), "nowhere", "there is no such folder"),
+  ],
+)
+def test_bad_input_is_one_line(base, runtime, tmp_path, path, value, message):
+  changed = copy.deepcopy(base)
+  at = changed
+  for key in path[:-1]:
+    at = at[key]
+  at[path[-1]] = value
+  if message is None:  # a task may leave the head to the study
+    assert run(changed, runtime, tmp_path / "run")
+    return
+  with pytest.raises((CheckpointError, ConfigError, DataError), match=message) as caught:
+    run(changed, runtime, tmp_path / "run")
+  assert "\n" not in str(caught.value)
+
+
+def test_tasks_with_images_of_two_sizes_are_refused(base, runtime, tmp_path):
+  bigger = copy.deepcopy(base)
+  bigger["patching"]["two"]["test"]["transforms"] = [dict(fn=".data.resize", size=12), *PLAIN]
+  with pytest.raises(DataError, match=r"two\.test gives images of 12 pixels, and old\.validation of 8"):
+    run(bigger, runtime, tmp_path / "run")
+
+
+def test_a_head_of_another_shape_is_refused(base, runtime, tmp_path):
+  changed = dict(base, head=dict(fn="tests.studies.test_patching.wrong_head"))
+  with pytest.raises(CheckpointError, match="head/kernel"):
+    run(changed, runtime, tmp_path / "run")
+
+
+def wrong_head(around):
+  return {"kernel": np.zeros((3, len(around.classes))), "bias": np.zeros(len(around.classes))}
+
+
+def test_a_backbone_is_the_checkpoint_without_its_head(checkpointed):
+  start = train.checkpoint.load(checkpointed)
+  backbone = Backbone.of(start, side=8, trust=False)
+  assert set(backbone.params) == set(start.params) - {"head"}
+
+
+@pytest.fixture
+def finished(base, runtime, tmp_path):
+  """A run whose rows are of the form that a study leaves, with numbers of our own."""
+  run(dict(base, patching=dict(two=base["patching"]["two"])), runtime, tmp_path / "run")
+  return tmp_path / "run"
+
+
+def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
+  file = finished / "a" / "0" / "rows.jsonl"
+  first = json.loads(file.read_text())
+  more = [
+    first | {"patching": f"task{i}", "gradient_similarity": i / 4, "backward_transfer": i / 2 - 0.3}
+    for i in range(3)
+  ]
+  more[0] |= {"unimodal": False, "boundary": 1}
+  file.write_text("\n".join(map(json.dumps, [first, *more])) + "\n")
+  report.write(finished, tmp_path / "out")
+  text = (tmp_path / "out" / "report.md").read_text()
+  assert "mean over 4 pairs (and seeds)" in text
+  assert "not unimodal, at the end 1" in text
+  for title in ("Pairs of a", "Rules of a", "Indicators of a", "Does one gradient foretell"):
+    assert title in text
+  assert f"{100 * first['optimised/test_patching_top1']:.1f}" in text
+  for name in ("patching_a", "indicators"):
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_report_says_how_gradient_and_transfer_correlate(finished):
+  results = load(finished)
+  [row] = results.rows
+  similar = [
+    dict(row, gradient_similarity=x, backward_transfer=x**3, patching=str(x)) for x in (-1.0, 0.0, 2.0)
+  ]
+  [grid] = [
+    g for g in patching_tables.behind(dataclasses.replace(results, rows=similar)) if "foretell" in g.title
+  ]
+  assert grid.rows == [["a", "old", "3", f"{np.corrcoef([-1, 0, 2], [-1, 0, 8])[0, 1]:.2f}", "1.00"]]
+  assert not [g for g in patching_tables.behind(results) if "foretell" in g.title]  # one pair says nothing
