@@ -1,6 +1,7 @@
 """Curvature of a loss: products, the spectrum seen through them, and sharpness, each with its error."""
 
 from jaxtl.curvature.estimate import Estimate
+from jaxtl.curvature.fisher import fisher_diagonal
 from jaxtl.curvature.krylov import Basis, Tridiagonal, tridiagonalize
 from jaxtl.curvature.products import (
   Batches,
@@ -62,6 +63,7 @@ __all__ = [
   "empirical_fisher_over_batches",
   "extreme_eigenpairs",
   "fisher",
+  "fisher_diagonal",
   "fisher_over_batches",
   "fisher_rao_norm",
   "frobenius",

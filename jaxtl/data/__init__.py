@@ -22,6 +22,7 @@ from jaxtl.data.images import (
   resize,
   to_rgb,
 )
+from jaxtl.data.joined import joined
 from jaxtl.data.mix import cutmix, mixup
 from jaxtl.data.opening import choose_split, from_name, open_source
 from jaxtl.data.pipeline import eval_batches, train_batches
@@ -66,6 +67,7 @@ __all__ = [
   "gallery",
   "glyphs",
   "imagenet",
+  "joined",
   "mixup",
   "normalize",
   "open_source",

@@ -3,6 +3,7 @@
 from jaxtl.losses.classification import (
   cosine_softmax,
   focal,
+  grouped_cross_entropy,
   logit_norm,
   logit_penalty,
   mixed,
@@ -17,6 +18,7 @@ from jaxtl.losses.smoothed_hinge import multiclass_smoothed_hinge
 __all__ = [
   "cosine_softmax",
   "focal",
+  "grouped_cross_entropy",
   "logit_norm",
   "logit_penalty",
   "mixed",

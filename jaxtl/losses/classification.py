@@ -25,6 +25,9 @@ from jaxtl.errors import ConfigError
 from jaxtl.losses import labels as targets
 from jaxtl.types import Array
 
+# A score that has no share in a softmax, and whose differences stay in float32.
+FAR_BELOW = -1e30
+
 
 def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
   """Softmax cross-entropy, -sum_k t_k log softmax(s)_k.
@@ -300,3 +303,28 @@ def _direction(x: Array) -> Array:
   # A row of zeros takes the constant 1: the square root's slope at 0 would make its gradient NaN.
   square = jnp.where(largest == 0, 1.0, jnp.sum(scaled**2, axis=-1, keepdims=True))
   return scaled / jnp.sqrt(square)
+
+
+def grouped_cross_entropy(logits: Array, labels: Array, *, sizes: tuple[int, ...] | None = None) -> Array:
+  """Softmax cross-entropy among the classes of the label's own group: several tasks behind one head.
+
+  Args:
+    logits: [B, K] class scores, the groups' classes side by side.
+    labels: int [B]; or float [B, K], for which the loss is sum_c t_c L(s, c) and costs K evaluations.
+    sizes: number of classes of each group, together K; None is one group of all.
+
+  Returns:
+    float32 [B].
+  """
+  logits, labels = targets.prepare(logits, labels)
+  sizes = (logits.shape[-1],) if sizes is None else tuple(sizes)
+  if sum(sizes) != logits.shape[-1] or min(sizes) < 1:
+    raise ConfigError(f"sizes are {sizes}; write positive numbers with the sum {logits.shape[-1]}")
+  group = jnp.repeat(jnp.arange(len(sizes)), jnp.array(sizes), total_repeat_length=sum(sizes))
+
+  def among(logits: Array, labels: Array) -> Array:
+    # A label outside [0, K) is clipped here, and gives NaN there.
+    own = group[None, :] == jnp.take(group, labels, mode="clip")[:, None]
+    return _cross_entropy(jnp.where(own, logits, FAR_BELOW), labels)
+
+  return among(logits, labels) if targets.are_classes(labels) else targets.over_classes(among, logits, labels)

@@ -6,27 +6,23 @@ coefficient found by a polynomial fit of normalised losses, and compared with th
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import inspect
 import time
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
 from jaxtl import weights
-from jaxtl.config import Spec
-from jaxtl.errors import ConfigError, DataError
-from jaxtl.studies import transfer
+from jaxtl.errors import DataError
+from jaxtl.studies import merging, transfer
+from jaxtl.studies.patching_bench import Bench, fine_tuning, without
 from jaxtl.studies.patching_plans import Patching
-from jaxtl.studies.patching_scene import Backbone, Path, Tasks
+from jaxtl.studies.patching_scene import Path
 from jaxtl.train import checkpoint, experiment
-from jaxtl.train.experiment import Experiment, make_model, total_steps, work_per_image
+from jaxtl.train.experiment import make_model, total_steps, work_per_image
 from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.sizes import at_size, image_size_of
-from jaxtl.train.training import run
-from jaxtl.types import Params
 from jaxtl.weights import AlphaResult, PaintObjective
 
 Row = dict[str, Any]
@@ -37,109 +33,18 @@ MOST_LOST = 0.01
 
 
 def rows(study: Patching, *, seed: int, workdir: FilePath, runtime: Runtime) -> Iterator[Row]:
-  """One row for every pair of a supported and a patching task."""
-  bench = Bench.of(study, runtime, seed=seed, workdir=workdir)
+  """One row for every pair of a supported and a patching task, then one for every way to merge them all."""
+  bench = Bench.of(study, runtime, side=one_size(study, runtime), seed=seed, workdir=workdir)
   for patch in study.patching:
     for supported in study.supported:
-      runtime.progress.title = f"{transfer.title(workdir)} | {supported} x {patch}"
+      runtime.progress.title = f"{bench.title} | {supported} x {patch}"
       yield remember(
         workdir / "pairs" / f"{supported}.{patch}.json",
         functools.partial(_pair_row, bench, supported, patch),
       )
     bench.forget()
-
-
-@dataclasses.dataclass(eq=False)
-class Bench:
-  """A study's backbone and tasks, and the weights that were fine-tuned from it."""
-
-  study: Patching
-  tasks: Tasks
-  runtime: Runtime
-  seed: int
-  workdir: FilePath
-  _path: tuple[str, Path] | None = None
-
-  @classmethod
-  def of(cls, study: Patching, runtime: Runtime, *, seed: int, workdir: FilePath) -> Bench:
-    start = checkpoint.load(study.start)
-    side = one_size(study, runtime)
-    backbone = Backbone.of(start, side=side, trust=runtime.trust)
-    tasks = Tasks(study.tasks, backbone, runtime, head=study.head, seed=seed)
-    return cls(study, tasks, runtime, seed, workdir)
-
-  @property
-  def before(self) -> Params:
-    """The backbone as it was."""
-    backbone = self.tasks.backbone
-    return {"params": backbone.params, "batch_stats": backbone.batch_stats}
-
-  def fine_tuned(self, patch: str, *, start: Params | None = None, name: str = "") -> Params:
-    """The weights after fine-tuning on a patching task, from the backbone or from `start`; kept on disk."""
-    backbone, start = self.tasks.backbone, start or self.before
-    model = backbone.weights(**start, head=self.tasks.head(patch), classes=self.tasks.classes(patch))
-    tuned = fine_tuning(self.study, patch, backbone.spec, backbone.head)
-    folder = self.workdir / "fine_tune" / (name or patch)
-    trained = run(tuned, seed=self.seed, runtime=self.runtime, workdir=folder, start=model).weights
-    body = {key: part for key, part in trained.params.items() if key != backbone.head}
-    found = {"params": body, "batch_stats": trained.batch_stats}
-    return {**found, "heads": {patch: trained.params[backbone.head]}} if self.study.train_head else found
-
-  def path(self, patch: str) -> Path:
-    """The line from the backbone to its fine-tuned self; that of the last task is kept."""
-    if self._path is None or self._path[0] != patch:
-      after = self.fine_tuned(patch)
-      before = {**self.before, **({"heads": {patch: self.tasks.head(patch)}} if "heads" in after else {})}
-      self._path = patch, Path(self.tasks, before, after, statistics=self.statistics(patch))
-    return self._path[1]
-
-  def statistics(self, *patches: str) -> Any:
-    """What estimates statistics anew, from the images of the patching tasks and of all supported ones."""
-    count = self.study.statistics_batches
-    names = [*patches, *(name for name, task in self.study.supported.items() if task.train is not None)]
-    return functools.partial(self.tasks.statistics, names, count) if count else None
-
-  def objective(self, path: Path, supported: list[str], patching: list[str]) -> PaintObjective:
-    names = [*supported, *patching]
-    return PaintObjective(
-      path.losses(names),
-      supported=supported,
-      patching=patching,
-      normalise=self.study.normalise,  # type: ignore[arg-type]  # checked by the study
-      num_classes={name: len(self.tasks.classes(name)) for name in names},
-    )
-
-  def forget(self) -> None:
-    """Lets go of the weights of the last path."""
-    self._path = None
-
-
-def fine_tuning(study: Patching, patch: str, model: Spec, head: str) -> Experiment:
-  """The fine-tuning on a patching task: nothing is evaluated, nothing of the head moves."""
-  task = study.patching[patch]
-  assert task.train is not None  # the study has checked it
-  how = study.fine_tune
-  return Experiment(
-    model=model,
-    task=transfer.frozen(how.task),
-    data=task.train,
-    optimizer=how.optimizer if study.train_head else without(how.optimizer, head),
-    gradient=how.gradient,
-    epochs=how.epochs,
-  )
-
-
-def without(optimizer: Spec, head: str) -> Spec:
-  """The optimiser that leaves the head as it is, decay and all."""
-  if "freeze" not in inspect.signature(optimizer.target).parameters:
-    raise ConfigError(
-      f"fine_tune.optimizer is {optimizer.path}, which cannot freeze the head; use .optim.sgd, adam or "
-      "adamw, or train_head=True"
-    )
-  frozen = rf"^{head}/"
-  if own := optimizer.keywords.get("freeze"):
-    frozen = f"{frozen}|{own}"
-  return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "freeze": frozen})
+  if study.merging is not None:
+    yield from merging.rows(bench, study.merging)
 
 
 def _pair_row(bench: Bench, supported: str, patch: str) -> Row:

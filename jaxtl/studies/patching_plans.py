@@ -136,6 +136,7 @@ class Patching:
       names=(tuple(both), not both, "no task that is both supported and patched"),
       train=(tuple(without), not without, "train data for every patching task"),
       normalise=(self.normalise, self.normalise in NORMALISATIONS, f"one of {', '.join(NORMALISATIONS)}"),
+      merging=(self.merging, not (self.merging and self.train_head), "None where heads are trained"),
       statistics_batches=(self.statistics_batches, self.statistics_batches >= 0, "0 or more"),
     )
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxtl import curvature, losses
+from jaxtl import data as data_lib
 from jaxtl import weights as weights_lib
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError, NonFiniteError
@@ -138,6 +139,22 @@ class Tasks:
     loss_fn = _summed(self._model(name))
     return curvature.gradient_over_batches(loss_fn, self._inputs(name, batch_stats))(body)[1]
 
+  def fisher_diagonal(self, name: str, weights: Params, *, num_examples: int) -> Params:
+    """The diagonal of the backbone's Fisher information on some validation images of a task."""
+    drawn = data_lib.subset(
+      source=self.runtime.open(self._tasks[name].validation), num_examples=num_examples, seed=self._seed
+    )
+    few = max(jax.device_count(), 8)  # as many copies of the weights are in memory
+    data = dataclasses.replace(self._tasks[name].validation, batch_size=few)
+    put = functools.partial(sharding.put_replicated, mesh=self.runtime.mesh)
+    extra = {"head": put(self.head(name)), "batch_stats": put(weights["batch_stats"])}
+    batches = (
+      {**sharding.put_batch(batch, self.runtime.mesh), **extra}
+      for batch in self.runtime.eval_batches_of(drawn, data)
+    )
+    predict, key = _logits(self._model(name)), jax.random.key(self._seed)
+    return jax.device_get(curvature.fisher_diagonal(predict, put(weights["params"]), batches, key))
+
   def statistics(self, names: Sequence[str], num_batches: int, body: Params, batch_stats: Params) -> Params:
     """Normalisation statistics from training images of the tasks in turn, not augmented."""
     plain = [self._plain(name) for name in names]
@@ -261,9 +278,19 @@ def _summed(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
   """(backbone, batch with its head) -> (sum of the cross-entropies, their number)."""
 
   def loss_fn(body: Params, batch: Batch) -> tuple[Array, Array]:
-    params = {**body, model.head: batch["head"]}
-    logits = model.apply(params, batch["batch_stats"], batch["image"])[0]["logits"]
-    mean = Mean.of(losses.softmax_cross_entropy(logits, batch["label"]), batch["mask"])
+    logits, mask = _logits(model)(body, batch)
+    mean = Mean.of(losses.softmax_cross_entropy(logits, batch["label"]), mask)
     return mean.total, mean.weight
 
   return loss_fn
+
+
+@functools.cache
+def _logits(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
+  """(backbone, batch with its head) -> (logits [B, K], mask [B])."""
+
+  def logits(body: Params, batch: Batch) -> tuple[Array, Array]:
+    params = {**body, model.head: batch["head"]}
+    return model.apply(params, batch["batch_stats"], batch["image"])[0]["logits"], batch["mask"]
+
+  return logits

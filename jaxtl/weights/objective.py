@@ -75,9 +75,16 @@ class PaintObjective:
 
   def __call__(self, alpha: float) -> float:
     """The objective; a repeated alpha costs nothing."""
+    return self.combine(self.at(alpha))
+
+  def combine(self, losses: Mapping[str, float]) -> float:
+    """The objective of weights that are not on the path, on the scale of those that are.
+
+    Args:
+      losses: {task: mean loss}, of all tasks.
+    """
     if not self._ready:
       self._prepare()
-    losses = self.at(alpha)
     parts = [
       weight * math.fsum(self._normalised(name, losses[name]) for name in group) / len(group)
       for weight, group in zip(self._weights, (self._supported, self._patching), strict=True)

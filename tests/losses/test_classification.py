@@ -144,3 +144,24 @@ def test_focal_without_focus_or_weights_is_sigmoid_cross_entropy():
 def test_a_bad_hyperparameter_is_named(name, option, value):
   with pytest.raises(ConfigError, match=option):
     getattr(losses, name)(LOGITS, LABELS, **{option: value})
+
+
+def test_a_group_is_a_task_of_its_own():
+  """Value and gradient are those of the group's own columns, and other columns get no gradient."""
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.normal(size=(6, 7)), jnp.float32)
+  labels = jnp.array([0, 1, 2, 4, 5, 6])
+  sizes, edges = (2, 1, 4), [0, 2, 3, 7]
+  found, pullback = jax.vjp(lambda z: losses.grouped_cross_entropy(z, labels, sizes=sizes), logits)
+  gradient = pullback(jnp.ones(6))[0]
+  for row, label in enumerate(labels):
+    group = next(i for i in range(3) if edges[i] <= label < edges[i + 1])
+    own = slice(edges[group], edges[group + 1])
+    alone = lambda z, o=own, y=label: losses.softmax_cross_entropy(z[None, o], jnp.array([y - o.start]))[0]  # noqa: E731
+    np.testing.assert_allclose(found[row], alone(logits[row]), rtol=1e-6)
+    np.testing.assert_allclose(gradient[row], jax.grad(alone)(logits[row]), rtol=1e-6, atol=1e-7)
+
+
+def test_sizes_of_groups_must_add_up_to_the_classes():
+  with pytest.raises(ConfigError, match=r"sizes are \(2, 2\); write positive numbers with the sum 5"):
+    losses.grouped_cross_entropy(jnp.zeros((1, 5)), jnp.array([0]), sizes=(2, 2))

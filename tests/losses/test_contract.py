@@ -16,6 +16,7 @@ BATCH, CLASSES = 6, 5
 REQUIRED = {"margin": 7.0}  # a value for each hyperparameter that has no default
 KINKED = {"multiclass_hinge", "squared_hinge"}  # their second derivative does not exist everywhere
 SHIFT_INVARIANT = {
+  "grouped_cross_entropy",
   "cosine_softmax",
   "multiclass_hinge",
   "multiclass_smoothed_hinge",

@@ -13,7 +13,8 @@ import jaxtl.data
 from jaxtl import losses, train, tree, weights
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError
-from jaxtl.studies import heads, patching, patching_tables, report, study
+from jaxtl.studies import heads, patching_tables, report, study
+from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Backbone, Tasks
 from jaxtl.studies.results import load
@@ -83,9 +84,8 @@ def run(base, runtime, workdir, **changes):
 
 
 def bench_of(base, runtime, tmp_path, **changes):
-  return patching.Bench.of(
-    parse(base | changes, Patching), runtime(), seed=0, workdir=tmp_path / "bench" / "0"
-  )
+  plan, here = parse(base | changes, Patching), runtime()
+  return Bench.of(plan, here, side=8, seed=0, workdir=tmp_path / "bench" / "0")
 
 
 def test_every_pair_has_a_row_with_all_its_coefficients(base, runtime, tmp_path):
