@@ -168,6 +168,16 @@ def test_a_config_that_fails_is_told_in_one_line(tmp_path, text, message):
     study.load_config(path)
 
 
+def test_a_study_may_count_its_length_in_steps(study_config, runtime, tmp_path):
+  study_config["base"] |= dict(epochs=None, steps=3, flatness=None, transfer=None)
+  study_config["arms"] = dict(trained=dict(), scratch=dict(steps=0, tune=None))
+  rows = run(study_config, tmp_path, runtime)
+  assert [row["steps"] for row in of(rows, kind="pretrain")] == [3, 0]
+  assert {row["epochs"] for row in of(rows, kind="tune")} == {0.5}
+  found = results.load(tmp_path)
+  assert [found.from_scratch(arm) for arm in ("trained", "scratch")] == [False, True]
+
+
 @pytest.mark.parametrize("seeds", [[], [-1], [0, 0]])
 def test_seeds_are_different_numbers_from_zero(study_config, seeds):
   with pytest.raises(ConfigError, match=r"seeds is .* expected different whole numbers from 0"):
