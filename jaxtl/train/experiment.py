@@ -72,13 +72,8 @@ class Experiment:
 
   def __post_init__(self) -> None:
     periods = {name: getattr(self, name) for name in PERIODS}
-    if (self.epochs is None) == (self.steps is None):
-      raise ConfigError(
-        f"epochs is {self.epochs} and steps is {self.steps}; give one of them, and leave the other None"
-      )
+    check_length(self.epochs, self.steps)
     config_lib.require(
-      epochs=(self.epochs, self.epochs is None or self.epochs >= 0, "0 or more"),
-      steps=(self.steps, self.steps is None or self.steps >= 0, "0 or more"),
       on_nonfinite=(self.on_nonfinite, self.on_nonfinite in NONFINITE, f"one of {', '.join(NONFINITE)}"),
       spike_factor=(
         self.spike_factor,
@@ -87,6 +82,16 @@ class Experiment:
       ),
       **{name: (value, value is None or value >= 1, "at least 1") for name, value in periods.items()},
     )
+
+
+def check_length(epochs: float | None, steps: int | None) -> None:
+  """ConfigError unless one of the two says how long to train."""
+  if (epochs is None) == (steps is None):
+    raise ConfigError(f"epochs is {epochs} and steps is {steps}; give one of them, and leave the other None")
+  config_lib.require(
+    epochs=(epochs, epochs is None or epochs >= 0, "0 or more"),
+    steps=(steps, steps is None or steps >= 0, "0 or more"),
+  )
 
 
 @dataclasses.dataclass(frozen=True)

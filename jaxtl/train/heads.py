@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 
@@ -30,7 +31,7 @@ class ZeroShot:
   subset: bool
 
   def __call__(self, classes: Sequence[str] | None = None, *, trust: bool = False) -> dict[str, np.ndarray]:
-    """The head for the classes of a data set, in their order.
+    """The head for the classes of a data set, in their order; made once in a process.
 
     Args:
       classes: as the data set calls them; None takes those of the prompts, in their own order.
@@ -44,18 +45,7 @@ class ZeroShot:
       CheckpointError: there is no checkpoint, or it holds no text tower.
       InputError: the vocabulary cannot be read, or is not the tower's.
     """
-    names = self.names(classes)
-    weights = checkpoint.load(self.text)
-    spec = weights.model_spec(trust=trust)
-    if "context" not in inspect.signature(spec.target).parameters:
-      raise CheckpointError(
-        f"{self.text} holds {spec.path}, which is no text tower; import one with --as clip_text_b"
-      )
-    # In float32, the default, whatever the tower was trained in: a head is made once.
-    exact = {name: value for name, value in spec.keywords.items() if name != "dtype"}
-    text = dataclasses.replace(spec, keywords=exact).realize()
-    tokenizer = tasks.tokenizer(vocabulary=self.vocabulary)
-    return tasks.zero_shot_head(text, weights.params, names, self.prompts, tokenizer=tokenizer)
+    return dict(_head(self.text, self.vocabulary, self.prompts, self.names(classes), trust))
 
   def names(self, classes: Sequence[str] | None = None) -> tuple[str, ...]:
     """The words for the classes of a data set, in their order.
@@ -126,6 +116,21 @@ def with_head(weights: Weights, head: Head, classes: Sequence[str]) -> Weights:
   model = {**weights.config["model"], "head": "scaled_cosine"}
   config = {**weights.config, "model": model, "classes": list(classes)}
   return dataclasses.replace(weights, params={**weights.params, "head": dict(head)}, config=config)
+
+
+@functools.lru_cache(maxsize=64)  # the arms and seeds of a study ask for the same ones
+def _head(
+  text: str, vocabulary: str, prompts: Prompts, names: tuple[str, ...], trust: bool
+) -> Mapping[str, np.ndarray]:
+  weights = checkpoint.load(text)
+  spec = weights.model_spec(trust=trust)
+  if "context" not in inspect.signature(spec.target).parameters:
+    raise CheckpointError(f"{text} holds {spec.path}, which is no text tower; import it --as clip_text_b")
+  # In float32, the default, whatever the tower was trained in.
+  exact = {name: value for name, value in spec.keywords.items() if name != "dtype"}
+  tower = dataclasses.replace(spec, keywords=exact).realize()
+  tokenizer = tasks.tokenizer(vocabulary=vocabulary)
+  return tasks.zero_shot_head(tower, weights.params, names, prompts, tokenizer=tokenizer)
 
 
 def _found(classes: Sequence[str], known: Sequence[str], labels: Sequence[str] | None) -> list[int | None]:

@@ -56,6 +56,14 @@ def test_a_tower_that_was_kept_in_bfloat16_makes_its_head_in_float32(files, tmp_
   np.testing.assert_array_equal(half["kernel"], whole["kernel"])
 
 
+def test_a_head_is_made_once(files, monkeypatch):
+  first = maker(files)(["cat", "n2"])
+  monkeypatch.setattr(tasks, "zero_shot_head", lambda *_, **__: pytest.fail("made again"))
+  again = maker(files)(["n1", "n2"])  # the same words
+  np.testing.assert_array_equal(first["kernel"], again["kernel"])
+  assert again is not first
+
+
 def test_without_classes_the_prompts_have_their_own(files):
   assert maker(files).names() == ("cat", "hot dog")
   assert maker(files)()["kernel"].shape == (5, 2)
@@ -179,7 +187,7 @@ def test_towers_that_are_no_pair_are_refused(files):
 
 def test_files_that_cannot_be_used_are_one_line(files, tmp_path):
   checkpoint.save_weights(as_weights("resnet8", width=4), tmp_path / "resnet")
-  with pytest.raises(CheckpointError, match=r"holds \.models\.resnet8, which is no text tower; import one"):
+  with pytest.raises(CheckpointError, match=r"holds \.models\.resnet8, which is no text tower; import it"):
     maker(files, text=str(tmp_path / "resnet"))()
   with pytest.raises(CheckpointError, match="no checkpoint at"):
     maker(files, text=str(tmp_path / "nowhere"))()
