@@ -140,6 +140,29 @@ def class_options(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def zero_shot_options(parser: argparse.ArgumentParser) -> None:
+  """What makes a classifier of class names."""
+  parser.add_argument(
+    "--zero-shot",
+    metavar="PROMPTS",
+    help="give an image tower of CLIP a classifier made of class names, in the words of a set of prompts, as "
+    "cifar10, or of a JSON file (text; default: the checkpoint's own classifier)",
+  )
+  parser.add_argument(
+    "--text",
+    type=Path,
+    metavar="CHECKPOINT",
+    help="the text tower for --zero-shot (path; default: none)",
+  )
+  parser.add_argument(
+    "--vocabulary",
+    type=Path,
+    metavar="FILE",
+    help="the text tower's vocabulary for --zero-shot, as bpe_simple_vocab_16e6.txt.gz or a tokenizer.json "
+    "(path; default: none)",
+  )
+
+
 def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
   """What is done to images; `own` says whose values are the defaults."""
   parser.add_argument(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +152,17 @@ def evaluate(options: argparse.Namespace) -> None:
   runtime = make_runtime(options)
   if options.out:
     check_new_folder(options.out)
-  plan = evaluation.plan_of(checkpoint.load(options.checkpoint), _preprocessing(options), trust=options.trust)
+  _check_zero_shot(options)
+  weights = checkpoint.load(options.checkpoint)
   source = data_lib.from_name(name=options.data, split=options.split, data_dir=options.data_dir)
+  if options.zero_shot:
+    weights = _with_zero_shot_head(weights, source.classes, options)
+  plan = evaluation.plan_of(weights, _preprocessing(options), trust=options.trust)
   labels = label_map.match_classes(
     plan.weights.classes,
     source.classes,
     at=options.data,
-    subset=options.subset,
+    subset=options.subset and not options.zero_shot,
     class_map=label_map.read_class_map(options.class_map) if options.class_map else None,
   )
   result = evaluation.evaluate(
@@ -175,11 +181,40 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"report: {options.out / 'index.html'}")
 
 
+def _check_zero_shot(options: argparse.Namespace) -> None:
+  """ConfigError where the options of a zero-shot head are not all there, or have nothing to say."""
+  needed = {"--text": options.text, "--vocabulary": options.vocabulary}
+  if not options.zero_shot:
+    if given := [name for name, value in needed.items() if value is not None]:
+      raise ConfigError(f"{given[0]} is of --zero-shot PROMPTS; write both, or neither")
+    return
+  if missing := [name for name, value in needed.items() if value is None]:
+    raise ConfigError(f"--zero-shot needs {' and '.join(missing)}: the text tower, and its vocabulary file")
+  if options.class_map:
+    raise ConfigError("--class-map has no meaning with --zero-shot; write labels into a JSON file of prompts")
+
+
+def _with_zero_shot_head(
+  weights: checkpoint.Weights, classes: Sequence[str], options: argparse.Namespace
+) -> checkpoint.Weights:
+  """An image tower with the head that a text tower makes of the data's classes."""
+  maker = train.zero_shot(
+    text=str(options.text),
+    vocabulary=str(options.vocabulary),
+    prompts=options.zero_shot,
+    subset=options.subset,
+  )
+  made = train.with_head(weights, maker(classes, trust=options.trust), classes)
+  how = f"{weights.path}, zero-shot by {options.text} in the words of {options.zero_shot}"
+  return dataclasses.replace(made, path=how)
+
+
 def _flatness(options: argparse.Namespace) -> None:
   """`jaxtl eval --flatness`: a flatness study of one checkpoint."""
   from jaxtl.studies import flatness, flatness_tables
 
-  if given := [name for name in ("subset", "class_map") if getattr(options, name)]:
+  others = ("subset", "class_map", "zero_shot", "text", "vocabulary")
+  if given := [name for name in others if getattr(options, name)]:
     raise ConfigError(f"--{given[0].replace('_', '-')} has no meaning with --flatness; leave it out")
   if options.out and not (options.out / "config.json").is_file():
     check_new_folder(options.out)

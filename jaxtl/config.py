@@ -106,7 +106,7 @@ def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None)
   target = getattr(module, name, None)
   if not callable(target) or inspect.ismodule(target):
     public = [x for x in getattr(module, "__all__", dir(module)) if not x.startswith("_")]
-    raise ConfigError(f"{at} names {path!r}, but {module_path} has no {name!r}{_nearest(name, public)}")
+    raise ConfigError(f"{at} names {path!r}, but {module_path} has no {name!r}{nearest(name, public)}")
   return target
 
 
@@ -122,7 +122,7 @@ def parse(value: Any, cls: type[T], *, at: str = "config", trusted: Sequence[str
   names = _field_names(cls)
   for key in value:
     if key not in names:
-      raise ConfigError(f"{at} has no {key!r}{_nearest(key, names)}")
+      raise ConfigError(f"{at} has no {key!r}{nearest(key, names)}")
   made = {}
   for field in dataclasses.fields(cls):  # type: ignore[arg-type]
     if field.name in value:
@@ -253,7 +253,7 @@ def _check_keywords(
   open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(target).parameters.values())
   for key in keywords:
     if key not in allowed and not open_ended:
-      raise ConfigError(f"{at}: {path} has no {key!r}{_nearest(key, allowed)}")
+      raise ConfigError(f"{at}: {path} has no {key!r}{nearest(key, allowed)}")
   for name, parameter in allowed.items():
     if parameter.default is inspect.Parameter.empty and name not in keywords and name not in CONTEXT:
       raise ConfigError(f"{at}: {path} needs {name!r}")
@@ -368,7 +368,7 @@ def _field_names(cls: type) -> list[str]:
   return [field.name for field in dataclasses.fields(cls)]
 
 
-def _nearest(key: str, names: Iterable[str]) -> str:
+def nearest(key: str, names: Iterable[str]) -> str:
   """`; did you mean 'x'?`, or the list of what there is where nothing is near."""
   names = list(names)
   near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
@@ -379,7 +379,7 @@ def _nearest(key: str, names: Iterable[str]) -> str:
 
 def _child(node: Any, key: str, path: str) -> Any:
   if path.startswith("arms.") and path.split(".")[1] == key and isinstance(node, dict) and key not in node:
-    raise ConfigError(f"override {path!r}: no arm {key!r}{_nearest(key, node)}")
+    raise ConfigError(f"override {path!r}: no arm {key!r}{nearest(key, node)}")
   if isinstance(node, list):
     if not key.isdigit() or int(key) >= len(node):
       raise ConfigError(f"override {path!r}: {key!r} is no index of a list of {len(node)}")

@@ -20,6 +20,7 @@ from jaxtl.arguments import (
   run_options,
   seconds,
   trust_option,
+  zero_shot_options,
 )
 from jaxtl.launching import arguments as launching
 
@@ -113,6 +114,7 @@ def add_eval(commands: Any) -> None:
     help="images of the subset for --flatness (integer; default: 512)",
   )
   class_options(evaluate)
+  zero_shot_options(evaluate)
   preprocessing_options(evaluate, own="the checkpoint's")
   data_option(evaluate)
   trust_option(evaluate)

@@ -30,7 +30,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     {"errors"},
     {"PIL", "matplotlib", "numpy", "pyarrow", "skimage", "sklearn", "tensorflow", "tensorflow_datasets"},
   ),
-  "tasks": (BASIC | {"losses", "metrics", "models"}, NUMERIC | {"flax"}),
+  "tasks": (BASIC | {"losses", "metrics", "models"}, NUMERIC | {"flax", "tokenizers"}),
   "train": (
     BASIC | {"cluster", "data", "exit_reason", "losses", "metrics", "models", "optim", "tasks", "weights"},
     NUMERIC | {"orbax", "rich", "tensorboardX"},

@@ -73,6 +73,9 @@ def test_check_prints_the_recipe(config_file, capsys):
   assert "gradient   .optim.sam(rho=0.05)" in text
   assert "head/kernel" in text
   assert text.count("activations and scratch") == 1
+  steps = ["base.epochs=None", "base.steps=9", "--compile", "none"]
+  assert cli.main(["check", str(config_file), *steps, "--num-devices", "1"]) == 0
+  assert "steps      9 = 1.5 epochs of 96 images in batches of 16" in capsys.readouterr().out
   assert cli.main(["check", str(config_file), "--compile", "all", "--num-devices", "1"]) == 0
   assert capsys.readouterr().out.count("activations and scratch") == 2
   assert (

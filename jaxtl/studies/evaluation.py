@@ -116,7 +116,10 @@ def plan_of(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
     InputError: something is not trusted, or the preprocessing is not known or cannot be changed.
   """
   if not weights.classes:
-    raise InputError(f"{weights.path} has no classifier; transfer it, or give it one by training")
+    raise InputError(
+      f"{weights.path} has no classifier; transfer it, give it one by training, or an image tower of CLIP "
+      "one of class names with --zero-shot"
+    )
   trusted = None if trust else config_lib.TRUSTED
   model = weights.model_spec(trust=trust)
   task = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxtl import optim
+from jaxtl import optim, train
 from jaxtl.errors import ConfigError
 from jaxtl.studies.transfer import LinearProbe
 from jaxtl.train.checkpoint import Weights
@@ -89,6 +89,29 @@ def linear_probe(
   )
   kernel = np.asarray(chosen.kernel / chosen.scale[:, None])
   return {"kernel": kernel, "bias": np.asarray(chosen.bias) - np.asarray(chosen.mean) @ kernel}
+
+
+def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False) -> Head:
+  """Heads that a text tower makes of the class names: `dict(make=".studies.heads.zero_shot", ...)`.
+
+  Keywords, and what a head is, as in `train.zero_shot`. The backbone must be an image tower of CLIP that
+  normalises what its head gets: `jaxtl import FILE --as clip_vit_b32 head=scaled_cosine`.
+
+  Raises:
+    ConfigError: the prompts cannot be used; later, the backbone has another kind of head.
+  """
+  make = train.zero_shot(text=text, vocabulary=vocabulary, prompts=prompts, subset=subset)
+
+  def head(around: Surroundings) -> Params:
+    kind = around.start.config["model"].get("head", "linear")
+    if kind != "scaled_cosine":
+      raise ConfigError(
+        f"zero-shot heads need a backbone with head=scaled_cosine, and {around.start.path} has head={kind}; "
+        "import it with head=scaled_cosine behind the options"
+      )
+    return make(around.classes)
+
+  return head
 
 
 def own(around: Surroundings) -> Params:

@@ -128,6 +128,7 @@ def fine_tuning(study: Patching, patch: str, model: Spec, head: str) -> Experime
     optimizer=how.optimizer if study.train_head else without(how.optimizer, head),
     gradient=how.gradient,
     epochs=how.epochs,
+    steps=how.steps,
   )
 
 

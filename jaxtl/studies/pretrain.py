@@ -138,7 +138,7 @@ def _rehearse(study: Pretrain, runtime: Runtime, image_size: int | None) -> None
 
 def work(study: Pretrain, runtime: Runtime) -> float:
   """Image passes of one cell, for the time left; the arm's tuning is counted by `work_once`."""
-  passes = _training_work(study, study.epochs, runtime)
+  passes = _training_work(experiment_of(study), runtime)
   if study.transfer is not None:
     passes += transfer.work_of(study.transfer, runtime)
   return passes
@@ -148,9 +148,8 @@ def work_once(study: Pretrain, runtime: Runtime) -> float:
   """Image passes that the seeds of an arm share."""
   if study.tune is None:
     return 0.0
-  return (
-    len(study.tune.peak_rates) * _training_work(study, study.tune.epochs, runtime) * (1 - study.tune.held_out)
-  )
+  trial = dataclasses.replace(experiment_of(study), epochs=study.tune.epochs, steps=None)
+  return len(study.tune.peak_rates) * _training_work(trial, runtime) * (1 - study.tune.held_out)
 
 
 def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> tuple[list[Row], Pretrain]:
@@ -191,6 +190,7 @@ def _trial(study: Pretrain, tuning: Tune, rate: float) -> Experiment:
     experiment_of(study),
     optimizer=with_rate(study.optimizer, rate),
     epochs=tuning.epochs,
+    steps=None,
     data=_part(study.data, 0.0, edge, tuning.seed),
     evaluation={
       "held_out": dataclasses.replace(
@@ -254,7 +254,6 @@ def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
   return row
 
 
-def _training_work(study: Pretrain, epochs: float, runtime: Runtime) -> float:
-  trained = dataclasses.replace(experiment_of(study), epochs=epochs)
-  steps = total_steps(trained, len(runtime.open(study.data)))
-  return steps * study.data.batch_size * work_per_image(trained)
+def _training_work(trained: Experiment, runtime: Runtime) -> float:
+  steps = total_steps(trained, len(runtime.open(trained.data)))
+  return steps * trained.data.batch_size * work_per_image(trained)

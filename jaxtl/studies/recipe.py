@@ -69,6 +69,7 @@ def _experiment(experiment: Experiment, runtime: Runtime, compiled: bool) -> tup
   mesh, batch = runtime.mesh, experiment.data.batch_size
   examples, classes, size = _facts(experiment.data, runtime)
   steps = total_steps(experiment, examples)
+  epochs = steps * batch / examples if experiment.epochs is None else experiment.epochs
   program, state = rehearse(
     experiment, num_classes=classes, num_examples=examples, image_size=size, mesh=mesh
   )
@@ -82,7 +83,7 @@ def _experiment(experiment: Experiment, runtime: Runtime, compiled: bool) -> tup
     f"loss       {_text(task.get('loss', task))}",
     f"gradient   {_call(experiment.gradient)}",
     f"optimizer  {_call(experiment.optimizer)}",
-    f"steps      {steps} = {experiment.epochs:g} epochs of {examples} images in batches of {batch}",
+    f"steps      {steps} = {epochs:g} epochs of {examples} images in batches of {batch}",
     f"devices    {_devices(mesh)}, {batch // mesh.shape[sharding.DATA]} images on each",
     f"parameters {sum(sizes.values()):,}, {sum(sizes[path] for path in sizes if decayed[path]):,} decayed; "
     f"optimizer state {tree.size(state.opt_state):,}",

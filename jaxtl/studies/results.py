@@ -118,7 +118,7 @@ class Results:
   def from_scratch(self, arm: str) -> bool:
     """Whether the arm transfers weights that nothing was learned into."""
     merged = self.arm_config(arm)
-    return merged.get("epochs") == 0 and not merged.get("start")
+    return 0 in (merged.get("epochs"), merged.get("steps")) and not merged.get("start")
 
 
 def load(workdir: Path) -> Results:

@@ -102,7 +102,7 @@ def make_plan(
   found = {
     name: one
     for name in ([arm] if arm else arms)
-    if (one := next(_experiments(arms[name]), None)) is not None and one.epochs
+    if (one := next(_experiments(arms[name]), None)) is not None and (one.epochs or one.steps)
   }
   if not found:
     where = f"config.arms.{arm}" if arm else "this config"

@@ -190,6 +190,12 @@ def _seeds_sentence(results: Results) -> str:
   return f"{text}; cells with fewer say so." if results.missing else f"{text}."
 
 
+def _length(recipe: Mapping[str, Any]) -> str:
+  if recipe.get("steps") is not None:
+    return f"{recipe['steps']} steps"
+  return f"{recipe.get('epochs', 0):g} epochs"
+
+
 def _recipe(base: Mapping[str, Any], protocol: str) -> str:
   transfer = base.get("transfer") or {}
   recipe = transfer.get(protocol) or {}
@@ -202,7 +208,7 @@ def _recipe(base: Mapping[str, Any], protocol: str) -> str:
   batches = sorted({target["train"].get("batch_size", 128) for target in targets.values()})
   task = recipe.get("task") or {}
   parts = [
-    f"all weights with a new head, {recipe.get('epochs', 0):g} epochs",
+    f"all weights with a new head, {_length(recipe)}",
     call(recipe.get("optimizer")),
     f"batches of {' or '.join(map(str, batches))}",
     f"loss {call(task.get('loss', task))}",

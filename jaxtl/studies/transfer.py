@@ -23,6 +23,7 @@ from jaxtl.train.evaluate import collect_features, make_features
 from jaxtl.train.experiment import (
   PLAIN,
   Experiment,
+  check_length,
   make_model,
   total_steps,
   work_per_image,
@@ -73,23 +74,22 @@ class FineTune:
 
   Attributes:
     task: its loss. Normalisation statistics are frozen unless it says `frozen_stats=False`.
-    optimizer, gradient, epochs: as in an experiment.
+    optimizer, gradient, epochs, steps: as in an experiment.
     evaluate_every_epochs: period of the test evaluations behind the best accuracy; None is only at the end,
       and the best is then the last.
   """
 
   task: Spec
   optimizer: Spec
-  epochs: float
+  epochs: float | None = None
   gradient: Spec = PLAIN
   evaluate_every_epochs: float | None = None
+  steps: int | None = None
 
   def __post_init__(self) -> None:
     every = self.evaluate_every_epochs
-    config_lib.require(
-      epochs=(self.epochs, self.epochs >= 0, "0 or more"),
-      evaluate_every_epochs=(every, every is None or every > 0, "a number above 0"),
-    )
+    check_length(self.epochs, self.steps)
+    config_lib.require(evaluate_every_epochs=(every, every is None or every > 0, "a number above 0"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,6 +302,7 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> 
     optimizer=fine_tune.optimizer,
     gradient=fine_tune.gradient,
     epochs=fine_tune.epochs,
+    steps=fine_tune.steps,
     evaluation={"test": target.test},
     evaluate_every=max(round(every * size / target.train.batch_size), 1) if every else None,
     log_every=1_000_000,

@@ -1,5 +1,17 @@
 """What is predicted and how it is scored."""
 
 from jaxtl.tasks.classify import Task, classification
+from jaxtl.tasks.prompting import Prompts, prompt_sets, read_prompts
+from jaxtl.tasks.tokens import Tokenizer, tokenizer
+from jaxtl.tasks.zero_shot import zero_shot_head
 
-__all__ = ["Task", "classification"]
+__all__ = [
+  "Prompts",
+  "Task",
+  "Tokenizer",
+  "classification",
+  "prompt_sets",
+  "read_prompts",
+  "tokenizer",
+  "zero_shot_head",
+]

@@ -2,6 +2,7 @@
 
 from jaxtl.train.checkpoint import Weights, load
 from jaxtl.train.experiment import Experiment
+from jaxtl.train.heads import ZeroShot, with_head, zero_shot
 from jaxtl.train.loop import fit
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.sharding import by_path, fsdp, make_mesh, per_device, replicate
@@ -15,6 +16,7 @@ __all__ = [
   "TrainState",
   "Trained",
   "Weights",
+  "ZeroShot",
   "by_path",
   "fit",
   "fsdp",
@@ -25,4 +27,6 @@ __all__ = [
   "per_device",
   "replicate",
   "run",
+  "with_head",
+  "zero_shot",
 ]

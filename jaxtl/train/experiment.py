@@ -39,7 +39,7 @@ class Experiment:
     task: makes a `Task`.
     data: what to train on.
     optimizer: makes an `optax.GradientTransformation`; is offered total_steps and steps_per_epoch.
-    epochs: passes over the training data; 0 leaves the start as it is.
+    epochs: passes over the training data; 0 leaves the start as it is. None where `steps` says the length.
     gradient: makes a gradient rule.
     evaluation: data sets to evaluate on, by name.
     start: a checkpoint to start from, where the study does not give one.
@@ -50,13 +50,14 @@ class Experiment:
     sharding: makes a placement of the state's arrays on the devices: `.train.fsdp`, `.train.by_path`.
     spike_factor: a loss above this many times the median of the last hundred counts as not finite, though it
       cannot be skipped; None: never.
+    steps: updates in the whole run, in place of `epochs`.
   """
 
   model: Spec
   task: Spec
   data: Data
   optimizer: Spec
-  epochs: float
+  epochs: float | None = None
   gradient: Spec = PLAIN
   evaluation: Mapping[str, Data] = dataclasses.field(default_factory=dict)
   start: str | None = None
@@ -67,11 +68,12 @@ class Experiment:
   on_nonfinite: str = "abort"
   spike_factor: float | None = None
   sharding: Spec = REPLICATE
+  steps: int | None = None
 
   def __post_init__(self) -> None:
     periods = {name: getattr(self, name) for name in PERIODS}
+    check_length(self.epochs, self.steps)
     config_lib.require(
-      epochs=(self.epochs, self.epochs >= 0, "0 or more"),
       on_nonfinite=(self.on_nonfinite, self.on_nonfinite in NONFINITE, f"one of {', '.join(NONFINITE)}"),
       spike_factor=(
         self.spike_factor,
@@ -80,6 +82,16 @@ class Experiment:
       ),
       **{name: (value, value is None or value >= 1, "at least 1") for name, value in periods.items()},
     )
+
+
+def check_length(epochs: float | None, steps: int | None) -> None:
+  """ConfigError unless one of the two says how long to train."""
+  if (epochs is None) == (steps is None):
+    raise ConfigError(f"epochs is {epochs} and steps is {steps}; give one of them, and leave the other None")
+  config_lib.require(
+    epochs=(epochs, epochs is None or epochs >= 0, "0 or more"),
+    steps=(steps, steps is None or steps >= 0, "0 or more"),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +109,10 @@ class Program:
 
 def total_steps(experiment: Experiment, num_examples: int) -> int:
   """Updates in the whole run; at least one where there is anything to train."""
-  steps = round(experiment.epochs * num_examples / experiment.data.batch_size)
-  return max(steps, 1) if experiment.epochs else 0
+  if experiment.steps is not None:
+    return experiment.steps
+  epochs = experiment.epochs or 0.0
+  return max(round(epochs * num_examples / experiment.data.batch_size), 1) if epochs else 0
 
 
 _programs: dict[str, Program] = {}

@@ -302,8 +302,9 @@ def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path) -> None:
   """Refuses to go on from a checkpoint of another experiment, seed or class list, with the difference."""
 
   def what_matters(about: dict[str, Any]) -> dict[str, Any]:
-    # An imported weight has no experiment.
-    experiment = {k: value for k, value in (about.get("experiment") or {}).items() if k not in CIRCUMSTANCES}
+    # An imported weight has no experiment, and an older version not all fields, which then are None here.
+    fields = (about.get("experiment") or {}).items()
+    experiment = {k: value for k, value in fields if k not in CIRCUMSTANCES and value is not None}
     return {"experiment": experiment, "seed": about.get("seed"), "classes": about["classes"]}
 
   found = config_lib.differences(what_matters(saved), what_matters(new))

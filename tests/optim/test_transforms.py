@@ -186,6 +186,34 @@ def test_adams_clip_before_the_moments(make):
   close(first_update(adams(make, eps=eps, weight_decay=0.0, clip_norm=0.01)), expected)
 
 
+def test_the_recipe_of_patching_is_pytorch_s():
+  """Clipped over what is trained, decayed everywhere, warmed up: written out as torch.optim.AdamW has it."""
+  recipe = dict(make=".optim.adamw", peak_rate=1e-2, weight_decay=0.1, decay_where=".*", clip_norm=1.0)
+  recipe |= dict(freeze="^head/", schedule=dict(make=".optim.cosine", warmup_steps=2))
+  tx = config.spec(recipe).realize(total_steps=6)
+  params, state = PARAMS, tx.init(PARAMS)
+  ours = {path: np.float64(leaf) for path, leaf in zip(tree.paths(PARAMS), jax.tree.leaves(PARAMS))}
+  trained = [path for path in ours if path.startswith("stem/")]
+  first, second = (dict.fromkeys(trained, 0.0) for _ in range(2))
+  for step in range(6):
+    grads = tree.scale(3.0 if step < 4 else 0.1, params)
+    given = dict(zip(tree.paths(grads), map(np.float64, jax.tree.leaves(grads))))
+    norm = np.sqrt(sum(np.sum(given[path] ** 2) for path in trained))
+    rate = 1e-2 * ((step + 1) / 2 if step < 2 else 0.5 * (1 + np.cos(np.pi * (step - 2) / 4)))
+    assert (norm > 1) == (step < 4)  # clipped, and then not
+    for path in trained:
+      g = given[path] * min(1.0, 1.0 / norm)
+      first[path] = 0.9 * first[path] + 0.1 * g
+      second[path] = 0.999 * second[path] + 0.001 * g**2
+      mean, square = first[path] / (1 - 0.9 ** (step + 1)), second[path] / (1 - 0.999 ** (step + 1))
+      ours[path] = ours[path] * (1 - rate * 0.1) - rate * mean / (np.sqrt(square) + 1e-8)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  for path, leaf in zip(tree.paths(params), jax.tree.leaves(params)):
+    np.testing.assert_allclose(leaf, ours[path], rtol=2e-5)
+  jax.tree.map(np.testing.assert_array_equal, params["head"], PARAMS["head"])
+
+
 @both_adams
 def test_adams_keep_the_moving_average(make):
   tx = adams(make, ema_decay=0.05)

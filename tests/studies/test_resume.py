@@ -45,6 +45,7 @@ def test_every_part_of_the_state_is_the_same_after_a_kill(tmp_path):
     (["--arm", "amr"], "no arm 'amr'; the config has arm"),
     (["base.experiment.epochs=0"], "this config trains nothing"),
     (["--arm", "arm", "base.experiment.epochs=0"], "config.arms.arm trains nothing"),
+    (["base.experiment.epochs=None", "base.experiment.steps=0"], "this config trains nothing"),
   ],
 )
 def test_a_trial_that_cannot_be_is_one_line(tmp_path, capsys, arguments, said):
@@ -116,6 +117,11 @@ def test_another_seed_is_another_run(plan, both, runtime):
   (both / resume.CUT).rename(both / "away")
   (both / "other" / resume.WHOLE).rename(both / resume.CUT)
   assert resume._compare(plan, both, 2).unequal
+
+
+def test_a_length_in_steps_is_a_length(tmp_path):
+  config = study.load_config(write_config(tmp_path / "c.py", epochs=None, steps=9))
+  assert resume.make_plan(config, seed=None, steps=8, kill_after=5).experiment.steps == 9
 
 
 def test_the_experiment_inside_a_study_is_found(tmp_path):

@@ -7,7 +7,7 @@ import chex
 import pytest
 
 from jaxtl.errors import ConfigError, InputError
-from jaxtl.studies import pretrain, provenance, results, study, transfer
+from jaxtl.studies import pretrain, provenance, report, results, study, transfer
 
 
 def run(config, folder, runtime, **keywords):
@@ -166,6 +166,28 @@ def test_a_config_that_fails_is_told_in_one_line(tmp_path, text, message):
   path.write_text(text)
   with pytest.raises(ConfigError, match=message):
     study.load_config(path)
+
+
+def test_fine_tuning_may_be_as_many_steps_for_every_target(study_config, runtime, tmp_path):
+  fine_tune = study_config["base"]["transfer"]["fine_tune"]
+  fine_tune |= dict(epochs=None, steps=5)
+  study_config["base"] |= dict(epochs=0.0, tune=None, flatness=None)
+  study_config["arms"] = dict(scratch=dict())
+  assert [row["steps"] for row in of(run(study_config, tmp_path, runtime), protocol="fine_tune")] == [5]
+  assert "5 steps" in report.write(tmp_path, tmp_path / "report").read_text()
+  fine_tune |= dict(epochs=1.0)
+  with pytest.raises(ConfigError, match=r"fine_tune\.epochs is 1\.0 and steps is 5; give one of them"):
+    study.parse_config(study_config)
+
+
+def test_a_study_may_count_its_length_in_steps(study_config, runtime, tmp_path):
+  study_config["base"] |= dict(epochs=None, steps=3, flatness=None, transfer=None)
+  study_config["arms"] = dict(trained=dict(), scratch=dict(steps=0, tune=None))
+  rows = run(study_config, tmp_path, runtime)
+  assert [row["steps"] for row in of(rows, kind="pretrain")] == [3, 0]
+  assert {row["epochs"] for row in of(rows, kind="tune")} == {0.5}
+  found = results.load(tmp_path)
+  assert [found.from_scratch(arm) for arm in ("trained", "scratch")] == [False, True]
 
 
 @pytest.mark.parametrize("seeds", [[], [-1], [0, 0]])

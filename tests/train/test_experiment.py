@@ -13,6 +13,7 @@ from jaxtl.errors import CheckpointError, ConfigError, DataError, RunError
 from jaxtl.train import checkpoint
 from jaxtl.train.experiment import total_steps, work_per_image
 from jaxtl.train.loop import RATES
+from jaxtl.train.training import same_run
 
 GRADIENTS = {
   "plain": dict(make=".optim.plain"),
@@ -203,6 +204,45 @@ def test_periods_say_when_things_happen(tiny, runtime, tmp_path):
   assert evaluated == [5, 10, 12]
   assert logged == [4, 8, 12]
   assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [10, 12]
+
+
+def test_a_length_in_steps_is_that_many_updates(tiny, runtime):
+  experiment = tiny(epochs=None, steps=3, optimizer=dict(make=".optim.sgd", peak_rate=0.1))
+  assert [total_steps(experiment, num) for num in (1, 96, 10**6)] == [3, 3, 3]
+  trained = train.run(experiment, seed=0, runtime=runtime())
+  assert (trained.total_steps, trained.history[-1]["step"]) == (3, 3)
+
+
+def test_no_steps_leave_the_start_as_it_is(tiny, runtime):
+  none, whole = (
+    train.run(tiny(**length), seed=0, runtime=runtime()).weights.params
+    for length in (dict(epochs=None, steps=0), dict(epochs=0.0))
+  )
+  jax.tree.map(np.testing.assert_array_equal, none, whole)
+
+
+@pytest.mark.parametrize(
+  ("length", "message"),
+  [
+    (dict(epochs=1.0, steps=3), "config.epochs is 1.0 and steps is 3; give one of them, and leave the other"),
+    (dict(epochs=None), "config.epochs is None and steps is None; give one of them"),
+    (dict(epochs=None, steps=-1), "config.steps is -1; expected 0 or more"),
+    (dict(epochs=None, steps=2.5), "config.steps is 2.5; expected an integer"),
+  ],
+)
+def test_a_length_is_epochs_or_steps(tiny, length, message):
+  with pytest.raises(ConfigError) as error:
+    tiny(**length)
+  assert message in str(error.value)
+
+
+def test_a_run_of_a_version_without_steps_goes_on(tiny, runtime, tmp_path):
+  experiment = tiny()
+  about = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path).weights.config
+  older = about | {"experiment": {k: v for k, v in about["experiment"].items() if k != "steps"}}
+  same_run(older, about, at=tmp_path)
+  with pytest.raises(CheckpointError, match=r"experiment\.steps: 3 -> '\(absent\)'"):
+    same_run(about | {"experiment": about["experiment"] | {"steps": 3}}, about, at=tmp_path)
 
 
 def test_steps_are_epochs_of_images(tiny):

@@ -1,0 +1,103 @@
+"""Zero-shot heads in a patching study: an imported image tower between two tasks of words."""
+
+import numpy as np
+import pytest
+
+from jaxtl import train
+from jaxtl.config import parse, spec
+from jaxtl.errors import ConfigError, DataError
+from jaxtl.studies import heads, patching
+from jaxtl.studies.patching_plans import Patching
+from jaxtl.train import checkpoint
+from tests.pretrained.made_weights import as_weights
+from tests.tasks.made_text import SIZE, save_prompts, save_vocabulary
+
+TEXT = dict(width=12, depth=1, num_heads=3, embed_dim=5, vocabulary=SIZE, context=16)
+IMAGE = dict(width=8, depth=1, num_heads=2, embed_dim=5, image_size=8, patch_size=4)
+
+
+@pytest.fixture
+def files(tmp_path):
+  """The keywords of a head whose words are "cat" and so on, for the data's classes a, b and c."""
+  checkpoint.save_weights(as_weights("clip_text_b", size=16, classes=(), **TEXT), tmp_path / "text")
+  words = save_prompts(tmp_path / "words.json", classes=["cat", "dog", "photo"], labels=["a", "b", "c"])
+  vocabulary = save_vocabulary(tmp_path / "merges.txt")
+  return dict(text=str(tmp_path / "text"), vocabulary=vocabulary, prompts=words)
+
+
+@pytest.fixture
+def start(tmp_path):
+  """An image tower as `jaxtl import ... head=scaled_cosine` leaves it."""
+  tower = as_weights("clip_vit_b32", size=8, classes=(), head="scaled_cosine", **IMAGE)
+  checkpoint.save_weights(tower, tmp_path / "start")
+  return str(tmp_path / "start")
+
+
+def task(seed, num_classes):
+  def data(seed):
+    source = dict(make="tests.train.conftest.squares", seed=seed, num_classes=num_classes)
+    return dict(source=source, transforms=[dict(fn=".data.normalize")], batch_size=32)
+
+  return dict(train=data(seed), validation=data(seed + 1), test=data(seed + 2))
+
+
+def plan(files, start, **changes):
+  recipe = dict(make=".optim.adamw", peak_rate=1e-2, weight_decay=0.1, decay_where=".*", clip_norm=1.0)
+  loss = dict(fn=".losses.softmax_cross_entropy")
+  fine_tune = dict(
+    task=dict(make=".tasks.classification", loss=loss),
+    optimizer=recipe | dict(schedule=dict(make=".optim.cosine", warmup_steps=1)),
+    steps=3,
+  )
+  base = dict(
+    start=start,
+    supported=dict(old=task(1, 3)),
+    patching=dict(new=task(10, 2)),
+    head=dict(make=".studies.heads.zero_shot", subset=True, **files),
+    fine_tune=fine_tune,
+  )
+  return parse(base | changes, Patching)
+
+
+def test_patching_starts_from_zero_shot_accuracy_and_leaves_the_words_alone(files, start, runtime, tmp_path):
+  bench = patching.Bench.of(plan(files, start), runtime(), seed=0, workdir=tmp_path / "bench" / "0")
+  made = bench.tasks.head("new")
+  expected = train.zero_shot(**files, subset=True)(["a", "b"])
+  np.testing.assert_array_equal(made["kernel"], expected["kernel"])
+  before, after = bench.path("new").scores(0.0, ["new", "old"]), bench.path("new").scores(1.0, ["new"])
+  tower = train.with_head(checkpoint.load(start), expected, ["a", "b"])
+  found = zero_shot_accuracy(tower, runtime())
+  assert before["new"]["top1"] == pytest.approx(found)
+  assert after["new"]["loss"] < before["new"]["loss"]
+  np.testing.assert_array_equal(bench.tasks.head("new")["kernel"], expected["kernel"])
+
+
+def zero_shot_accuracy(tower, runtime):
+  """Of a whole model on the validation images of the new task."""
+  from jaxtl import data
+  from tests.train.conftest import squares
+
+  batch = next(iter(data.eval_batches(squares(seed=11, num_classes=2), [data.normalize], batch_size=96)))
+  model = tower.model_spec().realize(num_classes=2)
+  logits = model.apply(tower.params, tower.batch_stats, batch["image"])[0]["logits"]
+  return float(np.mean(np.argmax(logits, axis=1) == batch["label"]))
+
+
+def test_a_backbone_of_another_kind_says_how_to_import_it(files, start, runtime, tmp_path):
+  weights = as_weights("clip_vit_b32", size=8, classes=(), **IMAGE)
+  checkpoint.save_weights(weights, tmp_path / "linear")
+  linear = plan(files, str(tmp_path / "linear"))
+  bench = patching.Bench.of(linear, runtime(), seed=0, workdir=tmp_path / "bench" / "0")
+  with pytest.raises(
+    ConfigError, match=r"need a backbone with head=scaled_cosine, and .* has head=linear; import"
+  ):
+    bench.tasks.head("new")
+
+
+def test_some_of_the_words_need_subset_and_the_prompts_are_checked_at_once(files, start):
+  around = heads.Surroundings("new", checkpoint.load(start), "head", ("a",), lambda: None)
+  with pytest.raises(DataError, match="are for 3 classes, and the data have 1"):
+    heads.zero_shot(**files)(around)
+  assert heads.zero_shot(**files, subset=True)(around)["kernel"].shape == (5, 1)
+  with pytest.raises(ConfigError, match="there are no prompts 'cifar11'"):
+    spec(dict(make=".studies.heads.zero_shot", **(files | dict(prompts="cifar11")))).realize()
