@@ -53,5 +53,5 @@ def test_a_joined_set_is_drawn_where_one_of_its_parts_is():
 def test_what_cannot_be_joined_is_one_line():
   with pytest.raises(DataError, match="joined has no sources"):
     data.joined(sources={})
-  with pytest.raises(DataError, match="needs random access, and examples: 'a'"):
+  with pytest.raises(DataError, match=r"needs examples, and 'a' \(p\) has none"):
     data.joined(sources={"a": pixels(0, ("x",), 0)})

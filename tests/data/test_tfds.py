@@ -220,3 +220,13 @@ def test_a_set_is_prepared_from_its_manual_folder_once(tmp_path, monkeypatch):
   assert len(source) == COUNT
   monkeypatch.setattr(FetchedByHand, "download_and_prepare", None)  # not again
   assert len(open_it()) == COUNT
+
+
+def test_records_are_joined_like_any_source(source):
+  whole = data.joined(sources={"records": source})
+  assert len(whole) == len(source)
+  assert whole.classes == tuple(f"records/{name}" for name in source.classes)
+  held = source.gather() if isinstance(source, data.StreamSource) else source
+  for index in (0, len(source) - 1):
+    np.testing.assert_array_equal(whole.read(index), held.read(index))
+    assert whole.labels[index] == held.labels[index]
