@@ -51,7 +51,7 @@ def get_config():
     dict(
       study=".studies.patching.rows",
       title="Patching a CIFAR-10 network",
-      seeds=(0, 1),
+      seeds=(0,),
       base=dict(
         start="runs/import/cifar_resnet20",
         supported=dict(
@@ -72,7 +72,12 @@ def get_config():
         ),
       ),
       arms=ConfigDict(
-        dict(stored_statistics=dict(), new_statistics=dict(statistics_batches=8)), sort_keys=False
+        dict(
+          loss_ratio=dict(merging=dict(max_sweeps=1)),
+          by_classes=dict(normalise="log_classes"),
+          new_statistics=dict(statistics_batches=8),
+        ),
+        sort_keys=False,
       ),
     )
   )

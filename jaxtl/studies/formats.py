@@ -112,7 +112,10 @@ def _csv_value(value: Any) -> str:
 
 def _markdown_table(table: Table) -> str:
   rows = [[arm, *(_markdown_cell(column, arm) for column in table.columns)] for arm in table.arms]
-  return _pipes(["arm", *(column.title for column in table.columns)], rows, left=1, escaped=rows)
+  titles = [column.title for column in table.columns]
+  # A title may come in several groups, which a pipe table cannot show above it.
+  names = [f"{c.group}: {c.title}" if titles.count(c.title) > 1 else c.title for c in table.columns]
+  return _pipes(["arm", *names], rows, left=1, escaped=rows)
 
 
 def _markdown_caption(caption: Caption) -> str:

@@ -109,7 +109,7 @@ def pixels_of(image: np.ndarray, transforms: Sequence[Spec]) -> np.ndarray:
 
 
 def _training(base: Mapping[str, Any]) -> Mapping[str, Any] | None:
-  targets = (base.get("transfer") or {}).get("targets") or {}
+  targets = (base.get("transfer") or {}).get("targets") or base.get("patching") or {}
   return base.get("data") or next((target.get("train") for target in targets.values()), None)
 
 
@@ -121,6 +121,9 @@ def _named(base: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   }
   for name, target in ((base.get("transfer") or {}).get("targets") or {}).items():
     found |= {f"target: {name}, {part}": target.get(part) for part in ("train", "test")}
+  for group in ("supported", "patching"):
+    for name, task in (base.get(group) or {}).items():
+      found |= {f"{group}: {name}, {part}": task.get(part) for part in ("train", "validation", "test")}
   return {role: value for role, value in found.items() if value}
 
 
