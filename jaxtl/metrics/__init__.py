@@ -1,6 +1,6 @@
 """Measures of a model over a data set, kept as sum and weight until the end."""
 
-from jaxtl.metrics.calibration import Bins, confidence_bins, expected_calibration_error
+from jaxtl.metrics.calibration import Bins, confidence_bins, expected_calibration_error, fit_temperature
 from jaxtl.metrics.classification import in_top
 from jaxtl.metrics.confusion import balanced_accuracy, confusion_matrix
 from jaxtl.metrics.means import Mean, compute, merge
@@ -13,6 +13,7 @@ __all__ = [
   "confidence_bins",
   "confusion_matrix",
   "expected_calibration_error",
+  "fit_temperature",
   "in_top",
   "merge",
 ]

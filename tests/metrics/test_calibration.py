@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxtl.metrics import confidence_bins, expected_calibration_error
+from jaxtl.metrics import confidence_bins, expected_calibration_error, fit_temperature
 
 
 def by_definition(confidence, correct, num_bins):
@@ -65,3 +65,49 @@ def test_what_is_empty_is_nan():
 def test_what_is_no_probability_is_refused(confidence, num_bins):
   with pytest.raises(ValueError, match=r"expected at least 1|not in"):
     expected_calibration_error(np.array(confidence), np.array([True]), num_bins=num_bins)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_the_temperature_of_a_calibrated_model_is_found(temperature):
+  """Labels drawn from the model itself: the logits times T need T, up to the draw."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(20_000, 5)) * 2
+  shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  labels = (rng.random((20_000, 1)) > shares.cumsum(axis=1)).sum(axis=1)
+  assert fit_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.04)
+
+
+def test_the_slope_is_zero_at_the_temperature():
+  rng = np.random.default_rng(1)
+  logits, labels = rng.normal(size=(50, 3)), rng.integers(0, 3, 50)
+  logits[np.arange(50), labels] += 1.5
+
+  def loss(temperature):
+    z = logits / temperature
+    return np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(50), labels])
+
+  best = fit_temperature(logits, labels)
+  assert loss(best) <= min(loss(best * 1.01), loss(best / 1.01))
+  assert (loss(best * 1.001) - loss(best / 1.001)) == pytest.approx(0, abs=1e-9)
+
+
+def test_two_examples_have_a_closed_form():
+  """One right and one wrong of three by the same lead d: the share of right ones is 2/3 at T = d / ln 2."""
+  logits = np.array([[2.0, 0.0]] * 3)
+  assert fit_temperature(logits, np.array([0, 0, 1])) == pytest.approx(2 / np.log(2), rel=1e-9)
+
+
+def test_a_minimum_beyond_the_range_is_its_end():
+  logits = np.array([[1.0, 0.0], [0.0, 1.0]])
+  assert fit_temperature(logits, np.array([0, 1])) == pytest.approx(1e-2)  # all right: the surer the better
+  assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(
+    1e2
+  )  # all wrong: the less sure the better
+
+
+@pytest.mark.parametrize(
+  ("logits", "labels"), [(np.zeros((0, 3)), []), (np.zeros((2, 3)), [0]), (np.full((1, 2), np.nan), [0])]
+)
+def test_logits_without_a_temperature_are_refused(logits, labels):
+  with pytest.raises(ValueError, match=r"expected|not finite"):
+    fit_temperature(logits, np.array(labels, int))
