@@ -115,7 +115,7 @@ def _markdown_table(table: Table) -> str:
   titles = [column.title for column in table.columns]
   # A title may come in several groups, which a pipe table cannot show above it.
   names = [f"{c.group}: {c.title}" if titles.count(c.title) > 1 else c.title for c in table.columns]
-  return _pipes(["arm", *names], rows, left=1, escaped=rows)
+  return _pipes([table.row, *names], rows, left=1, escaped=rows)
 
 
 def _markdown_caption(caption: Caption) -> str:

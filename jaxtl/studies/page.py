@@ -136,13 +136,14 @@ def _result(
       groups[-1] = (column.group, groups[-1][1] + 1)
     else:
       groups.append((column.group, 1))
-  top = "".join(f'<th colspan="{width}" scope="colgroup"><span>{name}</span></th>' for name, width in groups)
+  top = "".join(
+    f'<th colspan="{width}" scope="colgroup"><span>{escape(name)}</span></th>' for name, width in groups
+  )
   names = "".join(
     f'<th scope="col" title="{escape(c.measure)}">{_heading(c.title)}</th>' for c in table.columns
   )
   rows = "".join(
-    f'<tr><th scope="row" title="{escape(arm)}"><i style="background:{colors[arm]}"></i>'
-    f"{_breakable(arm)}</th>"
+    f'<tr><th scope="row" title="{escape(arm)}">{_dot(colors.get(arm))}{_breakable(arm)}</th>'
     + "".join(_cell(column, arm, len(results.seeds), anchors) for column in table.columns)
     + "</tr>"
     for arm in table.arms
@@ -151,9 +152,15 @@ def _result(
   return (
     f'<figure><h3>{escape(heading(table))}</h3><div class="box result" tabindex="0" role="region" '
     f'aria-label="{escape(heading(table))}"><table><thead><tr class="groups"><th></th>{top}</tr>'
-    f'<tr><th scope="col" class="word">arm</th>{names}</tr></thead><tbody>{rows}</tbody></table></div>'
+    f'<tr><th scope="col" class="word">{escape(table.row)}</th>{names}</tr></thead>'
+    f"<tbody>{rows}</tbody></table></div>"
     f"<figcaption>{said}</figcaption></figure>"
   )
+
+
+def _dot(color: str | None) -> str:
+  """The colour of an arm in the figures; rows that are no arms have none."""
+  return f'<i style="background:{color}"></i>' if color else ""
 
 
 def _heading(title: str) -> str:

@@ -11,7 +11,7 @@ from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.studies import heads
 from jaxtl.studies.transfer import FineTune
-from jaxtl.train.runtime import Data
+from jaxtl.train.runtime import Data, overlap
 
 LINEAR_PROBE = Spec(".studies.heads.linear_probe", "fn", {}, heads.linear_probe)
 OPTIMIZE = Spec(".weights.optimize_alpha", "fn", {}, weights.optimize_alpha)
@@ -36,10 +36,10 @@ class PatchTask:
   head: Spec | None = None
 
   def __post_init__(self) -> None:
-    if config_lib.plain(self.validation.source) == config_lib.plain(self.test.source):
+    if overlap(self.validation, self.test) or (self.train and overlap(self.train, self.validation)):
       raise ConfigError(
-        "a task's validation and test have the same source; a coefficient must not be chosen on the test "
-        "images: hold out a part of the training images, .data.part_of(start=0.9)"
+        "a task's validation has images of its test or training data, and a coefficient must not be chosen "
+        "on either: hold out a part of the training images, .data.part_of(start=0.9)"
       )
 
 

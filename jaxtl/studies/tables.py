@@ -78,15 +78,17 @@ class Table:
 
   Attributes:
     protocol: "fine_tune" or "linear_probe"; empty for a study that transfers nothing.
-    arms: the rows: arms with a number in some column.
+    arms: the rows: arms with a number in some column, or what `row` says; keys of the columns' values.
     columns: those that have data.
     title: heads the table; empty: named by its protocol.
+    row: what a row is.
   """
 
   protocol: str
   arms: tuple[str, ...]
   columns: tuple[Column, ...]
   title: str = ""
+  row: str = "arm"
 
 
 def make_tables(results: Results) -> list[Table]:

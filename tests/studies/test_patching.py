@@ -220,7 +220,7 @@ def test_a_probe_becomes_a_head(base, runtime, tmp_path):
     (("statistics_batches",), -1, "statistics_batches is -1"),
     (("patching", "old"), task(3), "no task that is both supported and patched"),
     (("patching", "two", "train"), None, "train data for every patching task"),
-    (("patching", "two", "test"), half(11), "must not be chosen on the test"),
+    (("patching", "two", "test"), half(11), "must not be chosen on either"),
     (("fine_tune", "optimizer"), dict(make="optax.lion", learning_rate=0.1), "cannot freeze the head"),
     (("supported", "old", "validation"), data(2, num_classes=2), "old.validation has other classes"),
     (("supported", "old", "head"), None, None),
