@@ -238,6 +238,9 @@ class _PostTraining:
       if self.gamma_range:
         assert memory is not None
         moved, memory, told = self._perturbed(loss, parts, params, batch_stats, batch, key, memory)
+        # One pass after the other, and each with its own intermediate values: XLA:CPU would keep what both
+        # have in common, such as biases spread over the batch, from the first to the second.
+        moved, batch = jax.lax.optimization_barrier((moved, batch))
         after = (memory,)
       staged = loss.of(self._staged(loss.model, parts, hidden="hidden" in batch))
 
