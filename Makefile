@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/post_training.py
 
 bench-torch: $(ORACLES)/.ready
 	$(ORACLES)/bin/python benchmarks/models.py

@@ -219,8 +219,14 @@ class _PostTraining:
   def init_memory(self) -> Callable[[Params], tuple[Any, ...]] | None:
     if not self.gamma_range:
       return None
-    start, zero = jnp.float32(self.eta_init), jnp.zeros([], jnp.int32)
-    return lambda params: (Memory(zero, start, jnp.float32(0), jnp.bool_(False), zero),)
+
+    def begin(params: Params) -> tuple[Memory]:
+      # Each an array of its own: a step that donates its state must not be given one twice.
+      steps, rejects = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
+      eta, rejected = jnp.zeros([], jnp.float32), jnp.zeros([], bool)
+      return (Memory(steps, jnp.full([], self.eta_init, jnp.float32), eta, rejected, rejects),)
+
+    return begin
 
   # ---- the step
 
@@ -232,8 +238,7 @@ class _PostTraining:
       params: Params, batch_stats: Params, batch: Batch, key: Array, memory: Memory | None = None
     ) -> tuple[tuple[Array, Aux], Params]:
       parts = self.parts(loss.model, params)
-      moved: Params = params
-      after: tuple[Any, ...] = ()
+      moved, after = params, cast(tuple[Any, ...], ())
       told: dict[str, Array] = {}
       if self.gamma_range:
         assert memory is not None

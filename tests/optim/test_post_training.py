@@ -420,6 +420,14 @@ def test_a_loss_must_say_of_which_model_it_is():
     optim.pof()(loss_of(Model("chain", MODEL.init, MODEL.apply, ())))
 
 
+def test_the_memory_can_be_donated():
+  rule = optim.pof()
+  (memory,) = optim.init_memory(rule, PARAMS)
+  after = jax.jit(lambda memory: jax.tree.map(lambda x: x, memory), donate_argnums=0)(memory)
+  assert float(after.start) == 1.0
+  assert len({x.unsafe_buffer_pointer() for x in optim.init_memory(rule, PARAMS)[0]}) == 5
+
+
 def test_rules_with_memory_are_not_put_inside_others():
   for outer in (partial(optim.accumulate, steps=2), partial(optim.sam, rho=0.1)):
     with pytest.raises(ConfigError, match="without memory"):
