@@ -43,6 +43,7 @@ bench: setup
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/post_training.py
 
 bench-torch: $(ORACLES)/.ready
 	$(ORACLES)/bin/python benchmarks/models.py

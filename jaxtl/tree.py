@@ -84,8 +84,11 @@ def map_with_path(fn: Callable[..., Any], a: Tree, *rest: Tree) -> Tree:
   return jax.tree_util.tree_map_with_path(lambda path, *x: fn(_join(path), *x), a, *rest)
 
 
-def label(a: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
+def label(a: Tree, rules: Sequence[tuple[str, Any]], *, needed: bool = True) -> Tree:
   """The value of the first rule `(path regex, value)` that finds each leaf's path.
+
+  Args:
+    needed: False lets rules find nothing, for a tree that is only a part.
 
   Raises:
     ConfigError: a pattern that is no regex, a leaf that no rule finds, or a rule that finds no leaf before
@@ -103,14 +106,17 @@ def label(a: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
 
   labels = map_with_path(first, a)
   idle = [pattern for number, (pattern, _) in enumerate(rules) if number not in used]
-  if idle:
+  if idle and needed:
     some = ", ".join(paths(a)[:3])
     raise ConfigError(f"the rule {idle[0]!r} matches no parameter; parameters are named like {some}")
   return labels
 
 
-def matches(a: Tree, where: str | None) -> Tree:
+def matches(a: Tree, where: str | None, *, needed: bool = True) -> Tree:
   """True at the leaves whose path the regex `where` finds; everywhere where it is None.
+
+  Args:
+    needed: False lets it find nothing, for a tree that is only a part.
 
   Raises:
     ConfigError: nothing matches, or `where` is no regex.
@@ -119,7 +125,7 @@ def matches(a: Tree, where: str | None) -> Tree:
     return jax.tree.map(lambda _: True, a)
   regex = _compiled(where)
   found = map_with_path(lambda path, _: bool(regex.search(path)), a)
-  if not any(jax.tree.leaves(found)):
+  if needed and not any(jax.tree.leaves(found)):
     some = ", ".join(paths(a)[:3])
     raise ConfigError(f"{where!r} matches no parameter; parameters are named like {some}")
   return found

@@ -7,6 +7,10 @@ The batch contract (every pipeline produces it, every task consumes it):
   label_b int32 [B], weight float32 [B]   optional, from mixup and cutmix: the target is
                                 `weight * label + (1 - weight) * label_b`
   mask   bool [B]               False for rows that only pad the batch to its fixed shape
+  weak   a batch of its own     optional, for gradient rules that ask for one (`GradientRule`): drawn from the
+                                same source, uniformly with replacement, whatever the batch around it holds
+  hidden [B, ...]               instead of `image`, where a part of the network is computed once and kept
+                                (`jaxtl.train.prefix_cache`): what enters the first block that is not
 """
 
 from __future__ import annotations
@@ -55,7 +59,10 @@ class GradientRule(Protocol):
   """A way to take the gradient of a loss: plain, SAM, accumulation, ...
 
   A rule that remembers something between steps also has `init_memory(params) -> tuple`, and its
-  `value_and_grad` returns the next memory in `Aux.memory`.
+  `value_and_grad` returns the next memory in `Aux.memory`. One that moves a part of the network alone has
+  `trained(model) -> path regex` of that part, its gradient is exactly zero elsewhere, and
+  `cut(model, params) -> block` says where a hidden state may enter instead of images. One that looks at a
+  second batch has `weak_rows(batch_size) -> rows of it`, and finds it as `batch["weak"]`.
   """
 
   def __call__(self, loss_fn: LossFn) -> ValueAndGrad: ...
@@ -96,3 +103,19 @@ class Model:
     """All features from block `start` on, with the stored statistics."""
     features, _ = self.apply(params, batch_stats, hidden, start=start)
     return features
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelLoss:
+  """A `LossFn` that says which model it is of, and can be taken of another: of parts of it, or of logits.
+
+  Attributes:
+    model: what it is of.
+    of: Model -> LossFn, the same loss of another model.
+  """
+
+  model: Model
+  of: Callable[[Model], LossFn]
+
+  def __call__(self, params: Params, batch_stats: Params, batch: Batch, key: Array) -> tuple[Array, Aux]:
+    return self.of(self.model)(params, batch_stats, batch, key)

@@ -75,3 +75,13 @@ def test_matches_refuses_a_regex_that_finds_nothing():
   assert tree.matches(A, "^y") == {"x": False, "y": {"z": True}}
   with pytest.raises(ConfigError, match="matches no parameter"):
     tree.matches(A, "nope")
+
+
+def test_of_a_part_of_a_tree_patterns_may_find_nothing():
+  assert tree.matches(A, "elsewhere", needed=False) == {"x": False, "y": {"z": False}}
+  assert tree.label(A, [("elsewhere", 1), ("", 2)], needed=False) == {"x": 2, "y": {"z": 2}}
+  for call in (lambda: tree.matches(A, "elsewhere"), lambda: tree.label(A, [("elsewhere", 1), ("", 2)])):
+    with pytest.raises(ConfigError, match="matches no parameter"):
+      call()
+  with pytest.raises(ConfigError, match="is not a regex"):
+    tree.matches(A, "(", needed=False)

@@ -25,7 +25,7 @@ from jaxtl.data.images import (
 from jaxtl.data.joined import joined
 from jaxtl.data.mix import cutmix, mixup
 from jaxtl.data.opening import choose_split, from_name, open_source
-from jaxtl.data.pipeline import eval_batches, train_batches
+from jaxtl.data.pipeline import drawn_batches, drawn_order, draws, eval_batches, train_batches, train_order
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing
 from jaxtl.data.preview import augmented_preview, contact_sheet, gallery
@@ -55,6 +55,9 @@ __all__ = [
   "contact_sheet",
   "cutmix",
   "digits",
+  "drawn_batches",
+  "drawn_order",
+  "draws",
   "eval_batches",
   "flip_left_right",
   "from_arrays",
@@ -82,4 +85,5 @@ __all__ = [
   "subset",
   "to_rgb",
   "train_batches",
+  "train_order",
 ]

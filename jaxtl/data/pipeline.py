@@ -16,8 +16,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
+from jaxtl.data import order
 from jaxtl.data.bad_records import BadRecords
-from jaxtl.data.stream import AnySource, NumpyBatch, Stream, Transform
+from jaxtl.data.stream import AnySource, NumpyBatch, Stream, Transform, takes_seed
 
 
 def train_batches(
@@ -57,7 +60,46 @@ def train_batches(
     DataError: the arguments do not fit together; while iterating, too many unreadable images, or images that
       the transforms leave at different sizes.
   """
-  stream = Stream(
+  return _endless(
+    source, transforms, batch_size, seed, batch_transforms, shard, num_threads, bad_records, drawn=False
+  ).batches(start_step)
+
+
+def drawn_batches(
+  source: AnySource,
+  transforms: Sequence[Transform],
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  batch_transforms: Sequence[Transform] = (),
+  shard: tuple[int, int] = (0, 1),
+  num_threads: int | None = None,
+  bad_records: BadRecords | None = None,
+) -> Iterator[NumpyBatch]:
+  """The endless stream in which every row is a draw of its own, uniform and with replacement.
+
+  Args, Returns and Raises: as in `train_batches`; DataError also for a stream of records. Beside a training
+  stream, give it another seed: equal ones draw the same noise for the same position.
+  """
+  return _endless(
+    source, transforms, batch_size, seed, batch_transforms, shard, num_threads, bad_records, drawn=True
+  ).batches(start_step)
+
+
+def _endless(
+  source: AnySource,
+  transforms: Sequence[Transform],
+  batch_size: int,
+  seed: int,
+  batch_transforms: Sequence[Transform],
+  shard: tuple[int, int],
+  num_threads: int | None,
+  bad_records: BadRecords | None,
+  *,
+  drawn: bool,
+) -> Stream:
+  return Stream(
     source,
     tuple(transforms),
     tuple(batch_transforms),
@@ -67,8 +109,31 @@ def train_batches(
     num_threads,
     BadRecords() if bad_records is None else bad_records,
     True,
+    drawn,
   )
-  return stream.batches(start_step)
+
+
+def train_order(
+  num_examples: int, *, batch_size: int, seed: int, step: int, shard: tuple[int, int] = (0, 1)
+) -> tuple[np.ndarray, np.ndarray]:
+  """(positions, examples) int64 [b] of this process's rows of batch `step` of `train_batches`."""
+  positions = order.positions_of(step, batch_size=batch_size, shard=shard)
+  return positions.numpy(), order.shuffled(positions, count=num_examples, seed=seed).numpy()
+
+
+def drawn_order(
+  num_examples: int, *, batch_size: int, seed: int, step: int, shard: tuple[int, int] = (0, 1)
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same of `drawn_batches`."""
+  positions = order.positions_of(step, batch_size=batch_size, shard=shard)
+  return positions.numpy(), order.drawn(
+    positions, count=num_examples, seed=seed, batch_size=batch_size
+  ).numpy()
+
+
+def draws(transforms: Sequence[Transform]) -> bool:
+  """Whether one of the transforms draws at random: it takes a seed."""
+  return any(map(takes_seed, transforms))
 
 
 def eval_batches(

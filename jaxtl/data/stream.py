@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.data import images as images_lib
+from jaxtl.data import order
 from jaxtl.data.bad_records import BadRecords
 from jaxtl.data.runtime import no_autograph, tf
 from jaxtl.data.sources import Source
@@ -47,6 +48,7 @@ class Stream:
   num_threads: int | None
   bad_records: BadRecords
   training: bool
+  drawn: bool = False
 
   def __post_init__(self) -> None:
     process, count = self.shard
@@ -60,6 +62,11 @@ class Stream:
       )
     if not len(self.source):
       raise DataError(f"{self.source.name} is empty")
+    if self.drawn and isinstance(self.source, StreamSource):
+      raise DataError(
+        f"single draws need random access, and {self.source.name} is a stream of records; prepare it as "
+        "array_record"
+      )
 
   @property
   def rows(self) -> int:
@@ -223,8 +230,7 @@ class Stream:
     return self.source
 
   def _positions(self, step: tf.Tensor | int) -> tf.Tensor:
-    first = tf.cast(step, tf.int64) * self.batch_size + self.shard[0] * self.rows
-    return first + tf.range(self.rows, dtype=tf.int64)
+    return order.positions_of(step, batch_size=self.batch_size, shard=self.shard)
 
   def _raw(self, start: int) -> tf.data.Dataset:
     """Batches of {position, index, label, mask, image}, the images untouched."""
@@ -241,7 +247,8 @@ class Stream:
   def _fetched(self, positions: tf.Tensor) -> dict[str, tf.Tensor]:
     count = tf.constant(len(self.source), tf.int64)
     if self.training:
-      index, mask = self._shuffled(positions, count), tf.fill(tf.shape(positions), True)
+      index = self._example_at(positions, count)
+      mask = tf.fill(tf.shape(positions), True)
     else:
       index, mask = tf.minimum(positions, count - 1), positions < count
     pixels = self.source.pixels
@@ -251,12 +258,10 @@ class Stream:
     image.set_shape(positions.shape if pixels is None else positions.shape + pixels.shape[1:])
     return {"position": positions, "index": index, "label": label, "mask": mask, "image": image}
 
-  def _shuffled(self, positions: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    epoch = positions // count
-    seeds = tf.stack(
-      [tf.fill(tf.shape(epoch), tf.constant(self.seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1
-    )
-    return tf.raw_ops.RandomIndexShuffle(index=positions % count, seed=seeds, max_index=count - 1, rounds=4)
+  def _example_at(self, positions: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    if self.drawn:
+      return order.drawn(positions, count=count, seed=self.seed, batch_size=self.batch_size)
+    return order.shuffled(positions, count=count, seed=self.seed)
 
   def _records(self, source: StreamSource, start: int) -> tf.data.Dataset:
     """A stream's rows from a position on; in evaluation the last batch is filled up with the first record."""
@@ -294,7 +299,7 @@ class Stream:
     example: images_lib.Example = {"image": self._contents(raw["image"]), "label": raw["label"]}
     for number, transform in enumerate(transforms):
       own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))
-      example = transform(example, own) if _takes_seed(transform) else transform(example)
+      example = transform(example, own) if takes_seed(transform) else transform(example)
     return example
 
   @property
@@ -314,13 +319,13 @@ class Stream:
 
   @functools.cached_property
   def _mixed(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    takes_seed = [_takes_seed(transform) for transform in self.batch_transforms]
+    seeded_ones = [takes_seed(transform) for transform in self.batch_transforms]
 
     @tf.function(autograph=False)
     def mixed(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
       # The same on every process: the number of the batch, which any of its positions gives.
       seed = tf.stack([tf.constant(self.seed, tf.int64), batch["position"][0] // self.batch_size])
-      for number, (transform, seeded) in enumerate(zip(self.batch_transforms, takes_seed, strict=True)):
+      for number, (transform, seeded) in enumerate(zip(self.batch_transforms, seeded_ones, strict=True)):
         # Numbers from 2 ** 20 on keep these draws apart from those of single examples.
         own = tf.random.experimental.stateless_fold_in(seed, tf.constant(2**20 + number, tf.int64))
         batch = transform(batch, own) if seeded else transform(batch)
@@ -345,7 +350,8 @@ def _next(rows: Iterator[NumpyBatch]) -> NumpyBatch | None:
     return None
 
 
-def _takes_seed(transform: Transform) -> bool:
+def takes_seed(transform: Transform) -> bool:
+  """Whether a transform draws at random: its second argument is a seed."""
   parameters = list(inspect.signature(transform).parameters.values())[1:2]
   return any(p.name == "seed" and p.kind is not p.KEYWORD_ONLY for p in parameters)
 

@@ -2,6 +2,7 @@
 
 from jaxtl.optim.gradients import accumulate, asam, gsam, init_memory, looksam, passes, plain, sam
 from jaxtl.optim.linear_probe import Probe, choose_probe, fit_probe
+from jaxtl.optim.post_training import cut_block, pof, pol, trained_paths, weak_rows
 from jaxtl.optim.schedules import constant, cosine, linear, multi_step
 from jaxtl.optim.transforms import adam, adamw, averaged, chain, ema, layerwise_decay, sgd, where
 
@@ -16,6 +17,7 @@ __all__ = [
   "choose_probe",
   "constant",
   "cosine",
+  "cut_block",
   "ema",
   "fit_probe",
   "gsam",
@@ -26,7 +28,11 @@ __all__ = [
   "multi_step",
   "passes",
   "plain",
+  "pof",
+  "pol",
   "sam",
   "sgd",
+  "trained_paths",
+  "weak_rows",
   "where",
 ]

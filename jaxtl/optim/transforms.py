@@ -153,11 +153,25 @@ def ema(*, decay: float) -> optax.GradientTransformation:
 def averaged(opt_state: Any, params: Params) -> Params:
   """The moving average inside an optimiser's state, or `params` where the optimiser keeps none."""
   found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_ema) if _is_ema(x)]
-  return found[0].average if found else params
+  if not found:
+    return params
+  # Of what an optimiser does not see it has no average, and there is nothing to average.
+  return jax.tree.map(
+    lambda average, x: x if _is_hidden(average) else average, found[0].average, params, is_leaf=_is_hidden
+  )
 
 
 def _is_ema(x: Any) -> bool:
   return isinstance(x, EmaState)
+
+
+def _is_hidden(x: Any) -> bool:
+  return isinstance(x, optax.MaskedNode)
+
+
+def _is_whole(params: Params) -> bool:
+  """Whether a transform sees all parameters: a rule that finds nothing is then a mistake."""
+  return not any(map(_is_hidden, jax.tree.leaves(params, is_leaf=_is_hidden)))
 
 
 def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
@@ -170,12 +184,14 @@ def _decay(weight_decay: float, decay_where: str) -> optax.GradientTransformatio
   _check_not_negative("weight_decay", weight_decay)
   if not weight_decay:
     return optax.identity()
-  return optax.add_decayed_weights(weight_decay, mask=lambda params: tree.matches(params, decay_where))
+  mask = lambda params: tree.matches(params, decay_where, needed=_is_whole(params))  # noqa: E731
+  return optax.add_decayed_weights(weight_decay, mask=mask)
 
 
 def _scaled_by_path(rates: Rules) -> optax.GradientTransformation:
   def scaled(updates: Params, params: Params | None) -> Params:
-    return jax.tree.map(lambda u, factor: factor * u, updates, tree.label(updates, rates))
+    factors = tree.label(updates, rates, needed=_is_whole(updates))
+    return jax.tree.map(lambda u, factor: factor * u, updates, factors)
 
   return optax.stateless(scaled)
 
@@ -213,7 +229,7 @@ def _recipe(
 
 def _frozen_labels(params: Params, freeze: str) -> Params:
   frozen: Callable[[bool], str] = lambda found: "frozen" if found else "trained"  # noqa: E731
-  return jax.tree.map(frozen, tree.matches(params, freeze))
+  return jax.tree.map(frozen, tree.matches(params, freeze, needed=_is_whole(params)))
 
 
 def _check_share(name: str, value: float) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl import losses
 from jaxtl.metrics import Mean, in_top
-from jaxtl.types import Array, Aux, Batch, LossFn, Model, Params
+from jaxtl.types import Array, Aux, Batch, LossFn, Model, ModelLoss, Params
 
 PerExampleLoss = Callable[[Array, Array], Array]
 Measures = dict[str, Mean]
@@ -70,7 +70,7 @@ def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
 
     return measures
 
-  return Task(loss_fn, measure, loss)
+  return Task(lambda model: ModelLoss(model, loss_fn), measure, loss)
 
 
 def example_loss(loss: PerExampleLoss, logits: Array, batch: Batch) -> Array:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxtl import config as config_lib
@@ -17,7 +16,7 @@ from jaxtl import optim, tree
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.tasks import Task
-from jaxtl.train import sharding
+from jaxtl.train import feed, sharding
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.step import Step, TrainState, init_model, init_state, make_train_step, skip_nonfinite
 from jaxtl.types import GradientRule, Model
@@ -155,6 +154,9 @@ def _compile(
   }
   tx = experiment.optimizer.realize(**context)
   gradient = experiment.gradient.realize(**context)
+  if part := optim.trained_paths(gradient, model):
+    # What the rule does not move has no optimiser state, and no decay that would move it.
+    tx = optim.where(pattern=part, transform=tx)
   placement = experiment.sharding.realize()
   step = make_train_step(task.loss_fn(model), tx, gradient=gradient)
   if experiment.on_nonfinite == "skip":
@@ -192,11 +194,7 @@ def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
       *init_model(program.model, jax.random.key(0), shape), program.tx, gradient=program.gradient
     )
   )
-  batch = {
-    "image": jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32),
-    "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    "mask": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
-  }
+  batch = feed.shapes(program.gradient, batch_size=batch_size, image_size=image_size)
   after, _ = jax.eval_shape(program.train_step, state, batch, jax.random.key(0))
   if tree.paths(after) != tree.paths(state):
     raise ConfigError("the step changes the structure of its state; a gradient rule or transform is at fault")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
 from jaxtl.errors import NonFiniteError, Restart
 from jaxtl.train.sharding import put_batch
@@ -51,7 +50,7 @@ class Periods:
 def fit(
   state: TrainState,
   train_step: Step,
-  batches: Iterator[Mapping[str, np.ndarray]],
+  batches: Iterator[Mapping[str, Any]],
   *,
   num_steps: int,
   key: Array,
@@ -94,7 +93,7 @@ def fit(
       batch = next(batches)
     beat()
     state, metrics = train_step(state, put_batch(batch, mesh), key)
-    told.step(number, metrics, len(batch["image"]))
+    told.step(number, metrics, len(batch["label"]))
     beat()
     last, stopping = number == num_steps, stop_due(number)
     due = _due(observers or {}, number, last=last)

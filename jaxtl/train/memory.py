@@ -7,10 +7,9 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from jaxtl.train import sharding
+from jaxtl.train import feed, sharding
 from jaxtl.train.experiment import Program
 from jaxtl.train.manifest import size_text
 from jaxtl.train.step import TrainState
@@ -63,16 +62,12 @@ def predict(
   """
   size = lambda values: sharding.bytes_per_device(values, program.placement, mesh)  # noqa: E731
   rows = sharding.over_data(mesh)
-  batch = {
-    "image": _shape((batch_size, image_size, image_size, 3), jnp.float32, rows),
-    "label": _shape((batch_size,), jnp.int32, rows),
-    "mask": _shape((batch_size,), jnp.bool_, rows),
-  }
+  batch = feed.shapes(program.gradient, batch_size=batch_size, image_size=image_size, where=rows)
   memory = Memory(
     parameters=size(state.params),
     statistics=size(state.batch_stats),
     optimizer=size((state.opt_state, state.memory, state.step)),
-    batch=sum(math.prod(rows.shard_shape(x.shape)) * x.dtype.itemsize for x in batch.values()),
+    batch=sum(math.prod(rows.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(batch)),
   )
   if not compiled:
     return memory

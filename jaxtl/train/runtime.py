@@ -135,10 +135,21 @@ class Runtime:
 
   def train_batches(self, data: Data, *, seed: int, start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
     """The endless stream of training batches, from any step on."""
-    return data_lib.train_batches(
+    return self._endless(data_lib.train_batches, data, data.batch_size, seed, start_step)
+
+  def drawn_batches(
+    self, data: Data, *, batch_size: int, seed: int, start_step: int
+  ) -> Iterator[Mapping[str, np.ndarray]]:
+    """The same with every row drawn for itself, with replacement."""
+    return self._endless(data_lib.drawn_batches, data, batch_size, seed, start_step)
+
+  def _endless(
+    self, stream: Callable[..., Iterator[Any]], data: Data, batch_size: int, seed: int, start_step: int
+  ) -> Iterator[Mapping[str, np.ndarray]]:
+    return stream(
       self.open(data),
       [spec.realize() for spec in data.transforms],
-      batch_size=data.batch_size,
+      batch_size=batch_size,
       seed=seed,
       start_step=start_step,
       batch_transforms=[spec.realize() for spec in data.batch_transforms],
@@ -154,16 +165,17 @@ class Runtime:
       self.shapes[name] = tuple(batch["image"].shape[1:])
     return self.shapes[name]
 
-  def eval_batches(self, data: Data) -> Iterable[Mapping[str, np.ndarray]]:
-    """Exactly one pass, padded to fixed shapes."""
-    return self.eval_batches_of(self.open(data), data)
+  def eval_batches(self, data: Data, *, seed: int = 0) -> Iterable[Mapping[str, np.ndarray]]:
+    """Exactly one pass, padded to fixed shapes; `seed` is for transforms that draw."""
+    return self.eval_batches_of(self.open(data), data, seed=seed)
 
-  def eval_batches_of(self, source: Any, data: Data) -> Iterable[Mapping[str, np.ndarray]]:
+  def eval_batches_of(self, source: Any, data: Data, *, seed: int = 0) -> Iterable[Mapping[str, np.ndarray]]:
     """The same for a part of the source of `data`."""
     batches = data_lib.eval_batches(
       source,
       [spec.realize() for spec in data.transforms],
       batch_size=data.batch_size,
+      seed=seed,
       shard=(jax.process_index(), jax.process_count()),
       bad_records=self.unreadable(data),
     )

@@ -188,10 +188,17 @@ def over_data(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-  """This process's rows [B / processes, ...] as global arrays [B, ...], split over the data axis."""
+def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
+  """This process's rows [B / processes, ...] as global arrays [B, ...], split over the data axis.
+
+  Arrays that are on the devices already stay as they are, and a batch within the batch is put alike.
+  """
   sharding = over_data(mesh)
-  return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+  def put_rows(rows: Any) -> Array:
+    return rows if isinstance(rows, jax.Array) else jax.make_array_from_process_local_data(sharding, rows)
+
+  return jax.tree.map(put_rows, dict(batch))
 
 
 def put(values: Any, placement: Placement, mesh: Mesh) -> Any:

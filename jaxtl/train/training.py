@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtl import config as config_lib
 from jaxtl import optim, weights
 from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
-from jaxtl.train import checkpoint, sharding, stored
+from jaxtl.train import checkpoint, feed, prefix_cache, sharding, stored
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.checkpointer import Checkpointer
 from jaxtl.train.evaluate import evaluate
@@ -35,6 +35,7 @@ from jaxtl.train.experiment import (
   work_per_image,
 )
 from jaxtl.train.loop import RECENT, Observer, Periods, fit
+from jaxtl.train.prefix_cache import Kept, PrefixCache
 from jaxtl.train.processes import whole
 from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
 from jaxtl.train.step import TrainState, init_model, init_state
@@ -86,6 +87,7 @@ def run(
   workdir: Path | None = None,
   start: Weights | None = None,
   fresh_head: bool = False,
+  cache: PrefixCache | None = None,
   observers: Mapping[str, tuple[int | None, Callable[[Program], Observer]]] | None = None,
 ) -> Trained:
   """Trains an experiment, or goes on where an earlier run of it was stopped.
@@ -96,6 +98,7 @@ def run(
     start: weights to start from; they win over `experiment.start`.
     fresh_head: draws the head anew also where the class lists are equal: two data sets whose classes are
       called 0 to 9 are not the same task.
+    cache: keeps what enters the part that the gradient rule moves; None keeps nothing.
     observers: name -> (period, program -> observer), beside the evaluations.
 
   Raises:
@@ -105,6 +108,9 @@ def run(
   """
   init_key, noise_key = jax.random.split(jax.random.key(seed))
   program, state, about = _beginning(experiment, init_key, seed, runtime, start, fresh_head)
+  planned = prefix_cache.plan(cache, program, state, experiment.data) if cache else None
+  if planned:
+    about["prefix_cache"] = {"views": planned.views, "dtype": planned.dtype}
   runtime.beat()
   steps = total_steps(experiment, len(runtime.open(experiment.data)))
   watching = _evaluations(experiment, program, runtime)
@@ -120,7 +126,13 @@ def run(
         state = saved.restore(state)
       elif steps:
         saved.check_space(state)
-    session = _Session(experiment, program, runtime, seed, noise_key, steps, watching, saved, about, workdir)
+    kept = None
+    if planned and int(state.step) < steps:
+      planned = dataclasses.replace(planned, folder=planned.folder or workdir)
+      kept = prefix_cache.keep(planned, program, state, experiment.data, runtime, seed=seed)
+    session = _Session(
+      experiment, program, runtime, seed, noise_key, steps, watching, saved, about, workdir, kept
+    )
     runtime.progress.skip(int(state.step) * session.work_per_step)
     state, history = session.train(state)
   return _trained(program, state, about, history, steps, workdir)
@@ -140,6 +152,7 @@ class _Session:
   saved: Checkpointer | None
   about: dict[str, Any]
   workdir: Path | None
+  kept: Kept | None
 
   @property
   def work_per_step(self) -> float:
@@ -177,7 +190,7 @@ class _Session:
         state = fit(
           state,
           self.program.train_step,
-          runtime.train_batches(experiment.data, seed=self.seed, start_step=start + detours.offset(start)),
+          self._batches(start + detours.offset(start)),
           num_steps=self.steps,
           key=self.key,
           mesh=runtime.mesh,
@@ -198,6 +211,10 @@ class _Session:
         if save:
           save(state, last=True)
       return state, writer.records
+
+  def _batches(self, start_step: int) -> Iterator[Mapping[str, Any]]:
+    data, rule = self.experiment.data, self.program.gradient
+    return feed.batches(data, rule, self.runtime, seed=self.seed, start_step=start_step, kept=self.kept)
 
   def _recent_losses(self) -> collections.deque[float]:
     """Those before the step that is gone on from: what is a spike must not depend on interruptions."""
@@ -269,6 +286,7 @@ def _beginning(
   check_batch_sizes(experiment, mesh)
   source = runtime.open(experiment.data)
   program = compile_program(experiment, num_classes=len(source.classes), num_examples=len(source), mesh=mesh)
+  feed.check(program.gradient, experiment.data.batch_size, mesh)
   if start is None and experiment.start is not None:
     start = checkpoint.load(experiment.start)
   check_classes(experiment, source.classes, runtime)
@@ -305,7 +323,8 @@ def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path) -> None:
     # An imported weight has no experiment, and an older version not all fields, which then are None here.
     fields = (about.get("experiment") or {}).items()
     experiment = {k: value for k, value in fields if k not in CIRCUMSTANCES and value is not None}
-    return {"experiment": experiment, "seed": about.get("seed"), "classes": about["classes"]}
+    rest = {name: about.get(name) for name in ("seed", "prefix_cache")}
+    return {"experiment": experiment, "classes": about["classes"], **rest}
 
   found = config_lib.differences(what_matters(saved), what_matters(new))
   if found:

@@ -174,3 +174,50 @@ def test_errors_of_a_transform_stay_errors(source):
 
   with pytest.raises(tf.errors.InvalidArgumentError):
     take(1, source, [broken, *CROP], batch_size=4, seed=0)
+
+
+def draw(count, source, *, batch_size, seed, start_step=0, transforms=(), **keywords):
+  stream = data.drawn_batches(
+    source, transforms, batch_size=batch_size, seed=seed, start_step=start_step, **keywords
+  )
+  return [next(stream) for _ in range(count)]
+
+
+def test_draws_are_uniform_with_replacement_and_of_their_own_seed(numbered):
+  rows = np.concatenate([indices(b) for b in draw(100, numbered(20), batch_size=50, seed=4)])
+  counts = np.bincount(rows, minlength=20)
+  # 19 degrees of freedom: beyond 43.8 in one of a thousand.
+  assert ((counts - 250) ** 2 / 250).sum() < 43.8
+  pairs = np.bincount(20 * rows[:-1] + rows[1:], minlength=400)
+  assert ((pairs - 4999 / 400) ** 2 / (4999 / 400)).sum() < 487
+  epochs = rows[:4980].reshape(-1, 20)
+  assert min(len(set(epoch)) for epoch in epochs) < 12
+  other = np.concatenate([indices(b) for b in draw(100, numbered(20), batch_size=50, seed=5)])
+  assert np.mean(other == rows) < 0.1
+
+
+def test_draws_are_a_function_of_the_position(source):
+  whole = draw(6, source, batch_size=8, seed=1, transforms=CROP)
+  assert_same(draw(3, source, batch_size=8, seed=1, start_step=3, transforms=CROP), whole[3:])
+  halves = [draw(2, source, batch_size=8, seed=1, transforms=CROP, shard=(i, 2)) for i in range(2)]
+  joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves)]
+  assert_same(joined, whole[:2])
+
+
+def test_the_order_can_be_told_without_the_images(numbered):
+  source = numbered(50)
+  for batches, order in (
+    (take(9, source, [], batch_size=8, seed=2), data.train_order),
+    (draw(9, source, batch_size=8, seed=2), data.drawn_order),
+  ):
+    for step, batch in enumerate(batches):
+      positions, examples = order(50, batch_size=8, seed=2, step=step)
+      np.testing.assert_array_equal(positions, 8 * step + np.arange(8))
+      np.testing.assert_array_equal(examples, indices(batch))
+      part = order(50, batch_size=8, seed=2, step=step, shard=(1, 2))[1]
+      np.testing.assert_array_equal(part, examples[4:])
+
+
+def test_transforms_that_draw_are_known_by_their_seed():
+  assert data.draws([data.normalize, partial(data.random_resized_crop, size=8)])
+  assert not data.draws([data.normalize, partial(data.center_crop, size=8)])

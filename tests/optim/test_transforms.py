@@ -262,3 +262,25 @@ def test_a_broken_regex_in_a_recipe_is_a_config_error():
   ):
     with pytest.raises(ConfigError, match="is not a regex"):
       first_update(sgd(**keywords))
+
+
+def test_a_recipe_for_a_part_of_the_parameters_does_not_miss_the_rest():
+  """Decay, layer-wise rates and frozen paths may all lie outside the part that `where` leaves visible."""
+  recipe = sgd(weight_decay=0.5, rates=[("^head/", 0.5), ("", 1.0)], freeze="^head/", momentum=0.0)
+  updates = first_update(optim.where(pattern="^stem/norm/", transform=recipe))
+  close(updates["stem"]["norm"], tree.scale(-0.1, GRADS["stem"]["norm"]))
+  close(updates["head"], GRADS["head"])  # passed through: a rule gives zeros there
+  with pytest.raises(ConfigError, match="matches no parameter"):
+    first_update(sgd(weight_decay=0.5, decay_where="^nowhere/"))
+
+
+def test_the_average_of_a_part_is_completed_by_the_parameters():
+  tx = optim.where(pattern="^stem/", transform=sgd(ema_decay=0.9, momentum=0.0))
+  state = tx.init(PARAMS)
+  grads = tree.replace(tree.zeros_like(GRADS), tree.select(GRADS, "^stem/"))
+  updates, state = tx.update(grads, state, PARAMS)
+  after = optax.apply_updates(PARAMS, updates)
+  found = optim.averaged(state, after)
+  close(found["head"], PARAMS["head"])
+  close(found["stem"], tree.lerp(after["stem"], PARAMS["stem"], 0.1))
+  assert len(jax.tree.leaves(state)) < len(jax.tree.leaves(sgd(ema_decay=0.9, momentum=0.0).init(PARAMS)))

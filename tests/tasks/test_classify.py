@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,3 +73,13 @@ def test_top5_needs_more_than_five_classes():
     params, batch_stats, batch
   )
   assert "top5" not in measures
+
+
+def test_the_loss_says_its_model_and_can_be_taken_of_another(setup):
+  model, params, batch_stats, batch = setup
+  loss_fn = tasks.classification(loss=losses.softmax_cross_entropy, frozen_stats=True).loss_fn(model)
+  assert loss_fn.model is model
+  logits = model.apply(params, batch_stats, batch["image"])[0]["logits"]
+  given = dataclasses.replace(model, apply=lambda x, stats, images, **_: ({"logits": x}, stats))
+  expected, _ = loss_fn(params, batch_stats, batch, KEY)
+  np.testing.assert_allclose(loss_fn.of(given)(logits, {}, batch, KEY)[0], expected, rtol=1e-6)

@@ -1,0 +1,42 @@
+"""Which example stands at which position of an endless training stream: functions of (seed, position)."""
+
+from __future__ import annotations
+
+from jaxtl.data.runtime import tf
+
+
+def positions_of(step: tf.Tensor | int, *, batch_size: int, shard: tuple[int, int]) -> tf.Tensor:
+  """The positions int64 [b] of this process's rows of a batch.
+
+  Args:
+    step: number of the batch.
+    batch_size: rows of the global batch.
+    shard: (this process, number of processes).
+  """
+  rows = batch_size // shard[1]
+  first = tf.cast(step, tf.int64) * batch_size + shard[0] * rows
+  return first + tf.range(rows, dtype=tf.int64)
+
+
+def shuffled(positions: tf.Tensor, *, count: tf.Tensor | int, seed: int) -> tf.Tensor:
+  """The examples int64 [b] at these positions, where every epoch shows each of `count` once."""
+  count = tf.cast(count, tf.int64)
+  epoch = positions // count
+  seeds = tf.stack(
+    [tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1
+  )
+  return tf.raw_ops.RandomIndexShuffle(index=positions % count, seed=seeds, max_index=count - 1, rounds=4)
+
+
+def drawn(positions: tf.Tensor, *, count: tf.Tensor | int, seed: int, batch_size: int) -> tf.Tensor:
+  """The examples int64 [b] at positions of one batch, each drawn uniformly for itself, with replacement.
+
+  The shuffle above would not do with a key for every position: neighbouring keys give numbers that depend on
+  each other.
+  """
+  step = positions[0] // batch_size
+  seeds = tf.stack([tf.constant(seed, tf.int64), step])
+  batch = tf.random.stateless_uniform(
+    [batch_size], seeds, maxval=tf.cast(count, tf.int64), dtype=tf.int64, alg="philox"
+  )
+  return tf.gather(batch, positions - step * batch_size)

@@ -1,0 +1,79 @@
+"""Parts of a model by name: which parameters a rule perturbs, which it moves, and their lowest block."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxtl import tree
+from jaxtl.errors import ConfigError
+from jaxtl.types import Model, Params
+
+Names = str | Sequence[str] | None
+
+
+class Parts(NamedTuple):
+  """Which parameters a rule perturbs and which it moves, and the first blocks that hold some of them.
+
+  Attributes:
+    perturb, update: path regexes.
+    first_perturbed, first_updated: names of blocks.
+    cut: the lower of the two.
+  """
+
+  perturb: str
+  update: str
+  first_perturbed: str
+  first_updated: str
+  cut: str
+
+
+def find(model: Model, params: Params, *, perturb: str, update: str, moves_alone: bool) -> Parts:
+  """The two parts by path regexes.
+
+  Args:
+    params: of the model; arrays or shapes.
+    moves_alone: nothing is perturbed, so that the lowest block is that of `update`.
+
+  Raises:
+    ConfigError: a regex finds no parameter.
+  """
+  perturbed, updated = _first_block(model, params, perturb), _first_block(model, params, update)
+  lowest = updated if moves_alone else min(perturbed, updated)
+  names = model.blocks
+  return Parts(perturb, update, names[perturbed], names[updated], names[lowest])
+
+
+def pattern(model: Model, names: Names) -> str | None:
+  """The path regex of names of blocks, or of path regexes; None for None.
+
+  Raises:
+    ConfigError: a name that is no block, or no name at all.
+  """
+  if names is None:
+    return None
+  patterns = []
+  for name in (names,) if isinstance(names, str) else names:
+    if name in model.blocks:
+      patterns.append(f"^{re.escape(name)}/")
+    elif re.fullmatch(r"\w*", name):
+      near = difflib.get_close_matches(name, model.blocks, n=1, cutoff=0.0)[0]
+      raise ConfigError(f"{model.name} has no block {name!r}; did you mean {near!r}?")
+    else:
+      patterns.append(name)
+  if not patterns:
+    raise ConfigError("no layer is named; write one of the model's blocks, such as " + repr(model.blocks[-2]))
+  return "|".join(f"(?:{pattern})" for pattern in patterns)
+
+
+def all_but(pattern: str) -> str:
+  """The path regex of what another one does not find."""
+  return rf"^(?!.*(?:{pattern}))"
+
+
+def _first_block(model: Model, params: Params, pattern: str) -> int:
+  """The number of the lowest block with a parameter that the pattern finds."""
+  found = {path.split("/")[0] for path in tree.select(params, pattern)}
+  return min(model.blocks.index(block) for block in found)

@@ -1,0 +1,400 @@
+"""Post-training: gradient rules that move a part of a trained network under a perturbed other part.
+
+PoF moves the feature extractor under randomly over-fitted classifiers; PoL is the same for any two sets of
+layers. The classifier of a step is theta_0 - gamma eta g: g is the gradient of a second, "weak" batch at the
+stored weights, eta the length that is best for that batch, gamma ~ U(0, 2) one number per step. So the
+perturbation descends on another batch, where SAM's ascends on the same, and its length is set by the data.
+What is perturbed is not moved by it: it is the stored weight again after the step.
+
+Sato, Yamada, Tanaka, Inoue, Kawakami, "PoF: Post-Training of Feature Extractor for Improving Generalization",
+2022, arXiv 2207.01847. Its released code searches the length as `search="trials"` does.
+
+Only the moved part is differentiated. What lies below both parts is computed as at test time, with the stored
+statistics and without dropout, and may be replaced by a kept hidden state (`batch["hidden"]`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl import tree
+from jaxtl.errors import ConfigError
+from jaxtl.optim import line_search
+from jaxtl.optim import parts as parts_lib
+from jaxtl.optim.line_search import Found
+from jaxtl.optim.parts import Names, Parts
+from jaxtl.types import Array, Aux, Batch, GradientRule, LossFn, Model, ModelLoss, Params, ValueAndGrad
+
+Leaves = dict[str, Array]
+# Folded into the step's key for gamma; the key itself is the training pass's, as under every other rule.
+GAMMA = 0x67616D6D
+
+
+class Memory(NamedTuple):
+  """What a rule remembers of the steps before.
+
+  Attributes:
+    steps: int32 [], how many there were.
+    start: float32 [], where the next search begins.
+    eta: float32 [], the length in use; 0 where the search was rejected.
+    rejected: bool [], whether it was.
+    rejects: int32 [], the steps so far that had no perturbation because of it.
+  """
+
+  steps: Array
+  start: Array
+  eta: Array
+  rejected: Array
+  rejects: Array
+
+
+def pof(
+  *,
+  gamma_range: float = 2.0,
+  weak_batch_size: int | None = None,
+  search: Literal["newton", "trials"] = "newton",
+  num_trials: int = 16,
+  eta_init: float = 1.0,
+  cap: float = 1e4,
+  on_unbounded: Literal["reject", "clip"] = "reject",
+  refresh_every: int = 1,
+  suffix_bn: Literal["eval", "train"] = "eval",
+) -> GradientRule:
+  """PoF: trains the feature extractor under perturbed classifiers; the classifier stays as it is.
+
+  Arguments, logged numbers and errors are those of `pol`, of which this is `perturb=<the head>` and
+  `update=<all below it>`.
+  """
+  return pol(
+    update=None,
+    gamma_range=gamma_range,
+    weak_batch_size=weak_batch_size,
+    search=search,
+    num_trials=num_trials,
+    eta_init=eta_init,
+    cap=cap,
+    on_unbounded=on_unbounded,
+    refresh_every=refresh_every,
+    suffix_bn=suffix_bn,
+  )
+
+
+def pol(
+  *,
+  update: str | Sequence[str] | None,
+  perturb: str | Sequence[str] | None = None,
+  gamma_range: float = 2.0,
+  weak_batch_size: int | None = None,
+  search: Literal["newton", "trials"] = "newton",
+  num_trials: int = 16,
+  eta_init: float = 1.0,
+  cap: float = 1e4,
+  on_unbounded: Literal["reject", "clip"] = "reject",
+  refresh_every: int = 1,
+  suffix_bn: Literal["eval", "train"] = "eval",
+) -> GradientRule:
+  """PoL: trains some layers under perturbations of others, or of themselves.
+
+  The loss that is logged is the one of the perturbed pass; `weak_loss` is that of the stored weights on the
+  weak batch. Beside them: `gamma`, `eta` (0 where the step has no perturbation), `perturbation` = |gamma eta
+  g|, `reject` (1 where the weak batch has no finite minimum and the step therefore no perturbation) and
+  `rejects`, their number so far. Parameters outside `update` have a gradient of exactly zero. Where a layer
+  is in both sets, its gradient is taken at the perturbed point and moves the stored weights, as SAM's.
+
+  Args:
+    update: what is moved: names of blocks of the model, or path regexes; None is all that `perturb` leaves.
+    perturb: what is perturbed, likewise; None is the head.
+    gamma_range: gamma ~ U(0, gamma_range). 2 is the authors', where a quadratic loss is as high as at the
+      start; 0 is training without perturbation, and needs no weak batch.
+    weak_batch_size: images of the weak batch; the training batch's where None. The authors have 256.
+    search: how the length is found where the logits are affine in what is perturbed, as in a linear head:
+      "newton", the minimum itself (`line_search.newton`), or "trials", as in the authors' code
+      (`line_search.equispaced`). Elsewhere each length costs a forward pass, and `line_search.geometric` is
+      taken whatever this says.
+    num_trials: of "trials"; the authors have 16.
+    eta_init: where the first search begins; each later one begins where the one before it ended.
+    cap: the largest eta. A loss that falls as far as that counts as unbounded: the weak batch is separable.
+    on_unbounded: "reject", the step has no perturbation, or "clip", its eta is the cap.
+    refresh_every: period in steps of the search; in between, eta is the last one and g a new one.
+    suffix_bn: "eval", normalises with the stored statistics everywhere, or "train", with those of the
+      training batch from the lowest of the named layers on, where they also move, as in the authors' code.
+
+  Raises:
+    ConfigError: a value out of its range; later a loss that is of no model with blocks, or names that the
+      model does not have.
+  """
+  return _PostTraining(
+    *(update, perturb, gamma_range, weak_batch_size, search, num_trials),
+    *(eta_init, cap, on_unbounded, refresh_every, suffix_bn),
+  )
+
+
+def trained_paths(rule: GradientRule, model: Model) -> str | None:
+  """The path regex of what a rule moves; None for a rule that moves all parameters."""
+  part = getattr(rule, "trained", None)
+  return part(model) if part else None
+
+
+def cut_block(rule: GradientRule, model: Model, params: Params) -> str | None:
+  """The first block that a rule does not run as at test time: what enters it may be computed once and kept.
+
+  None for a rule that says nothing of the kind.
+  """
+  where = getattr(rule, "cut", None)
+  return where(model, params) if where else None
+
+
+def weak_rows(rule: GradientRule, batch_size: int) -> int:
+  """Images of the weak batch that a rule asks for beside a training batch; 0 where it asks for none."""
+  rows = getattr(rule, "weak_rows", None)
+  return rows(batch_size) if rows else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _PostTraining:
+  """The rule; attributes as in `pol`."""
+
+  update: Names
+  perturb: Names
+  gamma_range: float
+  weak_batch_size: int | None
+  search: str
+  num_trials: int
+  eta_init: float
+  cap: float
+  on_unbounded: str
+  refresh_every: int
+  suffix_bn: str
+
+  def __post_init__(self) -> None:
+    size = self.weak_batch_size
+    conditions = {
+      "gamma_range": (0 <= self.gamma_range < math.inf, "a finite number from 0"),
+      "weak_batch_size": (size is None or size >= 1, "at least 1, or None for the training batch's"),
+      "search": (self.search in ("newton", "trials"), "'newton' or 'trials'"),
+      "num_trials": (self.num_trials >= 1, "at least 1"),
+      "cap": (0 < self.cap < math.inf, "a finite number above 0"),
+      "eta_init": (0 < self.eta_init <= self.cap, f"a number above 0, up to cap={self.cap:g}"),
+      "on_unbounded": (self.on_unbounded in ("reject", "clip"), "'reject' or 'clip'"),
+      "refresh_every": (self.refresh_every >= 1, "at least 1"),
+      "suffix_bn": (self.suffix_bn in ("eval", "train"), "'eval' or 'train'"),
+    }
+    for name, (good, expected) in conditions.items():
+      if not good:
+        raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+
+  # ---- what others ask of the rule
+
+  @property
+  def passes(self) -> float:
+    """Of PoF: a forward pass of the weak batch is a third of a pass. PoL's depends on the layers: less."""
+    return 4 / 3 if self.gamma_range else 1.0
+
+  def weak_rows(self, batch_size: int) -> int:
+    return (self.weak_batch_size or batch_size) if self.gamma_range else 0
+
+  def trained(self, model: Model) -> str:
+    return parts_lib.pattern(model, self.update) or parts_lib.all_but(self._perturb(model))
+
+  def cut(self, model: Model, params: Params) -> str:
+    return self.parts(model, params).cut
+
+  def parts(self, model: Model, params: Params) -> Parts:
+    perturb, update, alone = self._perturb(model), self.trained(model), not self.gamma_range
+    return parts_lib.find(model, params, perturb=perturb, update=update, moves_alone=alone)
+
+  def _perturb(self, model: Model) -> str:
+    found = parts_lib.pattern(model, model.head if self.perturb is None else self.perturb)
+    assert found is not None
+    return found
+
+  @property
+  def init_memory(self) -> Callable[[Params], tuple[Any, ...]] | None:
+    if not self.gamma_range:
+      return None
+
+    def begin(params: Params) -> tuple[Memory]:
+      # Each an array of its own: a step that donates its state must not be given one twice.
+      steps, rejects = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
+      eta, rejected = jnp.zeros([], jnp.float32), jnp.zeros([], bool)
+      return (Memory(steps, jnp.full([], self.eta_init, jnp.float32), eta, rejected, rejects),)
+
+    return begin
+
+  # ---- the step
+
+  def __call__(self, loss_fn: LossFn) -> ValueAndGrad:
+    loss = _loss_of_a_model(loss_fn)
+    self.trained(loss.model), self._perturb(loss.model)  # names that do not exist show now
+
+    def value_and_grad(
+      params: Params, batch_stats: Params, batch: Batch, key: Array, memory: Memory | None = None
+    ) -> tuple[tuple[Array, Aux], Params]:
+      parts = self.parts(loss.model, params)
+      moved, after = params, cast(tuple[Any, ...], ())
+      told: dict[str, Array] = {}
+      if self.gamma_range:
+        assert memory is not None
+        moved, memory, told = self._perturbed(loss, parts, params, batch_stats, batch, key, memory)
+        # One pass after the other, and each with its own intermediate values: XLA:CPU would keep what both
+        # have in common, such as biases spread over the batch, from the first to the second.
+        moved, batch = jax.lax.optimization_barrier((moved, batch))
+        after = (memory,)
+      staged = loss.of(self._staged(loss.model, parts, hidden="hidden" in batch))
+
+      # The rest is closed over: neither its gradient nor the activations below the moved part are kept.
+      def of_updated(updated: Leaves) -> tuple[Array, Aux]:
+        return staged(tree.replace(moved, updated), batch_stats, _entering(batch), key)
+
+      (value, aux), grads = jax.value_and_grad(of_updated, has_aux=True)(tree.select(moved, parts.update))
+      aux = aux._replace(metrics=aux.metrics | told, memory=after)
+      return (value, aux), tree.replace(tree.zeros_like(params), grads)
+
+    return value_and_grad
+
+  def _perturbed(
+    self,
+    loss: ModelLoss,
+    parts: Parts,
+    params: Params,
+    batch_stats: Params,
+    batch: Batch,
+    key: Array,
+    memory: Memory,
+  ) -> tuple[Params, Memory, dict[str, Array]]:
+    """The parameters with a part displaced, what to remember, and what to log."""
+    weak = _weak_batch(batch)
+    logits_of = _weak_logits(loss.model, parts, params, batch_stats, weak)
+    of_logits = loss.of(_given_logits(loss.model))
+
+    def weak_loss(logits: Array) -> Array:
+      return of_logits(logits, batch_stats, _entering(weak), key)[0]
+
+    at = tree.select(params, parts.perturb)
+    logits, pullback = jax.vjp(logits_of, at)
+    value, slope = jax.value_and_grad(weak_loss)(logits)
+    (grads,) = pullback(slope)
+
+    def search(start: Array) -> Found:
+      if line_search.is_affine(logits_of, at):
+        change = jax.jvp(logits_of, (at,), (grads,))[1]
+        return self._search(lambda eta: weak_loss(logits - eta * change), start)
+      there = lambda eta: weak_loss(logits_of(tree.sub(at, tree.scale(eta, grads))))  # noqa: E731
+      return line_search.geometric(there, start, at_zero=value, cap=self.cap)
+
+    memory = self._remembered(memory, search)
+    gamma = self.gamma_range * jax.random.uniform(jax.random.fold_in(key, GAMMA))
+    length = gamma * memory.eta
+    # In the compiler's eyes a constant: no gradient of the moved part goes through the perturbation.
+    displaced = jax.lax.stop_gradient(tree.sub(at, tree.scale(length, grads)))
+    told = {
+      "reject": memory.rejected.astype(jnp.float32),
+      "rejects": memory.rejects.astype(jnp.float32),
+      "eta": memory.eta,
+      "gamma": gamma,
+      "perturbation": length * tree.norm(grads),
+      "weak_loss": value,
+    }
+    return tree.replace(params, displaced), memory, told
+
+  def _search(self, loss: Callable[[Array], Array], start: Array) -> Found:
+    if self.search == "newton":
+      return line_search.newton(loss, start, cap=self.cap)
+    return line_search.equispaced(loss, start, cap=self.cap, num_trials=self.num_trials)
+
+  def _remembered(self, memory: Memory, search: Callable[[Array], Found]) -> Memory:
+    """The memory with the length of this step, searched for where it is due."""
+
+    def anew(memory: Memory) -> Memory:
+      found = search(memory.start)
+      rejected = found.unbounded & (self.on_unbounded == "reject")
+      eta = jnp.where(rejected, 0.0, found.eta).astype(jnp.float32)
+      return memory._replace(start=found.start.astype(jnp.float32), eta=eta, rejected=rejected)
+
+    if self.refresh_every == 1:
+      memory = anew(memory)
+    else:
+      memory = jax.lax.cond(memory.steps % self.refresh_every == 0, anew, lambda same: same, memory)
+    return memory._replace(steps=memory.steps + 1, rejects=memory.rejects + memory.rejected)
+
+  def _staged(self, model: Model, parts: Parts, *, hidden: bool) -> Model:
+    """The model as the training pass runs it; with `hidden`, its images are what enters the cut."""
+
+    def apply(
+      params: Params,
+      batch_stats: Params,
+      images: Array,
+      *,
+      train: bool = False,
+      frozen_stats: bool = False,
+      key: Array | None = None,
+    ) -> tuple[dict[str, Array], Params]:
+      run = functools.partial(
+        model.apply, params, train=train, frozen_stats=frozen_stats or self.suffix_bn == "eval", key=key
+      )
+      state = images
+      if not hidden and parts.cut != model.blocks[0]:
+        state = model.prefix(params, batch_stats, state, stop=parts.cut)
+      if parts.cut != parts.first_updated:
+        features, batch_stats = run(batch_stats, state, start=parts.cut, stop=parts.first_updated)
+        state = features["hidden"]
+      return run(batch_stats, jax.lax.stop_gradient(state), start=parts.first_updated)
+
+    return dataclasses.replace(model, apply=apply)
+
+
+def _loss_of_a_model(loss_fn: LossFn) -> ModelLoss:
+  if not isinstance(loss_fn, ModelLoss):
+    raise ConfigError(
+      "post-training needs the loss of a model, as .tasks.classification makes it: a jaxtl.types.ModelLoss; "
+      "this one does not say what model it is of"
+    )
+  if not loss_fn.model.blocks:
+    raise ConfigError(f"post-training needs a model in blocks; {loss_fn.model.name} names none")
+  return loss_fn
+
+
+def _weak_batch(batch: Batch) -> Batch:
+  if "weak" not in batch:
+    raise ConfigError("the batch has no 'weak' batch beside it, which the rule draws its perturbation from")
+  return cast(Batch, batch["weak"])
+
+
+def _entering(batch: Batch) -> Batch:
+  """The batch with what enters the network as its images."""
+  rest = {name: x for name, x in batch.items() if name not in ("weak", "hidden")}
+  return {**rest, "image": batch["hidden"]} if "hidden" in batch else rest
+
+
+def _weak_logits(
+  model: Model, parts: Parts, params: Params, batch_stats: Params, weak: Batch
+) -> Callable[[Leaves], Array]:
+  """The perturbed leaves -> logits of the weak batch, as at test time; what is below is computed once."""
+  state = weak["hidden"] if "hidden" in weak else weak["image"]
+  below = parts.cut if "hidden" in weak else model.blocks[0]
+  if below != parts.first_perturbed:
+    features, _ = model.apply(params, batch_stats, state, start=below, stop=parts.first_perturbed)
+    state = features["hidden"]
+
+  def logits_of(leaves: Leaves) -> Array:
+    return model.suffix(tree.replace(params, leaves), batch_stats, state, start=parts.first_perturbed)[
+      "logits"
+    ]
+
+  return logits_of
+
+
+def _given_logits(model: Model) -> Model:
+  """A model whose parameters are its logits: the loss of it is the loss as a function of the logits."""
+
+  def apply(logits: Array, batch_stats: Params, images: Array, **_: Any) -> tuple[dict[str, Array], Params]:
+    return {"logits": logits}, batch_stats
+
+  return dataclasses.replace(model, apply=apply)

@@ -1,0 +1,292 @@
+"""The hidden state of every training image, computed once: training then runs only what lies above it.
+
+Legal where the network below the cut is a fixed function of the image. It always runs as at test time under
+a rule that moves a part of the network, with stored statistics and without dropout; so what is left is
+augmentation, of which a fixed number of views per image may be kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl import data as data_lib
+from jaxtl import optim
+from jaxtl.errors import ConfigError, StorageError
+from jaxtl.train import sharding
+from jaxtl.train.experiment import Program
+from jaxtl.train.manifest import size_text
+from jaxtl.train.processes import whole
+from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.step import TrainState
+from jaxtl.train.writer import existing
+from jaxtl.types import Array
+
+WHERE = ("auto", "none", "device", "host", "memmap")
+# The noise of view k is that of another run, as the weak batch's is.
+VIEWS = 2**33
+# Of the memory that is free, what a cache may take: the rest of the run needs some.
+SHARE = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixCache:
+  """Whether, where and how hidden states are kept.
+
+  Attributes:
+    where: "device", whole in the memory of every device; "host", in that of every process; "memmap", in a
+      file that vanishes with the process; "none"; or "auto": "host" where it is legal, else "none".
+    views: augmented images per image, each kept; 1 needs transforms that do not draw.
+    dtype: "float32" or "bfloat16", which takes half as much; the gradient then differs by some 1e-3.
+    folder: of the file; None is the run's, or the system's for temporary files.
+  """
+
+  where: Literal["auto", "none", "device", "host", "memmap"] = "auto"
+  views: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  folder: Path | None = None
+
+  def __post_init__(self) -> None:
+    config_lib.require(
+      where=(self.where, self.where in WHERE, f"one of {', '.join(WHERE)}"),
+      views=(self.views, self.views >= 1, "at least 1"),
+      dtype=(self.dtype, self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
+    )
+
+
+def plan(cache: PrefixCache, program: Program, state: TrainState, data: Data) -> PrefixCache | None:
+  """The cache with its `where` decided; None where nothing is to be kept.
+
+  Raises:
+    ConfigError: a cache is asked for, and is not legal.
+  """
+  if cache.where == "none":
+    return None
+  problem = _obstacle(cache, program, state, data)
+  if problem and cache.where == "auto":
+    return None
+  if problem:
+    raise ConfigError(f"no hidden states can be kept: {problem}; or write where='none'")
+  return dataclasses.replace(cache, where="host") if cache.where == "auto" else cache
+
+
+def keep(
+  cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime, *, seed: int
+) -> Kept:
+  """Computes and keeps the hidden states of all views of all images.
+
+  Args:
+    cache: of `plan`.
+    state: has the weights of the part below the cut; any step's, since they do not move.
+    seed: of the run, which the views are drawn from.
+
+  Raises:
+    ConfigError: it does not fit into the memory; says how much is needed and how much there is.
+    StorageError: it does not fit onto the disk.
+  """
+  block = optim.cut_block(program.gradient, program.model, state.params)
+  assert block is not None
+  image = jax.ShapeDtypeStruct((1, *runtime.image_shape(data)), jnp.float32)
+  prefix = lambda params, stats, x: program.model.prefix(params, stats, x, stop=block)  # noqa: E731
+  hidden = jax.eval_shape(prefix, state.params, state.batch_stats, image)
+  kept = Kept(cache, len(runtime.open(data)), data.batch_size, hidden.shape[1:], hidden.dtype, runtime.mesh)
+  kept.make_room()
+  rows = jax.jit(
+    lambda params, stats, x: prefix(params, stats, x).astype(cache.dtype),
+    out_shardings=sharding.replicated(runtime.mesh),
+  )
+  for view in range(cache.views):
+    for number, batch in enumerate(runtime.eval_batches(data, seed=seed + VIEWS + view)):
+      there = sharding.put_batch(batch, runtime.mesh)
+      kept.write(view, number, rows(state.params, state.batch_stats, there["image"]), there)
+  runtime.progress.note(f"{kept} of what enters {block} are kept")
+  return kept
+
+
+class Kept:
+  """The hidden states of a data set: `feed.Stream`.
+
+  Row `view * padded + i` is image i in that view, where `padded` is the number of images up to a whole batch.
+
+  Args:
+    cache: where and in which type.
+    num_examples: of the data set.
+    batch_size: of the batches that are written.
+    shape, dtype: of one hidden state as the network makes it.
+    mesh: the devices.
+  """
+
+  def __init__(
+    self,
+    cache: PrefixCache,
+    num_examples: int,
+    batch_size: int,
+    shape: tuple[int, ...],
+    dtype: Any,
+    mesh: Any,
+  ):
+    self._cache, self._count, self._batch, self._mesh = cache, num_examples, batch_size, mesh
+    self._padded = -(-num_examples // batch_size) * batch_size
+    self._shape = (cache.views * self._padded, *shape)
+    self._stored, self._dtype = jnp.dtype(cache.dtype), jnp.dtype(dtype)
+    self._states: Any = None
+    self._label = np.zeros(self._shape[0], np.int32)
+    self._mask = np.zeros(self._shape[0], bool)
+    self._read = _reader(mesh, self._dtype)
+
+  def __str__(self) -> str:
+    return f"{self._count * self._cache.views} hidden states, {size_text(self.num_bytes)}"
+
+  @property
+  def num_bytes(self) -> int:
+    """Of the states."""
+    return math.prod(self._shape) * self._stored.itemsize
+
+  def make_room(self) -> None:
+    """Makes the empty store, or raises as `keep` says."""
+    where, folder = self._cache.where, self._cache.folder
+    if where == "memmap":
+      self._states = _file(folder or Path(tempfile.gettempdir()), self._shape, self._stored)
+      return
+    free = _free_on_device(self._mesh) if where == "device" else free_memory()
+    if free is not None and self.num_bytes > SHARE * free:
+      raise ConfigError(
+        f"{self} do not fit into the {where}'s memory, of which {size_text(int(free))} are free; write "
+        f"{'where=' + repr('host') + ' or ' if where == 'device' else ''}where='memmap', dtype='bfloat16', "
+        "fewer views or where='none'"
+      )
+    if where == "host":
+      self._states = np.zeros(self._shape, self._stored)
+    else:
+      everywhere = sharding.replicated(self._mesh)
+      self._states = jax.jit(lambda: jnp.zeros(self._shape, self._stored), out_shardings=everywhere)()
+
+  def write(self, view: int, number: int, states: Array, batch: Mapping[str, Array]) -> None:
+    """Keeps batch `number` of a view; `states` is whole on every device."""
+    first = view * self._padded + number * self._batch
+    rows = slice(first, first + self._batch)
+    self._label[rows], self._mask[rows] = whole(batch["label"]), whole(batch["mask"])
+    if isinstance(self._states, np.ndarray):
+      self._states[rows] = np.asarray(states)
+    else:
+      self._states = _written(self._states, states, first)
+
+  def train_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[dict[str, Any]]:
+    """The stream of `data.train_batches` in hidden states; each epoch shows another view of an image."""
+    for step in itertools.count(start_step):
+      positions, examples = self._order(data_lib.train_order, self._count, batch_size, seed, step)
+      views = (positions // self._count + examples) % self._cache.views
+      yield self._rows(views * self._padded + examples)
+
+  def drawn_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[dict[str, Any]]:
+    """The stream of `data.drawn_batches` in hidden states, of any view."""
+    for step in itertools.count(start_step):
+      count = self._count * self._cache.views
+      _, chosen = self._order(data_lib.drawn_order, count, batch_size, seed, step)
+      yield self._rows(chosen // self._count * self._padded + chosen % self._count)
+
+  def _order(
+    self,
+    order: Callable[..., tuple[np.ndarray, np.ndarray]],
+    count: int,
+    batch_size: int,
+    seed: int,
+    step: int,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    shard = (jax.process_index(), jax.process_count())
+    return order(count, batch_size=batch_size, seed=seed, step=step, shard=shard)
+
+  def _rows(self, rows: np.ndarray) -> dict[str, Any]:
+    """The batch with these rows [b] of this process; hidden states are global arrays on the devices."""
+    on_host = isinstance(self._states, np.ndarray)
+    chosen = sharding.put_batch({"x": self._states[rows] if on_host else rows}, self._mesh)["x"]
+    hidden = self._read(None if on_host else self._states, chosen)
+    return {"hidden": hidden, "label": self._label[rows], "mask": self._mask[rows]}
+
+
+def _obstacle(cache: PrefixCache, program: Program, state: TrainState, data: Data) -> str:
+  """Why what is below the cut is not a fixed function of the image; "" where it is."""
+  block = optim.cut_block(program.gradient, program.model, state.params)
+  if block is None:
+    return "the gradient rule moves the whole network, so that nothing stays fixed; write .optim.pol"
+  transforms = [spec.realize() for spec in data.transforms]
+  drawing = [spec.path for spec, one in zip(data.transforms, transforms) if data_lib.draws([one])]
+  if block == program.model.blocks[0]:
+    return f"nothing lies below {block!r}, the lowest block that is perturbed or moved"
+  if data.batch_transforms:
+    return f"{data.batch_transforms[0].path} mixes images, which is not mixing hidden states; leave it out"
+  if drawing and cache.views == 1:
+    return f"{drawing[0]} draws at random; leave it out, or keep several views of each image with views=4"
+  if cache.views > 1 and not drawing:
+    return (
+      f"views is {cache.views}, and no transform draws at random, so that all are the same; write views=1"
+    )
+  return ""
+
+
+def free_memory() -> float | None:
+  """Bytes that this machine can still give; None where the system does not say."""
+  try:
+    with open("/proc/meminfo", encoding="ascii") as file:
+      lines = dict(line.split(":", 1) for line in file)
+    return float(lines["MemAvailable"].split()[0]) * 1024
+  except (OSError, KeyError, ValueError, IndexError):
+    return None
+
+
+def _free_on_device(mesh: Any) -> float | None:
+  """Bytes on the device that has least, of this process's."""
+  found = [device.memory_stats() for device in mesh.local_devices]
+  if not all(stats and "bytes_limit" in stats for stats in found):
+    return free_memory()  # the CPU's devices share the machine's
+  return min(float(stats["bytes_limit"] - stats.get("bytes_in_use", 0)) for stats in found)
+
+
+def _file(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """An array in a file without a name, which is gone when the process is, however it ends."""
+  size = math.prod(shape) * dtype.itemsize
+  free = shutil.disk_usage(existing(folder)).free
+  if size > free:
+    raise StorageError(
+      f"{size_text(size)} of hidden states do not fit into {folder}, where {size_text(free)} are free; free "
+      "space, give another folder, write dtype='bfloat16', fewer views or where='none'"
+    )
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+      # A hole in the file that the disk cannot fill later would end the process without a word.
+      if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+      return np.memmap(file, dtype, "r+", shape=shape)
+  except OSError as error:
+    raise StorageError(f"hidden states cannot be kept in {folder}: {error.strerror or error}") from error
+
+
+def _written(states: Array, rows: Array, first: int) -> Array:
+  return _write(states, rows, jnp.int32(first))
+
+
+@jax.jit(donate_argnums=0)
+def _write(states: Array, rows: Array, first: Array) -> Array:
+  return jax.lax.dynamic_update_slice_in_dim(states, rows, first, axis=0)
+
+
+def _reader(mesh: Any, dtype: Any) -> Callable[[Array | None, Array], Array]:
+  """(states, rows) -> their states in the network's own type; (None, states) -> the same of given ones."""
+
+  def read(states: Array | None, rows: Array) -> Array:
+    return (rows if states is None else states[rows]).astype(dtype)
+
+  return jax.jit(read, out_shardings=sharding.over_data(mesh))
