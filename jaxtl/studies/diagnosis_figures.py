@@ -52,7 +52,7 @@ def curvature(results: Results) -> Figure:
       axes.set_ylabel("curvature (log scale)")
       axes.set_title(title)
       low, high = _range([mean for _, mean in places.values()])
-      axes.set_yscale("log")
+      drawing.log_axis(axes.yaxis, at=(1.0,) if high / low > 200 else (1.0, 2.0, 5.0))
       axes.set_ylim(low, high)
   caption = (
     "The scale is logarithmic: heights compare orders of magnitude. κ of layers with other scales cannot be "
