@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import curvature, losses, tree
 from jaxtl import weights as weights_lib
 from jaxtl.errors import DataError, NonFiniteError
 from jaxtl.studies import network as networks
-from jaxtl.studies.layer_inputs import LayerInputs, halves, resolution
+from jaxtl.studies.layer_inputs import LayerInputs, resolution
 from jaxtl.studies.scene import draw
 from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import sharding
@@ -43,8 +45,9 @@ class Diagnosis:
     seed: of the draw, and of the halves.
     groups: what a layer is, regexes of block names as `weights.layer_groups` has them; None: every block, and
       a DenseNet's dense layers by stage.
-    cross_fit: takes the direction from one half of the images and the losses from the other; what falls then
-      is not what the direction was fitted to.
+    cross_fit: takes the direction from one half of every class's images and the losses from the other; what
+      falls then is not what the direction was fitted to. Without it, part of Delta L is the fit to a few
+      images.
     refine_steps: further steps of steepest descent in the same layer, each with its own search. More of them
       fit the images rather than the layer.
     cross_check: also half the Rayleigh quotient of the layer's Hessian along its gradient, which is kappa
@@ -64,10 +67,8 @@ class Diagnosis:
   cache: bool = True
 
   def __post_init__(self) -> None:
-    least = 2 if self.cross_fit else 1
-    text = "at least 2, for two halves" if self.cross_fit else "at least 1"
     config_lib.require(
-      num_examples=(self.num_examples, self.num_examples >= least, text),
+      num_examples=(self.num_examples, self.num_examples >= 1, "at least 1"),
       groups=(self.groups, self.groups is None or len(self.groups) > 0, "a list of at least one regex"),
       refine_steps=(self.refine_steps, self.refine_steps >= 0, "0 or more"),
     )
@@ -156,7 +157,7 @@ def diagnose(
     ConfigError: the model has no blocks, or the groups do not fit it.
     InputError: a parameter is not finite; the message names it.
     NonFiniteError: the loss or a gradient is not finite at the weights.
-    DataError: there are no images, or `cross_fit` and only one.
+    DataError: there are no images, or `cross_fit` and no class has two.
   """
   curvature.check_params(params)
   groups = weights_lib.layer_groups(model, params, groups=diagnosis.groups)
@@ -213,13 +214,10 @@ class _Layers:
     loss: PerExampleLoss,
     runtime: Runtime,
   ) -> _Layers:
-    drawn, images = draw(diagnosis.data, runtime, num_examples=diagnosis.num_examples, seed=diagnosis.seed)
-    if images["num_examples"] < (2 if diagnosis.cross_fit else 1):
-      raise DataError(f"{images['images']} gives {images['num_examples']} images; write more num_examples")
+    batches, images = _drawn(diagnosis, runtime)
     params = sharding.put_replicated(params, runtime.mesh)
     stats = sharding.put_replicated(batch_stats, runtime.mesh)
-    parts = halves(drawn, seed=diagnosis.seed) if diagnosis.cross_fit else (drawn,)
-    inputs = [LayerInputs(model, params, stats, part, runtime) for part in parts]
+    inputs = [LayerInputs(model, params, stats, part, runtime) for part in batches]
     return cls(diagnosis, params, loss, inputs[0], inputs[-1], images)
 
   def gradient(self) -> Params:
@@ -293,6 +291,20 @@ class _Layers:
     if path := tree.first_nonfinite(gradient):
       raise NonFiniteError(f"the gradient of {path!r} is not finite; there is no direction of descent")
     return gradient
+
+
+def _drawn(diagnosis: Diagnosis, runtime: Runtime) -> tuple[list[list[Mapping[str, np.ndarray]]], Row]:
+  """The images as one part or as two halves, and what they are."""
+  parts = ((0.0, 0.5), (0.5, 1.0)) if diagnosis.cross_fit else ((0.0, 1.0),)
+  which: Any = dict(num_examples=diagnosis.num_examples, seed=diagnosis.seed)
+  try:
+    found = [draw(diagnosis.data, runtime, part=part, **which) for part in parts]
+  except DataError as error:
+    if not diagnosis.cross_fit:
+      raise
+    raise DataError(f"{error}; cross_fit needs two images of a class, so give more num_examples") from error
+  total = sum(images["num_examples"] for _, images in found)
+  return [batches for batches, _ in found], {**found[0][1], "num_examples": total}
 
 
 def _row(found: Finding, choice: Choice, diagnosis: Diagnosis) -> Row:

@@ -79,34 +79,6 @@ class LayerInputs:
     return {name: self._params[name] for name in blocks[blocks.index(start) : last] if name in self._params}
 
 
-def halves(batches: Sequence[HostBatch], *, seed: int) -> tuple[list[HostBatch], list[HostBatch]]:
-  """The examples of this process in two halves, with as many of every class in each, up to one.
-
-  As many batches come out on every process, since padding is dealt out like examples; their size stays.
-
-  Args:
-    batches: with image, label and mask.
-    seed: of the deal.
-  """
-  whole = {key: np.concatenate([batch[key] for batch in batches]) for key in ("image", "label", "mask")}
-  count, size = len(whole["mask"]), len(batches[0]["mask"])
-  labels = whole["label"] if whole["label"].ndim == 1 else np.argmax(whole["label"], axis=-1)
-  order = np.lexsort([np.random.default_rng(seed).permutation(count), labels, ~whole["mask"]])
-  first, second = (np.sort(order[offset::2]) for offset in (0, 1))
-  return _batched(whole, first, size), _batched(whole, second, size)
-
-
-def _batched(whole: HostBatch, rows: np.ndarray, size: int) -> list[HostBatch]:
-  """Some of the rows in batches of one size, the last one filled with what does not count."""
-  filled = np.concatenate([rows, np.zeros(-len(rows) % size, rows.dtype)])
-  found: list[HostBatch] = []
-  for start in range(0, len(filled), size):
-    batch = {key: values[filled[start : start + size]] for key, values in whole.items()}
-    counts = np.arange(start, start + size) < len(rows)
-    found.append({**batch, "mask": batch["mask"] & counts})
-  return found
-
-
 @functools.cache
 def _prefix(model: Model, start: str, stop: str, mesh: Any) -> Callable[[Params, Params, Array], Array]:
   def prefix(params: Params, batch_stats: Params, hidden: Array) -> Array:

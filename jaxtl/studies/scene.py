@@ -289,18 +289,20 @@ def summed(
 
 
 def subset(
-  data: Data, runtime: Runtime, *, num_examples: int, seed: int
+  data: Data, runtime: Runtime, *, num_examples: int, seed: int, part: tuple[float, float] = (0.0, 1.0)
 ) -> Iterable[Mapping[str, np.ndarray]]:
-  """Batches of a subset of a source, drawn evenly over the classes."""
+  """Batches of a subset of a source, drawn evenly over the classes, or of a part of every class in it."""
   chosen = data_lib.subset(source=runtime.open(data), num_examples=num_examples, seed=seed)
+  if part != (0.0, 1.0):
+    chosen = data_lib.part_of(source=chosen, start=part[0], stop=part[1], seed=seed)
   return runtime.eval_batches_of(chosen, data)
 
 
 def draw(
-  data: Data, runtime: Runtime, *, num_examples: int, seed: int
+  data: Data, runtime: Runtime, *, num_examples: int, seed: int, part: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[list[Mapping[str, np.ndarray]], Row]:
   """This process's batches of a subset, and what they are: source, seed and number of the images."""
-  drawn = list(subset(data, runtime, num_examples=num_examples, seed=seed))
+  drawn = list(subset(data, runtime, num_examples=num_examples, seed=seed, part=part))
   return drawn, {
     "images": runtime.open(data).name,
     "seed_of_images": seed,

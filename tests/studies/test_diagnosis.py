@@ -13,9 +13,7 @@ import pytest
 from jaxtl import losses, models, train, tree, weights
 from jaxtl.config import parse
 from jaxtl.errors import ConfigError, DataError, InputError, NonFiniteError
-from jaxtl.studies import report, study
 from jaxtl.studies.diagnosis import Diagnosis, chosen, diagnose
-from jaxtl.studies.layer_inputs import halves
 from jaxtl.studies.scene import draw, summed
 from jaxtl.train import Experiment, Runtime, make_mesh
 from jaxtl.train.writer import Progress
@@ -250,8 +248,11 @@ def test_seed_and_number_of_images_change_what_is_measured(runtime):
 def test_cross_fitting_takes_the_direction_from_one_half_and_the_losses_from_the_other(runtime):
   model, params = perceptron()
   rows = measured((model, params), runtime(), cross_fit=True)
-  drawn, _ = draw(plan().data, runtime(), num_examples=48, seed=0)
-  first, second = halves(drawn, seed=0)
+  parts = ((0.0, 0.5), (0.5, 1.0))
+  first, second = (draw(plan().data, runtime(), num_examples=48, seed=0, part=part)[0] for part in parts)
+  counts = [np.bincount(np.concatenate([b["label"][b["mask"]] for b in part])) for part in (first, second)]
+  np.testing.assert_array_equal(counts, 8)
+  assert {row["num_examples"] for row in rows} == {48}
 
   def mean_loss(params, batches):
     parts = [
@@ -311,7 +312,6 @@ def test_zero_weights_have_a_step_and_no_relative_one(runtime):
   ("change", "message"),
   [
     (dict(num_examples=0), "num_examples is 0"),
-    (dict(num_examples=1, cross_fit=True), "num_examples is 1; expected at least 2, for two halves"),
     (dict(groups=[]), "groups is"),
     (dict(refine_steps=-1), "refine_steps is -1"),
     (dict(choose_by="delta"), "choose_by"),
@@ -341,13 +341,13 @@ def test_a_gradient_that_is_not_finite_is_named(runtime):
     measured(perceptron(), runtime(), root)
 
 
-def test_one_image_cannot_be_halved(runtime):
+def test_one_image_of_each_class_cannot_be_halved(runtime):
   few = parse(
-    dict(data=dict(source=SOURCE | dict(num_examples=1), batch_size=16), num_examples=8, cross_fit=True),
+    dict(data=dict(source=SOURCE | dict(num_examples=3), batch_size=16), num_examples=8, cross_fit=True),
     Diagnosis,
   )
   model, params = perceptron()
-  with pytest.raises(DataError, match="gives 1 images"):
+  with pytest.raises(DataError, match="cross_fit needs two images of a class"):
     diagnose(few, model, params, {}, losses.softmax_cross_entropy, runtime())
 
 
@@ -360,55 +360,3 @@ def test_transformers_are_cut_at_their_blocks(runtime):
   for a, b in zip(cached, whole):
     np.testing.assert_allclose(a["delta_loss"], b["delta_loss"], rtol=1e-3)
   assert {row["excluded"] for row in cached} == {""}
-
-
-@pytest.fixture
-def config(runtime, tmp_path):
-  train.run(parse(tiny_config(epochs=1.0), Experiment), seed=0, runtime=runtime(), workdir=tmp_path / "start")
-  data = dict(source=SOURCE, batch_size=16)
-  base = dict(start=str(tmp_path / "start"), diagnosis=dict(data=data, num_examples=48))
-  return dict(study=".studies.diagnosis.rows", base=base, arms=dict(a=dict()), seeds=[0])
-
-
-def test_a_study_takes_the_checkpoints_own_transforms_and_draws_anew_for_a_seed(runtime, tmp_path, config):
-  rows = study.run_study(config | dict(seeds=[0, 1]), workdir=tmp_path / "run", runtime=runtime())
-  assert {row["kind"] for row in rows} == {"layer_diagnosis"}
-  first, second = ([row for row in rows if row["seed"] == seed] for seed in (0, 1))
-  assert first[0]["mean_loss"] != second[0]["mean_loss"]
-  assert (first[0]["seed_of_images"], second[0]["seed_of_images"]) == (0, 1)
-  assert first[0]["images"] == "squares"
-  assert len(first[0]["weights"]) == 16
-  config["base"]["diagnosis"]["data"]["transforms"] = [dict(fn=".data.normalize")]
-  own = study.run_study(config, workdir=tmp_path / "own", runtime=runtime())
-  assert [row["delta_loss"] for row in own] == [row["delta_loss"] for row in first]
-  page = report.write(tmp_path / "run", tmp_path / "page").read_text(encoding="utf-8")
-  for text in (
-    "Room for improvement in each layer",
-    "Curvature of each layer",
-    "Layers, a",
-    "alone can take away",
-  ):
-    assert text in page
-  assert "there are no numbers yet" not in page
-
-
-def test_a_study_goes_on_with_the_same_weights_only(runtime, tmp_path, config):
-  study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
-  (tmp_path / "run" / "a" / "0" / "rows.jsonl").unlink()
-  written = (tmp_path / "run" / "a" / "0" / "layers.json").stat().st_mtime_ns
-  assert study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
-  assert (tmp_path / "run" / "a" / "0" / "layers.json").stat().st_mtime_ns == written
-  config["base"]["digest"] = "0" * 16
-  with pytest.raises(InputError, match="the config says 0000"):
-    study.run_study(config, workdir=tmp_path / "other", runtime=runtime())
-
-
-def test_a_study_refuses_layers_and_classes_that_are_not_there_before_it_begins(runtime, tmp_path, config):
-  config["base"]["diagnosis"]["groups"] = ["haed"]
-  with pytest.raises(ConfigError, match="did you mean 'head'"):
-    study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
-  del config["base"]["diagnosis"]["groups"]
-  config["base"]["diagnosis"]["data"]["source"] = SOURCE | dict(names="xyz")
-  with pytest.raises(DataError, match="data has other classes"):
-    study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
-  assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Halves of the images with every class in both, and the states that enter a block."""
+"""The states that enter a block, and the loss as a function of what one layer holds."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl import losses, models
-from jaxtl.studies.layer_inputs import LayerInputs, halves, resolution
+from jaxtl.studies.layer_inputs import LayerInputs, resolution
 from jaxtl.train import sharding
 from jaxtl.weights import Group, layer_groups
 
@@ -19,33 +19,6 @@ def batches_of(labels, size, padding=0):
   mask = np.arange(count) < count - padding
   whole = {"image": image, "label": np.asarray(labels), "mask": mask}
   return [{key: value[at : at + size] for key, value in whole.items()} for at in range(0, count, size)]
-
-
-def rows_of(batches):
-  return [int(row) for b in batches for row in b["image"][b["mask"]][:, 0, 0, 0]]
-
-
-@pytest.mark.parametrize(("size", "padding"), [(4, 0), (6, 2), (24, 5)])
-def test_halves_share_out_every_example_once_and_every_class_alike(size, padding):
-  # Classes alternate: every second row would give a half one class alone.
-  labels = np.arange(24) % 2
-  first, second = halves(batches_of(labels, size, padding), seed=0)
-  found = rows_of(first), rows_of(second)
-  assert sorted(found[0] + found[1]) == list(range(24 - padding))
-  for label in (0, 1):
-    counts = [int(np.sum(labels[rows] == label)) for rows in found]
-    assert abs(counts[0] - counts[1]) <= 1
-  assert len(first) == len(second)
-  assert {len(batch["mask"]) for batch in (*first, *second)} == {size}
-  other, _ = halves(batches_of(labels, size, padding), seed=1)
-  assert rows_of(other) != found[0]
-
-
-def test_halves_of_mixed_labels_go_by_the_larger_part():
-  soft = np.eye(2)[np.arange(8) % 2] * 0.8 + 0.1
-  first, _ = halves(batches_of(soft, 8), seed=0)
-  labels = np.concatenate([batch["label"][batch["mask"]] for batch in first])
-  np.testing.assert_allclose(labels.mean(axis=0), 0.5)
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
