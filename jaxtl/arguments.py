@@ -187,6 +187,49 @@ def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
     )
 
 
+def layer_options(parser: argparse.ArgumentParser) -> None:
+  """The diagnosis of layers."""
+  parser.add_argument(
+    "--layers",
+    action="store_true",
+    help="measure instead how much the loss would fall if one layer alone were changed, and how curved it is "
+    "there, on a subset of the images (flag; default: accuracy)",
+  )
+  parser.add_argument(
+    "--seed", type=number, metavar="N", help="of the subset for --layers (integer; default: 0)"
+  )
+  parser.add_argument(
+    "--groups",
+    type=pattern,
+    action="append",
+    metavar="REGEX",
+    help="blocks that are a layer for --layers, by their whole names; repeat it for more; the first "
+    "parenthesis names the layer (text; default: every block, and a DenseNet's layers by stage)",
+  )
+  parser.add_argument(
+    "--cross-fit",
+    action="store_true",
+    help="for --layers: the direction from one half of the images, the losses from the other (flag; default: "
+    "both from all)",
+  )
+  parser.add_argument(
+    "--refine-steps",
+    type=number,
+    metavar="N",
+    help="for --layers: further steps of descent in each layer (integer; default: 0)",
+  )
+  parser.add_argument(
+    "--cross-check",
+    action="store_true",
+    help="for --layers: kappa also from a Hessian-vector product (flag; default: no)",
+  )
+  parser.add_argument(
+    "--choose-by",
+    choices=("kappa", "kappa_rel"),
+    help="for --layers: the curvature that chooses the layer to perturb (text; default: kappa)",
+  )
+
+
 def names(text: str) -> list[str]:
   """Names between commas."""
   names = [name for name in text.split(",") if name]

@@ -141,11 +141,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> None:
   """`jaxtl eval`: the measures of a checkpoint on a data set, and with --out all that explains them."""
-  if options.flatness:
-    _flatness(options)
+  measure = _chosen_measure(options)
+  if measure is not None:
+    _measure(options, measure)
     return
-  if options.num_examples is not None:
-    raise ConfigError("--num-examples is of --flatness; an evaluation sees every image")
   from jaxtl import data as data_lib
   from jaxtl.studies import evaluation, evaluation_page, evaluation_tables, label_map
 
@@ -209,26 +208,55 @@ def _with_zero_shot_head(
   return dataclasses.replace(made, path=how)
 
 
-def _flatness(options: argparse.Namespace) -> None:
-  """`jaxtl eval --flatness`: a flatness study of one checkpoint."""
-  from jaxtl.studies import flatness, flatness_tables
+def _chosen_measure(options: argparse.Namespace) -> str | None:
+  """ "flatness" or "layers" where the options ask for one of them.
 
-  others = ("subset", "class_map", "zero_shot", "text", "vocabulary")
-  if given := [name for name in others if getattr(options, name)]:
-    raise ConfigError(f"--{given[0].replace('_', '-')} has no meaning with --flatness; leave it out")
+  Raises:
+    ConfigError: they ask for both, or have an option that belongs to another one.
+  """
+  if options.flatness and options.layers:
+    raise ConfigError("--flatness and --layers measure different things; write one of them")
+  measure = "flatness" if options.flatness else "layers" if options.layers else None
+  if measure is None and options.num_examples is not None:
+    raise ConfigError("--num-examples is of --flatness and --layers; an evaluation sees every image")
+  if measure != "layers" and (given := _layer_options(options)):
+    raise ConfigError(f"--{next(iter(given)).replace('_', '-')} is of --layers; add that, or leave it out")
+  if measure is not None:
+    for name in ("subset", "class_map", "zero_shot", "text", "vocabulary"):
+      if getattr(options, name):
+        raise ConfigError(f"--{name.replace('_', '-')} has no meaning with --{measure}; leave it out")
+  return measure
+
+
+def _layer_options(options: argparse.Namespace) -> dict[str, Any]:
+  """The fields of `Diagnosis` that the options give."""
+  names = ("seed", "groups", "cross_fit", "refine_steps", "cross_check", "choose_by")
+  values = {name: getattr(options, name) for name in names}
+  return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def _measure(options: argparse.Namespace, measure: str) -> None:
+  """`jaxtl eval --flatness` or `--layers`: a study of one checkpoint."""
+  from jaxtl.studies import diagnosis, diagnosis_tables, flatness, flatness_tables, network
+
   if options.out and not (options.out / "config.json").is_file():
     check_new_folder(options.out)
-  config = flatness.config_of(
-    str(options.checkpoint),
+  start = str(options.checkpoint)
+  data = network.data_config(
+    start,
     options.data,
     split=options.split,
     data_dir=options.data_dir,
     preprocessing=_preprocessing(options),
     batch_size=options.batch_size,
-    num_examples=options.num_examples or 512,
     max_bad_records=options.max_bad_records,
     trust=options.trust,
   )
+  if measure == "flatness":
+    config = flatness.config_of(start, data, num_examples=options.num_examples or 512)
+  else:
+    given = {"num_examples": options.num_examples or 1000, **_layer_options(options)}
+    config = diagnosis.config_of(start, {"data": data, **given})
   with contextlib.ExitStack() as stack:
     workdir = options.out
     if workdir is None:
@@ -238,7 +266,7 @@ def _flatness(options: argparse.Namespace) -> None:
     )
     if not is_first_process():
       return
-    print(flatness_tables.terminal_table(rows))
+    print((flatness_tables if measure == "flatness" else diagnosis_tables).terminal_table(rows))
     if options.out:
       _write_report(options.out, options.out / "report", options.data_dir, trust=options.trust)
 

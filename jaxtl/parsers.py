@@ -13,6 +13,7 @@ from jaxtl.arguments import (
   count,
   data_option,
   device_options,
+  layer_options,
   number,
   pattern,
   preprocessing_options,
@@ -111,8 +112,9 @@ def add_eval(commands: Any) -> None:
     type=count,
     default=None,
     metavar="N",
-    help="images of the subset for --flatness (integer; default: 512)",
+    help="images of the subset (integer; default: 512 for --flatness, 1000 for --layers)",
   )
+  layer_options(evaluate)
   class_options(evaluate)
   zero_shot_options(evaluate)
   preprocessing_options(evaluate, own="the checkpoint's")

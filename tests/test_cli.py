@@ -267,7 +267,50 @@ def test_eval_measures_flatness_in_one_line_and_goes_on_where_it_stopped(finishe
   assert "only the data has 'd'" in refused(capsys, "eval", cell, "--data", other, *common, code=3)
   assert "--subset has no meaning" in refused(capsys, "eval", cell, "--data", folder, *common, "--subset")
   line = refused(capsys, "eval", cell, "--data", folder, "--num-examples", 6, "--num-devices", 1)
-  assert "--num-examples is of --flatness" in line
+  assert "--num-examples is of --flatness and --layers" in line
+
+
+def test_eval_diagnoses_layers_in_one_line(finished, tmp_path, capsys):
+  folder = class_folders(tmp_path / "images", "abc")
+  cell, out = finished / "sam" / "0", tmp_path / "layers"
+  common = ["--data", folder, "--layers", "--num-examples", 6, "--batch-size", 8, "--num-devices", 1]
+
+  def table(*options):
+    assert cli.main([str(a) for a in ("eval", cell, *common, *options)]) == 0
+    text, lines = capsys.readouterr().out.split("\n\n")
+    facts = dict(line.split(maxsplit=1) for line in text.splitlines())
+    return facts, {line.split()[0]: line.split()[1:] for line in lines.splitlines()}
+
+  facts, layers = table("--out", out)
+  assert (facts["num_examples"], facts["seed_of_images"], facts["cross_fit"]) == ("6", "0", "False")
+  assert list(layers)[:-1] == ["layer", "stem", "stage1_block1", "stage2_block1", "stage3_block1", "head"]
+  assert list(layers)[-1] == "report:"
+  page = (out / "report" / "index.html").read_text(encoding="utf-8")
+  assert "Room for improvement in each layer" in page
+  assert (out / "report" / "layers_curvature.png").is_file()
+  for options, name, value in (
+    (("--seed", 1), "seed_of_images", "1"),
+    (("--num-examples", 4), "num_examples", "4"),
+    (("--cross-fit",), "cross_fit", "True"),
+    (("--refine-steps", 1), "refine_steps", "1"),
+    (("--choose-by", "kappa_rel"), "choose_by", "kappa_rel"),
+  ):
+    assert table(*options)[0][name] == value
+  assert list(table("--groups", "stage1.+", "--groups", "head")[1]) == ["layer", "stage1_block1", "head"]
+  assert "H" in table("--groups", "head", "--cross-check")[1]["layer"]
+  assert "did you mean 'head'" in refused(capsys, "eval", cell, *common, "--groups", "haed")
+  assert "one of them" in refused(capsys, "eval", cell, *common, "--flatness")
+  assert "--subset has no meaning with --layers" in refused(capsys, "eval", cell, *common, "--subset")
+  plain = ("eval", cell, "--data", folder, "--num-devices", 1)
+  for option in (
+    ("--seed", 0),
+    ("--cross-fit",),
+    ("--refine-steps", 0),
+    ("--groups", "head"),
+    ("--cross-check",),
+  ):
+    assert f"{option[0]} is of --layers" in refused(capsys, *plain, *option)
+    assert f"{option[0]} is of --layers" in refused(capsys, *plain, "--flatness", *option)
 
 
 def test_a_hostile_checkpoint_is_not_imported(finished, tmp_path, capsys, monkeypatch):

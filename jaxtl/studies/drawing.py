@@ -165,10 +165,10 @@ def canvas(
     drawn.finish()
 
 
-def log_axis(axis: Axis) -> None:
-  """A logarithmic axis with plain numbers at 1, 2 and 5."""
+def log_axis(axis: Axis, *, at: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+  """A logarithmic axis with plain numbers, in each power of ten at these multiples."""
   axis.axes.set_xscale("log") if isinstance(axis, XAxis) else axis.axes.set_yscale("log")
-  axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+  axis.set_major_locator(ticker.LogLocator(subs=tuple(at)))
   axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
   axis.set_minor_locator(ticker.NullLocator())
 

@@ -59,12 +59,12 @@ def transfer_bars(results: Results, protocol: str) -> Figure:
   heights = [3.4, 2.4] if pairs else [3.4]
   with drawing.canvas(heights, results.arms, shown=arms) as canvas:
     upper = canvas.axes[0]
-    _groups(upper, canvas, groups, arms, bars=True)
+    grouped(upper, canvas, groups, arms, bars=True)
     upper.set_ylabel("test accuracy (share correct)")
     upper.set_ylim(0, 1)
     if pairs:
       lower = canvas.axes[1]
-      _groups(lower, canvas, pairs, arms, bars=False)
+      grouped(lower, canvas, pairs, arms, bars=False)
       lower.axhline(0, color=MUTED, linewidth=1)
       lower.set_ylabel(f"difference to\n{drawing.short(arms[0])}")
   how = protocol_title(protocol)
@@ -164,19 +164,25 @@ def curvature_in_training(results: Results) -> Figure | None:
   return canvas.figure("curvature_training", "Curvature during pre-training", caption)
 
 
-def _groups(
+def grouped(
   axes: Axes, canvas: drawing.Canvas, groups: Mapping[str, Values], arms: Sequence[str], *, bars: bool
-) -> None:
-  """One group of arms side by side for each target; the mean set apart."""
+) -> dict[tuple[str, str], tuple[float, float]]:
+  """One group of arms side by side for each target; the mean set apart.
+
+  Returns:
+    (group, arm) -> place and mean of what was drawn.
+  """
+  drawn: dict[tuple[str, str], tuple[float, float]] = {}
   width = 0.82 / len(arms)
   places = np.arange(len(groups)) + [0.35 * (name == _MEAN) for name in groups]
-  for place, values in zip(places, groups.values()):
+  for place, (group, values) in zip(places, groups.items()):
     for number, arm in enumerate(arms):
       found = list(values.get(arm, {}).values())
       if not found:
         continue
       x = place + (number - (len(arms) - 1) / 2) * width
       mean, spread = mean_and_spread(found)
+      drawn[group, arm] = (x, mean)
       color = INK if bars else canvas.color(arm)
       if bars:
         axes.bar(x, mean, width * 0.9, color=canvas.color(arm), linewidth=0)
@@ -194,6 +200,7 @@ def _groups(
   axes.set_xlim(places[0] - 0.55, places[-1] + 0.55)
   if list(groups)[-1] == _MEAN:
     axes.axvspan(places[-1] - 0.55, places[-1] + 0.55, color=LINE, alpha=0.35, linewidth=0, zorder=0)
+  return drawn
 
 
 def _differences(results: Results, groups: Mapping[str, Values], arms: Sequence[str]) -> dict[str, Values]:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from jaxtl.errors import InputError
 from jaxtl.studies import (
   appendix,
+  diagnosis_figures,
+  diagnosis_tables,
   figures,
   flatness_figures,
   flatness_tables,
@@ -60,6 +62,13 @@ PARTS = (
     patching_tables.behind,
     patching_tables.lead,
   ),
+  Part(
+    lambda results: [],  # layers are rows of the appendix: a table has arms in its rows
+    lambda results, table: [],
+    diagnosis_figures.make_figures,
+    diagnosis_tables.grids,
+    diagnosis_tables.finding,
+  ),
 )
 
 
@@ -83,10 +92,12 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   """
   results = load(workdir)
   title = results.config.get("title") or "Study"
-  lead = [sentences.finding(results), *(text for part in PARTS for text in part.lead(results))]
-  lead += [*sentences.qualifications(results), *results.config.get("notes", ())]
   found = [(table, part.caption(results, table)) for part in PARTS for table in part.tables(results)]
   shown, captions = [table for table, _ in found], [caption for _, caption in found]
+  lead = [text for part in PARTS for text in part.lead(results)]
+  if shown or not lead:  # else there is nothing that compares arms
+    lead.insert(0, sentences.finding(results))
+  lead += [*sentences.qualifications(results), *results.config.get("notes", ())]
   drawn = [figure for part in PARTS for figure in part.figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)

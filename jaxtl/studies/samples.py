@@ -118,6 +118,7 @@ def _named(base: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     "training": base.get("data"),
     **{f"evaluation: {name}": value for name, value in (base.get("evaluation") or {}).items()},
     "curvature": (base.get("flatness") or {}).get("data"),
+    "layers": (base.get("diagnosis") or {}).get("data"),
   }
   for name, target in ((base.get("transfer") or {}).get("targets") or {}).items():
     found |= {f"target: {name}, {part}": target.get(part) for part in ("train", "test")}

@@ -67,7 +67,7 @@ class Scene:
     seed: int,
   ) -> Scene:
     """Puts a network and a subset of the images, drawn evenly over the classes, on the devices of a run."""
-    drawn = list(subset(data, runtime, num_examples=num_examples, seed=seed))
+    drawn, images = draw(data, runtime, num_examples=num_examples, seed=seed)
     stats = sharding.put_replicated(batch_stats, runtime.mesh)
 
     def batches() -> Iterator[Batch]:
@@ -82,7 +82,7 @@ class Scene:
       batches,
       stats,
       jax.random.key(seed),
-      {"images": runtime.open(data).name, "seed_of_images": seed, "num_examples": _total(drawn)},
+      images,
       runtime,
     )
 
@@ -269,11 +269,19 @@ def timed(measure: Callable[[], Row]) -> Row:
 
 
 @functools.cache
-def summed(model: Model, loss: PerExampleLoss) -> Callable[[Params, Batch], tuple[Array, Array]]:
-  """(params, batch) -> (sum over the examples, their number); one function for each pair, compiled once."""
+def summed(
+  model: Model, loss: PerExampleLoss, start: str | None = None
+) -> Callable[[Params, Batch], tuple[Array, Array]]:
+  """(params, batch) -> (sum over the examples, their number); one function for each triple, compiled once.
+
+  With `start`, the batch's `image` is the hidden state that enters that block, and its `others` are the
+  parameters that `params` does not have.
+  """
 
   def loss_fn(params: Params, batch: Batch) -> tuple[Array, Array]:
-    features, _ = model.apply(params, batch["batch_stats"], batch["image"])
+    others: Any = batch.get("others", {})
+    whole = {**others, **params}
+    features, _ = model.apply(whole, batch["batch_stats"], batch["image"], start=start)
     mean = Mean.of(loss(features["logits"], batch["label"]), batch["mask"])
     return mean.total, mean.weight
 
@@ -281,11 +289,25 @@ def summed(model: Model, loss: PerExampleLoss) -> Callable[[Params, Batch], tupl
 
 
 def subset(
-  data: Data, runtime: Runtime, *, num_examples: int, seed: int
+  data: Data, runtime: Runtime, *, num_examples: int, seed: int, part: tuple[float, float] = (0.0, 1.0)
 ) -> Iterable[Mapping[str, np.ndarray]]:
-  """Batches of a subset of a source, drawn evenly over the classes."""
+  """Batches of a subset of a source, drawn evenly over the classes, or of a part of every class in it."""
   chosen = data_lib.subset(source=runtime.open(data), num_examples=num_examples, seed=seed)
+  if part != (0.0, 1.0):
+    chosen = data_lib.part_of(source=chosen, start=part[0], stop=part[1], seed=seed)
   return runtime.eval_batches_of(chosen, data)
+
+
+def draw(
+  data: Data, runtime: Runtime, *, num_examples: int, seed: int, part: tuple[float, float] = (0.0, 1.0)
+) -> tuple[list[Mapping[str, np.ndarray]], Row]:
+  """This process's batches of a subset, and what they are: source, seed and number of the images."""
+  drawn = list(subset(data, runtime, num_examples=num_examples, seed=seed, part=part))
+  return drawn, {
+    "images": runtime.open(data).name,
+    "seed_of_images": seed,
+    "num_examples": _total(drawn),
+  }
 
 
 def _total(batches: Iterable[Mapping[str, np.ndarray]]) -> int:

@@ -201,6 +201,12 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
   return jax.tree.map(put_rows, dict(batch))
 
 
+def own_rows(x: Array) -> np.ndarray:
+  """This process's rows of an array whose leading axis is split over the data axis: undoes `put_batch`."""
+  parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+  return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+
 def put(values: Any, placement: Placement, mesh: Mesh) -> Any:
   """A copy of the tree on the devices: a step that donates its state must not delete the source.
 

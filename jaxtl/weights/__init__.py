@@ -1,6 +1,8 @@
 """A trained tree of weights as an object of study."""
 
 from jaxtl.weights.coordinates import Coordinates, coordinate_search
+from jaxtl.weights.diagnosis import Choice, Descent, Finding, choose, descend
+from jaxtl.weights.groups import Group, layer_groups
 from jaxtl.weights.indicators import Indicator, backward_transfer, gradient_similarity, slope_along
 from jaxtl.weights.interpolate import interpolate, line, losses_along
 from jaxtl.weights.merge import (
@@ -24,8 +26,12 @@ from jaxtl.weights.surgery import POSITIONS, match, resize_positions
 __all__ = [
   "POSITIONS",
   "AlphaResult",
+  "Choice",
   "Coordinates",
+  "Descent",
+  "Finding",
   "GreedySoup",
+  "Group",
   "Indicator",
   "PaintObjective",
   "along",
@@ -33,14 +39,17 @@ __all__ = [
   "backward_transfer",
   "between",
   "brent",
+  "choose",
   "coordinate_search",
   "dare",
+  "descend",
   "filter_normalized",
   "fisher_average",
   "gradient_similarity",
   "greedy_soup",
   "grid_search",
   "interpolate",
+  "layer_groups",
   "line",
   "losses_along",
   "match",

@@ -64,8 +64,9 @@ def surface(
 
   total, count = np.zeros(points_per_call * len(calls)), 0.0
   for batch in batches() if callable(batches) else batches:
-    batch = jax.device_put(batch)  # once, and not at every call
-    found = [_sums(params, tuple(directions), jnp.asarray(call), batch, loss_fn=loss_fn) for call in calls]
+    # Once, and not at every call; what is on the devices already may be spread over several processes.
+    batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), batch)
+    found = [_sums(params, tuple(directions), call, batch, loss_fn=loss_fn) for call in calls]
     with np.errstate(invalid="ignore"):  # inf - inf, in a region where the loss is not defined
       total += np.concatenate([np.asarray(sums, np.float64) for sums, _ in found])
     count += float(found[0][1])

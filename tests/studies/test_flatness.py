@@ -200,6 +200,18 @@ def test_a_study_measures_every_part_and_draws_another_subset_for_another_seed(
     assert text in page
 
 
+def test_a_study_that_was_killed_goes_on_with_what_it_had_measured(runtime, tmp_path, flatness_config):
+  parts = dict(layers=None, plane=None, slice=None, sharpness=None, spectrum=None)
+  config = flatness_config | dict(base=flatness_config["base"] | parts)
+  first = study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
+  measured = tmp_path / "run" / "a" / "0" / "cross_entropy.json"
+  (measured.parent / "rows.jsonl").unlink()
+  written = measured.stat().st_mtime_ns
+  again = study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
+  assert measured.stat().st_mtime_ns == written
+  assert again[0]["lambda_max"] == first[0]["lambda_max"]
+
+
 def test_a_checkpoint_of_another_loss_is_measured_by_that_too(runtime, tmp_path, flatness_config):
   hinge = dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0)
   changed = tiny_config(epochs=1.0, task=dict(make=".tasks.classification", loss=hinge))

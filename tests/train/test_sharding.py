@@ -259,3 +259,12 @@ def test_a_run_goes_on_with_other_devices_and_another_placement(tiny, runtime, t
 def test_the_mesh_is_offered_to_a_rule_that_leaves_it_open():
   rule = Spec(".train.per_device", "make", {}, train.per_device)
   assert rule.realize(mesh=train.make_mesh(2))._mesh.size == 2
+
+
+@pytest.mark.parametrize(("devices", "model"), [(1, 1), (8, 1), (8, 2)])
+def test_own_rows_are_the_rows_that_were_put(devices, model):
+  mesh = train.make_mesh(devices, model=model)
+  rows = np.arange(48.0).reshape(16, 3)
+  np.testing.assert_array_equal(sharding.own_rows(sharding.put_batch({"x": rows}, mesh)["x"]), rows)
+  one = sharding.put_replicated(rows, mesh)
+  np.testing.assert_array_equal(sharding.own_rows(one), rows)
