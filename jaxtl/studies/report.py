@@ -16,6 +16,7 @@ from jaxtl.studies import (
   flatness_figures,
   flatness_tables,
   formats,
+  layers_tables,
   page,
   patching_figures,
   patching_tables,
@@ -61,6 +62,13 @@ PARTS = (
     patching_figures.make_figures,
     patching_tables.behind,
     patching_tables.lead,
+  ),
+  Part(
+    layers_tables.make_tables,
+    layers_tables.caption,
+    lambda results: [],
+    layers_tables.behind,
+    layers_tables.lead,
   ),
   Part(
     lambda results: [],  # layers are rows of the appendix: a table has arms in its rows

@@ -141,7 +141,7 @@ def call(value: Any) -> str:
 
 
 def _headline(results: Results) -> tuple[str, dict[str, dict[int, float]], int, bool]:
-  """What the study is about: transfer, else pre-training accuracy, else patching, else curvature."""
+  """What the study is about: transfer, else pre-training accuracy, else patching, layers, curvature."""
   for protocol in results.protocols:
     values = results.transfer_means(protocol)
     if values:
@@ -157,6 +157,9 @@ def _headline(results: Results) -> tuple[str, dict[str, dict[int, float]], int, 
   if sums:
     name = "Smallest sum of normalised losses at the optimised coefficient, mean over pairs"
     return name, sums, 3, False
+  scaled = results.lowest("scaled_loss", kind="post_training")
+  if scaled:
+    return "Lowest test loss by any method, each with a temperature of its own", scaled, 3, False
   values = curvatures(results)
   return "Flattest (smallest λ_max)", values, decimals_for(values), False
 

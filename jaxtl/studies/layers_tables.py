@@ -1,0 +1,145 @@
+"""The tables of a layers study: every method beside the base network, for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxtl.studies.appendix import Grid
+from jaxtl.studies.layers import BASE
+from jaxtl.studies.results import Results, Values, is_number
+from jaxtl.studies.tables import ABSENT, Column, Table, decimals_for
+
+Row = dict[str, Any]
+# key of a row -> title, group, what it is, whether more of it is better
+_MEASURES = {
+  "test_loss": ("loss", "Test", "test loss", -1),
+  "test_error": ("error", "Test", "share of wrong test predictions", -1),
+  "test_ece": ("ECE", "Test", "expected calibration error", -1),
+  "scaled_loss": ("loss", "With its own temperature", "test loss with a fitted temperature", -1),
+  "scaled_ece": ("ECE", "With its own temperature", "ECE with a fitted temperature", -1),
+  "temperature": ("T", "With its own temperature", "temperature fitted on validation images", 0),
+  "seconds_per_epoch": ("s / epoch", "Cost", "seconds of an epoch", 0),
+  "step_bytes": ("MiB", "Cost", "memory of a step as compiled", 0),
+}
+
+
+def make_tables(results: Results) -> list[Table]:
+  """One table for each arm, its methods in rows, means and spread over seeds in the cells."""
+  found = []
+  for arm in results.arms:
+    rows = _rows(results, arm)
+    methods = tuple(dict.fromkeys(row["method"] for row in rows))
+    columns = [_column(arm, rows, key) for key in _MEASURES]
+    columns = [column for column in columns if any(column.values.values())]
+    if columns:
+      found.append(
+        Table("", methods, tuple(columns), title=f"{arm}: the base and what follows", row="method")
+      )
+  return found
+
+
+def caption(results: Results, table: Table) -> list[tuple[str, str]]:
+  """How to read a table of `make_tables`."""
+  rows = [row for arm in results.arms for row in _rows(results, arm)]
+  base = results.config.get("base", {})
+  kept = "the epoch of lowest validation loss, or the base" if base.get("best", True) else "the last step"
+  return [
+    ("Seeds", f"Mean over {len(results.seeds)} ± standard deviation; each has a base network of its own."),
+    (
+      "Methods",
+      f"{base.get('epochs', 10):g} epochs each from the same base; kept is {kept}.",
+    ),
+    (
+      "Temperature",
+      "Fitted on the validation images, for the base and for each method. What a method gains in the loss, and "
+      "not beside the base with its temperature, was calibration: no prediction has changed for it.",
+    ),
+    ("ECE", "Expected calibration error in 15 bins."),
+    ("Cost", "MiB: state, batch and scratch of a step from images, as compiled for this machine."),
+    ("Test", f"{_all(rows, 'num_test')} images; {_all(rows, 'num_validation')} validation images choose."),
+  ]
+
+
+def lead(results: Results) -> list[str]:
+  """For each arm: what was gained, and what of it the temperature alone gains."""
+  return [text for arm in results.arms if (text := _sentence(arm, _rows(results, arm)))]
+
+
+def behind(results: Results) -> list[Grid]:
+  """Which layers each method has worked on, and what happened to its steps."""
+  grids = []
+  for arm in results.arms:
+    rows = [row for row in _rows(results, arm) if row["method"] != BASE]
+    if rows:
+      header = ["method", "seed", "perturbed", "updated", "steps", "kept step", "rejected", "validation loss"]
+      lines = [
+        [
+          row["method"],
+          str(row["seed"]),
+          _names(row.get("perturb")),
+          _names(row.get("update")),
+          str(row["steps"]),
+          str(row["kept_step"]),
+          f"{row['reject_rate']:.1%}" if is_number(row.get("reject_rate")) else ABSENT,
+          f"{row['validation_loss']:.4f}",
+        ]
+        for row in rows
+      ]
+      note = "Kept step 0 is the base network: nothing that came later had a lower validation loss."
+      grids.append(Grid(f"Methods of {arm}", header, lines, note, frozenset({0, 2, 3})))
+  return grids
+
+
+def _rows(results: Results, arm: str) -> list[Row]:
+  return [dict(row) for row in results.rows if row.get("kind") == "post_training" and row["arm"] == arm]
+
+
+def _column(arm: str, rows: Sequence[Row], key: str) -> Column:
+  title, group, measure, better = _MEASURES[key]
+  factor = 2.0**-20 if key == "step_bytes" else 1.0
+  values: dict[str, dict[int, float]] = {}
+  for row in rows:
+    if is_number(row.get(key)):
+      values.setdefault(row["method"], {})[row["seed"]] = factor * row[key]
+  return Column(title, group, f"{measure}, {arm}", values, better, _decimals(key, values))
+
+
+def _decimals(key: str, values: Values) -> int:
+  return 3 if key.startswith(("test", "scaled")) else decimals_for(values)
+
+
+def _sentence(arm: str, rows: Sequence[Row]) -> str:
+  means = {
+    key: {
+      name: float(np.mean([row[key] for row in rows if row["method"] == name]))
+      for name in dict.fromkeys(row["method"] for row in rows)
+    }
+    for key in ("test_loss", "test_error", "scaled_loss")
+  }
+  others = [name for name in means["test_loss"] if name != BASE]
+  if not others or BASE not in means["test_loss"]:
+    return ""
+  best = min(others, key=means["test_loss"].__getitem__)
+  fair = min(others, key=means["scaled_loss"].__getitem__)
+  first, tempered = means["test_loss"][BASE], means["scaled_loss"][BASE]
+  return (
+    f"{arm}: the test loss of the base is {first:.3f}, and {tempered:.3f} with a temperature alone; the lowest "
+    f"by training on is {means['test_loss'][best]:.3f} ({best}), with the error going from "
+    f"{means['test_error'][BASE]:.1%} to {means['test_error'][best]:.1%}. Each with its own temperature, the "
+    f"lowest is {means['scaled_loss'][fair]:.3f} ({fair}), {tempered - means['scaled_loss'][fair]:+.3f} better "
+    "than the base."
+  )
+
+
+def _names(value: Any) -> str:
+  """Layers as a cell has them."""
+  if value is None:
+    return ABSENT
+  return value if isinstance(value, str) else ", ".join(value)
+
+
+def _all(rows: Sequence[Row], key: str) -> str:
+  return " or ".join(f"{value:,}" for value in sorted({row[key] for row in rows if key in row}))
