@@ -1,7 +1,7 @@
 """Which layer over-fits, and what repairing only it is worth: a small ResNet and a small ViT, CIFAR-10.
 
-Trained from scratch on 4,500 images, so that they over-fit; 500 more choose layers, checkpoints and
-temperatures, 1,000 test. Every method goes on for 5 epochs from the same base network.
+Trained from scratch on 2,000 images, so that they over-fit; 500 more choose layers, checkpoints and
+temperatures, 1,000 test. Every method goes on for 4 epochs from the same base network.
 
 jaxtl run configs/layers/cifar10.py --data-dir DATA
 """
@@ -21,10 +21,10 @@ def get_config():
   few = dict(
     make=".data.subset",
     source=dict(make=".data.from_sheets", folder="cifar10", split="train"),
-    num_examples=5000,
+    num_examples=2500,
   )
-  train = _data(dict(make=".data.part_of", source=few, stop=0.9), AUGMENTED, 100)
-  held_out = _data(dict(make=".data.part_of", source=few, start=0.9), [NORMALIZE], 250)
+  train = _data(dict(make=".data.part_of", source=few, stop=0.8), AUGMENTED, 100)
+  held_out = _data(dict(make=".data.part_of", source=few, start=0.8), [NORMALIZE], 250)
   test = _data(dict(make=".data.from_sheets", folder="cifar10", split="test"), [NORMALIZE], 250)
   pol = ".optim.pol"
   return ConfigDict(
@@ -43,7 +43,7 @@ def get_config():
         data=train,
         validation=held_out,
         test=test,
-        diagnosis=dict(data=held_out, num_examples=500),
+        diagnosis=dict(data=held_out, num_examples=500, cross_fit=True),
         task=dict(LOSS, frozen_stats=True),
         optimizer=dict(
           make=".optim.sgd",
@@ -52,7 +52,7 @@ def get_config():
           weight_decay=5e-4,
           schedule=dict(make=".optim.constant"),
         ),
-        epochs=5.0,
+        epochs=4.0,
         methods=dict(
           sgd=dict(gradient=dict(make=".optim.plain")),
           sam=dict(gradient=dict(make=".optim.sam", rho=0.05)),

@@ -206,6 +206,7 @@ class Scene:
       evaluate_every=per_epoch,
       checkpoint_every=per_epoch,
       keep=int(self.study.epochs) + 2,
+      log_every=max(per_epoch // 4, 1),
     )
 
   def _layers(

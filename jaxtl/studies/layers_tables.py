@@ -54,7 +54,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     ),
     (
       "Temperature",
-      "Fitted on the validation images, for the base and for each method. What a method gains in the loss, and "
+      "Fitted on the validation images, for the base and each method. What a method gains in the loss, and "
       "not beside the base with its temperature, was calibration: no prediction has changed for it.",
     ),
     ("ECE", "Expected calibration error in 15 bins."),
@@ -126,11 +126,11 @@ def _sentence(arm: str, rows: Sequence[Row]) -> str:
   fair = min(others, key=means["scaled_loss"].__getitem__)
   first, tempered = means["test_loss"][BASE], means["scaled_loss"][BASE]
   return (
-    f"{arm}: the test loss of the base is {first:.3f}, and {tempered:.3f} with a temperature alone; the lowest "
-    f"by training on is {means['test_loss'][best]:.3f} ({best}), with the error going from "
+    f"{arm}: the test loss of the base is {first:.3f}, and {tempered:.3f} with a temperature alone; the "
+    f"lowest by training on is {means['test_loss'][best]:.3f} ({best}), with the error going from "
     f"{means['test_error'][BASE]:.1%} to {means['test_error'][best]:.1%}. Each with its own temperature, the "
-    f"lowest is {means['scaled_loss'][fair]:.3f} ({fair}), {tempered - means['scaled_loss'][fair]:+.3f} better "
-    "than the base."
+    f"lowest is {means['scaled_loss'][fair]:.3f} ({fair}), which is better than the base's by "
+    f"{tempered - means['scaled_loss'][fair]:+.3f}."
   )
 
 

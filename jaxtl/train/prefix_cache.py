@@ -111,7 +111,7 @@ def keep(
     for number, batch in enumerate(runtime.eval_batches(data, seed=seed + VIEWS + view)):
       there = sharding.put_batch(batch, runtime.mesh)
       kept.write(view, number, rows(state.params, state.batch_stats, there["image"]), there)
-  runtime.progress.note(f"{kept} of what enters {block} are kept")
+  runtime.progress.note(f"kept {kept}: what enters {block}")
   return kept
 
 

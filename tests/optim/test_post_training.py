@@ -260,6 +260,15 @@ def test_the_search_begins_where_the_last_one_ended():
   assert float(along(0, 1e-6)) == pytest.approx(4e-6, rel=1e-3)  # a factor of 4 at most
 
 
+def test_the_first_search_begins_where_it_says_and_has_as_many_trials():
+  batch = batch_of()
+  eta = lambda rule: float(evaluate(rule, batch)[0][1].metrics["eta"])  # noqa: E731
+  assert eta(optim.pol(update="third", perturb="second", eta_init=1e-5)) == pytest.approx(4e-5, rel=1e-3)
+  exact, few = eta(optim.pof()), eta(optim.pof(search="trials", num_trials=3))
+  many = eta(optim.pof(search="trials", num_trials=400))
+  assert abs(many - exact) < 0.01 * exact < abs(few - exact)
+
+
 def test_a_length_is_kept_for_as_long_as_it_says():
   _, told = trajectory(optim.pol(update="third", perturb="second", refresh_every=3), steps=7)
   etas = [metrics["eta"] for metrics in told]

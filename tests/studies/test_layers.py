@@ -61,7 +61,7 @@ def test_the_base_the_diagnosis_and_every_method_have_rows(base, runtime, tmp_pa
   assert found["chosen"]["update"] == chosen[update]["layer_blocks"]
   assert (found["manual"]["perturb"], found["manual"]["update"]) == ("head", "stage3_block1")
   for row in found.values():
-    assert row["scaled_loss"] > 0
+    assert row["scaled_loss"] <= row["test_loss"] + 1e-3  # squares are easy, and their temperature is low
     assert row["temperature"] > 0
     if row["method"] != "base":
       assert row["validation_loss"] <= found["base"]["validation_loss"]  # or the base would have been kept
@@ -93,14 +93,16 @@ def test_the_report_of_weights_is_that_of_their_logits(base, runtime, tmp_path):
   logits, labels = parts["test"]
   temperature = metrics.fit_temperature(*parts["validation"])
   assert row["temperature"] == pytest.approx(temperature, rel=1e-4)
-  assert row["test_loss"] == pytest.approx(np.mean(losses.softmax_cross_entropy(logits, labels)), rel=1e-5)
-  scaled = np.mean(losses.softmax_cross_entropy(logits / temperature, labels))
+  assert row["test_loss"] == pytest.approx(
+    float(losses.softmax_cross_entropy(logits, labels).mean()), rel=1e-5
+  )
+  scaled = float(losses.softmax_cross_entropy(logits / temperature, labels).mean())
   assert row["scaled_loss"] == pytest.approx(scaled, rel=1e-4)
   assert row["test_error"] == np.mean(np.argmax(logits, axis=-1) != labels)
 
 
 def test_the_best_epoch_is_kept_and_the_base_where_nothing_is_better(base, runtime, tmp_path):
-  worse = dict(optimizer=dict(make=".optim.sgd", peak_rate=3.0))
+  worse = dict(optimizer=dict(make=".optim.sgd", peak_rate=0.5))
   scene = scene_of(base, runtime, tmp_path, **worse)
   row = scene.go_on("sgd", (None, None))
   assert row["kept_step"] == 0
