@@ -107,7 +107,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def cost_of_one(tasks: Tasks, paths: tuple[str, str], rounds: int) -> tuple[float, float]:
-  """A coefficient's time by that of a forward pass over the same images; its memory by that of the weights."""
+  """A coefficient's time in forward passes over the same images; its memory in copies of the weights."""
   before, after = ends(tasks, paths)
   path = Path(tasks, before, after)
   size = sum(x.nbytes for x in jax.tree.leaves(before))

@@ -86,9 +86,8 @@ def test_the_report_of_weights_is_that_of_their_logits(base, runtime, tmp_path):
   parts = {}
   for name in ("validation", "test"):
     batches = list(scene.runtime.eval_batches(getattr(scene.study, name)))
-    logits = [
-      model.apply(scene.base.params, scene.base.batch_stats, b["image"])[0]["logits"] for b in batches
-    ]
+    given = scene.base.params, scene.base.batch_stats
+    logits = [np.asarray(model.apply(*given, batch["image"])[0]["logits"]) for batch in batches]
     parts[name] = np.concatenate(logits), np.concatenate([b["label"] for b in batches])
   logits, labels = parts["test"]
   temperature = metrics.fit_temperature(*parts["validation"])
@@ -102,7 +101,7 @@ def test_the_report_of_weights_is_that_of_their_logits(base, runtime, tmp_path):
 
 
 def test_the_best_epoch_is_kept_and_the_base_where_nothing_is_better(base, runtime, tmp_path):
-  worse = dict(optimizer=dict(make=".optim.sgd", peak_rate=0.5))
+  worse = dict(optimizer=dict(make=".optim.sgd", peak_rate=1e-3, momentum=0.0, weight_decay=300.0))
   scene = scene_of(base, runtime, tmp_path, **worse)
   row = scene.go_on("sgd", (None, None))
   assert row["kept_step"] == 0
