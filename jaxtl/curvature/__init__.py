@@ -4,7 +4,6 @@ from jaxtl.curvature.estimate import Estimate
 from jaxtl.curvature.fisher import fisher_diagonal
 from jaxtl.curvature.krylov import Basis, Tridiagonal, tridiagonalize
 from jaxtl.curvature.products import (
-  Batches,
   Matvec,
   check_params,
   empirical_fisher,
@@ -43,6 +42,7 @@ from jaxtl.curvature.stochastic import (
   trace,
   trace_hutch_plus_plus,
 )
+from jaxtl.curvature.streaming import Batches
 
 __all__ = [
   "Basis",

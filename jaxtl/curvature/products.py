@@ -6,19 +6,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxtl import tree
-from jaxtl.errors import ConfigError, DataError, InputError
+from jaxtl.curvature import streaming
+from jaxtl.curvature.streaming import Batches
+from jaxtl.errors import InputError
 from jaxtl.types import Array, Params
 
 Matvec = Callable[[Params], Params]
-Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
 def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
@@ -120,7 +120,11 @@ def restrict(matvec: Matvec, params: Params, *, where: str) -> Matvec:
 
 
 def hvp_over_batches(
-  loss_fn: Callable[[Params, Any], tuple[Array, Array]], params: Params, batches: Batches
+  loss_fn: Callable[[Params, Any], tuple[Array, Array]],
+  params: Params,
+  batches: Batches,
+  *,
+  where: str | None = None,
 ) -> Matvec:
   """v -> H v, the Hessian of the mean loss over all examples of all batches.
 
@@ -134,16 +138,24 @@ def hvp_over_batches(
     loss_fn: (params, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
     params: a tree of float arrays.
     batches: the same batches for each product: a list, or a function that returns them afresh.
+    where: a regex that finds the paths of the leaves to differentiate by, all of them where it is None. The
+      product is that of `restrict`, without the derivatives by the others: the layers before the first chosen
+      leaf are only evaluated. Each choice of leaves is compiled for itself.
 
   Returns:
-    A function from a tree like `params` to a tree like `params`.
+    A function from a tree like `params` to a tree like `params`; with `where`, from
+    `tree.select(params, where)` to the like.
 
   Raises:
-    ConfigError: `batches` is an iterator, which the first product would use up.
+    ConfigError: `batches` is an iterator, which the first product would use up; or `where` finds no leaf, or
+      is no regex.
     InputError: a parameter is not finite; the message names it.
     DataError: at the product: there are no batches, or no examples in them.
   """
-  return _over_batches(_summed_hvp, (loss_fn,), params, batches)
+  if where is None:
+    return _over_batches(_summed_hvp, (loss_fn,), params, batches)
+  block = tree.select(params, where)
+  return _over_batches(_summed_block_hvp, (loss_fn,), params, batches, like=block)
 
 
 def ggn_over_batches(
@@ -202,10 +214,12 @@ def loss_over_batches(
 
   Args and errors are those of `gradient_over_batches`.
   """
-  stream = _stream(batches)
+  stream = streaming.stream_of(batches)
 
   def value(params: Params) -> float:
-    return float(_mean(_summed_loss, (loss_fn,), _wide_scalar(params), params, stream, vector=()))
+    return float(
+      streaming.mean(_summed_loss, (loss_fn,), streaming.wide_scalar(params), params, stream, vector=())
+    )
 
   return value
 
@@ -222,11 +236,11 @@ def gradient_over_batches(
   Raises:
     ConfigError, DataError: as `hvp_over_batches`.
   """
-  stream = _stream(batches)
+  stream = streaming.stream_of(batches)
 
   def value_and_gradient(params: Params) -> tuple[float, Params]:
-    like = {"loss": _wide_scalar(params), "gradient": params}
-    mean = _mean(_summed_gradient, (loss_fn,), like, params, stream, vector=())
+    like = {"loss": streaming.wide_scalar(params), "gradient": params}
+    mean = streaming.mean(_summed_gradient, (loss_fn,), like, params, stream, vector=())
     return float(mean["loss"]), mean["gradient"]
 
   return value_and_gradient
@@ -259,6 +273,15 @@ def _summed_hvp(loss_fn: Callable[..., Any], params: Params, batch: Any, vector:
 
   _, product, examples = jax.jvp(gradient, (params,), (vector,), has_aux=True)
   return product, examples
+
+
+def _summed_block_hvp(
+  loss_fn: Callable[..., Any], params: Params, batch: Any, vector: dict[str, Array]
+) -> tuple[Any, Array]:
+  """`_summed_hvp` by the leaves that `vector` names; the others are constants."""
+  named = dict(zip(tree.paths(params), jax.tree.leaves(params), strict=True))
+  of_block = lambda block, batch: loss_fn(tree.replace(params, block), batch)  # noqa: E731
+  return _summed_hvp(of_block, {path: named[path] for path in vector}, batch, vector)
 
 
 def _summed_ggn(
@@ -295,59 +318,18 @@ def _summed_gradient(loss_fn: Callable[..., Any], params: Params, batch: Any, _:
   return {"loss": loss, "gradient": gradient}, examples
 
 
-def _over_batches(product: Callable[..., Any], functions: Any, params: Params, batches: Batches) -> Matvec:
-  stream = _stream(batches)
+def _over_batches(
+  product: Callable[..., Any],
+  functions: Any,
+  params: Params,
+  batches: Batches,
+  *,
+  like: Params | None = None,
+) -> Matvec:
+  """v -> the mean of `product`, in the types of `like`; of `params` where it is None."""
+  stream = streaming.stream_of(batches)
   check_params(params)
-  return lambda vector: _mean(product, functions, params, params, stream, vector=vector)
-
-
-def _stream(batches: Batches) -> Callable[[], Iterable[Any]]:
-  if isinstance(batches, Iterator):
-    raise ConfigError(
-      "batches is an iterator, used up after one product; give a list or a function that returns it"
-    )
-  return batches if callable(batches) else lambda: batches
-
-
-def _mean(
-  product: Callable[..., Any],
-  functions: tuple[Callable[..., Any], ...],
-  like: Any,
-  params: Params,
-  stream: Callable[[], Iterable[Any]],
-  *,
-  vector: Params,
-) -> Any:
-  """The sums of `product(*functions, params, batch, vector)` over their count, in the types of `like`."""
-  total, count = jax.tree.map(_wide_zeros, like), jnp.float32(0)
-  for batch in stream():
-    # The next batch was made while the last was computed; programs further ahead would hold memory already.
-    jax.block_until_ready(count)
-    total, count = _add(total, count, params, batch, vector, product=product, functions=functions)
-  if not float(count) > 0:
-    raise DataError(f"the batches hold {float(count):g} examples; a mean over them needs at least one")
-  return jax.tree.map(lambda x, p: (x / count).astype(p.dtype), total, like)
-
-
-# Called from a Python loop: inside a rolled scan, convolutions lose their fast path on CPU.
-@functools.partial(jax.jit, static_argnames=("product", "functions"), donate_argnums=(0, 1))
-def _add(
-  total: Any,
-  count: Array,
-  params: Params,
-  batch: Any,
-  vector: Params,
-  *,
-  product: Callable[..., Any],
-  functions: tuple[Callable[..., Any], ...],
-) -> tuple[Any, Array]:
-  part, examples = product(*functions, params, batch, vector)
-  return tree.add(total, jax.tree.map(tree.wide, part)), count + jnp.asarray(examples, count.dtype)
-
-
-def _wide_scalar(params: Params) -> Array:
-  return jnp.zeros((), jnp.promote_types(jnp.result_type(*jax.tree.leaves(params)), jnp.float32))
-
-
-def _wide_zeros(x: Array) -> Array:
-  return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+  like = params if like is None else like
+  return lambda vector: streaming.mean(
+    product, functions, like, params, stream, vector=streaming.placed(vector, like)
+  )

@@ -88,7 +88,11 @@ class Scene:
 
   @property
   def hessian(self) -> Matvec:
-    return curvature.hvp_over_batches(self.loss_fn, self.params, self.batches)
+    return self.block()
+
+  def block(self, where: str | None = None) -> Matvec:
+    """The Hessian by the parameters whose paths `where` finds, on {path: array}; None: by all of them."""
+    return curvature.hvp_over_batches(self.loss_fn, self.params, self.batches, where=where)
 
   def facts(self) -> Row:
     """The images, the precision, how the network normalises, and the loss at the weights."""
@@ -164,7 +168,8 @@ class Scene:
       "fisher_rao_norm": curvature.fisher_rao_norm(fisher, self.params),
     }
     if (where := self._head_kernel()) is not None:
-      flat = curvature.relative_flatness(self.hessian, self.params, self._key(5), where=where, **draws)
+      kernel = tree.select(self.params, where)
+      flat = curvature.relative_flatness(self.block(where), kernel, self._key(5), where=where, **draws)
       found |= {"relative_flatness": flat.value, "relative_flatness_error": flat.standard_error}
     return found
 
@@ -177,8 +182,7 @@ class Scene:
       if not inside:
         continue  # a block without such parameters
       within = "^(?:" + "|".join(map(re.escape, inside)) + ")$"
-      matvec = curvature.restrict(self.hessian, self.params, where=within)
-      like = tree.select(self.params, within)
+      matvec, like = self.block(within), tree.select(self.params, within)
       first, second = jax.random.split(jax.random.fold_in(self._key(6), number))
       [pair] = curvature.top_eigenpairs(
         matvec, like, first, k=1, max_products=plan.max_products, tolerance=plan.tolerance

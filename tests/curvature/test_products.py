@@ -23,7 +23,7 @@ from jaxtl.curvature import (
   loss_over_batches,
   restrict,
 )
-from jaxtl.errors import ConfigError, DataError, InputError
+from jaxtl.errors import ConfigError, InputError
 from jaxtl.train import make_mesh, sharding
 from tests.curvature import networks
 
@@ -299,9 +299,69 @@ def test_a_restricted_product_is_the_diagonal_block(where):
   np.testing.assert_allclose(block, dense[np.ix_(kept, kept)], atol=1e-12)
 
 
-def test_a_restriction_to_nothing_is_refused():
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_by_some_leaves_alone_the_product_is_the_restricted_one(name):
+  """For every leaf, and for leaves that are no neighbours."""
+  with jax.enable_x64(True):
+    _, params = networks.mean_loss(name, networks.cross_entropy)
+    loss_fn = networks.sum_and_count(name, networks.cross_entropy)
+    batches = batches_of(networks.examples(), 8)
+    whole = hvp_over_batches(loss_fn, params, batches)
+    for where in [*(f"^{path}$" for path in tree.paths(params)), "^(hidden|first|query|out)", ""]:
+      vector = tree.random_like(jax.random.key(0), tree.select(params, where))
+      product = hvp_over_batches(loss_fn, params, batches, where=where)(vector)
+      expected = restrict(whole, params, where=where)(vector)
+      chex.assert_trees_all_close(product, expected, rtol=1e-6, atol=1e-12)
+      assert float(tree.norm(expected)) > 1e-6
+
+
+def test_by_some_leaves_alone_the_others_are_not_differentiated():
+  @jax.custom_jvp
+  def first_layer(x):
+    return jnp.tanh(x)
+
+  @first_layer.defjvp
+  def _(primals, tangents):
+    raise AssertionError("the first layer was differentiated")
+
+  def loss_fn(params, batch):
+    return jnp.sum(jnp.exp(params["second"] * first_layer(params["first"] * batch))), jnp.float32(len(batch))
+
+  params, batches = {"first": jnp.ones(3), "second": jnp.full(3, 0.5)}, [jnp.arange(3.0)]
+  product = hvp_over_batches(loss_fn, params, batches, where="second")({"second": jnp.ones(3)})["second"]
+  x = np.tanh(np.arange(3))
+  np.testing.assert_allclose(product, x**2 * np.exp(0.5 * x) / 3, rtol=1e-6)
+  with pytest.raises(AssertionError, match="the first layer was differentiated"):
+    hvp_over_batches(loss_fn, params, batches)(params)
+
+
+def test_a_block_compiles_once_for_all_batches_products_and_parameters():
+  network, shapes = NETWORKS["mlp"]
+  traces = []
+
+  def loss_fn(params, batch):
+    traces.append(1)
+    return sum_and_count(network, cross_entropy, params, batch)
+
+  for seed in range(2):
+    params = initial(shapes, seed)
+    for number, where in enumerate(("hidden", "out"), 1):
+      matvec = hvp_over_batches(loss_fn, params, batches_of(examples(), 4), where=where)
+      for key in range(3):
+        matvec(tree.random_like(jax.random.key(key), tree.select(params, where)))
+      assert len(traces) == (2 if seed else number)
+
+
+@pytest.mark.parametrize(
+  "of_block",
+  [
+    lambda params, where: restrict(lambda v: v, params, where=where),
+    lambda params, where: hvp_over_batches(lambda p, b: (0.0, 1.0), params, [1], where=where),
+  ],
+)
+def test_a_restriction_to_nothing_is_refused(of_block):
   with pytest.raises(ConfigError, match="matches no parameter") as error:
-    restrict(lambda v: v, {"kernel": jnp.ones(2)}, where="^stage9")
+    of_block({"kernel": jnp.ones(2)}, "^stage9")
   assert "\n" not in str(error.value)
 
 
@@ -330,6 +390,8 @@ def test_products_over_a_mesh_are_those_of_one_device():
   def summed(params, batch):
     return loss_fn(predict(params, batch), batch)
 
+  where = "^(stem|stage2_block1)/"
+  of_block = tree.select(vector, where)
   found = {}
   for devices in (1, 8):
     mesh = make_mesh(devices)
@@ -338,13 +400,17 @@ def test_products_over_a_mesh_are_those_of_one_device():
       for b in batches_of(data, 24)
     ]
     weights = sharding.put_replicated(params, mesh)
+    whole = hvp_over_batches(summed, weights, batches)
     found[devices] = [
-      jax.device_get(matvec(sharding.put_replicated(vector, mesh)))
-      for matvec in (
-        hvp_over_batches(summed, weights, batches),
-        ggn_over_batches(predict, loss_fn, weights, batches),
+      jax.device_get(matvec(sharding.put_replicated(v, mesh)))
+      for matvec, v in (
+        (whole, vector),
+        (ggn_over_batches(predict, loss_fn, weights, batches), vector),
+        (hvp_over_batches(summed, weights, batches, where=where), of_block),
       )
     ]
+    restricted = restrict(whole, weights, where=where)(of_block)
+    assert float(tree.norm(tree.sub(found[devices][-1], restricted))) <= 1e-6 * float(tree.norm(restricted))
   for one, eight in zip(found[1], found[8]):
     distance = float(tree.norm(tree.sub(one, eight)))
     assert distance <= 1e-5 * float(tree.norm(one))
@@ -370,35 +436,3 @@ def test_gauss_newton_goes_through_the_models_own_gradients_and_is_positive():
     ravel_pytree(product)[0], expected / len(images), atol=1e-5 * np.abs(expected).max()
   )
   assert float(tree.dot(vector, product)) > 0
-
-
-def test_memory_does_not_grow_with_the_number_of_batches():
-  """Arrays alive while the batches pass, in bytes: each batch goes before the next but one comes."""
-  _, params = networks.mean_loss("mlp", networks.cross_entropy)
-  vector = tree.random_like(jax.random.key(0), params)
-  loss_fn = networks.sum_and_count("mlp", networks.cross_entropy)
-
-  def most_alive(count):
-    seen = []
-
-    def batches():
-      for number in range(count):
-        yield networks.examples(seed=number)
-        seen.append(sum(x.nbytes for x in jax.live_arrays()))
-
-    hvp_over_batches(loss_fn, params, batches)(vector)
-    return max(seen)
-
-  most_alive(1)
-  batch = sum(x.nbytes for x in networks.examples().values())
-  assert most_alive(64) <= most_alive(2) + 2 * batch
-
-
-def test_an_iterator_is_refused_because_one_product_uses_it_up():
-  with pytest.raises(ConfigError, match="iterator"):
-    hvp_over_batches(lambda p, b: (0.0, 1.0), {}, iter([1]))
-
-
-def test_no_examples_are_refused():
-  with pytest.raises(DataError, match="0 examples"):
-    hvp_over_batches(lambda p, b: (jnp.sum(p), 0.0), jnp.ones(2), [])(jnp.ones(2))

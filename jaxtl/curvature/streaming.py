@@ -1,0 +1,120 @@
+"""Means over batches that are streamed once per call, one compiled program for each batch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxtl import tree
+from jaxtl.config import first_few
+from jaxtl.errors import ConfigError, DataError, InputError
+from jaxtl.types import Array, Params
+
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+def stream_of(batches: Batches) -> Callable[[], Iterable[Any]]:
+  """A function that gives the batches afresh.
+
+  Raises:
+    ConfigError: they are an iterator, which the first call would use up.
+  """
+  if isinstance(batches, Iterator):
+    raise ConfigError(
+      "batches is an iterator, used up after one product; give a list or a function that returns it"
+    )
+  return batches if callable(batches) else lambda: batches
+
+
+def mean(
+  product: Callable[..., Any],
+  functions: tuple[Callable[..., Any], ...],
+  like: Any,
+  params: Params,
+  stream: Callable[[], Iterable[Any]],
+  *,
+  vector: Params,
+) -> Any:
+  """The sums of `product(*functions, params, batch, vector)` over their count, in the types of `like`.
+
+  Args:
+    product: (*functions, params, batch, vector) -> (sums, a tree like `like`; number of examples).
+    functions: hashable; with the same ones and shapes nothing is compiled again.
+    like: a tree with the shapes, types and places of the result.
+    params: a tree of arrays.
+    stream: gives the batches.
+    vector: what else the product takes.
+
+  Raises:
+    DataError: there are no batches, or no examples in them.
+  """
+  total, count = jax.tree.map(_wide_zeros, like), _zero(params, jnp.float32)
+  for batch in stream():
+    # The next batch was made while the last was computed; programs further ahead would hold memory already.
+    jax.block_until_ready(count)
+    total, count = _add(total, count, params, batch, vector, product=product, functions=functions)
+  if not float(count) > 0:
+    raise DataError(f"the batches hold {float(count):g} examples; a mean over them needs at least one")
+  return jax.tree.map(lambda x, p: (x / count).astype(p.dtype), total, like)
+
+
+def wide_scalar(params: Params) -> Array:
+  """Zero on the devices of the parameters, in float32 or wider."""
+  return _zero(params, jnp.promote_types(jnp.result_type(*jax.tree.leaves(params)), jnp.float32))
+
+
+def placed(vector: Params, like: Params) -> Params:
+  """A vector where the leaves of `like` are: one that is made elsewhere would be a program of its own.
+
+  Raises:
+    InputError: their leaves are not the same.
+  """
+  given, expected = tree.paths(vector), tree.paths(like)
+  if given != expected:
+    raise InputError(f"the vector has the leaves {first_few(given)}; the product takes {first_few(expected)}")
+  wanted = [_sharding(x) for x in jax.tree.leaves(like)]
+  if None in wanted or wanted == [_sharding(x) for x in jax.tree.leaves(vector)]:
+    return vector
+  return jax.jit(_same, out_shardings=jax.tree.unflatten(jax.tree.structure(vector), wanted))(vector)
+
+
+# Called from a Python loop: inside a rolled scan, convolutions lose their fast path on CPU.
+@functools.partial(jax.jit, static_argnames=("product", "functions"), donate_argnums=(0, 1))
+def _add(
+  total: Any,
+  count: Array,
+  params: Params,
+  batch: Any,
+  vector: Params,
+  *,
+  product: Callable[..., Any],
+  functions: tuple[Callable[..., Any], ...],
+) -> tuple[Any, Array]:
+  part, examples = product(*functions, params, batch, vector)
+  return tree.add(total, jax.tree.map(tree.wide, part)), count + jnp.asarray(examples, count.dtype)
+
+
+def _wide_zeros(x: Array) -> Array:
+  return jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _zero(params: Params, dtype: Any) -> Array:
+  """A scalar on the devices of the parameters."""
+  sharding = _sharding(jax.tree.leaves(params)[0])
+  if isinstance(sharding, NamedSharding):
+    sharding = NamedSharding(sharding.mesh, PartitionSpec())
+  return jnp.zeros((), dtype, device=sharding)
+
+
+def _same(vector: Params) -> Params:
+  return vector
+
+
+def _sharding(x: Any) -> Any:
+  """Where an array is; None where it goes along with others."""
+  return x.sharding if isinstance(x, jax.Array) and x.committed else None
