@@ -27,7 +27,7 @@ class PostTraining:
   """How a trained network is trained on.
 
   Attributes:
-    task, data, optimizer, evaluation, sharding, on_nonfinite: as in `Experiment`. Seed 002's recipe is
+    task, data, optimizer, evaluation, sharding, on_nonfinite: as in `Experiment`. The recipe of PoL is
       Nesterov momentum 0.9, weight decay 5e-4 and the last learning rate of the training before.
     epochs: passes over the data.
     gradient: makes the rule: `.optim.pof`, `.optim.pol`, or any other, which moves all of the network.
