@@ -163,16 +163,16 @@ class Scene:
       workdir=folder,
     )
     step, kept = self._kept(trained, folder)
+    per_epoch = len(self.runtime.open(self.study.data))
     layers = {"perturb": perturb, "update": update} if method.diagnosed else _written(method.gradient)
     return self.report(name, kept) | {
       **layers,
       "epochs": self.study.epochs,
       "steps": trained.total_steps,
       "kept_step": step,
-      "seconds_per_epoch": len(self.runtime.open(self.study.data))
-      / trained.median("train/images_per_second"),
+      "seconds_per_epoch": _finite(per_epoch / trained.median("train/images_per_second")),
       "step_bytes": self._bytes(settings, perturb, update),
-      "reject_rate": trained.last("train/rejects") / max(trained.total_steps, 1),
+      "reject_rate": _finite(trained.last("train/rejects") / max(trained.total_steps, 1)),
     }
 
   def report(self, name: str, weights: Weights) -> Row:
@@ -262,6 +262,11 @@ def _base(study: Layers, seed: int, workdir: Path, runtime: Runtime) -> Weights:
     assert study.start is not None  # the study has checked it
     return checkpoint.load(study.start)
   return train.run(study.base, seed=seed, runtime=runtime, workdir=workdir / BASE).weights
+
+
+def _finite(value: float) -> float | None:
+  """For JSON, which has no NaN: None where nothing was measured."""
+  return value if np.isfinite(value) else None
 
 
 def _written(gradient: Spec) -> Row:

@@ -67,6 +67,7 @@ def test_the_base_the_diagnosis_and_every_method_have_rows(base, runtime, tmp_pa
       assert row["validation_loss"] <= found["base"]["validation_loss"]  # or the base would have been kept
       assert row["seconds_per_epoch"] > 0
       assert row["step_bytes"] > 0
+      assert (row["reject_rate"] is None) == (row["method"] == "sgd")  # which rejects nothing
   report.write(tmp_path / "run", tmp_path / "out")
   text = (tmp_path / "out" / "report.md").read_text()
   for words in ("a: the base and what follows", "with a temperature alone", "Methods of a"):
