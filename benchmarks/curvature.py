@@ -259,10 +259,11 @@ def compare(name: str, options: argparse.Namespace, tables: dict[str, list[str]]
     ways = case.faster_layouts(torch)
     rounds = case.rounds(torch, ways)
     middle = {kind: statistics.median(took[kind] for took in rounds) for kind in rounds[0]}
+    beside, beside_text = spread(took["ours"] / took["theirs"] for took in rounds)
+    over, over_text = spread(took["ours"] / took["gradient"] for took in rounds)
+    print(f"{name}: {beside_text} of torch's time, {over_text} of our gradient's; {middle}", file=sys.stderr)
     found = case.eigenvalues(torch, ways[min(ways, key=middle.__getitem__)])
     torch.close()
-  beside, beside_text = spread(took["ours"] / took["theirs"] for took in rounds)
-  over, over_text = spread(took["ours"] / took["gradient"] for took in rounds)
   _, theirs_text = spread(took["double backward"] / took["torch's gradient"] for took in rounds)
   cells = [
     f"{middle[kind]:.2f}" if kind in middle else "" for kind in ("ours", "double backward", "PyHessian")

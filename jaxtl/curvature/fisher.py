@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import tree
-from jaxtl.curvature.products import Batches, check_params
+from jaxtl.curvature.products import check_params
+from jaxtl.curvature.streaming import Batches
 from jaxtl.errors import DataError
 from jaxtl.types import Array, Params
 
