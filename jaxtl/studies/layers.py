@@ -323,7 +323,9 @@ def rehearse(study: Layers, runtime: Runtime) -> None:
 
 
 def check_data(study: Layers, runtime: Runtime) -> None:
-  """Refuses parts with different classes."""
+  """Refuses a checkpoint that is not there, and parts with different classes."""
+  if study.start is not None:
+    checkpoint.find(study.start)
   classes = runtime.open(study.data).classes
   for name in ("validation", "test"):
     same_classes(classes, runtime.open(getattr(study, name)).classes, at=name)

@@ -47,7 +47,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   base = results.config.get("base", {})
   kept = "the epoch of lowest validation loss, or the base" if base.get("best", True) else "the last step"
   return [
-    ("Seeds", f"Mean over {len(results.seeds)} ± standard deviation; each has a base network of its own."),
+    ("Seeds", f"{_seeds(results)}; mean ± standard deviation, each with a base network of its own."),
     (
       "Methods",
       f"{base.get('epochs', 10):g} epochs each from the same base; kept is {kept}.",
@@ -143,3 +143,8 @@ def _names(value: Any) -> str:
 
 def _all(rows: Sequence[Row], key: str) -> str:
   return " or ".join(f"{value:,}" for value in sorted({row[key] for row in rows if key in row}))
+
+
+def _seeds(results: Results) -> int:
+  """How many seeds have a finished cell."""
+  return len({seed for _, seed in results.finished})

@@ -38,10 +38,12 @@ def rows(study: Patching, *, seed: int, workdir: FilePath, runtime: Runtime) -> 
   for patch in study.patching:
     for supported in study.supported:
       runtime.progress.title = f"{bench.title} | {supported} x {patch}"
-      yield remember(
+      row = remember(
         workdir / "pairs" / f"{supported}.{patch}.json",
         functools.partial(_pair_row, bench, supported, patch),
       )
+      runtime.progress.note(f"{supported} x {patch}: alpha {row['optimised/alpha']:.3f}")
+      yield row
     bench.forget()
   if study.merging is not None:
     yield from merging.rows(bench, study.merging)
@@ -219,7 +221,8 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
 
 
 def check_data(study: Patching, runtime: Runtime) -> None:
-  """Refuses a task whose parts have different classes, and tasks with images of different sizes."""
+  """Refuses a checkpoint that is not there, parts of different classes, and images of different sizes."""
+  checkpoint.find(study.start)
   for name, task in study.tasks.items():
     classes = runtime.open(task.test).classes
     for part in ("validation", "train"):

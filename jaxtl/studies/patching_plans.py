@@ -38,7 +38,7 @@ class PatchTask:
   def __post_init__(self) -> None:
     if overlap(self.validation, self.test) or (self.train and overlap(self.train, self.validation)):
       raise ConfigError(
-        "a task's validation has images of its test or training data, and a coefficient must not be chosen "
+        "validation has images of the task's test or training data, and a coefficient must not be chosen "
         "on either: hold out a part of the training images, .data.part_of(start=0.9)"
       )
 

@@ -13,7 +13,7 @@ from jaxtl.studies.tables import ABSENT, Column, Table, decimals_for, spearman
 
 # the coefficient's name in a row -> how tables call it
 SETTINGS = {
-  "zero_shot": "zero-shot",
+  "zero_shot": "before",
   "fine_tuned": "fine-tuned",
   "grid_0.1": "grid 0.1",
   "grid_0.05": "grid 0.05",

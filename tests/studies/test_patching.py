@@ -239,6 +239,7 @@ def test_bad_input_is_one_line(base, runtime, tmp_path, path, value, message):
   with pytest.raises((CheckpointError, ConfigError, DataError), match=message) as caught:
     run(changed, runtime, tmp_path / "run")
   assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
 
 
 def test_tasks_with_images_of_two_sizes_are_refused(base, runtime, tmp_path):
