@@ -88,10 +88,12 @@ class Tridiagonal(NamedTuple):
   basis: Basis
 
   def eigh(self) -> tuple[np.ndarray, np.ndarray]:
-    """The eigenvalues [m] of T, rising, and its eigenvectors in the columns of [m, m]."""
-    return np.linalg.eigh(
-      np.diag(self.diagonal) + np.diag(self.off_diagonal, 1) + np.diag(self.off_diagonal, -1)
-    )
+    return eigh_tridiagonal(self.diagonal, self.off_diagonal)
+
+
+def eigh_tridiagonal(diagonal: np.ndarray, off_diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The eigenvalues [m] of T, rising, and its eigenvectors in the columns of [m, m]."""
+  return np.linalg.eigh(np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
 
 
 def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> Iterator[Tridiagonal]:

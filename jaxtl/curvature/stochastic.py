@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxtl import tree
 from jaxtl.curvature.estimate import Estimate, check_num_samples, of_samples
-from jaxtl.curvature.krylov import Basis, check_finite, tridiagonalize
+from jaxtl.curvature.krylov import Basis, check_finite, eigh_tridiagonal, tridiagonalize
 from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Params
@@ -146,19 +146,22 @@ class Density:
     weights: float64 [S, m], each row with the sum 1; padding has the weight 0.
     dimension: n, the number of eigenvalues.
     num_products: of all probes.
+    shorter: the same probes' rules after half of their steps; None in `shorter` itself.
   """
 
   nodes: np.ndarray
   weights: np.ndarray
   dimension: int
   num_products: int
+  shorter: Density | None = None
 
   def sum_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
     """sum_i function(lambda_i) over all n eigenvalues, which is tr function(H).
 
-    Unbiased for polynomials up to the degree 2 m - 1; other functions have a bias that falls with m. Where
-    few eigenvalues make most of the sum, the samples are skewed, and few probes state too small an error:
-    of small networks' third moments, intervals of 99 % from 8 probes held 93 of 100, from 24 probes 97.
+    Unbiased for polynomials up to the degree 2 m - 1; other functions have a bias that falls with m:
+    `shorter` tells whether it still does. Where few eigenvalues make most of the sum, the samples are skewed,
+    and few probes state too small an error: of small networks' third moments, intervals of 99 % from 8 probes
+    held 93 of 100, from 24 probes 97.
     """
     samples = self.dimension * np.sum(self.weights * function(self.nodes), axis=1)
     return of_samples(samples, num_evaluations=self.num_products)
@@ -178,6 +181,11 @@ class Density:
     """sum_i lambda_i / (lambda_i + alpha) over the positive eigenvalues: directions that the data determine.
 
     Maddox, Benton, Wilson, "Rethinking parameter counting in deep models", 2020, arXiv 2003.02139.
+
+    For a positive semi-definite matrix, such as the Gauss-Newton one, it converges within a few times
+    sqrt(lambda_max / alpha) steps. An indefinite Hessian's has a kink at 0, where nearly all eigenvalues lie:
+    of a ResNet-20's, lambda_max 63, the value from one probe went up and down between 189 and 916 from 10
+    steps to 120, and the Gauss-Newton matrix's stood at 21.3 from the tenth on.
 
     Args:
       alpha: the curvature from which a direction counts, that of the prior in the paper; above 0.
@@ -219,16 +227,25 @@ def spectral_density(
   check_num_samples(num_samples)
   if num_steps < 1:
     raise ConfigError(f"num_steps is {num_steps}; write at least 1")
-  nodes, weights = np.zeros((2, num_samples, num_steps))
+  found = []
+  for vector in _probes(key, like, num_samples):
+    *_, last = itertools.islice(tridiagonalize(matvec, vector), num_steps)
+    found.append((last.diagonal, last.off_diagonal))  # without the basis, which is large
+  shorter = _density(found, (num_steps + 1) // 2, tree.size(like))
+  return dataclasses.replace(_density(found, num_steps, tree.size(like)), shorter=shorter)
+
+
+def _density(found: Sequence[tuple[np.ndarray, np.ndarray]], num_steps: int, dimension: int) -> Density:
+  """The rules of each probe's matrix T, given by its diagonals, as it was after so many steps."""
+  nodes, weights = np.zeros((2, len(found), num_steps))
   products = 0
-  for number, vector in enumerate(_probes(key, like, num_samples)):
-    *_, found = itertools.islice(tridiagonalize(matvec, vector), num_steps)
-    values, vectors = found.eigh()
-    steps = len(values)
+  for number, (diagonal, beside) in enumerate(found):
+    steps = min(num_steps, len(diagonal))
+    values, vectors = eigh_tridiagonal(diagonal[:steps], beside[: steps - 1])
     nodes[number] = values[-1]  # padding has no weight, but functions are evaluated there
     nodes[number, :steps], weights[number, :steps] = values, vectors[0] ** 2
     products += steps
-  return Density(nodes, weights, tree.size(like), products)
+  return Density(nodes, weights, dimension, products)
 
 
 def _probes(key: Array, like: Params, count: int) -> Iterator[Params]:

@@ -11,11 +11,14 @@ from jaxtl import config as config_lib
 class Spectrum:
   """The spectrum of the Hessian: its largest eigenvalues by Lanczos, and its density by random probes.
 
+  The effective dimension is that of the Gauss-Newton matrix, whose density has as many products; why not
+  the Hessian's, says `Density.effective_dimension`.
+
   Attributes:
     num_eigenvalues: how many of the largest.
     max_products: for them.
     tolerance: relative residual that they are to reach.
-    num_probes, num_steps: of the density, whose products are their product.
+    num_probes, num_steps: of both densities, each of which takes their product of products.
     alpha: the curvature from which a direction counts in the effective dimension.
   """
 

@@ -16,8 +16,10 @@ _MEASURES: Mapping[str, tuple[str, str, str, int]] = {
   "residual": ("residual", "Hessian", "relative residual of λ_max", 0),
   "trace": ("trace", "Hessian", "sum of the eigenvalues, by random probes", -1),
   "trace_error": ("s.e.", "Hessian", "standard error of the trace", 0),
-  "effective_dimension": ("eff. dim.", "Hessian", "effective dimension", -1),
-  "effective_dimension_error": ("s.e.", "Hessian", "standard error of the effective dimension", 0),
+  "gauss_newton_trace": ("trace", "Gauss-Newton", "sum of the Gauss-Newton matrix's eigenvalues", -1),
+  "gauss_newton_trace_error": ("s.e.", "Gauss-Newton", "standard error of that trace", 0),
+  "effective_dimension": ("eff. dim.", "Gauss-Newton", "effective dimension", -1),
+  "effective_dimension_error": ("s.e.", "Gauss-Newton", "standard error of the effective dimension", 0),
   "sam_first_order": ("first order", "Sharpness", "SAM sharpness, one step", -1),
   "sam_sharpness": ("ascent", "Sharpness", "SAM sharpness, several steps", -1),
   "average_sharpness": ("average", "Sharpness", "average sharpness under Gaussian noise", -1),
@@ -74,7 +76,14 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     said.insert(0, ("Loss", f"Each arm's own ({'; '.join(own)}): rows cannot be compared with each other."))
   alphas = sorted({f"{row['alpha']:g}" for row in rows if "alpha" in row})
   if alphas:
-    said.append(("Effective dimension", f"Sum of λ / (λ + {' or '.join(alphas)}) over positive eigenvalues."))
+    change = max(row["effective_dimension_change"] for row in rows if "effective_dimension_change" in row)
+    said.append(
+      (
+        "Effective dimension",
+        f"Sum of λ / (λ + {' or '.join(alphas)}) over the Gauss-Newton matrix's eigenvalues. The latter half "
+        f"of the steps of its recursion changed it by {change:.2g} at most.",
+      )
+    )
   plans = [row["sharpness_plan"] for row in rows if "sharpness_plan" in row]
   if plans:
     ball = f"radius {_all(plans, 'rho')}, and {_all(plans, 'adaptive_rho')} relative to the weights"

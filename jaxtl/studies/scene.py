@@ -36,6 +36,7 @@ class Scene:
     params: its parameters, on the devices.
     loss_fn: (params, batch) -> (sum of the losses, their number).
     logits_fn: (params, batch) -> (logits [B, K], mask [B]).
+    loss_of_logits: (logits, batch) -> as `loss_fn`.
     batches: gives the batches afresh; one is on the devices at a time.
     batch_stats: its normalisation statistics, on the devices.
     key: of all random draws.
@@ -47,6 +48,7 @@ class Scene:
   params: Params
   loss_fn: Callable[[Params, Batch], tuple[Array, Array]]
   logits_fn: Callable[[Params, Batch], tuple[Array, Array]]
+  loss_of_logits: Callable[[Array, Batch], tuple[Array, Array]]
   batches: Callable[[], Iterable[Batch]]
   batch_stats: Params
   key: Array
@@ -79,6 +81,7 @@ class Scene:
       sharding.put_replicated(params, runtime.mesh),
       summed(model, loss),
       _masked_logits(model),
+      _summed_of_logits(loss),
       batches,
       stats,
       jax.random.key(seed),
@@ -93,6 +96,11 @@ class Scene:
   def block(self, where: str | None = None) -> Matvec:
     """The Hessian by the parameters whose paths `where` finds, on {path: array}; None: by all of them."""
     return curvature.hvp_over_batches(self.loss_fn, self.params, self.batches, where=where)
+
+  @property
+  def gauss_newton(self) -> Matvec:
+    """The Hessian without the network's own curvature."""
+    return curvature.ggn_over_batches(_logits(self.model), self.loss_of_logits, self.params, self.batches)
 
   def facts(self) -> Row:
     """The images, the precision, how the network normalises, and the loss at the weights."""
@@ -118,7 +126,7 @@ class Scene:
 
   def spectrum(self, plan: Spectrum) -> Row:
     """The numbers of `Spectrum`; the density is kept as its nodes and weights."""
-    lanczos_key, probe_key = self._key(1), self._key(2)
+    lanczos_key, probe_key, gauss_newton_key = self._key(1), self._key(2), self._key(9)
     pairs = curvature.top_eigenpairs(
       self.hessian,
       self.params,
@@ -130,7 +138,11 @@ class Scene:
     density = curvature.spectral_density(
       self.hessian, self.params, probe_key, num_samples=plan.num_probes, num_steps=plan.num_steps
     )
-    effective = density.effective_dimension(alpha=plan.alpha)
+    gauss_newton = curvature.spectral_density(
+      self.gauss_newton, self.params, gauss_newton_key, num_samples=plan.num_probes, num_steps=plan.num_steps
+    )
+    effective = gauss_newton.effective_dimension(alpha=plan.alpha)
+    before = (gauss_newton.shorter or gauss_newton).effective_dimension(alpha=plan.alpha)
     return {
       "eigenvalues": [pair.value for pair in pairs],
       "eigenvalue_residuals": [pair.residual for pair in pairs],
@@ -138,6 +150,9 @@ class Scene:
       "trace_error": density.trace().standard_error,
       "effective_dimension": effective.value,
       "effective_dimension_error": effective.standard_error,
+      "effective_dimension_change": abs(effective.value - before.value),
+      "gauss_newton_trace": gauss_newton.trace().value,
+      "gauss_newton_trace_error": gauss_newton.trace().standard_error,
       "alpha": plan.alpha,
       "density_nodes": density.nodes.tolist(),
       "density_weights": density.weights.tolist(),
@@ -286,7 +301,15 @@ def summed(
     others: Any = batch.get("others", {})
     whole = {**others, **params}
     features, _ = model.apply(whole, batch["batch_stats"], batch["image"], start=start)
-    mean = Mean.of(loss(features["logits"], batch["label"]), batch["mask"])
+    return _summed_of_logits(loss)(features["logits"], batch)
+
+  return loss_fn
+
+
+@functools.cache
+def _summed_of_logits(loss: PerExampleLoss) -> Callable[[Array, Batch], tuple[Array, Array]]:
+  def loss_fn(logits: Array, batch: Batch) -> tuple[Array, Array]:
+    mean = Mean.of(loss(logits, batch["label"]), batch["mask"])
     return mean.total, mean.weight
 
   return loss_fn
@@ -321,11 +344,16 @@ def _total(batches: Iterable[Mapping[str, np.ndarray]]) -> int:
 
 
 @functools.cache
-def _masked_logits(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
-  def logits(params: Params, batch: Batch) -> tuple[Array, Array]:
-    return model.apply(params, batch["batch_stats"], batch["image"])[0]["logits"], batch["mask"]
+def _logits(model: Model) -> Callable[[Params, Batch], Array]:
+  def logits(params: Params, batch: Batch) -> Array:
+    return model.apply(params, batch["batch_stats"], batch["image"])[0]["logits"]
 
   return logits
+
+
+@functools.cache
+def _masked_logits(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
+  return lambda params, batch: (_logits(model)(params, batch), batch["mask"])
 
 
 def _symmetric(span: float, num_points: int) -> np.ndarray:

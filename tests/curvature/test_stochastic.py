@@ -86,6 +86,21 @@ def test_a_density_of_all_steps_has_the_true_functions_of_the_spectrum():
   np.testing.assert_allclose(curve, expected, atol=0.1 * expected.max())
 
 
+@pytest.mark.parametrize(("signs", "resolved"), [((1, 1), True), ((-1, 1), False)])
+def test_shorter_rules_tell_an_effective_dimension_that_is_not_resolved(signs, resolved):
+  """Few steps resolve x / (x + alpha) beside a bulk of small eigenvalues, but no kink amid them."""
+  bulk = np.random.default_rng(0).uniform(0, 0.05, 280) * np.resize(signs, 280)
+  eigenvalues = np.concatenate([bulk, np.geomspace(0.5, 30, 8)])
+  rotation, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((288, 288)))
+  with jax.enable_x64(True):
+    matrix = jnp.asarray(rotation * eigenvalues @ rotation.T)
+    densities = [spectral_density(lambda v: matrix @ v, matrix[0], KEY, num_steps=m) for m in (10, 288)]
+  found, truth = (density.effective_dimension().value for density in densities)
+  change = abs(found - densities[0].shorter.effective_dimension().value)
+  assert (abs(found - truth) < 1e-4 * truth) == resolved
+  assert (change < 0.02 * truth) == resolved
+
+
 @pytest.mark.parametrize("alpha", [0.0, -1.0])
 def test_effective_dimension_needs_a_positive_curvature(alpha):
   with pytest.raises(ConfigError, match="alpha"):

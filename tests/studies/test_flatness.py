@@ -1,6 +1,7 @@
 """Flatness of a checkpoint that exists, and during training; transfer of one that exists."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxtl import losses, train, tree
+from jaxtl import curvature, losses, train, tree
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError, Restart
 from jaxtl.studies import report, study
@@ -20,6 +21,8 @@ from jaxtl.studies.lambda_max import Flatness, Trail
 from jaxtl.studies.scene import Scene, subset
 from jaxtl.train import Experiment
 from tests.train.conftest import tiny_config
+
+HINGE = functools.partial(losses.multiclass_smoothed_hinge, margin=2.0)
 
 
 @pytest.fixture
@@ -56,6 +59,47 @@ def scene_of(trained, runtime, settings, loss=losses.softmax_cross_entropy):
 @pytest.fixture
 def settings(study_config):
   return parse(study_config["base"]["flatness"] | dict(num_iters=300, tolerance=1e-3), Flatness)
+
+
+@pytest.mark.parametrize("loss", [losses.softmax_cross_entropy, HINGE])
+def test_the_gauss_newton_product_is_that_of_the_dense_jacobian(runtime, checkpointed, settings, loss):
+  scene = scene_of(checkpointed[1], runtime(), settings, loss)
+  flat, unflatten = ravel_pytree(scene.params)
+  vector = tree.random_like(jax.random.key(5), flat)
+  total, count = np.zeros(flat.shape), 0.0
+  for batch in scene.batches():
+
+    def logits(point, batch=batch):
+      return scene.model.apply(unflatten(point), batch["batch_stats"], batch["image"])[0]["logits"]
+
+    def summed(outputs, batch=batch):
+      return jnp.sum(loss(outputs, batch["label"]) * batch["mask"])
+
+    jacobian, outputs = jax.jacrev(logits)(flat), logits(flat)
+    size = outputs.size
+    inner = jax.hessian(summed)(outputs).reshape(size, size)
+    jacobian = np.asarray(jacobian).reshape(size, -1)
+    total += jacobian.T @ (inner @ (jacobian @ vector))
+    count += float(jnp.sum(batch["mask"]))
+  product = scene.gauss_newton(unflatten(vector))
+  np.testing.assert_allclose(
+    ravel_pytree(product)[0], total / count, rtol=1e-3, atol=1e-4 * abs(total / count).max()
+  )
+
+
+def test_the_effective_dimension_is_that_of_the_gauss_newton_matrix(runtime, checkpointed, settings):
+  scene = scene_of(checkpointed[1], runtime(), settings)
+  row = scene.spectrum(Spectrum(max_products=3, num_probes=4, num_steps=12, alpha=0.5))
+  again = curvature.spectral_density(
+    scene.gauss_newton, scene.params, jax.random.key(3), num_samples=16, num_steps=12
+  )
+  for name, other in (
+    ("effective_dimension", again.effective_dimension(alpha=0.5)),
+    ("gauss_newton_trace", again.trace()),
+  ):
+    error = np.hypot(row[f"{name}_error"], other.standard_error)
+    assert abs(row[name] - other.value) < 4 * error
+  assert row["effective_dimension_change"] < row["effective_dimension_error"]
 
 
 def test_flatness_is_the_largest_eigenvalue_that_arpack_finds(runtime, checkpointed, settings):

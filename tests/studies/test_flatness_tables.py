@@ -24,6 +24,8 @@ def rows_of(arm, seed, scale, loss="cross_entropy", differentiated="softmax_cros
     **{"batch_norm": "stored statistics", "lambda_max": 100.0 * scale, "residual": 0.004, "converged": True},
     **{"num_products": 17, "trace": 500.0 * scale, "trace_error": 31.25, "alpha": 2.0, "mean_loss": 0.5},
     **{"eigenvalues": [100.0 * scale, 40.0], "sam_sharpness": 0.1 * scale},
+    **{"effective_dimension": 21.5, "effective_dimension_error": 3.0, "effective_dimension_change": 0.125},
+    **{"gauss_newton_trace": 450.0, "gauss_newton_trace_error": 25.0},
     "density_nodes": [[-1.0, 0.0, 100.0 * scale]] * 2,
     "density_weights": [[0.01, 0.989, 0.001]] * 2,
   }
