@@ -12,7 +12,7 @@ from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.train import training
 from jaxtl.train.checkpoint import Weights
-from jaxtl.train.experiment import REPLICATE, Experiment, Program
+from jaxtl.train.experiment import REPLICATE, Experiment, Program, check_length
 from jaxtl.train.loop import Observer
 from jaxtl.train.prefix_cache import PrefixCache
 from jaxtl.train.runtime import Data, Runtime, same_classes
@@ -29,7 +29,7 @@ class PostTraining:
   Attributes:
     task, data, optimizer, evaluation, sharding, on_nonfinite: as in `Experiment`. The recipe of PoL is
       Nesterov momentum 0.9, weight decay 5e-4 and the last learning rate of the training before.
-    epochs: passes over the data.
+    epochs, steps: the length, as in `Experiment`.
     gradient: makes the rule: `.optim.pof`, `.optim.pol`, or any other, which moves all of the network.
     cache: whether hidden states are kept; "auto" keeps them where nothing is augmented.
     log_every, evaluate_every, checkpoint_every, keep: as in `Experiment`.
@@ -38,7 +38,7 @@ class PostTraining:
   task: Spec
   data: Data
   optimizer: Spec
-  epochs: float = 10.0
+  epochs: float | None = 10.0
   gradient: Spec = POF
   evaluation: Mapping[str, Data] = dataclasses.field(default_factory=dict)
   cache: PrefixCache = dataclasses.field(default_factory=PrefixCache)
@@ -48,6 +48,10 @@ class PostTraining:
   keep: int = 2
   on_nonfinite: str = "abort"
   sharding: Spec = REPLICATE
+  steps: int | None = None
+
+  def __post_init__(self) -> None:
+    check_length(self.epochs, self.steps)
 
   def experiment(
     self, model: Spec, *, perturb: Names = None, update: Names = None, image_size: int | None = None

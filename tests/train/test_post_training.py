@@ -239,6 +239,16 @@ def test_settings_are_an_experiment_without_a_model(base):
   assert "perturb" in inspect.signature(optim.pol).parameters
 
 
+def test_the_length_is_said_in_epochs_or_in_steps(base):
+  made = settings(epochs=None, steps=3).experiment(base.model_spec())
+  assert [experiment.total_steps(each, 96) for each in (made, settings().experiment(base.model_spec()))] == [
+    3,
+    6,
+  ]
+  with pytest.raises(ConfigError, match="epochs is 1.0 and steps is 3; give one of them"):
+    settings(steps=3)
+
+
 def test_a_rehearsal_and_the_memory_know_the_weak_batch(base):
   made = settings(gradient=dict(make=".optim.pof", weak_batch_size=48)).experiment(base.model_spec())
   mesh = train.make_mesh(1)
