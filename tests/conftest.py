@@ -1,6 +1,7 @@
 """Eight virtual devices, no implicit rank promotion, a compilation cache that survives the run."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -12,6 +13,11 @@ _cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtl
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  # A shell ignores it in what it starts in the background; programs that the tests start and interrupt would
+  # inherit that, and a shell script could not even trap it.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

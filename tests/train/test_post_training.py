@@ -245,7 +245,7 @@ def test_the_length_is_said_in_epochs_or_in_steps(base):
     3,
     6,
   ]
-  with pytest.raises(ConfigError, match="epochs is 1.0 and steps is 3; give one of them"):
+  with pytest.raises(ConfigError, match=r"epochs is 1\.0 and steps is 3; give one of them"):
     settings(steps=3)
 
 
