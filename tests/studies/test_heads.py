@@ -60,7 +60,7 @@ def plan(files, start, **changes):
 
 
 def test_patching_starts_from_zero_shot_accuracy_and_leaves_the_words_alone(files, start, runtime, tmp_path):
-  bench = patching.Bench.of(plan(files, start), runtime(), seed=0, workdir=tmp_path / "bench" / "0")
+  bench = patching.Bench.of(plan(files, start), runtime(), side=8, seed=0, workdir=tmp_path / "bench" / "0")
   made = bench.tasks.head("new")
   expected = train.zero_shot(**files, subset=True)(["a", "b"])
   np.testing.assert_array_equal(made["kernel"], expected["kernel"])
@@ -87,7 +87,7 @@ def test_a_backbone_of_another_kind_says_how_to_import_it(files, start, runtime,
   weights = as_weights("clip_vit_b32", size=8, classes=(), **IMAGE)
   checkpoint.save_weights(weights, tmp_path / "linear")
   linear = plan(files, str(tmp_path / "linear"))
-  bench = patching.Bench.of(linear, runtime(), seed=0, workdir=tmp_path / "bench" / "0")
+  bench = patching.Bench.of(linear, runtime(), side=8, seed=0, workdir=tmp_path / "bench" / "0")
   with pytest.raises(
     ConfigError, match=r"need a backbone with head=scaled_cosine, and .* has head=linear; import"
   ):
