@@ -249,15 +249,20 @@ def _loss_and_slopes(logits: Array, labels: Array, temperature: float) -> tuple[
 
   With M = max(0, max_k x_k - x_y), L = M + log(exp(-M) + sum_{k != y} exp(x_k - x_y - M)), all positive:
   M = 0 where the true class leads, and L is then the log1p of the others' sum, as p_y - 1 is made of it too.
+  That sum is taken relative to the best of the others: many terms that are 0 in float32 each may have a sum
+  that is not.
   """
   is_label = targets.is_label(labels, logits.shape[-1])
-  best = jnp.max(logits, axis=-1, keepdims=True)
-  # A gather is quicker than a masked sum; its transpose, a scatter, is never taken. M is -behind.
-  behind = (jnp.take_along_axis(logits, labels[:, None], axis=-1, mode="clip") - best) / temperature
-  others = jnp.where(is_label, 0.0, jnp.exp((logits - best) / temperature))
-  rest = jnp.sum(others, axis=-1, keepdims=True)
+  # A gather is quicker than a masked sum; its transpose, a scatter, is never taken.
+  true = jnp.take_along_axis(logits, labels[:, None], axis=-1, mode="clip")
+  second = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1, keepdims=True)
+  best = jnp.maximum(second, true)
+  behind = (true - best) / temperature  # -M
+  share = jnp.exp((second - best) / temperature)
+  others = jnp.where(is_label, 0.0, jnp.exp((logits - second) / temperature))
+  rest = share * jnp.sum(others, axis=-1, keepdims=True)
   loss = jnp.log1p(rest + jnp.expm1(behind)) - behind
-  return loss[:, 0], jnp.where(is_label, -rest, others) / (rest + jnp.exp(behind))
+  return loss[:, 0], jnp.where(is_label, -rest, share * others) / (rest + jnp.exp(behind))
 
 
 @_loss_and_slopes.defjvp

@@ -30,6 +30,9 @@ def assert_exact(logits, labels, smoothing=0.0):
 
 
 @hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.example(
+  seed=271, classes=100, scale=0.5, lead=80.0
+)  # terms that are 0 in float32, their sum is not
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   classes=st.sampled_from([2, 3, 10, 100]),
