@@ -60,8 +60,10 @@ def launch(options: argparse.Namespace) -> int:
   config = study.load_config(options.config, options.overrides)
   parsed, arms = study.parse_config(config)
   study.check_chosen(options.arms, options.seeds, parsed)
-  default = str(supervision.default_workdir(options.config))
-  job, given = launch_arguments.job_of(options, workdir=default, arms=tuple(arms), seeds=parsed.seeds)
+  default = supervision.default_workdir(options.config)
+  job, given = launch_arguments.job_of(
+    options, name="-".join(default.parts[1:]), workdir=str(default), arms=tuple(arms), seeds=parsed.seeds
+  )
   folder = options.write or Path("runs", "launch", job.name)
   plan = launching.render(options.target, job, folder, given=given)
   if options.yes:
