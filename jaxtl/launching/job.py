@@ -161,7 +161,7 @@ def option(field: str) -> str:
 
 
 def label(text: str) -> str:
-  """A DNS label of at most `LONGEST` characters made of any text, the digits kept; "run" where nothing is left.
+  """A DNS label of at most `LONGEST` characters made of any text, digits kept; "run" where nothing is left.
 
   A label begins with a letter, so that a text which does not gets "run-" before it; a longer one ends in a
   digest of the text, which tells it from others that begin like it.
