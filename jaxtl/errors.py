@@ -32,7 +32,12 @@ class CheckpointError(InputError):
 
 class DamagedError(CheckpointError):
   """A step is not what was saved: a part is missing, cut off or changed. A disk that does not answer, or a
-  format that this version does not know, is no damage."""
+  format that this version does not know, is no damage.
+
+  What the user gave was right, and what the storage kept is not: the exit code is that of storage.
+  """
+
+  code = 5
 
 
 class RunError(RuntimeError):

@@ -427,6 +427,44 @@ def test_unreadable_images_are_listed_and_beyond_the_budget_end_the_run(config_f
   assert json.loads(line)["index"] == 5
 
 
+@pytest.mark.parametrize("kind", ["flipped", "cut off", "no manifest"])
+def test_a_damaged_checkpoint_ends_every_command_with_the_exit_code_of_storage(
+  finished, tmp_path, capsys, kind
+):
+  cell = finished / "sam" / "0"
+  (step,) = (cell / "checkpoints").iterdir()
+  file = step / "manifest.json"
+  if kind == "no manifest":
+    file.unlink()
+  else:
+    file = max((step / "model" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content if kind == "flipped" else content[:-1])
+  folder = class_folders(tmp_path / "images", "abc")
+  common = ["eval", cell, "--data", folder, "--num-devices", 1]
+  for arguments in (
+    common,
+    [*common, "--flatness"],
+    [*common, "--layers"],
+    ["export", cell, tmp_path / "out"],
+    ["ckpt", "diff", cell, finished / "cross_entropy" / "0"],
+  ):
+    assert str(file) in refused(capsys, *arguments, code=5)
+  assert cli.main(["ckpt", "verify", str(cell)]) == 5
+  assert str(file) in capsys.readouterr().out
+  assert step.is_dir()
+
+
+def test_a_run_that_starts_from_a_damaged_checkpoint_ends_with_the_exit_code_of_storage(
+  finished, config_file, tmp_path, capsys
+):
+  (finished / "sam" / "0" / "checkpoints" / "6" / "manifest.json").write_text("{}")
+  start = f"base.start={finished / 'sam' / '0'}"
+  arguments = ["run", config_file, start, "--workdir", tmp_path / "other", "--num-devices", 1]
+  assert "manifest.json is damaged" in refused(capsys, *arguments, code=5)
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(config_file, finished, capsys):
   for rows in finished.glob("*/*/rows.jsonl"):
     rows.unlink()

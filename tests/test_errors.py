@@ -12,6 +12,7 @@ from jaxtl import errors
   [
     (errors.ConfigError("x"), 2),
     (errors.CheckpointError("x"), 2),
+    (errors.DamagedError("x"), 5),
     (errors.DataError("x"), 3),
     (errors.NonFiniteError("x", step=3), 4),
     (errors.StorageError("x"), 5),

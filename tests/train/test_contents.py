@@ -108,7 +108,7 @@ def test_a_damaged_manifest_is_one_line(run, capsys):
   plain = json.loads((step / manifest.NAME).read_text())
   plain["step"] = 7
   (step / manifest.NAME).write_text(json.dumps(plain))
-  assert cli.main(["ckpt", "inspect", str(step)]) == 2
+  assert cli.main(["ckpt", "inspect", str(step)]) == 5
   assert "its contents do not have its digest" in capsys.readouterr().err
 
 
