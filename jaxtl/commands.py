@@ -105,7 +105,7 @@ def verify_resume(options: argparse.Namespace) -> int:
 
 
 def ckpt_inspect(options: argparse.Namespace) -> None:
-  """`jaxtl ckpt inspect`: what a checkpoint holds."""
+  """`jaxtl ckpt inspect`: what a checkpoint holds, by its manifest alone."""
   from jaxtl.train import contents
 
   print(contents.describe(options.checkpoint))

@@ -224,7 +224,9 @@ def add_data(commands: Any) -> None:
 def add_ckpt(commands: Any) -> None:
   ckpt = commands.add_parser("ckpt", help="look at checkpoints", description="Look at checkpoints.")
   verbs = ckpt.add_subparsers(required=True, metavar="COMMAND")
-  inspect = command(verbs, "inspect", "ckpt_inspect", "what a checkpoint holds: model, classes, arrays")
+  inspect = command(
+    verbs, "inspect", "ckpt_inspect", "what a checkpoint holds, by its manifest: model, classes, arrays"
+  )
   checkpoint_argument(inspect)
   verify = command(
     verbs, "verify", "ckpt_verify", "read every step whole and compare each file and array with its digest"
