@@ -244,7 +244,7 @@ def add_verify_resume(commands: Any) -> None:
     commands,
     "verify-resume",
     "verify_resume",
-    "train twice, once killed and started again, and compare every array bit for bit",
+    "train a config's network twice, once killed and started again, and compare every array bit for bit",
   )
   config_options(resume)
   resume.add_argument("--arm", metavar="NAME", help="which arm (text; default: the first that trains)")
