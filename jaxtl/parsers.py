@@ -91,7 +91,7 @@ def add_eval(commands: Any) -> None:
   )
   evaluate.add_argument(
     "--max-bad-records",
-    type=int,
+    type=number,
     default=0,
     metavar="N",
     help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",

@@ -2,6 +2,7 @@
 
 import json
 import pprint
+import re
 from pathlib import Path
 
 import numpy as np
@@ -387,11 +388,38 @@ def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys)
   assert "cross_entropy/0: the " in capsys.readouterr().err
 
 
-def test_an_unknown_argument_is_argparses_exit_code_2(capsys):
-  for arguments in (["report", ".", "x=1"], ["fly"], []):
-    with pytest.raises(SystemExit) as stop:
-      cli.main(arguments)
-    assert stop.value.code == 2
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["report", ".", "x=1"], "'x=1' is no argument of jaxtl report; see jaxtl report --help"),
+    (["eval", "c", "--data", "d", "--falt"], "'--falt' is no argument of jaxtl eval; see jaxtl eval --help"),
+    (["fly"], "COMMAND: invalid choice: 'fly'"),
+    (["ckpt", "fly"], "COMMAND: invalid choice: 'fly'"),
+    ([], "the following arguments are required: COMMAND; see jaxtl --help"),
+    (["eval", "c"], "the following arguments are required: --data; see jaxtl eval --help"),
+    (["ckpt", "diff", "a"], "the following arguments are required: OTHER; see jaxtl ckpt diff --help"),
+    (["run", "c.py", "--workdir"], "--workdir: expected one argument"),
+    (["export", "c", "o", "--format", "x\ny"], "--format: invalid choice: 'x\\ny'"),
+    (["report", ".", "x\ny"], "'x\\ny' is no argument of jaxtl report"),
+    (["launch", "moon", "c.py"], "TARGET: invalid choice: 'moon'"),
+    (["launch", "slurm", "c.py", "--nodes", "0"], "--nodes: '0' is no whole number from 1; write one like 8"),
+    (["eval", "c", "--data", "d", "--num-examples", "0"], "--num-examples: '0' is no whole number from 1"),
+    (["eval", "c", "--data", "d", "--groups", "("], "--groups: '(' is no regular expression (missing )"),
+    (["eval", "c", "--data", "d", "--max-bad-records", "-1"], "--max-bad-records: "),
+    (["eval", "c", "--data", "d", "--crop-fraction", "x"], "--crop-fraction: 'x' is neither a number nor"),
+    (["run", "c.py", "--hang-limit", "-3"], "--hang-limit: "),
+    (["run", "c.py", "--process-id", "x"], "--process-id: 'x' is no whole number from 0; write one like 2"),
+  ],
+)
+def test_a_command_line_that_cannot_be_is_one_line_and_exit_code_2(capsys, arguments, said):
+  with pytest.raises(SystemExit) as stop:
+    cli.main(arguments)
+  assert stop.value.code == 2
+  out, error = capsys.readouterr()
+  (line,) = error.splitlines()
+  assert not out
+  assert line.startswith(f"jaxtl: {said}")
+  assert re.search(r"; see jaxtl( \w+)* --help$", line)
 
 
 def test_the_version_is_the_packages(capsys):
