@@ -117,7 +117,10 @@ class Job:
       raise ConfigError(f"--port is {self.port}; expected 1 to 65535, like 8476")
     for path in (self.workdir, self.data_dir or ""):
       if path.startswith("gs:") and not BUCKET.fullmatch(path):
-        raise ConfigError(f"{path!r} names no bucket; write gs://BUCKET/PATH")
+        raise ConfigError(
+          f"{path!r} names no bucket, whose name has small letters, digits, '-', '_' and '.'; write one like "
+          "gs://my-bucket/runs"
+        )
     for value in (self.config, self.workdir, self.data_dir or "", *self.overrides, *self.arms):
       if "\0" in value or value != value.encode(errors="replace").decode():
         raise ConfigError(f"{value!r} is no text that a command can carry; expected UTF-8 without NUL")
