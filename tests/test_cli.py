@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jaxtl import cli, supervision
+from jaxtl import cli, commands, supervision
 from jaxtl.train import checkpoint
 from tests.studies.conftest import study_config
 
@@ -271,6 +271,52 @@ def test_eval_measures_flatness_in_one_line_and_goes_on_where_it_stopped(finishe
   assert "--num-examples is of --flatness and --layers" in line
 
 
+@pytest.mark.parametrize("measure", ["--flatness", "--layers"])
+def test_eval_speaks_of_the_options_that_were_typed(finished, tmp_path, capsys, measure):
+  folder = class_folders(tmp_path / "images", "abc")
+  out = tmp_path / "out"
+  common = ["eval", finished / "sam" / "0", measure, "--data", folder, "--num-devices"]
+
+  def said(*arguments, code=2):
+    line = refused(capsys, *common, *arguments, code=code)
+    assert not re.search(r"config\.arms|workdir|base\.|flatness\.|diagnosis\.|checkpoint/0", line), line
+    return line
+
+  assert "jaxtl: --batch-size is 12, which 8 devices do not divide; write 16" in said(8, "--batch-size", 12)
+  (tmp_path / "file").write_text("")
+  assert "is a file" in said(1, "--out", tmp_path / "file" / "x")
+  others = class_folders(tmp_path / "others", "abd")
+  line = said(1, "--data", others, code=3)
+  assert line.startswith("jaxtl: --data has other classes than the model")
+  study = {"--flatness": "flatness", "--layers": "diagnosis"}[measure]
+  base = {study: {"num_examples": 5}}
+  out.mkdir()
+  (out / "config.json").write_text(json.dumps({"study": f".studies.{study}.rows", "base": base}))
+  line = said(1, "--num-examples", 6, "--out", out)
+  assert "made with another config: --num-examples: 5 -> 6" in line
+  assert "give another --out" in line
+
+
+def test_what_eval_rewords_is_no_part_of_a_path():
+  said = "base.start: 'runs/flatness.data' -> 'runs/base.start'; base.diagnosis.cross_fit: True -> False"
+  assert commands._as_typed(said) == (
+    "CHECKPOINT: 'runs/flatness.data' -> 'runs/base.start'; --cross-fit: True -> False"
+  )
+
+
+@pytest.mark.parametrize(("asked", "noted"), [(5000, True), (12, False), (6, False)])
+def test_eval_says_that_fewer_images_are_there_than_were_asked_for(finished, tmp_path, capsys, asked, noted):
+  folder = class_folders(tmp_path / "images", "abc")
+  only = ["--layers", "--groups", "head", "--batch-size", "8", "--num-devices", "1"]
+  arguments = ["eval", str(finished / "sam" / "0"), "--data", str(folder), *only]
+  assert cli.main([*arguments, "--num-examples", str(asked)]) == 0
+  out, error = capsys.readouterr()
+  notes = [line for line in error.splitlines() if "--num-examples" in line]
+  assert len(notes) == noted
+  assert not noted or ("5000" in notes[0] and "has 12: all are measured" in notes[0])
+  assert re.search(rf"num_examples +{min(asked, 12)}\n", out)
+
+
 def test_eval_diagnoses_layers_in_one_line(finished, tmp_path, capsys):
   folder = class_folders(tmp_path / "images", "abc")
   cell, out = finished / "sam" / "0", tmp_path / "layers"
@@ -299,7 +345,9 @@ def test_eval_diagnoses_layers_in_one_line(finished, tmp_path, capsys):
     assert table(*options)[0][name] == value
   assert list(table("--groups", "stage1.+", "--groups", "head")[1]) == ["layer", "stage1_block1", "head"]
   assert "H" in table("--groups", "head", "--cross-check")[1]["layer"]
-  assert "did you mean 'head'" in refused(capsys, "eval", cell, *common, "--groups", "haed")
+  line = refused(capsys, "eval", cell, *common, "--groups", "haed")
+  assert line.startswith("jaxtl: the layer 'haed' matches no block of resnet8; did you mean 'head'? ")
+  assert line.endswith("The blocks are stem, stage1_block1, stage2_block1, stage3_block1, head")
   assert "one of them" in refused(capsys, "eval", cell, *common, "--flatness")
   assert "--subset has no meaning with --layers" in refused(capsys, "eval", cell, *common, "--subset")
   plain = ("eval", cell, "--data", folder, "--num-devices", 1)
