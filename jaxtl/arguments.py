@@ -14,7 +14,7 @@ def command(commands: Any, name: str, function: str, description: str) -> argpar
   parser = commands.add_parser(
     name, help=description, description=description[0].upper() + description[1:] + "."
   )
-  parser.set_defaults(command=function)
+  parser.set_defaults(command=function, parser=parser)
   return parser
 
 
@@ -241,7 +241,7 @@ def names(text: str) -> list[str]:
 def count(text: str) -> int:
   """A whole number from 1."""
   if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1; write one like 8")
   return int(text)
 
 
@@ -252,13 +252,15 @@ def fraction(text: str) -> float | str:
   try:
     return float(text)
   except ValueError:
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is neither a number nor 'none'; write one like 0.875"
+    ) from None
 
 
 def number(text: str) -> int:
   """A whole number from 0."""
   if not text.isdecimal():
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0; write one like 2")
   return int(text)
 
 
@@ -269,7 +271,7 @@ def seconds(text: str) -> float:
   except ValueError:
     found = math.nan
   if not 0 < found < math.inf:
-    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; write one like 60")
   return found
 
 
@@ -278,7 +280,9 @@ def pattern(text: str) -> str:
   try:
     re.compile(text)
   except re.error as error:
-    raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is no regular expression ({error}); write one like 'stage1.*'"
+    ) from None
   return text
 
 

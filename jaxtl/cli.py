@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxtl import cluster, parsers, supervision
 from jaxtl.errors import InputError, RunError, exit_code
@@ -31,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   parser = _parser()
   rest, overrides = _take_overrides(arguments, flags=_flags(parser))
-  options = parser.parse_args(rest)
+  options, unknown = parser.parse_known_args(rest)
   if overrides and not hasattr(options, "overrides"):
-    parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    unknown += overrides
+  if unknown:
+    options.parser.error(f"{' '.join(unknown)!r} is no argument of {options.parser.prog}")
   options.overrides = [*overrides, *getattr(options, "overrides", [])]
   options.command_line = ["jaxtl", *arguments]
   try:
@@ -74,8 +76,16 @@ def _watched(options: argparse.Namespace, arguments: Sequence[str]) -> int | Non
   return supervision.run(arguments, folder=folder, process=options.cluster.number)
 
 
+class _Parser(argparse.ArgumentParser):
+  """Refuses in one line, and without the usage, which of some commands is longer than a screen."""
+
+  def error(self, message: str) -> NoReturn:
+    said = " ".join(message.removeprefix("argument ").split())
+    self.exit(InputError.code, f"jaxtl: {said}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog="jaxtl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")

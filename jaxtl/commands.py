@@ -7,9 +7,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax
 
 from jaxtl import config as config_lib
 from jaxtl import exit_reason, launching, supervision, train
-from jaxtl.errors import CheckpointError, ConfigError, InputError, StorageError
+from jaxtl.errors import CheckpointError, ConfigError, InputError, RunError, StorageError
 from jaxtl.launching import arguments as launch_arguments
 from jaxtl.studies import study
 from jaxtl.train import checkpoint, processes
@@ -60,8 +61,10 @@ def launch(options: argparse.Namespace) -> int:
   config = study.load_config(options.config, options.overrides)
   parsed, arms = study.parse_config(config)
   study.check_chosen(options.arms, options.seeds, parsed)
-  default = str(supervision.default_workdir(options.config))
-  job, given = launch_arguments.job_of(options, workdir=default, arms=tuple(arms), seeds=parsed.seeds)
+  default = supervision.default_workdir(options.config)
+  job, given = launch_arguments.job_of(
+    options, name="-".join(default.parts[1:]), workdir=str(default), arms=tuple(arms), seeds=parsed.seeds
+  )
   folder = options.write or Path("runs", "launch", job.name)
   plan = launching.render(options.target, job, folder, given=given)
   if options.yes:
@@ -103,7 +106,7 @@ def verify_resume(options: argparse.Namespace) -> int:
 
 
 def ckpt_inspect(options: argparse.Namespace) -> None:
-  """`jaxtl ckpt inspect`: what a checkpoint holds."""
+  """`jaxtl ckpt inspect`: what a checkpoint holds, by its manifest alone."""
   from jaxtl.train import contents
 
   print(contents.describe(options.checkpoint))
@@ -241,7 +244,7 @@ def _measure(options: argparse.Namespace, measure: str) -> None:
 
   if options.out and not (options.out / "config.json").is_file():
     check_new_folder(options.out)
-  start = str(options.checkpoint)
+  start, runtime = str(options.checkpoint), make_runtime(options)
   data = network.data_config(
     start,
     options.data,
@@ -261,14 +264,38 @@ def _measure(options: argparse.Namespace, measure: str) -> None:
     workdir = options.out
     if workdir is None:
       workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxtl-")))
-    rows = study.run_study(
-      config, workdir=workdir, runtime=make_runtime(options), command=options.command_line
-    )
+    _note_small_data(options, data, runtime)
+    try:
+      rows = study.run_study(config, workdir=workdir, runtime=runtime, command=options.command_line)
+    except (InputError, RunError) as error:
+      raise type(error)(_as_typed(str(error))) from error
     if not is_first_process():
       return
     print((flatness_tables if measure == "flatness" else diagnosis_tables).terminal_table(rows))
     if options.out:
       _write_report(options.out, options.out / "report", options.data_dir, trust=options.trust)
+
+
+def _note_small_data(options: argparse.Namespace, data: Mapping[str, Any], runtime: Runtime) -> None:
+  """Says so where `--num-examples` is more than the data have."""
+  from jaxtl import data as data_lib
+
+  if options.num_examples is None:
+    return
+  source = data_lib.from_name(name=options.data, split=data["source"]["split"], data_dir=options.data_dir)
+  if (there := len(source)) < options.num_examples:
+    runtime.progress.note(
+      f"--num-examples is {options.num_examples}, and {source.name} has {there}: all are measured"
+    )
+
+
+def _as_typed(said: str) -> str:
+  """What a study of one checkpoint says, in the words of `jaxtl eval`, whose options made its config."""
+  field = r"(?<![\w./])(?:base\.)?(?:flatness|diagnosis)\."
+  said = re.sub(r"^(config\.arms\.checkpoint(: |\.)|checkpoint/0: )", "", said)
+  said = re.sub(field + r"data(\.source(\.name)?\b|\b(?!\.))", "--data", said)
+  said = re.sub(field + r"(?:data\.)?([a-z]\w*)", lambda found: "--" + found[1].replace("_", "-"), said)
+  return re.sub(r"(?<![\w./])base\.start\b", "CHECKPOINT", said).replace("--workdir", "--out")
 
 
 def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Each has the exit code of the command that it ends. 42 asks for a restart with t
 starts runs (SLURM, Kubernetes) may do that at once, and must not for the others.
 """
 
+import difflib
 import errno
+from collections.abc import Sequence
 
 # Of the disk, not of a name that was given: no space, over quota, worn out, read-only.
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -32,7 +34,12 @@ class CheckpointError(InputError):
 
 class DamagedError(CheckpointError):
   """A step is not what was saved: a part is missing, cut off or changed. A disk that does not answer, or a
-  format that this version does not know, is no damage."""
+  format that this version does not know, is no damage.
+
+  What the user gave was right, and what the storage kept is not: the exit code is that of storage.
+  """
+
+  code = 5
 
 
 class RunError(RuntimeError):
@@ -72,3 +79,17 @@ def exit_code(error: BaseException) -> int:
   if isinstance(error, OSError):
     return StorageError.code if error.errno in _OF_THE_DISK else InputError.code
   return 1
+
+
+def instead(name: str, blocks: Sequence[str]) -> str:
+  """What a message says to write for a block that there is not: the nearest one, and all there are."""
+  near = difflib.get_close_matches(name, blocks, n=1, cutoff=0.5)
+  meant = f"; did you mean {near[0]!r}?" if near else "."
+  return f"{meant} The blocks are {listed(blocks)}"
+
+
+def listed(names: Sequence[str], *, most: int = 24) -> str:
+  """Names between commas; of more than `most`, the first and the last ones."""
+  if len(names) <= most:
+    return ", ".join(names)
+  return f"{', '.join(names[: most - 4])}, ... ({len(names) - most} more), {', '.join(names[-4:])}"

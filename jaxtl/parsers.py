@@ -91,7 +91,7 @@ def add_eval(commands: Any) -> None:
   )
   evaluate.add_argument(
     "--max-bad-records",
-    type=int,
+    type=number,
     default=0,
     metavar="N",
     help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
@@ -224,7 +224,9 @@ def add_data(commands: Any) -> None:
 def add_ckpt(commands: Any) -> None:
   ckpt = commands.add_parser("ckpt", help="look at checkpoints", description="Look at checkpoints.")
   verbs = ckpt.add_subparsers(required=True, metavar="COMMAND")
-  inspect = command(verbs, "inspect", "ckpt_inspect", "what a checkpoint holds: model, classes, arrays")
+  inspect = command(
+    verbs, "inspect", "ckpt_inspect", "what a checkpoint holds, by its manifest: model, classes, arrays"
+  )
   checkpoint_argument(inspect)
   verify = command(
     verbs, "verify", "ckpt_verify", "read every step whole and compare each file and array with its digest"
@@ -242,7 +244,7 @@ def add_verify_resume(commands: Any) -> None:
     commands,
     "verify-resume",
     "verify_resume",
-    "train twice, once killed and started again, and compare every array bit for bit",
+    "train a config's network twice, once killed and started again, and compare every array bit for bit",
   )
   config_options(resume)
   resume.add_argument("--arm", metavar="NAME", help="which arm (text; default: the first that trains)")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, listed
 from jaxtl.types import Array
 
 Tree = Any
@@ -107,8 +107,7 @@ def label(a: Tree, rules: Sequence[tuple[str, Any]], *, needed: bool = True) -> 
   labels = map_with_path(first, a)
   idle = [pattern for number, (pattern, _) in enumerate(rules) if number not in used]
   if idle and needed:
-    some = ", ".join(paths(a)[:3])
-    raise ConfigError(f"the rule {idle[0]!r} matches no parameter; parameters are named like {some}")
+    raise ConfigError(f"the rule {idle[0]!r} matches no parameter; {_named(a)}")
   return labels
 
 
@@ -126,8 +125,7 @@ def matches(a: Tree, where: str | None, *, needed: bool = True) -> Tree:
   regex = _compiled(where)
   found = map_with_path(lambda path, _: bool(regex.search(path)), a)
   if needed and not any(jax.tree.leaves(found)):
-    some = ", ".join(paths(a)[:3])
-    raise ConfigError(f"{where!r} matches no parameter; parameters are named like {some}")
+    raise ConfigError(f"{where!r} matches no parameter; {_named(a)}")
   return found
 
 
@@ -155,6 +153,13 @@ def first_nonfinite(a: Tree) -> str | None:
 @jax.jit
 def _finite(a: Tree) -> list[Array]:
   return [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(a)]
+
+
+def _named(a: Tree) -> str:
+  """What the parameters are called, for who wrote a name that none has."""
+  names = paths(a)
+  blocks = list(dict.fromkeys(name.partition("/")[0] for name in names))
+  return f"parameters are named like {', '.join(names[:3])}, in the blocks {listed(blocks)}"
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

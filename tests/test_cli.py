@@ -2,6 +2,7 @@
 
 import json
 import pprint
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jaxtl import cli, supervision
+from jaxtl import cli, commands, supervision
 from jaxtl.train import checkpoint
 from tests.studies.conftest import study_config
 
@@ -270,6 +271,52 @@ def test_eval_measures_flatness_in_one_line_and_goes_on_where_it_stopped(finishe
   assert "--num-examples is of --flatness and --layers" in line
 
 
+@pytest.mark.parametrize("measure", ["--flatness", "--layers"])
+def test_eval_speaks_of_the_options_that_were_typed(finished, tmp_path, capsys, measure):
+  folder = class_folders(tmp_path / "images", "abc")
+  out = tmp_path / "out"
+  common = ["eval", finished / "sam" / "0", measure, "--data", folder, "--num-devices"]
+
+  def said(*arguments, code=2):
+    line = refused(capsys, *common, *arguments, code=code)
+    assert not re.search(r"config\.arms|workdir|base\.|flatness\.|diagnosis\.|checkpoint/0", line), line
+    return line
+
+  assert "jaxtl: --batch-size is 12, which 8 devices do not divide; write 16" in said(8, "--batch-size", 12)
+  (tmp_path / "file").write_text("")
+  assert "is a file" in said(1, "--out", tmp_path / "file" / "x")
+  others = class_folders(tmp_path / "others", "abd")
+  line = said(1, "--data", others, code=3)
+  assert line.startswith("jaxtl: --data has other classes than the model")
+  study = {"--flatness": "flatness", "--layers": "diagnosis"}[measure]
+  base = {study: {"num_examples": 5}}
+  out.mkdir()
+  (out / "config.json").write_text(json.dumps({"study": f".studies.{study}.rows", "base": base}))
+  line = said(1, "--num-examples", 6, "--out", out)
+  assert "made with another config: --num-examples: 5 -> 6" in line
+  assert "give another --out" in line
+
+
+def test_what_eval_rewords_is_no_part_of_a_path():
+  said = "base.start: 'runs/flatness.data' -> 'runs/base.start'; base.diagnosis.cross_fit: True -> False"
+  assert commands._as_typed(said) == (
+    "CHECKPOINT: 'runs/flatness.data' -> 'runs/base.start'; --cross-fit: True -> False"
+  )
+
+
+@pytest.mark.parametrize(("asked", "noted"), [(5000, True), (12, False), (6, False)])
+def test_eval_says_that_fewer_images_are_there_than_were_asked_for(finished, tmp_path, capsys, asked, noted):
+  folder = class_folders(tmp_path / "images", "abc")
+  only = ["--layers", "--groups", "head", "--batch-size", "8", "--num-devices", "1"]
+  arguments = ["eval", str(finished / "sam" / "0"), "--data", str(folder), *only]
+  assert cli.main([*arguments, "--num-examples", str(asked)]) == 0
+  out, error = capsys.readouterr()
+  notes = [line for line in error.splitlines() if "--num-examples" in line]
+  assert len(notes) == noted
+  assert not noted or ("5000" in notes[0] and "has 12: all are measured" in notes[0])
+  assert re.search(rf"num_examples +{min(asked, 12)}\n", out)
+
+
 def test_eval_diagnoses_layers_in_one_line(finished, tmp_path, capsys):
   folder = class_folders(tmp_path / "images", "abc")
   cell, out = finished / "sam" / "0", tmp_path / "layers"
@@ -298,7 +345,9 @@ def test_eval_diagnoses_layers_in_one_line(finished, tmp_path, capsys):
     assert table(*options)[0][name] == value
   assert list(table("--groups", "stage1.+", "--groups", "head")[1]) == ["layer", "stage1_block1", "head"]
   assert "H" in table("--groups", "head", "--cross-check")[1]["layer"]
-  assert "did you mean 'head'" in refused(capsys, "eval", cell, *common, "--groups", "haed")
+  line = refused(capsys, "eval", cell, *common, "--groups", "haed")
+  assert line.startswith("jaxtl: the layer 'haed' matches no block of resnet8; did you mean 'head'? ")
+  assert line.endswith("The blocks are stem, stage1_block1, stage2_block1, stage3_block1, head")
   assert "one of them" in refused(capsys, "eval", cell, *common, "--flatness")
   assert "--subset has no meaning with --layers" in refused(capsys, "eval", cell, *common, "--subset")
   plain = ("eval", cell, "--data", folder, "--num-devices", 1)
@@ -387,11 +436,38 @@ def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys)
   assert "cross_entropy/0: the " in capsys.readouterr().err
 
 
-def test_an_unknown_argument_is_argparses_exit_code_2(capsys):
-  for arguments in (["report", ".", "x=1"], ["fly"], []):
-    with pytest.raises(SystemExit) as stop:
-      cli.main(arguments)
-    assert stop.value.code == 2
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["report", ".", "x=1"], "'x=1' is no argument of jaxtl report; see jaxtl report --help"),
+    (["eval", "c", "--data", "d", "--falt"], "'--falt' is no argument of jaxtl eval; see jaxtl eval --help"),
+    (["fly"], "COMMAND: invalid choice: 'fly'"),
+    (["ckpt", "fly"], "COMMAND: invalid choice: 'fly'"),
+    ([], "the following arguments are required: COMMAND; see jaxtl --help"),
+    (["eval", "c"], "the following arguments are required: --data; see jaxtl eval --help"),
+    (["ckpt", "diff", "a"], "the following arguments are required: OTHER; see jaxtl ckpt diff --help"),
+    (["run", "c.py", "--workdir"], "--workdir: expected one argument"),
+    (["export", "c", "o", "--format", "x\ny"], "--format: invalid choice: 'x\\ny'"),
+    (["report", ".", "x\ny"], "'x\\ny' is no argument of jaxtl report"),
+    (["launch", "moon", "c.py"], "TARGET: invalid choice: 'moon'"),
+    (["launch", "slurm", "c.py", "--nodes", "0"], "--nodes: '0' is no whole number from 1; write one like 8"),
+    (["eval", "c", "--data", "d", "--num-examples", "0"], "--num-examples: '0' is no whole number from 1"),
+    (["eval", "c", "--data", "d", "--groups", "("], "--groups: '(' is no regular expression (missing )"),
+    (["eval", "c", "--data", "d", "--max-bad-records", "-1"], "--max-bad-records: "),
+    (["eval", "c", "--data", "d", "--crop-fraction", "x"], "--crop-fraction: 'x' is neither a number nor"),
+    (["run", "c.py", "--hang-limit", "-3"], "--hang-limit: "),
+    (["run", "c.py", "--process-id", "x"], "--process-id: 'x' is no whole number from 0; write one like 2"),
+  ],
+)
+def test_a_command_line_that_cannot_be_is_one_line_and_exit_code_2(capsys, arguments, said):
+  with pytest.raises(SystemExit) as stop:
+    cli.main(arguments)
+  assert stop.value.code == 2
+  out, error = capsys.readouterr()
+  (line,) = error.splitlines()
+  assert not out
+  assert line.startswith(f"jaxtl: {said}")
+  assert re.search(r"; see jaxtl( \w+)* --help$", line)
 
 
 def test_the_version_is_the_packages(capsys):
@@ -425,6 +501,44 @@ def test_unreadable_images_are_listed_and_beyond_the_budget_end_the_run(config_f
   assert run_one_arm(config_file, tmp_path / "run", corrupt, "base.data.max_bad_records=1") == 0
   (line,) = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
   assert json.loads(line)["index"] == 5
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut off", "no manifest"])
+def test_a_damaged_checkpoint_ends_every_command_with_the_exit_code_of_storage(
+  finished, tmp_path, capsys, kind
+):
+  cell = finished / "sam" / "0"
+  (step,) = (cell / "checkpoints").iterdir()
+  file = step / "manifest.json"
+  if kind == "no manifest":
+    file.unlink()
+  else:
+    file = max((step / "model" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content if kind == "flipped" else content[:-1])
+  folder = class_folders(tmp_path / "images", "abc")
+  common = ["eval", cell, "--data", folder, "--num-devices", 1]
+  for arguments in (
+    common,
+    [*common, "--flatness"],
+    [*common, "--layers"],
+    ["export", cell, tmp_path / "out"],
+    ["ckpt", "diff", cell, finished / "cross_entropy" / "0"],
+  ):
+    assert str(file) in refused(capsys, *arguments, code=5)
+  assert cli.main(["ckpt", "verify", str(cell)]) == 5
+  assert str(file) in capsys.readouterr().out
+  assert step.is_dir()
+
+
+def test_a_run_that_starts_from_a_damaged_checkpoint_ends_with_the_exit_code_of_storage(
+  finished, config_file, tmp_path, capsys
+):
+  (finished / "sam" / "0" / "checkpoints" / "6" / "manifest.json").write_text("{}")
+  start = f"base.start={finished / 'sam' / '0'}"
+  arguments = ["run", config_file, start, "--workdir", tmp_path / "other", "--num-devices", 1]
+  assert "manifest.json is damaged" in refused(capsys, *arguments, code=5)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(config_file, finished, capsys):

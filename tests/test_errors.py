@@ -12,6 +12,7 @@ from jaxtl import errors
   [
     (errors.ConfigError("x"), 2),
     (errors.CheckpointError("x"), 2),
+    (errors.DamagedError("x"), 5),
     (errors.DataError("x"), 3),
     (errors.NonFiniteError("x", step=3), 4),
     (errors.StorageError("x"), 5),
@@ -25,3 +26,15 @@ from jaxtl import errors
 )
 def test_exit_codes(error, code):
   assert errors.exit_code(error) == code
+
+
+def test_what_to_write_instead_is_the_nearest_block_and_all_there_are():
+  assert errors.instead("haed", ["stem", "head"]) == "; did you mean 'head'? The blocks are stem, head"
+  assert errors.instead("xyz", ["stem", "head"]) == ". The blocks are stem, head"
+
+
+def test_of_many_names_the_first_and_the_last_are_listed():
+  names = [f"block{number}" for number in range(99)]
+  assert errors.listed(names[:24]) == ", ".join(names[:24])
+  found = errors.listed(names, most=8)
+  assert found == "block0, block1, block2, block3, ... (91 more), block95, block96, block97, block98"

@@ -1,7 +1,10 @@
 """The README's Python runs as it stands."""
 
 import re
+import shlex
 from pathlib import Path
+
+from jaxtl import cli
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -20,3 +23,13 @@ def test_the_example_trains_and_is_twenty_lines_or_fewer(capsys):
 def test_every_config_that_is_named_exists():
   for path in re.findall(r"configs/[\w/]+\.py", README):
     assert (Path(__file__).resolve().parents[1] / path).is_file()
+
+
+def test_every_launch_renders_as_it_stands(monkeypatch, capsys):
+  monkeypatch.chdir(Path(__file__).resolve().parents[1])
+  commands = re.findall(r"^jaxtl launch (?:.*\\\n)*.*$", README, re.M)
+  assert len(commands) == 3
+  for command in commands:
+    arguments = shlex.split(command.replace("\\\n", " "))[1:]
+    assert cli.main([a for a in arguments if a != "--yes"]) == 0
+    assert "==> commands" in capsys.readouterr().out

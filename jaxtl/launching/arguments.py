@@ -13,7 +13,7 @@ from jaxtl.launching.targets import TARGETS
 
 # option -> what the text is read as, its placeholder, and its help
 OPTIONS: dict[str, tuple[Any, str, str]] = {
-  "name": (str, "NAME", "of the job, a DNS label (text; default: made of the config's name)"),
+  "name": (str, "NAME", "of the job, a DNS label (text; default: made of the config's path below configs)"),
   "image": (str, "IMAGE", "container image that has jaxtl (text; default: none)"),
   "nodes": (count, "N", "machines (integer; default: 1)"),
   "accelerator": (
@@ -96,13 +96,13 @@ def _acting(parser: argparse.ArgumentParser) -> None:
 
 
 def job_of(
-  options: argparse.Namespace, *, workdir: str, arms: Sequence[str], seeds: Sequence[int]
+  options: argparse.Namespace, *, name: str, workdir: str, arms: Sequence[str], seeds: Sequence[int]
 ) -> tuple[Job, list[str]]:
   """The job that the options describe.
 
   Args:
     options: as parsed.
-    workdir: where `--workdir` is not given.
+    name, workdir: where `--name` and `--workdir` are not given; any text makes a name.
     arms, seeds: all that the config has.
 
   Returns:
@@ -115,7 +115,7 @@ def job_of(
   if options.spot:
     given["spot"] = True
   whole = options.target == "slurm-array"  # a task for each, so all are named
-  fields: dict[str, Any] = {"name": label(options.config.stem), **given}
+  fields: dict[str, Any] = {"name": label(name), **given}
   job = Job(
     config=str(options.config),
     workdir=options.workdir or workdir,

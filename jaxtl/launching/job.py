@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
 from jaxtl.errors import ConfigError
 
 GRACE = 30  # seconds; a run saves within 25 s of SIGTERM
+LONGEST = 40  # characters of a name that is made: what every target takes
 LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 # Words that go into manifests, directives and commands as they stand.
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
@@ -115,7 +117,10 @@ class Job:
       raise ConfigError(f"--port is {self.port}; expected 1 to 65535, like 8476")
     for path in (self.workdir, self.data_dir or ""):
       if path.startswith("gs:") and not BUCKET.fullmatch(path):
-        raise ConfigError(f"{path!r} names no bucket; write gs://BUCKET/PATH")
+        raise ConfigError(
+          f"{path!r} names no bucket, whose name has small letters, digits, '-', '_' and '.'; write one like "
+          "gs://my-bucket/runs"
+        )
     for value in (self.config, self.workdir, self.data_dir or "", *self.overrides, *self.arms):
       if "\0" in value or value != value.encode(errors="replace").decode():
         raise ConfigError(f"{value!r} is no text that a command can carry; expected UTF-8 without NUL")
@@ -159,9 +164,19 @@ def option(field: str) -> str:
 
 
 def label(text: str) -> str:
-  """A DNS label made of any text; "run" where nothing is left of it."""
-  found = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")
-  return found[:40].strip("-") or "run"
+  """A DNS label of at most `LONGEST` characters made of any text, digits kept; "run" where nothing is left.
+
+  A label begins with a letter, so that a text which does not gets "run-" before it; a longer one ends in a
+  digest of the text, which tells it from others that begin like it.
+  """
+  found = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+  if not found:
+    return "run"
+  found = found if found[0].isalpha() else f"run-{found}"
+  if len(found) <= LONGEST:
+    return found
+  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+  return f"{found[: LONGEST - 1 - len(digest)].rstrip('-')}-{digest}"
 
 
 def bucket(path: str) -> str | None:

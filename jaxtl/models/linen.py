@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, instead
 from jaxtl.types import Array, Model, Params
 
 Features = dict[str, Array]
@@ -126,7 +125,6 @@ def _check_inputs(name: str, inputs: Inputs, given: Any) -> None:
 def _check_span(name: str, blocks: tuple[str, ...], start: str | None, stop: str | None) -> None:
   for block in (start, stop):
     if block is not None and block not in blocks:
-      near = difflib.get_close_matches(block, blocks, n=1, cutoff=0.0)[0]
-      raise ConfigError(f"{name} has no block {block!r}; did you mean {near!r}?")
+      raise ConfigError(f"{name} has no block {block!r}{instead(block, blocks)}")
   if start is not None and stop is not None and blocks.index(start) > blocks.index(stop):
     raise ConfigError(f"{name} runs {stop!r} before {start!r}; write start={stop!r}, stop={start!r}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtl import tree
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, instead
 from jaxtl.types import Model, Params
 
 Names = str | Sequence[str] | None
@@ -59,8 +58,7 @@ def pattern(model: Model, names: Names) -> str | None:
     if name in model.blocks:
       patterns.append(f"^{re.escape(name)}/")
     elif re.fullmatch(r"\w*", name):
-      near = difflib.get_close_matches(name, model.blocks, n=1, cutoff=0.0)[0]
-      raise ConfigError(f"{model.name} has no block {name!r}; did you mean {near!r}?")
+      raise ConfigError(f"{model.name} has no block {name!r}{instead(name, model.blocks)}")
     else:
       patterns.append(name)
   if not patterns:

@@ -73,7 +73,10 @@ class Bench:
     backbone = self.tasks.backbone
     model = backbone.weights(**(start or self.before), head=head, classes=classes)
     folder = self.workdir / "fine_tune" / name
-    found = run(experiment, seed=self.seed, runtime=self.runtime, workdir=folder, start=model).weights
+    # A short training, of one pair of many: one that has rotted away is worth less than all the others.
+    found = run(
+      experiment, seed=self.seed, runtime=self.runtime, workdir=folder, start=model, anew=True
+    ).weights
     body = {key: part for key, part in found.params.items() if key != backbone.head}
     both = {"params": body, "batch_stats": found.batch_stats}
     return {**both, "heads": {name: found.params[backbone.head]}} if self.study.train_head else both

@@ -27,6 +27,8 @@ from jaxtl.train.loop import RATES, Observer
 from jaxtl.train.runtime import Runtime
 
 WHOLE, CUT, REST = "whole", "cut", "rest"
+# What can be tried instead of a study that starts from checkpoints.
+_EXAMPLE = "configs/pretrain/cifar10.py"
 _PART, _FOLDER = "JAXTL_RESUME_PART", "JAXTL_RESUME_FOLDER"
 
 
@@ -94,19 +96,22 @@ def make_plan(
   """The experiment of an arm, of the first that trains where none is named, with the periods of the trial.
 
   Raises:
-    ConfigError: the config has no such arm, it trains nothing, or the numbers do not fit.
+    ConfigError: the config has no such arm, it has no training of one network, as a study that starts from
+      checkpoints, or trains for no step; or the numbers do not fit.
   """
   study, arms = parse_config(config)
   if arm is not None and arm not in arms:
     raise ConfigError(f"no arm {arm!r}; the config has {', '.join(arms)}")
-  found = {
-    name: one
-    for name in ([arm] if arm else arms)
-    if (one := next(_experiments(arms[name]), None)) is not None and (one.epochs or one.steps)
-  }
+  where = f"config.arms.{arm}" if arm else "this config"
+  trainings = {name: next(_experiments(arms[name]), None) for name in ([arm] if arm else arms)}
+  if not any(trainings.values()):
+    raise ConfigError(
+      f"verify-resume tries the training of one network from its beginning, and {where}, of {study.study}, "
+      f"has none; give it the config that makes the checkpoint, like {_EXAMPLE}"
+    )
+  found = {name: one for name, one in trainings.items() if one is not None and (one.epochs or one.steps)}
   if not found:
-    where = f"config.arms.{arm}" if arm else "this config"
-    raise ConfigError(f"{where} trains nothing; there is nothing to resume")
+    raise ConfigError(f"{where} trains nothing: epochs or steps is 0; write more, or name another --arm")
   if not 0 < kill_after < steps:
     raise ConfigError(f"--kill-after is {kill_after} of --steps {steps}; expected 1 to {steps - 1}")
   name, experiment = next(iter(found.items()))

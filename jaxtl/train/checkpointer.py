@@ -7,6 +7,7 @@ file. Saving happens beside the training, and a full disk delays it without stop
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 import time
@@ -44,9 +45,10 @@ class Checkpointer:
     keep: how many of the newest steps stay; with 2 there is one to go back to where the newest is damaged.
     note: tells the user what happened.
     patience: seconds between the attempts of the last save.
+    anew: where the folder has steps and not one is whole, tells that, and is as if it had none.
 
   Raises:
-    StorageError: the folder has steps, and not one is whole, or it cannot be read.
+    StorageError: the folder has steps, and not one is whole, without `anew`; or it cannot be read.
     CheckpointError: its newest step has a manifest of another format.
   """
 
@@ -57,11 +59,13 @@ class Checkpointer:
     keep: int = 2,
     note: Callable[[str], None] = print,
     patience: Sequence[float] = PATIENCE,
+    anew: bool = False,
   ):
     self._folder = folder.absolute()
     self._keep = keep
     self._note = note
     self._patience = patience
+    self._anew = anew
     self._writer = checkpoint.writer()
     self._thread: threading.Thread | None = None
     self._problem: Exception | None = None
@@ -70,11 +74,12 @@ class Checkpointer:
     # What the files of the newest step's arrays hold is looked at when it is restored, or asked for.
     self._sure = jax.process_count() > 1
     self._newest: int | None = processes.from_first(self._find)
+    self._sure = self._sure or self._newest is None
 
   def latest_step(self) -> int | None:
     """The newest step that is complete and whole, None where there is none."""
     if not self._sure:
-      self._newest = newest_whole(self._folder, self._note)
+      self._newest = newest_whole(self._folder, self._note, anew=self._anew)
       self._sure = True
     return self._newest
 
@@ -146,7 +151,8 @@ class Checkpointer:
       raise StorageError(f"{self._failures} checkpoints in a row cannot be written to {self._folder}: {why}")
 
   def restore(self, like: TrainState) -> TrainState:
-    """The newest whole state, placed as `like` is, every array compared with what was saved.
+    """The newest whole state, placed as `like` is, every array compared with what was saved; `like` itself
+    where none turns out to be whole, with `anew`.
 
     Raises:
       CheckpointError: it does not have the structure and shapes of `like`; the differences, a line each.
@@ -154,6 +160,8 @@ class Checkpointer:
     """
     while True:
       read = self._newest
+      if read is None:
+        return like
       try:
         state = self._restored(like)
       except (DamagedError, StorageError):
@@ -208,7 +216,7 @@ class Checkpointer:
   def _find(self) -> int | None:
     """The newest whole step, where the folder is tidy again."""
     manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
-    return newest_whole(self._folder, self._note, but_arrays=not self._sure)
+    return newest_whole(self._folder, self._note, but_arrays=not self._sure, anew=self._anew)
 
   def _agree(self) -> None:
     """Takes process 0's word for what came of a save: its disk is the one that counts."""
@@ -264,33 +272,37 @@ class Checkpointer:
       self._note(f"an old checkpoint cannot be removed: {error}")
 
 
-def newest_whole(folder: Path, note: Callable[[str], None], *, but_arrays: bool = False) -> int | None:
+def newest_whole(
+  folder: Path, note: Callable[[str], None], *, but_arrays: bool = False, anew: bool = False
+) -> int | None:
   """The newest step whose files are as they were saved; newer ones that are not are renamed, never deleted.
 
   Args:
     folder: of a run's checkpoints.
     note: told of each damaged step, with the file.
     but_arrays: as for `manifest.verify_files`.
+    anew: where there are steps, and all are damaged, tells so and returns None.
 
   Raises:
-    StorageError: there are steps, and all are damaged: a run does not start anew in silence. Or one cannot be
-      read, and nothing is known of it.
+    StorageError: there are steps, and all are damaged, without `anew`: a run does not start anew in silence.
+      Or one cannot be read, and nothing is known of it.
     CheckpointError: one has a manifest of another format.
   """
   steps = sorted(manifest_lib.patiently(lambda: checkpoint.steps_in(folder), folder), reverse=True)
-  for step in steps:
+  for step, older in itertools.zip_longest(steps, steps[1:]):
     path = folder / str(step)
     try:
       manifest_lib.verify_files(path, but_arrays=but_arrays)
       return step
     except DamagedError as error:
       aside = _put_aside(path)
-      note(f"checkpoint damaged: {error}. It is {aside.name} now; an older step is used")
+      then = "there is no older step" if older is None else f"step {older} is looked at next"
+      note(f"checkpoint damaged: {error}. It is {aside.name} now; {then}")
   if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
-    raise StorageError(
-      f"{folder} has no step that is whole, and {damaged} damaged; bring one back, or give another --workdir "
-      "to start anew"
-    )
+    found = f"{folder} has no step that is whole, and {damaged} damaged"
+    if not anew:
+      raise StorageError(f"{found}; bring one back, or give another --workdir to start anew")
+    note(f"{found}; this training begins anew")
   return None
 
 

@@ -50,6 +50,8 @@ class Verdict:
 def describe(path: Path) -> str:
   """What the newest checkpoint at `path` holds: its model, classes and arrays, each with size and digest.
 
+  The files of the arrays are not read, so that a damaged one is described like a whole one; `verify` reads.
+
   Raises:
     CheckpointError: there is none, or its manifest cannot be read.
   """
@@ -61,6 +63,7 @@ def describe(path: Path) -> str:
     f"step        {manifest.step}",
     f"size        {size_text(manifest.num_bytes)} in {len(manifest.files)} files",
     f"digest      {manifest.digest}",
+    "verified    no: these are the words of the manifest and the config; jaxtl ckpt verify reads every file",
   ]
   shown = ("model", "image_shape", "transforms", "seed")
   lines += [f"{name:11} {json.dumps(about[name])}" for name in shown if name in about]

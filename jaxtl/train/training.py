@@ -89,6 +89,7 @@ def run(
   fresh_head: bool = False,
   cache: PrefixCache | None = None,
   observers: Mapping[str, tuple[int | None, Callable[[Program], Observer]]] | None = None,
+  anew: bool = False,
 ) -> Trained:
   """Trains an experiment, or goes on where an earlier run of it was stopped.
 
@@ -100,6 +101,7 @@ def run(
       called 0 to 9 are not the same task.
     cache: keeps what enters the part that the gradient rule moves; None keeps nothing.
     observers: name -> (period, program -> observer), beside the evaluations.
+    anew: begins anew, and tells so, where steps were saved and none is whole; else that is a StorageError.
 
   Raises:
     NonFiniteError: the loss or the gradient is not finite, and `experiment.on_nonfinite` does not help.
@@ -119,7 +121,7 @@ def run(
     saved = None
     if workdir is not None:
       folder = workdir / checkpoint.FOLDER
-      saved = Checkpointer(folder, keep=experiment.keep, note=runtime.progress.note)
+      saved = Checkpointer(folder, keep=experiment.keep, note=runtime.progress.note, anew=anew)
       stack.enter_context(contextlib.closing(saved))
       if saved.has_steps():
         same_run(saved.config(), about, at=workdir)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 
 from jaxtl import tree
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, instead
 from jaxtl.types import Model, Params
 
 # A DenseNet's dense layers by stage, every other block on its own.
@@ -73,8 +72,7 @@ def _refuse_idle(model: Model, idle: Sequence[str]) -> None:
   for rule in idle:
     if any(re.fullmatch(rule, block) for block in model.blocks):
       raise ConfigError(f"the layer {rule!r} has no block left; earlier ones match all of its blocks")
-    near = difflib.get_close_matches(rule, model.blocks, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"the layer {rule!r} matches no block of {model.name}; did you mean {near!r}?")
+    raise ConfigError(f"the layer {rule!r} matches no block of {model.name}{instead(rule, model.blocks)}")
 
 
 def _with_parameters(model: Model, made: Sequence[Group], *, asked: bool) -> tuple[Group, ...]:

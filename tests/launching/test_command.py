@@ -1,6 +1,7 @@
 """`jaxtl launch` as a user types it: what it prints, writes and runs, and one line for what is wrong."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from jaxtl import cli, launching
 from jaxtl.launching.job import label
-from tests.launching.test_local import here
+from tests.launching.test_local import ROOT, here
 
 __all__ = ["here"]  # a fixture
 SLURM = ("launch", "slurm", "tiny.py")
@@ -157,9 +158,29 @@ def test_a_flag_is_not_taken_for_an_option_with_a_value(here, capsys):
 
 def test_a_name_is_made_of_the_configs():
   assert label("tiny_imagenet") == "tiny-imagenet"
-  assert label("2024 Run!") == "run"
+  assert label("2024 Run!") == "run-2024-run"  # a label begins with a letter
+  assert label("cifar10") == "cifar10"
   assert label("...") == "run"
   assert len(label("a" * 99)) == 40
+  assert label("a" * 99) != label("a" * 98)
+
+
+def test_every_config_has_a_name_of_its_own_that_every_target_takes(monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  words = {"gke": ["--image", "i", "--workdir", "gs://bucket/x"], "slurm": []}
+  names: dict[str, list[str]] = {target: [] for target in words}
+  for path in sorted(Path("configs").rglob("*.py")):
+    for target, needed in words.items():
+      assert cli.main(["launch", target, str(path), *needed, "--dry-run"]) == 0
+      out = capsys.readouterr().out
+      found = re.search(r"#SBATCH --job-name=(.*)|kind: JobSet\nmetadata:\n  name: (.*)", out)
+      names[target].append(found[1] or found[2])
+  assert names["gke"] == names["slurm"]
+  assert {"quickstart", "pretrain-cifar10", "flatness-cifar10", "patching-clip-vit-b32"} <= set(names["gke"])
+  assert len(set(names["gke"])) == len(names["gke"])
+  for name in names["gke"]:
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name)
+    assert len(name) <= 40
 
 
 def test_rendering_needs_the_standard_library_alone():

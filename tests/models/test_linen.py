@@ -121,7 +121,7 @@ def test_start_and_stop_are_static_under_jit(filled, train):
   ("arguments", "message"),
   [
     (dict(start="frist"), "noisy has no block 'frist'; did you mean 'first'?"),
-    (dict(stop="zzz"), "noisy has no block 'zzz'; did you mean "),
+    (dict(stop="zzz"), "noisy has no block 'zzz'. The blocks are first, "),
     (dict(start="last", stop="first"), "write start='first', stop='last'"),
     (dict(train=True), "noisy draws random numbers when train=True; pass key="),
   ],

@@ -261,7 +261,7 @@ def test_options_that_do_not_fit_are_refused(vit_command, capsys, out, options, 
     (["--interpolation", "nearest"], "invalid choice: 'nearest'"),
     (["--image-size", "0"], "'0' is no whole number from 1"),
     (["--layout", "keras"], "invalid choice: 'keras'"),
-    (["nonsense"], "unrecognized arguments: nonsense"),
+    (["nonsense"], "'nonsense' is no argument of jaxtl import"),
   ],
 )
 def test_an_option_that_cannot_be_is_argparses_exit_code_2(vit_command, capsys, out, option, message):

@@ -119,6 +119,32 @@ def test_an_interrupted_study_goes_on_with_the_pairs_that_are_left(base, runtime
   assert differing <= {"seconds", "search_seconds", "session"}
 
 
+@pytest.mark.parametrize("part", ["d", "config"])
+def test_a_pair_whose_fine_tuned_weights_have_rotted_is_tuned_anew(base, runtime, tmp_path, part):
+  base["patching"].pop("three")
+  first = run(base, runtime, tmp_path / "run")
+  folder = tmp_path / "run" / "a" / "0"
+  (folder / "pairs" / "old.two.json").unlink()
+  (folder / "rows.jsonl").unlink()
+  steps = folder / "fine_tune" / "two" / "checkpoints"
+  (step,) = steps.iterdir()
+  inside = step / "model" if part == "d" else step
+  file = max((inside / part).rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  before = (folder / "fine_tune" / "two" / "metrics.jsonl").read_text()
+  again = run(base, runtime, tmp_path / "run")
+  differing = {key for key in first[0] if again[0][key] != first[0][key]}
+  assert differing <= {"seconds", "search_seconds", "session"}
+  said = (tmp_path / "run" / "log.txt").read_text()
+  assert f"It is {step.name}.damaged now; there is no older step" in said
+  assert "no step that is whole, and 1 damaged; this training begins anew" in said
+  assert {path.name for path in steps.iterdir()} == {step.name, f"{step.name}.damaged"}
+  after = (folder / "fine_tune" / "two" / "metrics.jsonl").read_text()
+  assert after.count("\n") == before.count("\n")  # not those of both trainings
+
+
 def test_scores_are_those_of_the_whole_model(base, runtime, tmp_path):
   bench = bench_of(base, runtime, tmp_path)
   found = bench.tasks.scores("three", "test", bench.before)

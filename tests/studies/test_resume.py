@@ -8,7 +8,7 @@ import pytest
 from jaxtl import cli
 from jaxtl.studies import resume, study
 from jaxtl.train import manifest
-from tests.several import start, write_config
+from tests.several import ROOT, start, write_config
 
 EMA = dict(make=".optim.sgd", peak_rate=0.1, ema_decay=0.9)
 AUGMENTED = dict(
@@ -52,6 +52,20 @@ def test_a_trial_that_cannot_be_is_one_line(tmp_path, capsys, arguments, said):
   config = write_config(tmp_path / "config.py")
   assert cli.main(["verify-resume", str(config), *arguments]) == 2
   assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["patching/cifar10", "flatness/cifar10", "transfer/tiny_imagenet"])
+def test_a_study_that_starts_from_checkpoints_is_told_what_can_be_tried(capsys, name):
+  assert cli.main(["verify-resume", str(ROOT / "configs" / f"{name}.py")]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"this config, of .studies.{name.partition('/')[0]}.rows, has none" in line
+  example = line.split()[-1]
+  assert resume.make_plan(study.load_config(ROOT / example), seed=None, steps=8, kill_after=5).arm
+
+
+def test_a_base_network_inside_a_study_is_tried():
+  config = study.load_config(ROOT / "configs" / "layers" / "cifar10.py")
+  assert resume.make_plan(config, seed=None, steps=8, kill_after=5).experiment.epochs
 
 
 def test_a_run_that_is_shorter_than_the_trial_says_so(tmp_path):

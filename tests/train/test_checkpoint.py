@@ -119,6 +119,7 @@ def test_damage_to_any_file_is_found_and_the_older_step_used(tmp_path, damage):
     saver.close()
     assert len(notes) == 1
     assert file.name in notes[0]
+    assert notes[0].endswith("It is 2.damaged now; step 1 is looked at next")
     assert (folder / "2.damaged" / file.relative_to(folder / "2")).exists()  # renamed, not deleted
 
 

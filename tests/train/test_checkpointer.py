@@ -124,6 +124,31 @@ def test_where_no_array_is_what_was_saved_a_run_does_not_start_anew(folder):
   saver.close()
 
 
+@pytest.mark.parametrize("kind", ["/d/", "config/"])
+def test_what_begins_anew_where_no_step_is_whole_says_so_and_leaves_them(folder, kind):
+  """Found when its arrays are restored, or before that."""
+  for step in ("1", "2"):
+    for file in files_of(folder / step):
+      if kind in str(file):
+        file.write_bytes(flipped(file.read_bytes(), 0))
+  notes = []
+  saver = Checkpointer(folder, note=notes.append, anew=True)
+  like = made_state(0)
+  assert saver.has_steps() == (kind == "/d/")
+  assert saver.restore(like) is like
+  assert not saver.has_steps()
+  assert [note.rpartition("; ")[2] for note in notes] == [
+    "step 1 is looked at next",
+    "there is no older step",
+    "this training begins anew",
+  ]
+  saver.save(made_state(2), CONFIG, last=True)
+  assert len(notes) == 3
+  equal(saver.restore(like), made_state(2))
+  saver.close()
+  assert {path.name for path in folder.iterdir()} == {"1.damaged", "2.damaged", "2"}
+
+
 def test_a_step_that_was_not_looked_at_yet_is_not_taken_for_saved(folder):
   file = max(files_of(folder / "2"), key=lambda path: ("/d/" in str(path), path.stat().st_size))
   file.write_bytes(flipped(file.read_bytes(), 0))

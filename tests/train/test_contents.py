@@ -36,6 +36,18 @@ def test_inspect_shows_what_the_manifest_and_the_config_say(run, capsys):
   assert f"{numbers:,}" in shown or numbers < 1000
 
 
+def test_inspect_of_a_damaged_step_says_that_it_has_not_verified_it(run, capsys):
+  folder = run("a", epochs=0.2)
+  files = (path for path in (folder / "checkpoints" / "1" / "model" / "d").iterdir())
+  file = max(files, key=lambda path: path.stat().st_size)
+  file.write_bytes(bytes(file.stat().st_size))
+  assert cli.main(["ckpt", "inspect", str(folder)]) == 0
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("verified")]
+  assert "no: " in line
+  assert "jaxtl ckpt verify" in line
+  assert cli.main(["ckpt", "verify", str(folder)]) == 5
+
+
 def test_the_model_that_made_a_checkpoint_is_not_needed(run, tmp_path, capsys):
   weights = train.load(run("a", epochs=0.2))
   elsewhere = {**weights.config, "model": {"make": "nowhere.models.net"}}
@@ -108,7 +120,7 @@ def test_a_damaged_manifest_is_one_line(run, capsys):
   plain = json.loads((step / manifest.NAME).read_text())
   plain["step"] = 7
   (step / manifest.NAME).write_text(json.dumps(plain))
-  assert cli.main(["ckpt", "inspect", str(step)]) == 2
+  assert cli.main(["ckpt", "inspect", str(step)]) == 5
   assert "its contents do not have its digest" in capsys.readouterr().err
 
 

@@ -80,7 +80,8 @@ def test_the_first_regex_counts_and_layers_come_in_the_order_of_the_network():
 @pytest.mark.parametrize(
   ("groups", "message"),
   [
-    (("haed",), r"'haed' matches no block of resnet18; did you mean 'head'\?"),
+    (("haed",), r"'haed' matches no block of resnet18; did you mean 'head'\? The blocks are stem, stage1_b"),
+    (("zzzzz",), r"'zzzzz' matches no block of resnet18\. The blocks are stem, .+, head$"),
     (
       ("head", "stage1_blok1"),
       r"'stage1_blok1' matches no block of resnet18; did you mean 'stage1_block1'\?",
