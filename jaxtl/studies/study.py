@@ -150,9 +150,9 @@ def run_study(
   for name, arm in runtime.moving(to_run.items()):
     rehearse_arm(rows, name, arm, runtime)
   # Opens the data: a folder is claimed only by a run that can start.
-  _expect(rows, unfinished, runtime)
   for name, arm in runtime.moving(to_run.items()):
     _check_arm(rows, "check_data", name, arm, runtime)
+  _expect(rows, unfinished, runtime)
   data = fingerprints([cell.study for cell in unfinished], runtime) if unfinished else None
   processes.check_agreement(
     {"config": config, "code": provenance.code_digest(), "versions": provenance.versions(), "data": data}
