@@ -104,15 +104,6 @@ class Results:
         found.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(float(value))
     return {arm: {s: math.fsum(x) / len(x) for s, x in by_seed.items()} for arm, by_seed in found.items()}
 
-  def lowest(self, measure: str, **where: Any) -> dict[str, dict[int, float]]:
-    """arm -> seed -> the lowest number of the rows whose keys are as in `where`."""
-    found: dict[str, dict[int, float]] = {}
-    for row in self.rows:
-      if all(row.get(key) == wanted for key, wanted in where.items()):
-        by_seed = found.setdefault(row["arm"], {})
-        by_seed[row["seed"]] = min(float(row[measure]), by_seed.get(row["seed"], math.inf))
-    return found
-
   def transfer_means(self, protocol: str) -> dict[str, dict[int, float]]:
     """arm -> seed -> mean accuracy over the targets, where every target was measured."""
     columns = [

@@ -61,10 +61,11 @@ def describe(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = F
 
 
 def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> Preview:
-  """The first training images of the base with the first seed, batch transforms included."""
+  """The first training images of the base with the first seed, batch transforms included; none where nothing
+  is trained."""
   value = _training(config.get("base", {}))
   if value is None:
-    return Preview(problem="The config names no training data.")
+    return Preview()
   try:
     data = dataclasses.replace(_parse(value, trust), batch_size=_NUM_IMAGES)
     runtime = Runtime(None, data_dir=data_dir)

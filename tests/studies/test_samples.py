@@ -43,6 +43,12 @@ def test_what_cannot_be_opened_is_one_line():
   assert [(d.role, d.kind, bool(d.problem)) for d in described] == [("training", "", True)]
 
 
+def test_a_config_that_trains_nothing_has_no_preview():
+  assert (
+    samples.preview({"base": {"flatness": {"data": {"source": DIGITS}}}}, data_dir=None) == samples.Preview()
+  )
+
+
 def test_nothing_outside_jaxtl_is_imported():
   found = samples.preview({"base": {"data": {"source": {"make": "antigravity.fly"}}}}, data_dir=None)
   assert "is not a public part of" in found.problem

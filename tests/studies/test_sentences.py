@@ -26,7 +26,7 @@ def study(accuracies, *, seeds=(0, 1)):
 
 
 def test_finding_names_the_best_the_next_and_the_first():
-  found = sentences.finding(study({"first": [0.5, 0.5], "a": [0.8, 0.9], "b": [0.7, 0.7]}))
+  [found] = sentences.finding(study({"first": [0.5, 0.5], "a": [0.8, 0.9], "b": [0.7, 0.7]}))
   assert found == (
     "Best accuracy on pets by fine-tuning: a 0.850 ± 0.071 over 2 seeds; "
     "0.150 ahead of b (the next best) and 0.350 ahead of first (the first arm)."
@@ -45,7 +45,7 @@ def test_seeds_that_do_not_overlap_are_called_so():
 
 def test_one_seed_claims_nothing():
   results = study({"a": [0.8], "b": [0.7]}, seeds=(0,))
-  assert "(one seed)" in sentences.finding(results)
+  assert "(one seed)" in sentences.finding(results)[0]
   assert "not known" in sentences.qualifications(results)[0]
 
 
@@ -55,9 +55,17 @@ def test_missing_cells_are_named():
   assert "missing: b/1" in said
 
 
+def test_one_arm_is_not_called_the_best():
+  assert sentences.finding(study({"a": [0.8, 0.9]})) == [
+    "Accuracy on pets by fine-tuning, a: 0.850 ± 0.071 over 2 seeds."
+  ]
+  [text] = sentences.finding(study({"a": [0.8, 0.9], "b": []}))
+  assert "no other arm is there to compare it with" in text
+
+
 def test_nothing_finished_is_said():
   results = study({"a": [], "b": []})
-  assert "no numbers yet" in sentences.finding(results)
+  assert "no numbers yet" in sentences.finding(results)[0]
   assert "0 of 4 cells" in sentences.qualifications(results)[0]
 
 
