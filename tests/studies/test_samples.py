@@ -54,6 +54,16 @@ def test_nothing_outside_jaxtl_is_imported():
   assert "is not a public part of" in found.problem
 
 
+def test_every_part_of_a_layers_study_is_named():
+  data = {"source": DIGITS}
+  base = {"data": data, "validation": data, "test": data, "base": {"data": data}}
+  roles = [found.role for found in samples.describe({"base": base}, data_dir=None)]
+  assert roles == ["training", "validation", "test"]
+  base["base"] = {"data": data | {"transforms": [{"fn": ".data.normalize"}]}}
+  roles = [found.role for found in samples.describe({"base": base}, data_dir=None)]
+  assert roles == ["training", "validation", "test", "training of the base network"]
+
+
 def test_drawn_and_real_are_told_apart():
   base = {
     "data": {"source": {"make": ".data.glyphs", "split": "train", "num_examples": 62}},
