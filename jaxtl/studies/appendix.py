@@ -169,7 +169,7 @@ def environment(results: Results) -> Grid:
     elif name == "command":
       rows.append([name, results.command])
     elif isinstance(value, Mapping):
-      rows.append([name, ", ".join(f"{key} {item}" for key, item in value.items())])
+      rows.append([name, _parts(value)])
     else:
       rows.append([name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
   return Grid("Environment", ["", ""], rows, words=frozenset({0, 1}))
@@ -185,10 +185,21 @@ def _session_of(results: Results, arm: str, seed: int) -> int | str:
 def _session(changed: Mapping[str, Any]) -> str:
   """What a later session had of its own."""
   texts = {
-    name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    name: " ".join(map(str, value))
+    if isinstance(value, list)
+    else _parts(value)
+    if isinstance(value, Mapping)
+    else str(value)
     for name, value in changed.items()
   }
   return "; ".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _parts(value: Mapping[str, Any]) -> str:
+  """A mapping in words."""
+  return ", ".join(
+    f"{key} {' '.join(map(str, item)) if isinstance(item, list) else item}" for key, item in value.items()
+  )
 
 
 def _entries(tables: Sequence[Table]) -> Iterator[tuple[str, Column]]:

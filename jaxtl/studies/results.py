@@ -53,6 +53,15 @@ class Results:
     return tuple(cell for cell in cells if cell not in self.finished)
 
   @property
+  def asked(self) -> frozenset[tuple[str, int]]:
+    """The cells that some session was to finish; all of them where that is not known."""
+    first = self.env.get("asked")
+    if not isinstance(first, Mapping):
+      return frozenset((arm, seed) for arm in self.arms for seed in self.seeds)
+    sessions = [first, *(later.get("asked", first) for later in self.env.get("later", ()))]
+    return frozenset((arm, seed) for one in sessions for arm in one["arms"] for seed in one["seeds"])
+
+  @property
   def protocols(self) -> tuple[str, ...]:
     """Those that were measured; fine-tuning first."""
     found = dict.fromkeys(row["protocol"] for row in self.rows if row.get("kind") == "transfer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtl import config as config_lib
@@ -75,17 +75,39 @@ def qualifications(results: Results) -> list[str]:
     if first not in (best, other) and values.get(first):
       said.append(_apart(values, best, first, larger))
   if results.missing:
-    total = len(results.arms) * len(results.seeds)
-    names = [f"{arm}/{seed}" for arm, seed in results.missing]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    said.append(
-      f"The study is unfinished: {total - len(names)} of {total} cells (arm/seed) are done; "
-      f"missing: {', '.join(names[:8])}{more}."
-    )
+    said += _what_is_missing(results)
     counts = {len(by_seed) for by_seed in values.values()}
-    if headline and (len(counts) > 1 or set(values) != set(results.arms)):
+    unfinished = any(cell in results.asked for cell in results.missing)
+    if headline and (len(counts) > 1 or (unfinished and set(values) != set(results.arms))):
       said.append("Arms are compared over the seeds that each has, so the order may change.")
   return said
+
+
+def _what_is_missing(results: Results) -> list[str]:
+  """The cells that are not done, and those that nobody has asked for."""
+  total = len(results.arms) * len(results.seeds)
+  open_ones = [cell for cell in results.missing if cell in results.asked]
+  others = [cell for cell in results.missing if cell not in results.asked]
+  done = total - len(results.missing)
+  if open_ones:
+    said = [
+      f"The study is unfinished: {done} of {total} cells (arm/seed) are done; missing: {_few(open_ones)}."
+    ]
+  else:
+    arms = dict.fromkeys(
+      arm for arm in results.arms for seed in results.seeds if (arm, seed) in results.asked
+    )
+    seeds = sorted({seed for _, seed in results.asked})
+    of_seeds = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    said = [f"What was asked for is complete: {', '.join(arms)}, {of_seeds}."]
+  if others:
+    said.append(f"Not asked for (--arms, --seeds): {_few(others)}.")
+  return said
+
+
+def _few(cells: Sequence[tuple[str, int]]) -> str:
+  more = f" and {len(cells) - 8} more" if len(cells) > 8 else ""
+  return ", ".join(f"{arm}/{seed}" for arm, seed in cells[:8]) + more
 
 
 def caption(results: Results, table: Table) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import jaxtl.data
 from jaxtl import losses, train, tree, weights
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError
-from jaxtl.studies import heads, patching_tables, report, study
+from jaxtl.studies import drawing, heads, patching_figures, patching_tables, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Backbone, Tasks
@@ -290,6 +290,27 @@ def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
   assert f"{100 * first['optimised/test_patching_top1']:.1f}" in text
   for name in ("patching_a", "indicators"):
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_sum_is_below_the_losses_and_shapes_tell_the_patching_tasks(finished):
+  results = load(finished)
+  [row] = results.rows
+  with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
+    patching_figures._panel(canvas.axes[0], canvas, row)
+    wide, *others = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
+    assert wide.get_linewidth() > 2 * max(line.get_linewidth() for line in others)
+    assert wide.get_alpha() < 1
+    total = np.add(
+      *(np.array(row["curve"][key]) / row["curve"][key][0] for key in ("supported_loss", "patching_loss"))
+    )
+    np.testing.assert_allclose(wide.get_ydata(), total - 1)
+    [best] = [line for line in others if line.get_marker() == "D"]
+    assert best.get_xdata() == [row["optimised/alpha"]]
+  pairs = [dict(row, supported=old, patching=new) for old in ("a", "b") for new in ("c", "d")]
+  figure = patching_figures.indicators(dataclasses.replace(results, rows=pairs))
+  legend = [name for name in "abcd" if f">{name}</text>" in figure.svg]
+  assert legend == list("abcd")
+  assert figure.svg.count(">c</text>") == 1  # in the legend alone: labels beside dots collide
 
 
 def test_the_report_says_how_gradient_and_transfer_correlate(finished):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from jaxtl.studies import results as results_lib
@@ -53,6 +55,29 @@ def test_missing_cells_are_named():
   said = " ".join(sentences.qualifications(study({"a": [0.8, 0.9], "b": [0.7]})))
   assert "3 of 4 cells" in said
   assert "missing: b/1" in said
+
+
+def with_sessions(results, *asked):
+  first, *later = [{"asked": {"arms": list(arms), "seeds": list(seeds)}} for arms, seeds in asked]
+  return dataclasses.replace(results, env=first | {"later": later})
+
+
+def test_a_subset_that_was_asked_for_is_complete():
+  half = study({"a": [0.8], "b": []})
+  said = sentences.qualifications(with_sessions(half, (["a"], [0])))
+  assert said[0] == "What was asked for is complete: a, seed 0."
+  assert said[1] == "Not asked for (--arms, --seeds): b/0, a/1, b/1."
+  assert "unfinished" not in " ".join(said)
+
+
+def test_a_subset_that_was_asked_for_may_be_unfinished():
+  half = study({"a": [0.8], "b": []})
+  said = " ".join(sentences.qualifications(with_sessions(half, (["a"], [0]), (["a"], [0, 1]))))
+  assert "1 of 4 cells (arm/seed) are done; missing: a/1." in said
+  assert "Not asked for (--arms, --seeds): b/0, b/1." in said
+  everything = " ".join(sentences.qualifications(with_sessions(half, (["a"], [0]), (["a", "b"], [0, 1]))))
+  assert "missing: b/0, a/1, b/1." in everything
+  assert "Not asked for" not in everything
 
 
 def test_one_arm_is_not_called_the_best():
