@@ -28,12 +28,16 @@ class Meter:
 
   Args:
     runtime: the status line, and who may want to stop.
+
+  Attributes:
+    place: where the measurement is, for the status line.
   """
 
   def __init__(self, runtime: Runtime):
+    self.place = ""
     self._runtime = runtime
     self._name: str | None = None
-    self._done = self._images = 0.0
+    self._done = self._images = self._busy = 0.0
     self._passes = 0
     self._began = 0.0
 
@@ -45,8 +49,8 @@ class Meter:
       name: for the status line.
       work: what was announced for it, in image passes. What it does not take is taken off the total.
     """
-    self._name, self._began = name, time.monotonic()
-    self._done, self._images, self._passes = 0.0, 0.0, 0
+    self._name, self._began, self.place = name, time.monotonic(), ""
+    self._done, self._images, self._busy, self._passes = 0.0, 0.0, 0.0, 0
     try:
       yield
       self._runtime.progress.skip(work - self._done)
@@ -67,10 +71,13 @@ class Meter:
       Restart: the run was asked to stop.
     """
     self._passes += 1
+    last = time.monotonic()
     for batch in batches:
       yield batch
+      last, before = time.monotonic(), last
+      self._busy += last - before
       if self._name is not None:
-        self._tell(len(batch["mask"]) * jax.process_count(), cost, what)
+        self._tell(len(batch["label"]) * jax.process_count(), cost, what)
 
   def seconds(self) -> float:
     """Since the part began."""
@@ -80,8 +87,8 @@ class Meter:
     """One batch later."""
     self._images += images
     self._done += images * cost
-    name = f"{self._name}, {what}" if what else str(self._name)
-    rate = self._images / max(self.seconds(), 1e-9)
+    name = ", ".join(filter(None, (self._name, self.place, what)))
+    rate = self._images / max(self._busy, 1e-9)
     self._runtime.progress.advance(images * cost, f"{name}, pass {self._passes}", images_per_second=rate)
     # A batch is a step of this: the processes that work together ask equally often.
     if self._runtime.stop_due(self._passes):

@@ -7,7 +7,7 @@ from jaxtl.errors import Restart
 from jaxtl.studies.meter import Meter
 from jaxtl.train.writer import Progress
 
-BATCHES = [{"mask": np.ones(8, bool)}, {"mask": np.zeros(8, bool)}]
+BATCHES = [{"label": np.zeros(8)}, {"label": np.ones(8)}]
 
 
 class Told(Progress):
@@ -60,6 +60,16 @@ def test_a_part_begins_anew_and_says_what_it_passes_over(place):
       list(meter.watch(BATCHES[:1], cost=1.0, what="old, test"))
   assert place.progress.lines == ["a, old, test, pass 1", "b, old, test, pass 1"]
   assert place.progress.skipped == [-8.0, -8.0]
+
+
+def test_the_place_is_told_and_ends_with_the_part(place):
+  meter = Meter(place)
+  with meter.part("a", work=0.0):
+    meter.place = "α 0.500"
+    list(meter.watch(BATCHES[:1], cost=1.0))
+  with meter.part("b", work=0.0):
+    list(meter.watch(BATCHES[:1], cost=1.0))
+  assert place.progress.lines == ["a, α 0.500, pass 1", "b, pass 1"]
 
 
 def test_outside_of_a_part_nothing_is_told_and_nothing_stops(place):

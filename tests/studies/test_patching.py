@@ -12,13 +12,15 @@ import pytest
 import jaxtl.data
 from jaxtl import losses, train, tree, weights
 from jaxtl.config import parse
-from jaxtl.errors import CheckpointError, ConfigError, DataError
+from jaxtl.errors import CheckpointError, ConfigError, DataError, Restart
 from jaxtl.studies import drawing, heads, patching_figures, patching_tables, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Backbone, Tasks
 from jaxtl.studies.results import load
 from jaxtl.train import Experiment
+from tests.studies.test_flatness import Counted
+from tests.studies.test_meter import Stop
 from tests.train.conftest import tiny_config
 
 PLAIN = [dict(fn=".data.normalize")]
@@ -117,6 +119,56 @@ def test_an_interrupted_study_goes_on_with_the_pairs_that_are_left(base, runtime
   assert again[0]["gain"] == 7.0  # read back
   differing = {key for key in first[1] if again[1][key] != first[1][key]}
   assert differing <= {"seconds", "search_seconds", "session"}
+
+
+def test_a_stop_comes_between_two_batches_of_a_sweep_and_changes_nothing(base, runtime, tmp_path):
+  one = dict(base, patching=dict(two=base["patching"]["two"]))
+  [first] = run(one, runtime, tmp_path / "run")
+  folder = tmp_path / "run" / "a" / "0"
+  for file in (folder / "rows.jsonl", folder / "pairs" / "old.two.json"):
+    file.unlink()
+
+  def stopping(*arguments):
+    here = runtime(*arguments)
+    here.interruption = Stop(40)  # nothing is trained any more, so that only the sweep asks
+    return here
+
+  with pytest.raises(Restart, match=r"stopped during sweep, α 0\.\d+, (old|two) validation"):
+    run(one, stopping, tmp_path / "run")
+  assert not list((folder / "pairs").iterdir())
+  [again] = run(one, runtime, tmp_path / "run")
+  differing = {key for key in first if again[key] != first[key]}
+  assert differing <= {"seconds", "search_seconds", "session"}
+
+
+def test_the_time_left_counts_sweeps_and_nothing_is_left_at_the_end(base, runtime, tmp_path):
+  merging = dict(methods=["joint", "sequential", "task_arithmetic", "negation"], step=0.5)
+  folder = tmp_path / "run" / "a" / "0"
+
+  def measured(**changes):
+    here = runtime()
+    here.progress = Counted()
+    run(base, lambda: here, tmp_path / "run", merging=merging, statistics_batches=1, **changes)
+    assert here.progress.left == pytest.approx(0, abs=1e-6)
+    assert max(here.progress.shares, default=0) < 1.2  # about: a search takes as many evaluations as it likes
+    return here.progress
+
+  whole = measured()
+  said = "\n".join(whole.notes)
+  for text in (
+    "old x two: searched with ",
+    "old x two: grid of 21, best at ",
+    "joint: ",
+    "negation of two: ",
+  ):
+    assert text in said
+  (folder / "rows.jsonl").unlink()
+  assert measured().shares == []
+  (folder / "rows.jsonl").unlink()
+  (folder / "pairs" / "old.three.json").unlink()
+  (folder / "merges" / "task_arithmetic.json").unlink()
+  part = measured()
+  assert 0 < len(part.shares) < len(whole.shares)
 
 
 def test_scores_are_those_of_the_whole_model(base, runtime, tmp_path):
