@@ -60,7 +60,7 @@ def data_sets(results: Results, found: Sequence[DataSet]) -> Grid:
   """Which data are drawn and which are real, and how many."""
   rows = []
   for data in found:
-    size = [_count(data.num_images), _count(data.num_classes)]
+    size = [_used(results, data), _count(data.num_classes)]
     rows.append(
       [
         data.role,
@@ -93,7 +93,7 @@ def cells(results: Results) -> Grid:
           str(seed),
           _state(results, arm, seed),
           f"{arm}/{seed}",
-          str(row.get("session", 0)) if row else ABSENT,
+          str(_session_of(results, arm, seed)),
           *(
             _plain(row.get(name))
             for name in ("steps", "peak_rate", "train_loss", "images_per_second", "data_wait")
@@ -112,10 +112,13 @@ def cells(results: Results) -> Grid:
     "images/s",
     "data wait",
   ]
+  # What no cell has, as of training where nothing was trained, is left out.
+  keep = [i for i, _ in enumerate(header) if i < 5 or any(row[i] != ABSENT for row in rows)]
+  header, rows = [header[i] for i in keep], [[row[i] for i in keep] for row in rows]
   note = (
     "Folders are inside the working folder; session is the one under Environment that finished the cell, 0 "
-    "the first; data wait is the share of time that a step waited for images."
-  )
+    "the first"
+  ) + ("; data wait is the share of time that a step waited for images." if "data wait" in header else ".")
   return Grid("Cells", header, rows, note, frozenset({0, 2, 3}))
 
 
@@ -166,19 +169,37 @@ def environment(results: Results) -> Grid:
     elif name == "command":
       rows.append([name, results.command])
     elif isinstance(value, Mapping):
-      rows.append([name, ", ".join(f"{key} {item}" for key, item in value.items())])
+      rows.append([name, _parts(value)])
     else:
       rows.append([name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
   return Grid("Environment", ["", ""], rows, words=frozenset({0, 1}))
 
 
+def _session_of(results: Results, arm: str, seed: int) -> int | str:
+  """The session that finished a cell."""
+  own = (row for row in results.rows if row["arm"] == arm and row["seed"] == seed)
+  first = next(own, None)
+  return ABSENT if first is None else first.get("session", 0)
+
+
 def _session(changed: Mapping[str, Any]) -> str:
   """What a later session had of its own."""
   texts = {
-    name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    name: " ".join(map(str, value))
+    if isinstance(value, list)
+    else _parts(value)
+    if isinstance(value, Mapping)
+    else str(value)
     for name, value in changed.items()
   }
   return "; ".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _parts(value: Mapping[str, Any]) -> str:
+  """A mapping in words."""
+  return ", ".join(
+    f"{key} {' '.join(map(str, item)) if isinstance(item, list) else item}" for key, item in value.items()
+  )
 
 
 def _entries(tables: Sequence[Table]) -> Iterator[tuple[str, Column]]:
@@ -207,6 +228,14 @@ def _sizes(results: Results, data: DataSet) -> list[str]:
       if row.get("kind") == "transfer" and data.role == f"target: {row['target']}, {part}":
         return [_count(row.get(f"num_{part}")), _count(row.get("num_classes"))]
   return [ABSENT, ABSENT]
+
+
+def _used(results: Results, data: DataSet) -> str:
+  """How many images there are, and how many of them were measured on where a study draws a subset."""
+  kinds = {"curvature": ("pretrain", "flatness"), "layers": ("layer_diagnosis",)}.get(data.role, ())
+  found = {row["num_examples"] for row in results.rows if row.get("kind") in kinds and "num_examples" in row}
+  drawn = " or ".join(f"{count:,.0f}" for count in sorted(found) if count != data.num_images)
+  return f"{drawn} of {_count(data.num_images)}" if drawn else _count(data.num_images)
 
 
 def _state(results: Results, arm: str, seed: int) -> str:

@@ -100,14 +100,16 @@ class Canvas:
   arms: Sequence[str]
   axes: list[Axes]
   _figure: MatplotlibFigure
+  shapes: Sequence[str] = ()
   _svg: str = ""
   _png: bytes = b""
 
   def color(self, arm: str) -> str:
     return COLORS[list(self.arms).index(arm) % len(COLORS)]
 
-  def shape(self, arm: str) -> str:
-    return MARKERS[list(self.arms).index(arm) % len(MARKERS)]
+  def shape(self, name: str) -> str:
+    """The marker of an arm, or of what has shapes of its own."""
+    return MARKERS[list(self.shapes or self.arms).index(name) % len(MARKERS)]
 
   def marker(self, arm: str) -> dict[str, Any]:
     """Keywords of `plot`."""
@@ -146,17 +148,33 @@ class Canvas:
 
 @contextlib.contextmanager
 def canvas(
-  heights: Sequence[float], arms: Sequence[str], *, shown: Sequence[str], columns: int = 1
+  heights: Sequence[float],
+  arms: Sequence[str],
+  *,
+  shown: Sequence[str],
+  shapes: Sequence[str] = (),
+  columns: int = 1,
 ) -> Iterator[Canvas]:
-  """Axes in rows of the given heights (inches) and `columns`; above them one legend of the arms, if any."""
-  labels = [short(arm) for arm in shown]
+  """Axes in rows of the given heights (inches) and `columns`; above them one legend of the arms, if any.
+
+  Args:
+    arms: what colours tell apart, and markers too unless there are `shapes`.
+    shown: the arms in the legend.
+    shapes: what markers tell apart; in the legend, too.
+  """
+  labels = [short(name) for name in (*shown, *shapes)]
   across = max(1, min(len(labels), int(140 / (max(map(len, labels), default=0) + 6))))
   extra = 0.22 * -(-len(labels) // across) + 0.1
   with matplotlib.rc_context(_STYLE):
     figure = MatplotlibFigure(figsize=(_WIDTH, sum(heights) + extra), layout="constrained")
     axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-    drawn = Canvas(arms, list(np.ravel(axes)), figure)
-    handles = [Line2D([], [], linewidth=2.5, markersize=6, **drawn.marker(arm)) for arm in shown]
+    drawn = Canvas(arms, list(np.ravel(axes)), figure, shapes)
+    if shapes:
+      handles = [Line2D([], [], linewidth=5, color=drawn.color(arm)) for arm in shown]
+      shape: Any = dict(linestyle="none", color=MUTED, markersize=6)
+      handles += [Line2D([], [], marker=drawn.shape(name), **shape) for name in shapes]
+    else:
+      handles = [Line2D([], [], linewidth=2.5, markersize=6, **drawn.marker(arm)) for arm in shown]
     if handles:
       figure.legend(
         handles, labels, loc="outside upper left", ncols=across, columnspacing=1.8, handlelength=1.6

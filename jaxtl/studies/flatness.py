@@ -8,7 +8,9 @@ without augmentation; normalisation uses the stored statistics.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from jaxtl.config import Spec
 from jaxtl.studies import network as networks
 from jaxtl.studies.flatness_plans import Layers, Plane, Sharpness, Slice, Spectrum
 from jaxtl.studies.lambda_max import Flatness
+from jaxtl.studies.meter import FORWARD, PRODUCT
 from jaxtl.studies.network import Network
 from jaxtl.studies.scene import Scene, extreme_numbers
 from jaxtl.studies.sentences import call
@@ -65,18 +68,17 @@ def rows(study: FlatnessOf, *, seed: int, workdir: Path, runtime: Runtime) -> It
   about = networks.about(study.start, network)
   networks.same_weights(workdir, about)
   flatness = dataclasses.replace(study.flatness, seed=study.flatness.seed + seed)
-  losses_of: dict[str, PerExampleLoss] = {CROSS_ENTROPY: losses.softmax_cross_entropy}
-  if config_lib.plain(network.task).get("loss") != {"fn": ".losses.softmax_cross_entropy"}:
-    losses_of[TRAINING] = network.loss
-  for name, loss in losses_of.items():
+  work = _work(study, network, runtime)
+  for name, loss in _losses(network).items():
     runtime.progress.title = f"{'/'.join(workdir.parts[-2:])} | {name.replace('_', '-')}"
 
     def compute(name: str = name, loss: PerExampleLoss = loss) -> dict[str, list[Row]]:
       subset = dict(num_examples=flatness.num_examples, seed=flatness.seed)
       at = Scene.of(network.model, network.params, network.batch_stats, loss, images, runtime, **subset)
-      return {"rows": _measured(at, flatness, study, name, other)}
+      return {"rows": _measured(at, flatness, study, work[name], other)}
 
-    for row in remember(workdir / f"{name}.json", compute)["rows"]:
+    recalled = functools.partial(runtime.progress.skip, sum(work[name].values()))
+    for row in remember(workdir / f"{name}.json", compute, recalled=recalled)["rows"]:
       yield {**row, "loss": name, "differentiated": _loss_name(name, network.task), **about}
 
 
@@ -100,24 +102,90 @@ def config_of(start: str, data: dict[str, Any], *, num_examples: int) -> dict[st
 
 
 def _measured(
-  at: Scene, flatness: Flatness, study: FlatnessOf, loss: str, other: tuple[Params, Params] | None
+  at: Scene,
+  flatness: Flatness,
+  study: FlatnessOf,
+  work: dict[str, float],
+  other: tuple[Params, Params] | None,
 ) -> list[Row]:
-  """All rows of one loss; blocks and planes, which cost most, for the cross-entropy only."""
-  row: Row = {"kind": "flatness", **at.facts()}
-  extremes = at.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance)
-  row |= extreme_numbers(extremes) | {"tolerance": flatness.tolerance}
+  """All rows of one loss: of the parts that `work` has."""
+
+  def part(name: str) -> AbstractContextManager[None]:
+    return at.meter.part(name, work=work[name])
+
+  with part("λ_max"):
+    row: Row = {"kind": "flatness", **at.facts()}
+    extremes = at.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance)
+    row |= extreme_numbers(extremes) | {"tolerance": flatness.tolerance}
+    _note(at, f"λ_max {row['lambda_max']:.4g} after {row['num_products']} products")
   if study.spectrum is not None:
-    row |= at.spectrum(study.spectrum)
+    with part("spectrum"):
+      row |= at.spectrum(study.spectrum)
+      _note(at, f"spectrum: trace {row['trace']:.4g} ± {row['trace_error']:.2g}")
   if study.sharpness is not None:
-    row |= at.sharpness(study.sharpness)
-  found = [row]
-  if study.layers is not None and loss == CROSS_ENTROPY:
-    found += [{"kind": "layer", **layer} for layer in at.layers(study.layers)]
+    with part("sharpness"):
+      row |= at.sharpness(study.sharpness)
+      _note(at, f"sharpness: SAM's first order {row['sam_first_order']:.4g}")
+  return [row, *_around(at, study, work, extremes.algebraic.vector, other)]
+
+
+def _around(
+  at: Scene,
+  study: FlatnessOf,
+  work: dict[str, float],
+  eigenvector: Params,
+  other: tuple[Params, Params] | None,
+) -> list[Row]:
+  """The rows of blocks, lines and the plane."""
+  found: list[Row] = []
+  if study.layers is not None and "blocks" in work:
+    with at.meter.part("blocks", work=work["blocks"]):
+      for layer in at.layers(study.layers):
+        found.append({"kind": "layer", **layer})
+        _note(at, f"block {layer['layer']}: λ_max {layer['layer_lambda_max']:.4g}")
   if study.slice is not None:
-    lines = at.slices(study.slice, extremes.algebraic.vector, other)
-    found += [{"kind": "slice", **line} for line in lines]
-  if study.plane is not None and loss == CROSS_ENTROPY:
-    found.append({"kind": "plane", **at.plane(study.plane)})
+    with at.meter.part("lines", work=work["lines"]):
+      found += [{"kind": "slice", **line} for line in at.slices(study.slice, eigenvector, other)]
+      _note(at, "lines through the weights")
+  if study.plane is not None and "plane" in work:
+    with at.meter.part("plane", work=work["plane"]):
+      found.append({"kind": "plane", **at.plane(study.plane)})
+      _note(at, "plane around the weights")
+  return found
+
+
+def _note(at: Scene, text: str) -> None:
+  at.runtime.progress.note(f"{at.runtime.progress.title} | {text}, {at.meter.seconds():.0f} s")
+
+
+def work(study: FlatnessOf, runtime: Runtime) -> float:
+  """Image passes of all losses, for the time left; most stop earlier, at their tolerance."""
+  _, network, _ = _prepared(study, runtime)
+  return sum(sum(parts.values()) for parts in _work(study, network, runtime).values())
+
+
+def _work(study: FlatnessOf, network: Network, runtime: Runtime) -> dict[str, dict[str, float]]:
+  """loss -> part -> image passes at most; blocks and planes, which cost most, of the cross-entropy only."""
+  flatness = study.flatness
+  images = min(flatness.num_examples, len(runtime.open(flatness.data)))
+  passes = {"λ_max": FORWARD + PRODUCT * flatness.num_iters}
+  for name, plan in (("spectrum", study.spectrum), ("sharpness", study.sharpness), ("lines", study.slice)):
+    if plan is not None:
+      passes[name] = plan.passes
+  more = {} if study.plane is None else {"plane": study.plane.passes}
+  if study.layers is not None:
+    more["blocks"] = study.layers.passes * len(network.model.blocks)
+  return {
+    loss: {name: images * one for name, one in (passes | (more if loss == CROSS_ENTROPY else {})).items()}
+    for loss in _losses(network)
+  }
+
+
+def _losses(network: Network) -> dict[str, PerExampleLoss]:
+  """The cross-entropy, and the loss that the network was trained with if that is another."""
+  found: dict[str, PerExampleLoss] = {CROSS_ENTROPY: losses.softmax_cross_entropy}
+  if config_lib.plain(network.task).get("loss") != {"fn": ".losses.softmax_cross_entropy"}:
+    found[TRAINING] = network.loss
   return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxtl import config as config_lib
+from jaxtl.studies.meter import BLOCK, FORWARD, GRADIENT, PRODUCT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Spectrum:
       alpha=(self.alpha, self.alpha > 0, "a curvature above 0"),
     )
 
+  @property
+  def passes(self) -> float:
+    """Image passes, at most."""
+    return PRODUCT * (self.max_products + 2 * self.num_probes * self.num_steps)
+
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
@@ -62,6 +68,11 @@ class Layers:
       tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
       num_probes=(self.num_probes, self.num_probes >= 2, "at least 2, for a standard error"),
     )
+
+  @property
+  def passes(self) -> float:
+    """Image passes of a block, at most."""
+    return BLOCK * (self.max_products + self.num_probes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +100,13 @@ class Sharpness:
       **{name: (value, value > 0, "a number above 0") for name, value in sizes.items()},
     )
 
+  @property
+  def passes(self) -> float:
+    """Image passes, at most: three ascents, two averages, the Fisher information and the head."""
+    gradients = 1 + 2 * self.num_steps
+    evaluations = 3 + gradients + 2 * (2 * self.num_samples + 1)
+    return GRADIENT * gradients + FORWARD * evaluations + PRODUCT + BLOCK * self.num_samples
+
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
@@ -111,6 +129,11 @@ class Slice:
     _require_grid(self.num_points, self.span)
     config_lib.require(eigen_span=(self.eigen_span, self.eigen_span > 0, "a number above 0"))
 
+  @property
+  def passes(self) -> float:
+    """Image passes of all lines."""
+    return FORWARD * self.num_points * (2 if self.towards is None else 3)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
@@ -129,6 +152,11 @@ class Plane:
   def __post_init__(self) -> None:
     _require_grid(self.num_points, self.span)
     config_lib.require(points_per_call=(self.points_per_call, self.points_per_call >= 1, "at least 1"))
+
+  @property
+  def passes(self) -> float:
+    """Image passes."""
+    return FORWARD * self.num_points**2
 
 
 def _require_grid(num_points: int, span: float) -> None:

@@ -15,26 +15,31 @@ _MEASURES: Mapping[str, tuple[str, str, str, int]] = {
   "lambda_max": ("λ_max", "Hessian", "largest eigenvalue, by power iteration", -1),
   "residual": ("residual", "Hessian", "relative residual of λ_max", 0),
   "trace": ("trace", "Hessian", "sum of the eigenvalues, by random probes", -1),
-  "trace_error": ("s.e.", "Hessian", "standard error of the trace", 0),
+  "trace_error": ("trace s.e.", "Hessian", "standard error of the trace", 0),
   "gauss_newton_trace": ("trace", "Gauss-Newton", "sum of the Gauss-Newton matrix's eigenvalues", -1),
-  "gauss_newton_trace_error": ("s.e.", "Gauss-Newton", "standard error of that trace", 0),
+  "gauss_newton_trace_error": ("trace s.e.", "Gauss-Newton", "standard error of that trace", 0),
   "effective_dimension": ("eff. dim.", "Gauss-Newton", "effective dimension", -1),
-  "effective_dimension_error": ("s.e.", "Gauss-Newton", "standard error of the effective dimension", 0),
+  "effective_dimension_error": ("eff. dim. s.e.", "Gauss-Newton", "s.e. of the effective dimension", 0),
   "sam_first_order": ("first order", "Sharpness", "SAM sharpness, one step", -1),
   "sam_sharpness": ("ascent", "Sharpness", "SAM sharpness, several steps", -1),
   "average_sharpness": ("average", "Sharpness", "average sharpness under Gaussian noise", -1),
-  "average_sharpness_error": ("s.e.", "Sharpness", "standard error of the average sharpness", 0),
+  "average_sharpness_error": ("average s.e.", "Sharpness", "standard error of the average sharpness", 0),
   "adaptive_sam_sharpness": ("ascent", "Scale-invariant", "adaptive SAM sharpness", -1),
   "adaptive_average_sharpness": ("average", "Scale-invariant", "adaptive average sharpness", -1),
   "adaptive_average_sharpness_error": (
-    "s.e.",
+    "average s.e.",
     "Scale-invariant",
     "s.e. of the adaptive average sharpness",
     0,
   ),
   "fisher_rao_norm": ("Fisher-Rao", "Scale-invariant", "Fisher-Rao norm", -1),
   "relative_flatness": ("relative", "Scale-invariant", "relative flatness of the head", -1),
-  "relative_flatness_error": ("s.e.", "Scale-invariant", "standard error of the relative flatness", 0),
+  "relative_flatness_error": (
+    "relative s.e.",
+    "Scale-invariant",
+    "standard error of the relative flatness",
+    0,
+  ),
   "mean_loss": ("loss", "At the weights", "mean loss on the images", 0),
 }
 
@@ -48,6 +53,24 @@ def make_tables(results: Results) -> list[Table]:
     if columns:
       found.append(Table("", arms, tuple(columns), title=f"Curvature of the {title}"))
   return found
+
+
+def lead(results: Results) -> list[str]:
+  """What one checkpoint's curvature comes to; several are compared instead."""
+  rows = _rows(results, "flatness", "cross_entropy")
+  if len(results.arms) > 1 or len(rows) != 1:
+    return []
+  [row] = rows
+  how = "has reached its tolerance" if row["converged"] else "has not reached its tolerance: a lower bound"
+  said = [f"λ_max {how}, with a relative residual of {row['residual']:.2g}"]
+  if "trace" in row:
+    said.append(f"the trace is {_with_error(row, 'trace')}")
+  if "sam_sharpness" in row:
+    rho = row["sharpness_plan"]["rho"]
+    said.append(
+      f"the loss of {row['mean_loss']:.3g} rises by {row['sam_sharpness']:.3g} within a radius of {rho:g}"
+    )
+  return [f"On {row['num_examples']:,} images of {row['images']}: {'; '.join(said)}."]
 
 
 def caption(results: Results, table: Table) -> list[tuple[str, str]]:
@@ -66,11 +89,15 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
       f"precision {_all(rows, 'matmul_precision')}.",
     ),
     (
-      "Bold",
-      "The smallest as printed: the flattest. It does not say that the difference is beyond an error.",
+      "Standard error (s.e.)",
+      "One standard error over the random probes, of this subset of the images only.",
     ),
-    ("s.e.", "One standard error over the random probes, of this subset of the images only."),
   ]
+  if len(table.arms) > 1:
+    flattest = (
+      "The smallest as printed: the flattest. It does not say that the difference is beyond an error."
+    )
+    said.append(("Bold", flattest))
   if "training" in table.title or "training loss" in table.title:
     own = [f"{arm}: {name}" for arm, name in _differentiated(results, "training").items()]
     said.insert(0, ("Loss", f"Each arm's own ({'; '.join(own)}): rows cannot be compared with each other."))
@@ -102,7 +129,8 @@ def blocks(results: Results) -> list[Grid]:
     if not names:
       continue
     arms = [arm for arm in results.arms if any(row["arm"] == arm for row in rows)]
-    header = ["block", *(f"{arm}: {what}" for arm in arms for what in ("λ_max", "trace ± s.e."))]
+    of = {arm: f"{arm}: " if len(arms) > 1 else "" for arm in arms}
+    header = ["block", *(f"{of[arm]}{what}" for arm in arms for what in ("λ_max", "trace ± s.e."))]
     lines = [[name, *(text for arm in arms for text in _block(rows, arm, name))] for name in names]
     note = (
       "The Hessian's diagonal block of each part of the network, the others held still. A residual above the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -66,22 +67,20 @@ def to_markdown(
   figures: Sequence[Figure],
   grids: Sequence[Grid],
   *,
+  found: Sequence[Grid],
   preview: str,
 ) -> str:
-  """The report as one Markdown text; `preview` is Markdown already."""
+  """The report as one Markdown text; `preview` is Markdown already, and left out where it is empty."""
   parts = [f"# {markdown(title)}", *(markdown(text) for text in lead)]
   for table, text in zip(tables, captions):
     parts += [f"## {markdown(heading(table))}", _markdown_table(table), _markdown_caption(text)]
+  parts += [text for grid in found for text in _markdown_section(grid)]
   for figure in figures:
     alt = markdown(figure.title)
     parts += [f"## {alt}", f"![{alt}]({figure.name}.png)", markdown(figure.caption)]
-  parts += ["## Training images", preview]
-  for grid in grids:
-    parts += [
-      f"## {markdown(grid.title)}",
-      _markdown_grid(grid),
-      *([markdown(grid.note)] if grid.note else []),
-    ]
+  if preview:
+    parts += ["## Training images", preview]
+  parts += [text for grid in grids for text in _markdown_section(grid)]
   return "\n\n".join(parts) + "\n"
 
 
@@ -112,9 +111,8 @@ def _csv_value(value: Any) -> str:
 
 def _markdown_table(table: Table) -> str:
   rows = [[arm, *(_markdown_cell(column, arm) for column in table.columns)] for arm in table.arms]
-  titles = [column.title for column in table.columns]
   # A title may come in several groups, which a pipe table cannot show above it.
-  names = [f"{c.group}: {c.title}" if titles.count(c.title) > 1 else c.title for c in table.columns]
+  names = [f"{c.group}: {c.title}" if _grouped(table) else c.title for c in table.columns]
   return _pipes([table.row, *names], rows, left=1, escaped=rows)
 
 
@@ -122,8 +120,9 @@ def _markdown_caption(caption: Caption) -> str:
   return " ".join(f"**{markdown(topic)}.** {markdown(text)}" for topic, text in caption)
 
 
-def _markdown_grid(grid: Grid) -> str:
-  return _pipes(grid.header, grid.rows, left=1)
+def _markdown_section(grid: Grid) -> list[str]:
+  table = _pipes(grid.header, grid.rows, left=1)
+  return [f"## {markdown(grid.title)}", table, *([markdown(grid.note)] if grid.note else [])]
 
 
 def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, escaped: object = None) -> str:
@@ -141,6 +140,20 @@ def _markdown_cell(column: Column, arm: str) -> str:
   return mean + spread + (f" ({cell.beside})" if cell.beside else "")
 
 
+def _grouped(table: Table) -> bool:
+  """Whether titles are told apart by their groups alone."""
+  titles = [column.title for column in table.columns]
+  return len(set(titles)) < len(titles)
+
+
+def _latex_groups(table: Table) -> list[str]:
+  """The line above the titles, where they need one."""
+  if not _grouped(table):
+    return []
+  groups = [(name, len(list(columns))) for name, columns in itertools.groupby(c.group for c in table.columns)]
+  return ["".join(rf" & \multicolumn{{{width}}}{{c}}{{{latex(name)}}}" for name, width in groups) + r" \\"]
+
+
 def _latex_table(table: Table, caption: Caption) -> str:
   header = " & ".join(["", *(_latex_title(column) for column in table.columns)])
   rows = [
@@ -154,6 +167,7 @@ def _latex_table(table: Table, caption: Caption) -> str:
       r"\centering",
       r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
       r"\toprule",
+      *_latex_groups(table),
       header + r" \\",
       r"\midrule",
       *rows,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from jaxtl.studies.appendix import Grid
 from jaxtl.studies.layers import BASE
 from jaxtl.studies.results import Results, Values, is_number
-from jaxtl.studies.tables import ABSENT, Column, Table, decimals_for
+from jaxtl.studies.tables import ABSENT, Column, Table, decimals_for, mean_and_spread
 
 Row = dict[str, Any]
 # key of a row -> title, group, what it is, whether more of it is better
@@ -64,8 +62,8 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 
 def lead(results: Results) -> list[str]:
-  """For each arm: what was gained, and what of it the temperature alone gains."""
-  return [text for arm in results.arms if (text := _sentence(arm, _rows(results, arm)))]
+  """For each arm: what each method gains beside its own base, and what of it the temperature alone gains."""
+  return [text for arm in results.arms for text in _sentences(arm, _rows(results, arm))]
 
 
 def behind(results: Results) -> list[Grid]:
@@ -111,27 +109,49 @@ def _decimals(key: str, values: Values) -> int:
   return 3 if key.startswith(("test", "scaled")) else decimals_for(values)
 
 
-def _sentence(arm: str, rows: Sequence[Row]) -> str:
-  means = {
-    key: {
-      name: float(np.mean([row[key] for row in rows if row["method"] == name]))
-      for name in dict.fromkeys(row["method"] for row in rows)
-    }
-    for key in ("test_loss", "test_error", "scaled_loss")
+def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:
+  plain, scaled = _by_seed(rows, "test_loss"), _by_seed(rows, "scaled_loss")
+  others = [name for name in scaled if name != BASE]
+  if not others or BASE not in scaled:
+    return []
+  gains = {
+    name: [scaled[name][seed] - scaled[BASE][seed] for seed in sorted(scaled[name])] for name in others
   }
-  others = [name for name in means["test_loss"] if name != BASE]
-  if not others or BASE not in means["test_loss"]:
-    return ""
-  best = min(others, key=means["test_loss"].__getitem__)
-  fair = min(others, key=means["scaled_loss"].__getitem__)
-  first, tempered = means["test_loss"][BASE], means["scaled_loss"][BASE]
-  return (
-    f"{arm}: the test loss of the base is {first:.3f}, and {tempered:.3f} with a temperature alone; the "
-    f"lowest by training on is {means['test_loss'][best]:.3f} ({best}), with the error going from "
-    f"{means['test_error'][BASE]:.1%} to {means['test_error'][best]:.1%}. Each with its own temperature, the "
-    f"lowest is {means['scaled_loss'][fair]:.3f} ({fair}), which is better than the base's by "
-    f"{tempered - means['scaled_loss'][fair]:+.3f}."
-  )
+  lowest = min(others, key=lambda name: _mean(scaled[name]))
+  seeds = len(scaled[BASE])
+  over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread is known"
+  each = "; ".join(f"{name} {_change(values)}" for name, values in gains.items())
+  if min(map(_mean, scaled.values())) == _mean(scaled[BASE]):
+    best = f"none of {len(others)} methods is below the base on the test images."
+  else:
+    best = (
+      f"the lowest of {len(others)} methods on the test images, chosen on them (which flatters), is {lowest} "
+      f"with {_mean(scaled[lowest]):.3f}."
+    )
+  return [
+    f"{arm}: the test loss of the base is {_mean(plain[BASE]):.3f}, and {_mean(scaled[BASE]):.3f} with a "
+    f"temperature alone. Each with its own temperature, the methods change the latter by ({over}; below 0 is "
+    f"better): {each}.",
+    f"{arm}: {best}",
+  ]
+
+
+def _by_seed(rows: Sequence[Row], key: str) -> dict[str, dict[int, float]]:
+  """method -> seed -> number."""
+  found: dict[str, dict[int, float]] = {}
+  for row in rows:
+    found.setdefault(row["method"], {})[row["seed"]] = row[key]
+  return found
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+  return mean_and_spread(list(by_seed.values()))[0]
+
+
+def _change(values: Sequence[float]) -> str:
+  mean, spread = mean_and_spread(values)
+  better = f" (better in {sum(value < 0 for value in values)} of {len(values)})"
+  return f"{mean:+.4f}" if len(values) < 2 else f"{mean:+.4f} ± {spread:.4f}{better}"
 
 
 def _names(value: Any) -> str:

@@ -18,6 +18,7 @@ from jaxtl import data as data_lib
 from jaxtl import losses, tasks, weights
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
+from jaxtl.studies import patching_work
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Merging
 from jaxtl.studies.patching_scene import Path, Scores
@@ -42,14 +43,24 @@ class Merged:
 def rows(bench: Bench, merging: Merging) -> Iterator[Row]:
   """One row for each method; negation has one for each patching task."""
   scale = _Scale(bench)
-  for method in merging.methods:
-    bench.runtime.progress.title = f"{bench.title} | {method}"
-    for patch in bench.study.patching if method == "negation" else ("",):
-      name = f"{method}.{patch}" if patch else method
-      yield remember(
-        bench.workdir / "merges" / f"{name}.json",
-        functools.partial(_row, bench, merging, scale, method, patch),
-      )
+  progress = bench.runtime.progress
+  for method, patch in patching_work.methods(bench.study):
+    progress.title = f"{bench.title} | {method}"
+    name = f"{method}.{patch}" if patch else method
+    passes = patching_work.merge(bench.study, bench.runtime, method)
+    trained = patching_work.merge_tuning(bench.study, bench.runtime, method)
+    row = remember(
+      bench.workdir / "merges" / f"{name}.json",
+      functools.partial(_metered, bench, merging, scale, method, patch, passes),
+      recalled=functools.partial(progress.skip, passes + trained),
+    )
+    progress.note(f"{row['method']}: {row['num_evaluations']} evaluations")
+    yield row
+
+
+def _metered(bench: Bench, merging: Merging, scale: _Scale, method: str, patch: str, work: float) -> Row:
+  with bench.tasks.meter.part("sweep", work=work):
+    return _row(bench, merging, scale, method, patch)
 
 
 class _Scale:
@@ -73,6 +84,7 @@ class _Scale:
   def value(self, found: Params) -> float:
     """The normalised sum of validation losses."""
     self.count += 1
+    self.bench.tasks.meter.place = ""
     return self.objective.combine({name: one["loss"] for name, one in self.scores(found).items()})
 
   def accuracy(self, found: Params) -> float:

@@ -26,6 +26,7 @@ def to_html(
   lead: Sequence[str],
   tables: Sequence[Table],
   captions: Sequence[Caption],
+  grids: Sequence[Grid],
   figures: Sequence[Figure],
   preview: Preview,
   *,
@@ -41,6 +42,7 @@ def to_html(
     title: heads the page.
     lead: the finding, then what qualifies it.
     tables, captions: one caption for each table.
+    grids: results whose rows are no arms.
     figures: drawn already.
     preview: the training images.
     rates: the learning-rate trials.
@@ -50,7 +52,7 @@ def to_html(
   """
   colors = {arm: f"var(--arm-{i % len(COLORS)})" for i, arm in enumerate(results.arms)}
   links = [
-    ("results", "Results", bool(tables)),
+    ("results", "Results", bool(tables or grids)),
     ("figures", "Figures", bool(figures)),
     ("rates", "Learning rates", rates is not None),
     ("data", "Data", True),
@@ -60,10 +62,11 @@ def to_html(
     _head(results, title, lead),
     navigation({name: text for name, text, there in links if there}),
   ]
-  if tables:
+  if tables or grids:
     parts += [
       '<h2 id="results">Results</h2>',
       *(_result(table, text, results, colors, anchors) for table, text in zip(tables, captions)),
+      *(f"<h3>{escape(grid.title)}</h3>{text_table(grid, tall=len(grid.rows) > 14)}" for grid in grids),
     ]
   if figures:
     parts += ['<h2 id="figures">Figures</h2>', *map(figure, figures)]
@@ -115,7 +118,7 @@ def _head(results: Results, title: str, lead: Sequence[str]) -> str:
     "arms": str(len(results.arms)),
     "seeds": str(len(results.seeds)),
     "finished cells": f"{done} of {total}",
-    "targets": str(len(results.targets) or ABSENT),
+    **({"targets": str(len(results.targets))} if results.targets else {}),
     "devices": ", ".join(map(str, results.env.get("devices", []))) or ABSENT,
     "started": str(results.env.get("started", ABSENT))[:10],
     "config": results.digest[:8],
@@ -236,6 +239,8 @@ def _kind(grid: Grid, column: int, text: str, shaded: str = "") -> str:
 
 def _preview(preview: Preview) -> str:
   head = "<h3>Training images</h3>"
+  if not (preview.images or preview.problem):
+    return ""
   if preview.problem:
     return f'{head}<p class="note">{escape(preview.problem)}</p>'
   how = f" after {preview.transforms}" if preview.transforms else ""

@@ -14,12 +14,12 @@ from typing import Any
 
 from jaxtl import weights
 from jaxtl.errors import DataError
-from jaxtl.studies import merging, transfer
+from jaxtl.studies import merging, patching_work, transfer
 from jaxtl.studies.patching_bench import Bench, fine_tuning, without
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Path
 from jaxtl.train import checkpoint, experiment
-from jaxtl.train.experiment import make_model, total_steps, work_per_image
+from jaxtl.train.experiment import make_model
 from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.sizes import at_size, image_size_of
@@ -38,26 +38,43 @@ def rows(study: Patching, *, seed: int, workdir: FilePath, runtime: Runtime) -> 
   for patch in study.patching:
     for supported in study.supported:
       runtime.progress.title = f"{bench.title} | {supported} x {patch}"
+      passes = patching_work.pair(study, runtime, supported, patch)
       row = remember(
         workdir / "pairs" / f"{supported}.{patch}.json",
-        functools.partial(_pair_row, bench, supported, patch),
+        functools.partial(_pair_row, bench, supported, patch, passes),
+        recalled=functools.partial(runtime.progress.skip, passes),
       )
       runtime.progress.note(f"{supported} x {patch}: alpha {row['optimised/alpha']:.3f}")
       yield row
+    bench.pass_over(patch, patching_work.tuning(study, runtime, patch))
     bench.forget()
   if study.merging is not None:
     yield from merging.rows(bench, study.merging)
 
 
-def _pair_row(bench: Bench, supported: str, patch: str) -> Row:
+def _pair_row(bench: Bench, supported: str, patch: str, work: float) -> Row:
   began = time.monotonic()
+  with bench.tasks.meter.part("heads", work=0.0):
+    for name in (supported, patch):
+      bench.tasks.head(name)
   path = bench.path(patch)
+  with bench.tasks.meter.part("sweep", work=work):
+    row = _swept(bench, path, supported, patch)
+  return {**row, "seconds": time.monotonic() - began}
+
+
+def _swept(bench: Bench, path: Path, supported: str, patch: str) -> Row:
+  """All coefficients of a pair."""
+  began = time.monotonic()
+  note = bench.runtime.progress.note
   objective = bench.objective(path, [supported], [patch])
   search = bench.study.search.realize()
   found: AlphaResult = search(objective)
   searched = time.monotonic() - began
+  note(f"{supported} x {patch}: searched with {found.num_evaluations} evaluations, {searched:.0f} s")
   grids = {name: weights.grid_search(objective, step=step) for name, step in GRIDS.items()}
   finest = grids["grid_0.05"]
+  note(f"{supported} x {patch}: grid of 21, best at {finest.alpha:g}, {time.monotonic() - began:.0f} s")
   warm: AlphaResult = search(objective, warm=finest.evaluations)
   chosen = {"zero_shot": 0.0, "fine_tuned": 1.0, "optimised": found.alpha, "warm_started": warm.alpha}
   chosen |= {name: grid.alpha for name, grid in grids.items()}
@@ -83,7 +100,6 @@ def _pair_row(bench: Bench, supported: str, patch: str) -> Row:
     "num_validation": {name: _size(bench, name, "validation") for name in (supported, patch)},
     "num_test": {name: _size(bench, name, "test") for name in (supported, patch)},
     "search_seconds": searched,
-    "seconds": time.monotonic() - began,
   }
 
 
@@ -233,11 +249,5 @@ def check_data(study: Patching, runtime: Runtime) -> None:
 
 
 def work(study: Patching, runtime: Runtime) -> float:
-  """Image passes of the fine-tuning, for the time left."""
-  passes = 0.0
-  for patch, task in study.patching.items():
-    tuned = fine_tuning(study, patch, experiment.PLAIN, "head")
-    assert task.train is not None  # the study has checked it
-    steps = total_steps(tuned, len(runtime.open(task.train)))
-    passes += steps * task.train.batch_size * work_per_image(tuned)
-  return passes
+  """Image passes of fine-tuning, sweeps and merges, for the time left."""
+  return patching_work.whole(study, runtime)

@@ -33,6 +33,7 @@ class Bench:
   workdir: FilePath
   _path: tuple[str, Path] | None = None
   _models: dict[str, Params] = dataclasses.field(default_factory=dict)
+  _not_needed: dict[str, float] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(cls, study: Patching, runtime: Runtime, *, side: int, seed: int, workdir: FilePath) -> Bench:
@@ -56,9 +57,17 @@ class Bench:
     """The weights after fine-tuning on a patching task, from the backbone or from `start`; kept on disk."""
     name = name or patch
     if name not in self._models:
+      # It was taken off the total, and is taken off again where it is found on the disk.
+      self.runtime.progress.expect(self._not_needed.pop(name, 0.0))
       whose = self.tasks.head(patch), self.tasks.classes(patch)
       self._models[name] = self.trained(self.experiment(patch), *whose, start=start, name=name)
     return self._models[name]
+
+  def pass_over(self, patch: str, work: float) -> None:
+    """Takes the work of a fine-tuning off the total, if nothing has asked for it."""
+    if patch not in self._models:
+      self._not_needed[patch] = work
+      self.runtime.progress.skip(work)
 
   def trained(
     self,

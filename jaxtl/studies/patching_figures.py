@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxtl.studies import drawing
-from jaxtl.studies.drawing import COLORS, INK, MARKERS, MUTED, PAPER, Figure
+from jaxtl.studies.drawing import INK, MUTED, PAPER, Figure
 from jaxtl.studies.patching_tables import pairs
 from jaxtl.studies.results import Results
 
-_ROLES = {"supported": COLORS[0], "patching": COLORS[3]}
+ROLES = ("supported loss", "patching loss", "sum")
 
 
 def make_figures(results: Results) -> list[Figure]:
@@ -30,8 +30,8 @@ def losses_along(results: Results, arm: str) -> Figure | None:
     return None
   supported = list(dict.fromkeys(row["supported"] for row in pairs(results, arm)))
   patching = list(dict.fromkeys(row["patching"] for row in pairs(results, arm)))
-  roles = ["supported loss", "patching loss", "sum"]
-  with drawing.canvas([1.9] * len(patching), roles, shown=roles, columns=len(supported)) as canvas:
+  heights = [1.9] * len(patching)
+  with drawing.canvas(heights, ROLES, shown=ROLES, columns=len(supported)) as canvas:
     places = [(old, new) for new in patching for old in supported]
     for axes, place in zip(canvas.axes, places):
       if place in found:
@@ -42,40 +42,38 @@ def losses_along(results: Results, arm: str) -> Figure | None:
       if place[1] == patching[-1]:
         axes.set_xlabel("α")
   caption = (
-    "Validation losses as a share of those before patching, and their sum, less 1. Filled: the points that "
-    "the search has evaluated; open: those of the grid of 0.05. The line is the optimised "
-    "coefficient."
+    "Validation losses as a share of those before patching, and, as a wide pale line below them, their sum, "
+    "less 1. Filled: the points that the search has evaluated; open: those of the grid of 0.05. The dashed "
+    "line is the optimised coefficient, a diamond the sum there."
   )
   return canvas.figure(f"patching_{arm}", f"Losses along the way: {arm}", caption)
 
 
 def indicators(results: Results) -> Figure | None:
-  """Gradient similarity against backward transfer, a panel for each arm, a colour for each supported task."""
+  """Gradient similarity against backward transfer: a panel for each arm, a colour for each supported task, a
+  shape for each patching task."""
   arms = [arm for arm in results.arms if pairs(results, arm)]
   names = list(dict.fromkeys(row["supported"] for row in pairs(results)))
   if len(pairs(results)) < 3:
     return None
-  with drawing.canvas([3.4], names, shown=names, columns=len(arms)) as canvas:
+  shapes = list(dict.fromkeys(row["patching"] for row in pairs(results)))
+  with drawing.canvas([3.4], names, shown=names, shapes=shapes, columns=len(arms)) as canvas:
     for axes, arm in zip(canvas.axes, arms):
       rows = [row for row in pairs(results, arm) if row["gradient_similarity_defined"]]
       axes.axhline(0, color=MUTED, linewidth=0.8)
       axes.axvline(0, color=MUTED, linewidth=0.8)
-      for name in names:
-        chosen = [row for row in rows if row["supported"] == name]
-        x, y = ([row[key] for row in chosen] for key in ("gradient_similarity", "backward_transfer"))
-        axes.scatter(x, y, s=34, **canvas.dots(name))
-        for row in chosen:
-          place = (row["gradient_similarity"], row["backward_transfer"])
-          axes.annotate(
-            drawing.short(row["patching"]), place, xytext=(4, 3), textcoords="offset points", fontsize=7
-          )
+      for row in rows:
+        style: Any = dict(color=canvas.color(row["supported"]), marker=canvas.shape(row["patching"]))
+        place = row["gradient_similarity"], row["backward_transfer"]
+        # Paler than the paper's edge: dots that nearly coincide are both seen.
+        axes.scatter(*place, s=46, alpha=0.8, edgecolor=PAPER, linewidth=0.6, zorder=3, **style)
       axes.set_title(drawing.short(arm))
       axes.set_xlabel("gradient similarity at α = 0")
       axes.set_ylabel("backward transfer (loss by distance)")
       axes.margins(0.12)
   caption = (
-    "A dot for each pair and seed. Right of 0 the first step towards the fine-tuned weights lowers the "
-    "supported loss; above 0 some coefficient does."
+    "A dot for each pair and seed: the colour is the supported task, the shape the patching task. Right of 0 "
+    "the first step towards the fine-tuned weights lowers the supported loss; above 0 some coefficient does."
   )
   return canvas.figure("indicators", "What one gradient foretells", caption)
 
@@ -87,23 +85,26 @@ def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
     "supported loss": curve["supported_loss"] / curve["supported_loss"][0],
     "patching loss": curve["patching_loss"] / curve["patching_loss"][0],
   }
-  shares["sum"] = shares["supported loss"] + shares["patching loss"] - 1
+  total = shares["supported loss"] + shares["patching loss"] - 1
+  # Wide, pale and below: where the sum and a loss nearly coincide, both are seen.
+  axes.plot(curve["alpha"], total, color=canvas.color("sum"), linewidth=5, alpha=0.4, zorder=1.5)
   for name, values in shares.items():
     color = canvas.color(name)
-    axes.plot(curve["alpha"], values, color=color, linewidth=1.3)
+    axes.plot(curve["alpha"], values, color=color, linewidth=1.2)
     for chosen, face in ((~searched, PAPER), (searched, color)):
       axes.scatter(
         curve["alpha"][chosen],
         values[chosen],
         s=12,
-        marker=MARKERS[list(shares).index(name)],
+        marker=canvas.shape(name),
         facecolor=face,
         edgecolor=color,
         linewidth=0.8,
         zorder=3,
       )
+  best = np.argmin(np.abs(curve["alpha"] - row["optimised/alpha"]))
+  axes.plot(curve["alpha"][best], total[best], markersize=7, zorder=4, **canvas.marker("sum"))
   axes.axvline(row["optimised/alpha"], color=INK, linewidth=1, linestyle="--")
   # A forgotten task can be many times worse; what happens below twice the first loss is what matters.
-  axes.set_ylim(
-    0, min(max(2.2, float(shares["sum"].min()) + 1), 1.05 * float(max(map(np.max, shares.values()))))
-  )
+  highest = max(map(np.max, (total, *shares.values())))
+  axes.set_ylim(0, min(max(2.2, float(total.min()) + 1), 1.05 * float(highest)))

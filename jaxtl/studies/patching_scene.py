@@ -20,6 +20,7 @@ from jaxtl.config import Spec
 from jaxtl.errors import ConfigError, NonFiniteError
 from jaxtl.metrics import Mean, in_top
 from jaxtl.studies.heads import Surroundings
+from jaxtl.studies.meter import FORWARD, GRADIENT, Meter
 from jaxtl.studies.patching_plans import PatchTask
 from jaxtl.train import sharding
 from jaxtl.train.checkpoint import Weights
@@ -86,6 +87,7 @@ class Tasks:
     self._tasks, self._head, self._seed = tasks, head, seed
     self._heads: dict[str, Params] = {}
     self._left = MEMORY
+    self.meter = Meter(runtime)
     self._batches: dict[tuple[str, str], Iterable[HostBatch]] = {}
 
   def classes(self, name: str) -> tuple[str, ...]:
@@ -129,7 +131,8 @@ class Tasks:
     def measured(params: Params, batch_stats: Params, batch: Batch) -> dict[str, Mean]:
       return measure(head, hidden(params, batch_stats, batch["image"]), batch)
 
-    found = evaluate(measured, params, stats, self._images(name, part), mesh=mesh)
+    batches = self.meter.watch(self._images(name, part), cost=FORWARD, what=f"{name} {part}")
+    found = evaluate(measured, params, stats, batches, mesh=mesh)
     if not np.isfinite(found["loss"]):
       raise NonFiniteError(f"the {part} loss of {name!r} is {found['loss']}")
     return found
@@ -150,7 +153,7 @@ class Tasks:
     extra = {"head": put(self.head(name)), "batch_stats": put(weights["batch_stats"])}
     batches = (
       {**sharding.put_batch(batch, self.runtime.mesh), **extra}
-      for batch in self.runtime.eval_batches_of(drawn, data)
+      for batch in self.meter.watch(self.runtime.eval_batches_of(drawn, data), cost=GRADIENT, what=name)
     )
     predict, key = _logits(self._model(name)), jax.random.key(self._seed)
     return jax.device_get(curvature.fisher_diagonal(predict, put(weights["params"]), batches, key))
@@ -159,14 +162,15 @@ class Tasks:
     """Normalisation statistics from training images of the tasks in turn, not augmented."""
     plain = [self._plain(name) for name in names]
     feeds = [self.runtime.train_batches(data, seed=self._seed, start_step=0) for data in plain]
-    images = (next(feeds[number % len(feeds)])["image"] for number in range(num_batches))
+    drawn = (next(feeds[number % len(feeds)]) for number in range(num_batches))
+    images = (batch["image"] for batch in self.meter.watch(drawn, cost=FORWARD, what="statistics"))
     return reestimated(self.backbone.model(0), body, batch_stats, images, mesh=self.runtime.mesh)
 
   def _inputs(self, name: str, batch_stats: Params) -> Callable[[], Iterator[Any]]:
     extra = {"head": sharding.put_replicated(self.head(name), self.runtime.mesh), "batch_stats": batch_stats}
 
     def batches() -> Iterator[Any]:
-      for batch in self._images(name, "validation"):
+      for batch in self.meter.watch(self._images(name, "validation"), cost=GRADIENT, what="gradient"):
         yield {**sharding.put_batch(batch, self.runtime.mesh), **extra}
 
     return batches
@@ -194,7 +198,7 @@ class Tasks:
     mesh, backbone = self.runtime.mesh, self.backbone
     params, stats = (sharding.put_replicated(x, mesh) for x in (backbone.params, backbone.batch_stats))
     hidden, pool = _hidden(backbone.model(0)), _pooled(backbone.model(0))
-    batches = self.runtime.eval_batches(self._plain(name))
+    batches = self.meter.watch(self.runtime.eval_batches(self._plain(name)), cost=FORWARD, what=name)
     return collect_features(lambda *given: pool(hidden(*given)), params, stats, batches, mesh=mesh)
 
   def _model(self, name: str) -> Model:
@@ -232,6 +236,7 @@ class Path:
     alpha = round(float(alpha), 12)
     missing = [name for name in names if (alpha, name, part) not in self._known]
     if missing:
+      self._tasks.meter.place = f"α {alpha:.3f}"
       found = self.weights(alpha)
       for name in missing:
         self._known[alpha, name, part] = self._tasks.scores(name, part, found)

@@ -45,11 +45,17 @@ def code_digest() -> str:
   return digest.hexdigest()
 
 
-def environment(command: Sequence[str]) -> dict[str, Any]:
-  """What a number in the report depends on beside the config."""
+def environment(command: Sequence[str], asked: Mapping[str, Sequence[Any]] | None = None) -> dict[str, Any]:
+  """What a number in the report depends on beside the config.
+
+  Args:
+    command: the command line.
+    asked: the "arms" and "seeds" that the session is to finish; None: all.
+  """
   devices = jax.devices()
   return {
     "command": list(command),
+    **({} if asked is None else {"asked": {name: list(found) for name, found in asked.items()}}),
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "python": platform.python_version(),
     "code": code_digest(),

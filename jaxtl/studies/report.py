@@ -37,6 +37,7 @@ class Part(NamedTuple):
   Attributes:
     tables, caption: the tables, and how to read each of them.
     figures: drawn.
+    grids: results whose rows are no arms.
     behind: what belongs into the appendix.
     lead: sentences for the head of the page.
   """
@@ -44,6 +45,7 @@ class Part(NamedTuple):
   tables: Callable[[Results], list[Table]]
   caption: Callable[[Results, Table], Caption]
   figures: Callable[[Results], list[Figure]]
+  grids: Callable[[Results], list[Grid]] = lambda results: []
   behind: Callable[[Results], list[Grid]] = lambda results: []
   lead: Callable[[Results], list[str]] = lambda results: []
 
@@ -54,28 +56,29 @@ PARTS = (
     flatness_tables.make_tables,
     flatness_tables.caption,
     flatness_figures.make_figures,
-    lambda results: [*flatness_tables.blocks(results), *flatness_tables.conditions(results)],
+    behind=lambda results: [*flatness_tables.blocks(results), *flatness_tables.conditions(results)],
+    lead=flatness_tables.lead,
   ),
   Part(
     patching_tables.make_tables,
     patching_tables.caption,
     patching_figures.make_figures,
-    patching_tables.behind,
-    patching_tables.lead,
+    behind=patching_tables.behind,
+    lead=patching_tables.lead,
   ),
   Part(
     layers_tables.make_tables,
     layers_tables.caption,
     lambda results: [],
-    layers_tables.behind,
-    layers_tables.lead,
+    behind=layers_tables.behind,
+    lead=layers_tables.lead,
   ),
   Part(
-    lambda results: [],  # layers are rows of the appendix: a table has arms in its rows
+    lambda results: [],
     lambda results, table: [],
     diagnosis_figures.make_figures,
-    diagnosis_tables.grids,
-    diagnosis_tables.finding,
+    grids=diagnosis_tables.grids,
+    lead=diagnosis_tables.finding,
   ),
 )
 
@@ -104,8 +107,9 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   shown, captions = [table for table, _ in found], [caption for _, caption in found]
   lead = [text for part in PARTS for text in part.lead(results)]
   if shown or not lead:  # else there is nothing that compares arms
-    lead.insert(0, sentences.finding(results))
+    lead[:0] = sentences.finding(results)
   lead += [*sentences.qualifications(results), *results.config.get("notes", ())]
+  grids = [grid for part in PARTS for grid in part.grids(results)]
   drawn = [figure for part in PARTS for figure in part.figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)
@@ -117,6 +121,7 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
     lead,
     shown,
     captions,
+    grids,
     drawn,
     preview,
     rates=rates,
@@ -131,7 +136,10 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
     captions,
     drawn,
     [*([rates] if rates else []), data, *behind],
-    preview=formats.markdown(preview.problem) or "![Training images](training_images.png)",
+    found=grids,
+    preview="![Training images](training_images.png)"
+    if preview.images
+    else formats.markdown(preview.problem),
   )
   files: dict[str, str | bytes] = {
     "report.md": markdown,
@@ -151,8 +159,8 @@ def _behind(results: Results, shown: Sequence[Table]) -> list[Grid]:
   """The appendix."""
   return [
     *(grid for part in PARTS for grid in part.behind(results)),
-    appendix.arms(results),
-    appendix.numbers(results, shown),
+    *([appendix.arms(results)] if any(results.config["arms"].values()) or len(results.arms) > 1 else []),
+    *([appendix.numbers(results, shown)] if shown else []),
     appendix.cells(results),
     appendix.environment(results),
   ]

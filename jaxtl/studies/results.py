@@ -53,6 +53,15 @@ class Results:
     return tuple(cell for cell in cells if cell not in self.finished)
 
   @property
+  def asked(self) -> frozenset[tuple[str, int]]:
+    """The cells that some session was to finish; all of them where that is not known."""
+    first = self.env.get("asked")
+    if not isinstance(first, Mapping):
+      return frozenset((arm, seed) for arm in self.arms for seed in self.seeds)
+    sessions = [first, *(later.get("asked", first) for later in self.env.get("later", ()))]
+    return frozenset((arm, seed) for one in sessions for arm in one["arms"] for seed in one["seeds"])
+
+  @property
   def protocols(self) -> tuple[str, ...]:
     """Those that were measured; fine-tuning first."""
     found = dict.fromkeys(row["protocol"] for row in self.rows if row.get("kind") == "transfer")
@@ -103,15 +112,6 @@ class Results:
         value = row[measure] if isinstance(measure, str) else measure(row)
         found.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(float(value))
     return {arm: {s: math.fsum(x) / len(x) for s, x in by_seed.items()} for arm, by_seed in found.items()}
-
-  def lowest(self, measure: str, **where: Any) -> dict[str, dict[int, float]]:
-    """arm -> seed -> the lowest number of the rows whose keys are as in `where`."""
-    found: dict[str, dict[int, float]] = {}
-    for row in self.rows:
-      if all(row.get(key) == wanted for key, wanted in where.items()):
-        by_seed = found.setdefault(row["arm"], {})
-        by_seed[row["seed"]] = min(float(row[measure]), by_seed.get(row["seed"], math.inf))
-    return found
 
   def transfer_means(self, protocol: str) -> dict[str, dict[int, float]]:
     """arm -> seed -> mean accuracy over the targets, where every target was measured."""

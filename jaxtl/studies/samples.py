@@ -61,10 +61,11 @@ def describe(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = F
 
 
 def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> Preview:
-  """The first training images of the base with the first seed, batch transforms included."""
+  """The first training images of the base with the first seed, batch transforms included; none where nothing
+  is trained."""
   value = _training(config.get("base", {}))
   if value is None:
-    return Preview(problem="The config names no training data.")
+    return Preview()
   try:
     data = dataclasses.replace(_parse(value, trust), batch_size=_NUM_IMAGES)
     runtime = Runtime(None, data_dir=data_dir)
@@ -116,10 +117,15 @@ def _training(base: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _named(base: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   found = {
     "training": base.get("data"),
+    "validation": base.get("validation"),
+    "test": base.get("test"),
     **{f"evaluation: {name}": value for name, value in (base.get("evaluation") or {}).items()},
     "curvature": (base.get("flatness") or {}).get("data"),
     "layers": (base.get("diagnosis") or {}).get("data"),
   }
+  before = (base.get("base") or {}).get("data")
+  if before != base.get("data"):
+    found["training of the base network"] = before
   for name, target in ((base.get("transfer") or {}).get("targets") or {}).items():
     found |= {f"target: {name}, {part}": target.get(part) for part in ("train", "test")}
   for group in ("supported", "patching"):

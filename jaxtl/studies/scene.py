@@ -18,6 +18,7 @@ from jaxtl.curvature import Extremes, Matvec
 from jaxtl.errors import NonFiniteError
 from jaxtl.metrics import Mean
 from jaxtl.studies.flatness_plans import Layers, Plane, Sharpness, Slice, Spectrum
+from jaxtl.studies.meter import BLOCK, FORWARD, GRADIENT, PRODUCT, Meter
 from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import sharding
 from jaxtl.train.processes import gather_texts
@@ -37,11 +38,12 @@ class Scene:
     loss_fn: (params, batch) -> (sum of the losses, their number).
     logits_fn: (params, batch) -> (logits [B, K], mask [B]).
     loss_of_logits: (logits, batch) -> as `loss_fn`.
-    batches: gives the batches afresh; one is on the devices at a time.
+    batches: image passes that an image costs -> the batches afresh; one is on the devices at a time.
     batch_stats: its normalisation statistics, on the devices.
     key: of all random draws.
     images: what a number depends on beside the weights: source, seed and number of the images.
     runtime: the devices and the status line.
+    meter: of the passes.
   """
 
   model: Model
@@ -49,11 +51,12 @@ class Scene:
   loss_fn: Callable[[Params, Batch], tuple[Array, Array]]
   logits_fn: Callable[[Params, Batch], tuple[Array, Array]]
   loss_of_logits: Callable[[Array, Batch], tuple[Array, Array]]
-  batches: Callable[[], Iterable[Batch]]
+  batches: Callable[[float], Iterable[Batch]]
   batch_stats: Params
   key: Array
   images: Row
   runtime: Runtime
+  meter: Meter
 
   @classmethod
   def of(
@@ -71,9 +74,10 @@ class Scene:
     """Puts a network and a subset of the images, drawn evenly over the classes, on the devices of a run."""
     drawn, images = draw(data, runtime, num_examples=num_examples, seed=seed)
     stats = sharding.put_replicated(batch_stats, runtime.mesh)
+    meter = Meter(runtime)
 
-    def batches() -> Iterator[Batch]:
-      for batch in runtime.moving(drawn):
+    def batches(cost: float) -> Iterator[Batch]:
+      for batch in meter.watch(runtime.moving(drawn), cost=cost):
         yield {**sharding.put_batch(batch, runtime.mesh), "batch_stats": stats}
 
     return cls(
@@ -87,7 +91,12 @@ class Scene:
       jax.random.key(seed),
       images,
       runtime,
+      meter,
     )
+
+  def passes(self, cost: float) -> Callable[[], Iterable[Batch]]:
+    """Gives the batches afresh; `cost` are the image passes of each image."""
+    return functools.partial(self.batches, cost)
 
   @property
   def hessian(self) -> Matvec:
@@ -95,17 +104,19 @@ class Scene:
 
   def block(self, where: str | None = None) -> Matvec:
     """The Hessian by the parameters whose paths `where` finds, on {path: array}; None: by all of them."""
-    return curvature.hvp_over_batches(self.loss_fn, self.params, self.batches, where=where)
+    batches = self.passes(PRODUCT if where is None else BLOCK)
+    return curvature.hvp_over_batches(self.loss_fn, self.params, batches, where=where)
 
   @property
   def gauss_newton(self) -> Matvec:
     """The Hessian without the network's own curvature."""
-    return curvature.ggn_over_batches(_logits(self.model), self.loss_of_logits, self.params, self.batches)
+    batches = self.passes(PRODUCT)
+    return curvature.ggn_over_batches(_logits(self.model), self.loss_of_logits, self.params, batches)
 
   def facts(self) -> Row:
     """The images, the precision, how the network normalises, and the loss at the weights."""
     curvature.check_params(self.params)
-    value = curvature.loss_over_batches(self.loss_fn, self.batches)(self.params)
+    value = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))(self.params)
     if not np.isfinite(value):
       raise NonFiniteError(f"the loss is {value} at the checkpoint; curvature needs a finite one")
     types = sorted({str(x.dtype) for x in jax.tree.leaves(self.params)})
@@ -160,8 +171,8 @@ class Scene:
 
   def sharpness(self, plan: Sharpness) -> Row:
     """The numbers of `Sharpness`, and the measures that no rescaling of the weights changes."""
-    loss = curvature.loss_over_batches(self.loss_fn, self.batches)
-    both = curvature.gradient_over_batches(self.loss_fn, self.batches)
+    loss = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))
+    both = curvature.gradient_over_batches(self.loss_fn, self.passes(GRADIENT))
     gradient = lambda params: both(params)[1]  # noqa: E731
     ball = functools.partial(curvature.sam_sharpness, loss, gradient, self.params)
     adaptive = functools.partial(curvature.adaptive_sam_sharpness, loss, gradient, self.params)
@@ -170,7 +181,7 @@ class Scene:
     relative = curvature.adaptive_average_sharpness(
       loss, self.params, self._key(4), sigma=plan.adaptive_sigma, **draws
     )
-    fisher = curvature.fisher_over_batches(self.logits_fn, self.params, self.batches)
+    fisher = curvature.fisher_over_batches(self.logits_fn, self.params, self.passes(PRODUCT))
     found: Row = {
       "sharpness_plan": dataclasses.asdict(plan),
       "sam_first_order": ball(rho=plan.rho),
@@ -227,7 +238,8 @@ class Scene:
     }
     for name, (direction, span) in lines.items():
       coordinates = _symmetric(span, plan.num_points)
-      values = weights.surface(self.loss_fn, self.params, self.batches, [direction], [coordinates])
+      batches = self.passes(FORWARD * len(coordinates))
+      values = weights.surface(self.loss_fn, self.params, batches, [direction], [coordinates])
       yield {"direction": name, "coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
     if other is not None:
       coordinates = np.union1d(np.linspace(-0.25, 1.25, plan.num_points), [0.0, 1.0])
@@ -242,7 +254,8 @@ class Scene:
     def loss_fn(both: Params, batch: Batch) -> tuple[Array, Array]:
       return self.loss_fn(both["params"], {**batch, "batch_stats": both["batch_stats"]})
 
-    return weights.surface(loss_fn, here, self.batches, [weights.between(here, there)], [coordinates])
+    batches = self.passes(FORWARD * len(coordinates))
+    return weights.surface(loss_fn, here, batches, [weights.between(here, there)], [coordinates])
 
   def plane(self, plan: Plane) -> Row:
     """The loss over the plane of two random directions."""
@@ -251,7 +264,7 @@ class Scene:
     values = weights.surface(
       self.loss_fn,
       self.params,
-      self.batches,
+      self.passes(FORWARD * len(coordinates) ** 2),
       [first, second],
       [coordinates, coordinates],
       points_per_call=plan.points_per_call,
@@ -322,7 +335,9 @@ def subset(
   chosen = data_lib.subset(source=runtime.open(data), num_examples=num_examples, seed=seed)
   if part != (0.0, 1.0):
     chosen = data_lib.part_of(source=chosen, start=part[0], stop=part[1], seed=seed)
-  return runtime.eval_batches_of(chosen, data)
+  # A batch of a few images is no larger than that: the rest would be computed for nothing.
+  few = sharding.whole_batch(len(chosen), runtime.mesh)
+  return runtime.eval_batches_of(chosen, dataclasses.replace(data, batch_size=min(data.batch_size, few)))
 
 
 def draw(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxtl import config as config_lib
 from jaxtl.errors import ConfigError
@@ -19,29 +19,54 @@ from jaxtl.studies.tables import (
 from jaxtl.studies.transfer import LinearProbe
 
 
-def finding(results: Results) -> str:
-  """The result in one sentence."""
-  name, values, digits, larger = _headline(results)
-  if not values:
-    return "No cell of this study is finished: there are no numbers yet."
-  best, *others = _ordered(values, larger)
-  text = f"{name}: {best} {_number(values[best], digits)}{_over_seeds(values[best])}"
+class _Headline(NamedTuple):
+  """What a study is about.
+
+  Attributes:
+    best: names the best of several arms.
+    measure: names the number of one.
+    values: the numbers.
+    digits: after the point.
+    larger: whether more is better.
+  """
+
+  best: str
+  measure: str
+  values: dict[str, dict[int, float]]
+  digits: int
+  larger: bool
+
+
+def finding(results: Results) -> list[str]:
+  """The result in one sentence; nothing where the arms of a study are not what it compares."""
+  found = _headline(results)
+  if found is None:
+    return []
+  if not found.values:
+    return ["No cell of this study is finished: there are no numbers yet."]
+  values, digits = found.values, found.digits
+  best, *others = _ordered(values, found.larger)
+  number = f"{_number(values[best], digits)}{_over_seeds(values[best])}"
+  if len(results.arms) == 1:
+    return [f"{found.measure}, {best}: {number}."]
+  text = f"{found.best}: {best} {number}"
   if not others:
-    return f"{text}; no other arm is there to compare it with."
+    return [f"{text}; no other arm is there to compare it with."]
   first = results.arms[0]
   compared = [(others[0], "the next best")]
   if first in others[1:]:
     compared.append((first, "the first arm"))
   gaps = [
-    f"{_gap(values, best, other):.{digits}f} {'ahead of' if larger else 'below'} {other} ({what})"
+    f"{_gap(values, best, other):.{digits}f} {'ahead of' if found.larger else 'below'} {other} ({what})"
     for other, what in compared
   ]
-  return f"{text}; {' and '.join(gaps)}."
+  return [f"{text}; {' and '.join(gaps)}."]
 
 
 def qualifications(results: Results) -> list[str]:
   """What to know before believing the finding: seeds, overlap, what is missing."""
-  _, values, _, larger = _headline(results)
+  headline = _headline(results)
+  values, larger = (headline.values, headline.larger) if headline else ({}, False)
   said = []
   if len(values) > 1:
     best, other = _ordered(values, larger)[:2]
@@ -50,17 +75,39 @@ def qualifications(results: Results) -> list[str]:
     if first not in (best, other) and values.get(first):
       said.append(_apart(values, best, first, larger))
   if results.missing:
-    total = len(results.arms) * len(results.seeds)
-    names = [f"{arm}/{seed}" for arm, seed in results.missing]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    said.append(
-      f"The study is unfinished: {total - len(names)} of {total} cells (arm/seed) are done; "
-      f"missing: {', '.join(names[:8])}{more}."
-    )
+    said += _what_is_missing(results)
     counts = {len(by_seed) for by_seed in values.values()}
-    if len(counts) > 1 or set(values) != set(results.arms):
+    unfinished = any(cell in results.asked for cell in results.missing)
+    if headline and (len(counts) > 1 or (unfinished and set(values) != set(results.arms))):
       said.append("Arms are compared over the seeds that each has, so the order may change.")
   return said
+
+
+def _what_is_missing(results: Results) -> list[str]:
+  """The cells that are not done, and those that nobody has asked for."""
+  total = len(results.arms) * len(results.seeds)
+  open_ones = [cell for cell in results.missing if cell in results.asked]
+  others = [cell for cell in results.missing if cell not in results.asked]
+  done = total - len(results.missing)
+  if open_ones:
+    said = [
+      f"The study is unfinished: {done} of {total} cells (arm/seed) are done; missing: {_few(open_ones)}."
+    ]
+  else:
+    arms = dict.fromkeys(
+      arm for arm in results.arms for seed in results.seeds if (arm, seed) in results.asked
+    )
+    seeds = sorted({seed for _, seed in results.asked})
+    of_seeds = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    said = [f"What was asked for is complete: {', '.join(arms)}, {of_seeds}."]
+  if others:
+    said.append(f"Not asked for (--arms, --seeds): {_few(others)}.")
+  return said
+
+
+def _few(cells: Sequence[tuple[str, int]]) -> str:
+  more = f" and {len(cells) - 8} more" if len(cells) > 8 else ""
+  return ", ".join(f"{arm}/{seed}" for arm, seed in cells[:8]) + more
 
 
 def caption(results: Results, table: Table) -> list[tuple[str, str]]:
@@ -140,28 +187,32 @@ def call(value: Any) -> str:
   return f"{name}({parts})" if parts else name
 
 
-def _headline(results: Results) -> tuple[str, dict[str, dict[int, float]], int, bool]:
-  """What the study is about: transfer, else pre-training accuracy, else patching, layers, curvature."""
+def _headline(results: Results) -> _Headline | None:
+  """What the study is about: transfer, else pre-training accuracy, else patching, else curvature.
+
+  None for a study of layers: it compares methods, and each of its arms says what came of them.
+  """
   for protocol in results.protocols:
     values = results.transfer_means(protocol)
     if values:
       count = len(results.targets)
       where = f"mean accuracy over {count} targets" if count > 1 else f"accuracy on {results.targets[0]}"
       how = {"fine_tune": "by fine-tuning", "linear_probe": "by linear probe"}.get(protocol, protocol)
-      return f"Best {where} {how}", values, 3, True
+      return _Headline(f"Best {where} {how}", _capital(f"{where} {how}"), values, 3, True)
   for name in results.evaluations:
     values = results.values(f"{name}/top1", kind="pretrain")
     if values:
-      return f"Best pre-training accuracy on {name}", values, 3, True
+      measure = f"pre-training accuracy on {name}"
+      return _Headline(f"Best {measure}", _capital(measure), values, 3, True)
   sums = results.means("optimised/objective", kind="patch")
   if sums:
-    name = "Smallest sum of normalised losses at the optimised coefficient, mean over pairs"
-    return name, sums, 3, False
-  scaled = results.lowest("scaled_loss", kind="post_training")
-  if scaled:
-    return "Lowest test loss by any method, each with a temperature of its own", scaled, 3, False
+    measure = "sum of normalised losses at the optimised coefficient, mean over pairs"
+    return _Headline(f"Smallest {measure}", _capital(measure), sums, 3, False)
+  if any(row.get("kind") == "post_training" for row in results.rows):
+    return None
   values = curvatures(results)
-  return "Flattest (smallest λ_max)", values, decimals_for(values), False
+  digits = decimals_for(values)
+  return _Headline("Flattest (smallest λ_max)", "λ_max of the cross-entropy", values, digits, False)
 
 
 def _ordered(values: Values, larger: bool) -> list[str]:

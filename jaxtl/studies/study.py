@@ -150,19 +150,20 @@ def run_study(
   for name, arm in runtime.moving(to_run.items()):
     rehearse_arm(rows, name, arm, runtime)
   # Opens the data: a folder is claimed only by a run that can start.
-  _expect(rows, unfinished, runtime)
   for name, arm in runtime.moving(to_run.items()):
     _check_arm(rows, "check_data", name, arm, runtime)
+  _expect(rows, unfinished, runtime)
   data = fingerprints([cell.study for cell in unfinished], runtime) if unfinished else None
   processes.check_agreement(
     {"config": config, "code": provenance.code_digest(), "versions": provenance.versions(), "data": data}
   )
+  asked: dict[str, list[Any]] = {"arms": list(arms or study.arms), "seeds": list(seeds or study.seeds)}
   if not unfinished:
-    claim(workdir, config, command)
+    claim(workdir, config, command, asked=asked)
     return _all_rows_of(cells)
   with contextlib.ExitStack() as stack:
     stack.enter_context(only_run_in(workdir))
-    changed = claim(workdir, config, command, data=data)
+    changed = claim(workdir, config, command, asked=asked, data=data)
     stack.enter_context(on_record(workdir))
     if is_first_process():
       runtime.progress.log_to(workdir / "log.txt")
@@ -231,11 +232,17 @@ def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any
 
 
 def claim(
-  workdir: Path, config: Mapping[str, Any], command: Sequence[str], *, data: Mapping[str, Any] | None = None
+  workdir: Path,
+  config: Mapping[str, Any],
+  command: Sequence[str],
+  *,
+  asked: Mapping[str, Sequence[Any]] | None = None,
+  data: Mapping[str, Any] | None = None,
 ) -> list[str]:
   """Makes the working folder this config's and these data's; refuses another's, with the difference.
 
   Args:
+    asked: the "arms" and "seeds" of this session; None: all.
     data: of `fingerprints`; None where nothing is left to run: such a session leaves no trace.
 
   Returns:
@@ -257,7 +264,7 @@ def claim(
   if not is_first_process() or (path.exists() and data is None):
     return []
   try:
-    changed = provenance.add_session(workdir / "env.json", provenance.environment(command))
+    changed = provenance.add_session(workdir / "env.json", provenance.environment(command, asked))
     write_atomically(workdir / "data.json", json.dumps({**known, **(data or {})}, indent=1) + "\n")
     if not path.exists():
       write_atomically(path, json.dumps(config, indent=1) + "\n")

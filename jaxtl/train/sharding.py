@@ -243,6 +243,12 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, at: str) -> None:
     raise ConfigError(f"{at} is {batch_size}, which {devices} devices do not divide; write {near}")
 
 
+def whole_batch(num_images: int, mesh: Mesh) -> int:
+  """The smallest batch that holds so many images and splits evenly over the data axis."""
+  devices: int = mesh.shape[DATA]
+  return max(-(-num_images // devices), 1) * devices
+
+
 def _compiled(pattern: str) -> re.Pattern[str]:
   try:
     return re.compile(pattern)

@@ -177,8 +177,10 @@ class Progress:
     """Takes announced work off the total: it was done by an earlier run."""
     self._expected -= work
 
-  def advance(self, work: float, text: str, *, images_per_second: float, waiting: float) -> None:
-    """Counts work as done, and shows where the run is."""
+  def advance(
+    self, work: float, text: str, *, images_per_second: float, waiting: float | None = None
+  ) -> None:
+    """Counts work as done, and shows where the run is; `waiting` is the share of time spent on data."""
     self._done += work
     now = time.monotonic()
     if self._bar is None and now - self._printed < self._interval:
@@ -186,10 +188,11 @@ class Progress:
     self._printed = now
     elapsed = now - self._start
     share = min(self._done / self._expected, 1.0) if self._expected > 0 else 0.0
-    left = _clock(elapsed / share - elapsed) if share > 0 else "?"
+    # The first moments are compilation, which says nothing of the rest.
+    left = _clock(elapsed / share - elapsed) if share > 0 and elapsed >= self._interval else "?"
+    data = "" if waiting is None else f" | data {waiting:.0%}"
     line = (
-      f"{self.title} | {text} | {images_per_second:.0f} images/s | data {waiting:.0%} | "
-      f"{_clock(elapsed)} gone, {left} left"
+      f"{self.title} | {text} | {images_per_second:.0f} images/s{data} | {_clock(elapsed)} gone, {left} left"
     )
     if self._bar is None:
       print(f"{share:4.0%} | {line}", file=self._stream, flush=True)

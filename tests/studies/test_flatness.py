@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxtl.studies.flatness_plans import Layers, Sharpness, Slice, Spectrum
 from jaxtl.studies.lambda_max import Flatness, Trail
 from jaxtl.studies.scene import Scene, subset
 from jaxtl.train import Experiment
+from jaxtl.train.writer import Progress
 from tests.train.conftest import tiny_config
 
 HINGE = functools.partial(losses.multiclass_smoothed_hinge, margin=2.0)
@@ -67,7 +69,7 @@ def test_the_gauss_newton_product_is_that_of_the_dense_jacobian(runtime, checkpo
   flat, unflatten = ravel_pytree(scene.params)
   vector = tree.random_like(jax.random.key(5), flat)
   total, count = np.zeros(flat.shape), 0.0
-  for batch in scene.batches():
+  for batch in scene.passes(0.0)():
 
     def logits(point, batch=batch):
       return scene.model.apply(unflatten(point), batch["batch_stats"], batch["image"])[0]["logits"]
@@ -242,6 +244,51 @@ def test_a_study_measures_every_part_and_draws_another_subset_for_another_seed(
     "Precision",
   ):
     assert text in page
+
+
+class Counted(Progress):
+  """Adds up what is announced and what is done, and keeps the notes."""
+
+  def __init__(self):
+    super().__init__(stream=io.StringIO())
+    self.notes, self.shares = [], []
+
+  def note(self, text):
+    self.notes.append(text)
+
+  def advance(self, work, text, **keywords):
+    super().advance(work, text, **keywords)
+    self.shares.append(self._done / self._expected)
+
+  @property
+  def left(self):
+    return self._expected - self._done
+
+
+def test_progress_names_every_part_and_ends_with_nothing_left(runtime, tmp_path, flatness_config):
+  here = runtime()
+  here.progress = Counted()
+  study.run_study(flatness_config, workdir=tmp_path / "run", runtime=here)
+  said = "\n".join(here.progress.notes)
+  for part in ("λ_max", "spectrum: trace", "sharpness", "block head", "lines", "plane"):
+    assert said.count(f"a/0 | cross-entropy | {part}") == 1, part
+  assert here.progress.left == pytest.approx(0, abs=1e-6)  # of about 3000
+  assert 0 < min(here.progress.shares) < 0.1
+  assert max(here.progress.shares) <= 1 + 1e-9
+
+  (tmp_path / "run" / "a" / "0" / "rows.jsonl").unlink()
+  again = runtime()
+  again.progress = Counted()
+  study.run_study(flatness_config, workdir=tmp_path / "run", runtime=again)
+  assert again.progress.left == pytest.approx(0, abs=1e-6)  # what was measured before is not announced
+  assert again.progress.shares == []
+
+
+@pytest.mark.parametrize(("num_examples", "count", "size"), [(5, 1, 5), (5, 8, 8), (48, 1, 16)])
+def test_a_few_images_are_not_padded_to_a_large_batch(runtime, settings, num_examples, count, size):
+  """16 images make a batch: 5 images are 5, or as many as there are devices."""
+  [*_, last] = subset(settings.data, runtime(count), num_examples=num_examples, seed=0)
+  assert len(last["mask"]) == size
 
 
 def test_a_study_that_was_killed_goes_on_with_what_it_had_measured(runtime, tmp_path, flatness_config):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxtl.studies import flatness_figures, flatness_tables
+from jaxtl.studies import flatness_figures, flatness_tables, formats
 from jaxtl.studies.results import Results
 
 
@@ -81,6 +81,37 @@ def test_the_caption_says_what_a_number_depends_on(results):
     assert "λ / (λ + 2)" in text
   assert "multiclass_smoothed_hinge(margin=7)" not in texts[0]
   assert "hinge: multiclass_smoothed_hinge(margin=7)" in texts[1]
+
+
+def test_one_checkpoint_is_compared_with_none(results):
+  one = Results({"arms": {"a": {}}, "seeds": [0], "base": {}}, {}, rows_of("a", 0, 1.0), {}, frozenset())
+  assert flatness_tables.lead(one) == [
+    "On 400 images of cifar10/train: λ_max has reached its tolerance, with a relative residual of 0.004; the "
+    "trace is 500 ± 31.2; the loss of 0.5 rises by 0.1 within a radius of 0.05."
+  ]
+  [table] = flatness_tables.make_tables(one)
+  assert "Bold" not in dict(flatness_tables.caption(one, table))
+  assert flatness_tables.blocks(one)[0].header == ["block", "λ_max", "trace ± s.e."]
+  assert flatness_tables.lead(results) == []
+  both = flatness_tables.make_tables(results)[0]
+  assert "Bold" in dict(flatness_tables.caption(results, both))
+  assert flatness_tables.blocks(results)[0].header[1] == "plain: λ_max"
+
+
+def test_titles_that_groups_tell_apart_are_all_with_their_group(results):
+  row = results.rows[0] | {"adaptive_sam_sharpness": 0.3}
+  [table] = flatness_tables.make_tables(
+    Results({"arms": {"plain": {}}, "seeds": [0], "base": {}}, {}, [row], {}, frozenset())
+  )
+  markdown = formats.to_markdown("x", [], [table], [[]], [], [], found=[], preview="")
+  titles = next(line for line in markdown.splitlines() if line.startswith("| arm")).split(" | ")[1:]
+  assert titles[0] == "Hessian: λ\\_max"
+  assert all(": " in title for title in titles)
+  assert len(set(titles)) == len(titles)
+  latex = formats.to_latex(results, [table], [[]])
+  assert (
+    r"\multicolumn{4}{c}{Hessian} & \multicolumn{4}{c}{Gauss-Newton} & \multicolumn{1}{c}{Sharpness}" in latex
+  )
 
 
 def test_blocks_are_means_over_seeds_and_lower_bounds_are_marked(results):

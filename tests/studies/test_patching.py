@@ -12,13 +12,15 @@ import pytest
 import jaxtl.data
 from jaxtl import losses, train, tree, weights
 from jaxtl.config import parse
-from jaxtl.errors import CheckpointError, ConfigError, DataError
-from jaxtl.studies import heads, patching_tables, report, study
+from jaxtl.errors import CheckpointError, ConfigError, DataError, Restart
+from jaxtl.studies import drawing, heads, patching_figures, patching_tables, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Backbone, Tasks
 from jaxtl.studies.results import load
 from jaxtl.train import Experiment
+from tests.studies.test_flatness import Counted
+from tests.studies.test_meter import Stop
 from tests.train.conftest import tiny_config
 
 PLAIN = [dict(fn=".data.normalize")]
@@ -143,6 +145,56 @@ def test_a_pair_whose_fine_tuned_weights_have_rotted_is_tuned_anew(base, runtime
   assert {path.name for path in steps.iterdir()} == {step.name, f"{step.name}.damaged"}
   after = (folder / "fine_tune" / "two" / "metrics.jsonl").read_text()
   assert after.count("\n") == before.count("\n")  # not those of both trainings
+
+
+def test_a_stop_comes_between_two_batches_of_a_sweep_and_changes_nothing(base, runtime, tmp_path):
+  one = dict(base, patching=dict(two=base["patching"]["two"]))
+  [first] = run(one, runtime, tmp_path / "run")
+  folder = tmp_path / "run" / "a" / "0"
+  for file in (folder / "rows.jsonl", folder / "pairs" / "old.two.json"):
+    file.unlink()
+
+  def stopping(*arguments):
+    here = runtime(*arguments)
+    here.interruption = Stop(40)  # nothing is trained any more, so that only the sweep asks
+    return here
+
+  with pytest.raises(Restart, match=r"stopped during sweep, α 0\.\d+, (old|two) validation"):
+    run(one, stopping, tmp_path / "run")
+  assert not list((folder / "pairs").iterdir())
+  [again] = run(one, runtime, tmp_path / "run")
+  differing = {key for key in first if again[key] != first[key]}
+  assert differing <= {"seconds", "search_seconds", "session"}
+
+
+def test_the_time_left_counts_sweeps_and_nothing_is_left_at_the_end(base, runtime, tmp_path):
+  merging = dict(methods=["joint", "sequential", "task_arithmetic", "negation"], step=0.5)
+  folder = tmp_path / "run" / "a" / "0"
+
+  def measured(**changes):
+    here = runtime()
+    here.progress = Counted()
+    run(base, lambda: here, tmp_path / "run", merging=merging, statistics_batches=1, **changes)
+    assert here.progress.left == pytest.approx(0, abs=1e-6)
+    assert max(here.progress.shares, default=0) < 1.2  # about: a search takes as many evaluations as it likes
+    return here.progress
+
+  whole = measured()
+  said = "\n".join(whole.notes)
+  for text in (
+    "old x two: searched with ",
+    "old x two: grid of 21, best at ",
+    "joint: ",
+    "negation of two: ",
+  ):
+    assert text in said
+  (folder / "rows.jsonl").unlink()
+  assert measured().shares == []
+  (folder / "rows.jsonl").unlink()
+  (folder / "pairs" / "old.three.json").unlink()
+  (folder / "merges" / "task_arithmetic.json").unlink()
+  part = measured()
+  assert 0 < len(part.shares) < len(whole.shares)
 
 
 def test_scores_are_those_of_the_whole_model(base, runtime, tmp_path):
@@ -316,6 +368,27 @@ def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
   assert f"{100 * first['optimised/test_patching_top1']:.1f}" in text
   for name in ("patching_a", "indicators"):
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_sum_is_below_the_losses_and_shapes_tell_the_patching_tasks(finished):
+  results = load(finished)
+  [row] = results.rows
+  with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
+    patching_figures._panel(canvas.axes[0], canvas, row)
+    wide, *others = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
+    assert wide.get_linewidth() > 2 * max(line.get_linewidth() for line in others)
+    assert wide.get_alpha() < 1
+    total = np.add(
+      *(np.array(row["curve"][key]) / row["curve"][key][0] for key in ("supported_loss", "patching_loss"))
+    )
+    np.testing.assert_allclose(wide.get_ydata(), total - 1)
+    [best] = [line for line in others if line.get_marker() == "D"]
+    assert best.get_xdata() == [row["optimised/alpha"]]
+  pairs = [dict(row, supported=old, patching=new) for old in ("a", "b") for new in ("c", "d")]
+  figure = patching_figures.indicators(dataclasses.replace(results, rows=pairs))
+  legend = [name for name in "abcd" if f">{name}</text>" in figure.svg]
+  assert legend == list("abcd")
+  assert figure.svg.count(">c</text>") == 1  # in the legend alone: labels beside dots collide
 
 
 def test_the_report_says_how_gradient_and_transfer_correlate(finished):

@@ -7,6 +7,7 @@ import pytest
 from jaxtl.errors import InputError
 from jaxtl.studies import report
 from tests.studies import example_study
+from tests.studies.test_diagnosis_tables import ROWS
 
 FINE_TUNE = ("fine_tune",)
 HOSTILE = '<script>alert("x")</script>|$\\frac{_%'
@@ -179,6 +180,33 @@ def test_a_flatness_study_is_about_curvature(tmp_path):
   text = page.read_text(encoding="utf-8")
   assert "Flattest (smallest λ<sub>max</sub>): vit" in text
   assert "Transfer accuracy" not in text
+
+
+def test_a_page_of_one_checkpoint_has_nothing_to_compare_and_no_training(tmp_path, no_figures):
+  page = write(tmp_path, kind="flatness", arms=("checkpoint",), seeds=(0,), source=".data.digits")
+  for text in (page.read_text(encoding="utf-8"), (page.parent / "report.md").read_text(encoding="utf-8")):
+    assert "of the cross-entropy, checkpoint: " in text
+    assert "compare" not in text.split("Flattest")[0]
+    assert "Flattest" not in text
+    assert "512 of 999" in text
+    assert "Every number" in text
+    for absent in ("Training images", "difference to the base", "peak rate", ">targets<", "data wait"):
+      assert absent not in text
+  assert not (page.parent / "training_images.png").exists()
+
+
+def test_a_page_of_layers_has_their_table_among_the_results(tmp_path, no_figures):
+  example_study.write(tmp_path, kind="flatness", arms=("checkpoint",), seeds=(0,), source=".data.digits")
+  rows = [json.dumps(row | {"arm": "checkpoint"}) for row in ROWS]
+  (tmp_path / "checkpoint" / "0" / "rows.jsonl").write_text("\n".join(rows) + "\n")
+  page = report.write(tmp_path, tmp_path / "report")
+  text = page.read_text(encoding="utf-8")
+  results, behind = text.split('id="behind"')
+  assert results.index('id="results"') < results.index("Layers, checkpoint")
+  assert "Layers, checkpoint" not in behind
+  assert "Every number" not in text
+  assert (page.parent / "report.md").read_text(encoding="utf-8").count("## Layers, checkpoint") == 1
+  assert Page(text).open == []
 
 
 def test_every_number_has_its_seeds_beside_it(full):

@@ -43,9 +43,25 @@ def test_what_cannot_be_opened_is_one_line():
   assert [(d.role, d.kind, bool(d.problem)) for d in described] == [("training", "", True)]
 
 
+def test_a_config_that_trains_nothing_has_no_preview():
+  assert (
+    samples.preview({"base": {"flatness": {"data": {"source": DIGITS}}}}, data_dir=None) == samples.Preview()
+  )
+
+
 def test_nothing_outside_jaxtl_is_imported():
   found = samples.preview({"base": {"data": {"source": {"make": "antigravity.fly"}}}}, data_dir=None)
   assert "is not a public part of" in found.problem
+
+
+def test_every_part_of_a_layers_study_is_named():
+  data = {"source": DIGITS}
+  base = {"data": data, "validation": data, "test": data, "base": {"data": data}}
+  roles = [found.role for found in samples.describe({"base": base}, data_dir=None)]
+  assert roles == ["training", "validation", "test"]
+  base["base"] = {"data": data | {"transforms": [{"fn": ".data.normalize"}]}}
+  roles = [found.role for found in samples.describe({"base": base}, data_dir=None)]
+  assert roles == ["training", "validation", "test", "training of the base network"]
 
 
 def test_drawn_and_real_are_told_apart():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from jaxtl.studies import results as results_lib
@@ -26,7 +28,7 @@ def study(accuracies, *, seeds=(0, 1)):
 
 
 def test_finding_names_the_best_the_next_and_the_first():
-  found = sentences.finding(study({"first": [0.5, 0.5], "a": [0.8, 0.9], "b": [0.7, 0.7]}))
+  [found] = sentences.finding(study({"first": [0.5, 0.5], "a": [0.8, 0.9], "b": [0.7, 0.7]}))
   assert found == (
     "Best accuracy on pets by fine-tuning: a 0.850 ± 0.071 over 2 seeds; "
     "0.150 ahead of b (the next best) and 0.350 ahead of first (the first arm)."
@@ -45,7 +47,7 @@ def test_seeds_that_do_not_overlap_are_called_so():
 
 def test_one_seed_claims_nothing():
   results = study({"a": [0.8], "b": [0.7]}, seeds=(0,))
-  assert "(one seed)" in sentences.finding(results)
+  assert "(one seed)" in sentences.finding(results)[0]
   assert "not known" in sentences.qualifications(results)[0]
 
 
@@ -55,9 +57,40 @@ def test_missing_cells_are_named():
   assert "missing: b/1" in said
 
 
+def with_sessions(results, *asked):
+  first, *later = [{"asked": {"arms": list(arms), "seeds": list(seeds)}} for arms, seeds in asked]
+  return dataclasses.replace(results, env=first | {"later": later})
+
+
+def test_a_subset_that_was_asked_for_is_complete():
+  half = study({"a": [0.8], "b": []})
+  said = sentences.qualifications(with_sessions(half, (["a"], [0])))
+  assert said[0] == "What was asked for is complete: a, seed 0."
+  assert said[1] == "Not asked for (--arms, --seeds): b/0, a/1, b/1."
+  assert "unfinished" not in " ".join(said)
+
+
+def test_a_subset_that_was_asked_for_may_be_unfinished():
+  half = study({"a": [0.8], "b": []})
+  said = " ".join(sentences.qualifications(with_sessions(half, (["a"], [0]), (["a"], [0, 1]))))
+  assert "1 of 4 cells (arm/seed) are done; missing: a/1." in said
+  assert "Not asked for (--arms, --seeds): b/0, b/1." in said
+  everything = " ".join(sentences.qualifications(with_sessions(half, (["a"], [0]), (["a", "b"], [0, 1]))))
+  assert "missing: b/0, a/1, b/1." in everything
+  assert "Not asked for" not in everything
+
+
+def test_one_arm_is_not_called_the_best():
+  assert sentences.finding(study({"a": [0.8, 0.9]})) == [
+    "Accuracy on pets by fine-tuning, a: 0.850 ± 0.071 over 2 seeds."
+  ]
+  [text] = sentences.finding(study({"a": [0.8, 0.9], "b": []}))
+  assert "no other arm is there to compare it with" in text
+
+
 def test_nothing_finished_is_said():
   results = study({"a": [], "b": []})
-  assert "no numbers yet" in sentences.finding(results)
+  assert "no numbers yet" in sentences.finding(results)[0]
   assert "0 of 4 cells" in sentences.qualifications(results)[0]
 
 

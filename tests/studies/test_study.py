@@ -88,6 +88,21 @@ def test_every_session_is_on_record(study_config, tmp_path):
   assert "versions" not in later  # only what differed
 
 
+def test_the_arms_and_seeds_of_every_session_are_on_record(study_config, runtime, tmp_path):
+  config = study_config | dict(seeds=[0, 1])
+  config["base"] = config["base"] | dict(transfer=None, tune=None, flatness=None, epochs=0.1)
+  config["arms"] = dict(smoothed_hinge={}, plain={})
+  workdir = tmp_path / "run"
+  study.run_study(config, workdir=workdir, runtime=runtime(), arms=["plain"], seeds=[1])
+  assert results.load(workdir).asked == {("plain", 1)}
+  study.run_study(config, workdir=workdir, runtime=runtime(), seeds=[1])
+  found = results.load(workdir)
+  assert found.asked == {("plain", 1), ("smoothed_hinge", 1)} == found.finished
+  assert set(found.missing) == {("plain", 0), ("smoothed_hinge", 0)}
+  (workdir / "env.json").unlink()  # as an older run has it
+  assert len(results.load(workdir).asked) == 4
+
+
 def test_what_may_change_numbers_between_sessions_is_told(study_config, tmp_path, monkeypatch):
   assert study.claim(tmp_path, study_config, ["a"], data={}) == []
   assert study.claim(tmp_path, study_config, ["b"], data={}) == []

@@ -132,6 +132,20 @@ def test_progress_says_share_rate_and_time_left(monkeypatch):
   assert lines[1].endswith("0:40 gone, 0:13 left")
 
 
+def test_the_time_left_is_not_told_at_once_and_waiting_only_where_it_is_known(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr("time.monotonic", lambda: now[0])
+  stream = io.StringIO()
+  progress = Progress(interval=10.0, stream=stream)
+  progress.expect(400)
+  for now[0] in (4.0, 20.0):
+    progress.advance(50, "pass", images_per_second=123.4)
+  assert [line.split(" | ", 2)[2] for line in stream.getvalue().splitlines()] == [
+    "pass | 123 images/s | 0:04 gone, ? left",
+    "pass | 123 images/s | 0:20 gone, 1:00 left",
+  ]
+
+
 def test_notes_go_to_the_log_too(tmp_path):
   stream = io.StringIO()
   progress = Progress(stream=stream)
