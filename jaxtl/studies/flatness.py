@@ -14,11 +14,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import optax
+
 from jaxtl import config as config_lib
 from jaxtl import losses, tree
 from jaxtl import weights as weights_lib
 from jaxtl.config import Spec
 from jaxtl.studies import network as networks
+from jaxtl.studies.extent import UNKNOWN, Extent, Facts, Training
 from jaxtl.studies.flatness_plans import Layers, Plane, Sharpness, Slice, Spectrum
 from jaxtl.studies.lambda_max import Flatness
 from jaxtl.studies.meter import FORWARD, PRODUCT
@@ -26,8 +29,10 @@ from jaxtl.studies.network import Network
 from jaxtl.studies.scene import Scene, extreme_numbers
 from jaxtl.studies.sentences import call
 from jaxtl.tasks.classify import PerExampleLoss
+from jaxtl.train.experiment import Experiment
 from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.sizes import at_size
 from jaxtl.types import Params
 
 Row = dict[str, Any]
@@ -186,6 +191,26 @@ def _losses(network: Network) -> dict[str, PerExampleLoss]:
   found: dict[str, PerExampleLoss] = {CROSS_ENTROPY: losses.softmax_cross_entropy}
   if config_lib.plain(network.task).get("loss") != {"fn": ".losses.softmax_cross_entropy"}:
     found[TRAINING] = network.loss
+  return found
+
+
+def extent(study: FlatnessOf, runtime: Runtime) -> Extent:
+  """The network, the images, and what a gradient of the loss of its training needs."""
+  found, data = Extent(), study.flatness.data
+  there = found.images(data, runtime)
+  found.lines.append(("images", f"{study.flatness.num_examples} of {there}, in batches of {data.batch_size}"))
+  start = found.start(study.start, trust=runtime.trust)
+  if study.slice is not None and study.slice.towards is not None:
+    found.start(study.slice.towards, trust=runtime.trust)
+  if start is None or there == UNKNOWN:
+    return found
+  data, network = networks.prepared(study.start, data, runtime)
+  size = runtime.image_shape(data)[0]
+  known = Facts(len(runtime.open(data)), len(start.classes), size)
+  # As a step without any memory of the last ones would take it.
+  plain = Spec("optax.sgd", "make", {"learning_rate": 1.0}, optax.sgd)
+  step = Experiment(at_size(network.model_spec, size), network.task, data, plain, steps=1)
+  found.trainings[f"at {size} x {size}"] = Training(step, known, is_training=False)
   return found
 
 

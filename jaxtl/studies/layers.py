@@ -26,6 +26,7 @@ from jaxtl.errors import ConfigError, DataError
 from jaxtl.studies import diagnosis as diagnosis_lib
 from jaxtl.studies import transfer
 from jaxtl.studies.diagnosis import Diagnosis
+from jaxtl.studies.extent import Extent, Training
 from jaxtl.train import checkpoint, experiment, memory, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features
@@ -310,16 +311,52 @@ def rehearse(study: Layers, runtime: Runtime) -> None:
     model, classes = start.model_spec(trust=runtime.trust), len(start.classes)
   else:
     return
-  scene = PostTraining(study.task, study.data, study.optimizer, epochs=study.epochs)
-  for method in study.methods.values():
+  size = image_size_of(study.data) or image_size_of(study.test)
+  for tuned in _methods(study, model, num_classes=classes).values():
+    experiment.rehearse(tuned, num_classes=classes, image_size=size, **facts)
+
+
+def _methods(
+  study: Layers, model: Spec, *, num_classes: int, image_size: int | None = None
+) -> dict[str, Experiment]:
+  """Every method as an experiment on a model; for layers that a diagnosis will choose, some others."""
+  found = {}
+  for name, method in study.methods.items():
     if method.diagnosed:
-      blocks = make_model(model, num_classes=classes).blocks
+      blocks = make_model(model, num_classes=num_classes).blocks
       layers: dict[str, Any] = dict(perturb=[blocks[-1]], update=[blocks[-2]])
     else:
       layers = {}
-    tuned = dataclasses.replace(scene, gradient=method.gradient).experiment(model, **layers)
-    size = image_size_of(study.data) or image_size_of(study.test)
-    experiment.rehearse(tuned, num_classes=classes, image_size=size, **facts)
+    settings = PostTraining(
+      study.task, study.data, study.optimizer, epochs=study.epochs, gradient=method.gradient
+    )
+    found[name] = settings.experiment(model, image_size=image_size, **layers)
+  return found
+
+
+def extent(study: Layers, runtime: Runtime) -> Extent:
+  """The images, the base run and every method."""
+  found = Extent()
+  begin = study.start if study.base is None else study.base.start
+  start = None if begin is None else found.start(begin, trust=runtime.trust)
+  parts = {"train": study.data, "validation": study.validation, "test": study.test}
+  sizes = [f"{found.images(data, runtime)} {part}" for part, data in parts.items()]
+  if study.diagnosis is not None:
+    sizes.append(f"{study.diagnosis.num_examples} for the diagnosis")
+  found.lines.append(("images", ", ".join(sizes)))
+  if study.base is not None:
+    found.trainings[BASE] = Training(study.base, found.facts(study.base.data, runtime))
+    model = study.base.model
+  elif start is not None:
+    model = start.model_spec(trust=runtime.trust)
+  else:
+    return found
+  known = found.facts(study.data, runtime)
+  classes = transfer.SOME_CLASSES if known is None else known.num_classes
+  size = None if known is None else known.image_size
+  for name, tuned in _methods(study, model, num_classes=classes, image_size=size).items():
+    found.trainings[name] = Training(tuned, known)
+  return found
 
 
 def check_data(study: Layers, runtime: Runtime) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from jaxtl import weights
 from jaxtl.errors import DataError
 from jaxtl.studies import merging, patching_work, transfer
+from jaxtl.studies.extent import Extent, Training
 from jaxtl.studies.patching_bench import Bench, fine_tuning, without
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Path
@@ -234,6 +235,28 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
       num_examples=transfer.SOME_EXAMPLES,
     )
     experiment.rehearse(tuned, image_size=size, mesh=runtime.mesh, **facts)
+
+
+def extent(study: Patching, runtime: Runtime) -> Extent:
+  """The pairs, the images of every task, and the fine-tuning on every patching task."""
+  found = Extent()
+  start = found.start(study.start, trust=runtime.trust)
+  pairs = len(study.supported) * len(study.patching)
+  found.lines.append(("pairs", f"{pairs} = {len(study.supported)} supported x {len(study.patching)} patched"))
+  for name, task in study.tasks.items():
+    parts = {part: getattr(task, part) for part in ("train", "validation", "test")}
+    sizes = [f"{found.images(data, runtime)} {part}" for part, data in parts.items() if data is not None]
+    found.lines.append(("images", f"{', '.join(sizes)}: {name}"))
+  for patch, task in study.patching.items():
+    assert task.train is not None  # the study has checked it
+    known = found.facts(task.train, runtime)
+    if start is None or known is None:
+      tuned = fine_tuning(study, patch, experiment.PLAIN, "head")
+    else:
+      sized = at_size(start.model_spec(trust=runtime.trust), known.image_size)
+      tuned = fine_tuning(study, patch, sized, make_model(sized, num_classes=0).head)
+    found.trainings[patch] = Training(tuned, known, has_model=start is not None)
+  return found
 
 
 def check_data(study: Patching, runtime: Runtime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,17 @@ import jax.numpy as jnp
 from jaxtl import config as config_lib
 from jaxtl import tree
 from jaxtl.config import Spec
-from jaxtl.studies.study import parse_config, rehearse_arm
+from jaxtl.studies.extent import Extent, Facts, facts
+from jaxtl.studies.study import hook, parse_config, rehearse_arm
 from jaxtl.train import sharding
 from jaxtl.train.experiment import Experiment, Program, rehearse, total_steps
 from jaxtl.train.memory import predict
-from jaxtl.train.runtime import Data, Runtime
-from jaxtl.train.sizes import image_size_of
+from jaxtl.train.runtime import Runtime
+from jaxtl.train.step import TrainState
 from jaxtl.types import Params
+
+# Lines about what is not there, of which a study of many data sets may have many.
+MOST_MISSING = 4
 
 
 def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "none") -> str:
@@ -25,7 +30,8 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
   `jax.eval_shape`. The first arm is told whole, the others by what differs from it.
 
   Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
-  the image size.
+  the image size. A study that is no experiment tells what it amounts to by its module's `extent(study,
+  runtime)`, an `Extent`; data and checkpoints that are not there are a line then.
 
   Args:
     config: of `study.load_config`.
@@ -44,15 +50,22 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
   ]
   table: list[str] = []
   first: dict[str, Any] | None = None
+  first_extent: Extent | None = None
+  compile_now = compiled != "none"
   for name, arm in arms.items():
     rehearse_arm(rows, name, arm, runtime)
     lines += ["", f"arm        {name}"]
     if isinstance(arm, Experiment):
-      described, parameters = _experiment(
-        arm, runtime, compiled == "all" or (compiled == "first" and not table)
-      )
+      described, parameters = _experiment(arm, runtime, compile_now)
       lines += described
       table = table or parameters
+      compile_now = compiled == "all"
+    elif extent_of := hook(rows, "extent"):
+      extent = extent_of(arm, runtime)
+      if extent != first_extent:
+        lines += _extent(extent, runtime, compile_now and compiled)
+      first_extent = first_extent or extent
+      compile_now = compile_now and not (compiled == "first" and extent.is_known)
     shown = {"model", "gradient", "optimizer", "task"} if isinstance(arm, Experiment) else set()
     rest = {key: value for key, value in config_lib.plain(arm).items() if key not in shown}
     if first is None:
@@ -66,30 +79,81 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
 
 
 def _experiment(experiment: Experiment, runtime: Runtime, compiled: bool) -> tuple[list[str], list[str]]:
-  mesh, batch = runtime.mesh, experiment.data.batch_size
-  examples, classes, size = _facts(experiment.data, runtime)
-  steps = total_steps(experiment, examples)
-  epochs = steps * batch / examples if experiment.epochs is None else experiment.epochs
-  program, state = rehearse(
-    experiment, num_classes=classes, num_examples=examples, image_size=size, mesh=mesh
-  )
-  assert state is not None
-  decayed = decays(program, state.params)
-  sizes = {path: leaf.size for path, leaf in zip(tree.paths(state.params), jax.tree.leaves(state.params))}
+  known = facts(experiment.data, runtime)
+  traced = _traced(experiment, known, runtime)
   task = config_lib.plain(experiment.task)
-  memory = predict(program, state, batch_size=batch, image_size=size, mesh=mesh, compiled=compiled)
+  size, batch = known.image_size, experiment.data.batch_size
   lines = [
-    f"model      {_call(experiment.model)} at {size} x {size}, {classes} classes",
+    f"model      {_call(experiment.model)} at {size} x {size}, {known.num_classes} classes",
     f"loss       {_text(task.get('loss', task))}",
     f"gradient   {_call(experiment.gradient)}",
     f"optimizer  {_call(experiment.optimizer)}",
-    f"steps      {steps} = {epochs:g} epochs of {examples} images in batches of {batch}",
-    f"devices    {_devices(mesh)}, {batch // mesh.shape[sharding.DATA]} images on each",
-    f"parameters {sum(sizes.values()):,}, {sum(sizes[path] for path in sizes if decayed[path]):,} decayed; "
-    f"optimizer state {tree.size(state.opt_state):,}",
-    f"memory     {memory}",
+    _steps(experiment, known),
+    f"devices    {_devices(runtime.mesh)}, {batch // runtime.mesh.shape[sharding.DATA]} images on each",
+    *traced.lines(experiment, known, runtime.mesh, compiled),
   ]
-  return lines, _table(program, state.params, decayed, mesh)
+  return lines, _table(traced.program, traced.state.params, traced.decayed, runtime.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+  """A training's program, and the shapes of its state."""
+
+  program: Program
+  state: TrainState
+  decayed: Mapping[str, bool]
+
+  def lines(self, experiment: Experiment, known: Facts, mesh: Any, compiled: bool) -> list[str]:
+    """Parameters and memory."""
+    params = self.state.params
+    sizes = {path: leaf.size for path, leaf in zip(tree.paths(params), jax.tree.leaves(params))}
+    memory = predict(
+      self.program,
+      self.state,
+      batch_size=experiment.data.batch_size,
+      image_size=known.image_size,
+      mesh=mesh,
+      compiled=compiled,
+    )
+    decayed = sum(sizes[path] for path in sizes if self.decayed[path])
+    return [
+      f"parameters {sum(sizes.values()):,}, {decayed:,} decayed; "
+      f"optimizer state {tree.size(self.state.opt_state):,}",
+      f"memory     {memory}",
+    ]
+
+
+def _traced(experiment: Experiment, known: Facts, runtime: Runtime) -> _Traced:
+  program, state = rehearse(experiment, **dataclasses.asdict(known), mesh=runtime.mesh)
+  assert state is not None  # the size is known
+  return _Traced(program, state, decays(program, state.params))
+
+
+def _steps(experiment: Experiment, known: Facts | None) -> str:
+  batch = experiment.data.batch_size
+  if known is None:
+    length = f"{experiment.steps}" if experiment.epochs is None else f"{experiment.epochs:g} epochs"
+    return f"steps      {length} in batches of {batch}"
+  examples, steps = known.num_examples, total_steps(experiment, known.num_examples)
+  epochs = steps * batch / examples if experiment.epochs is None else experiment.epochs
+  return f"steps      {steps} = {epochs:g} epochs of {examples} images in batches of {batch}"
+
+
+def _extent(extent: Extent, runtime: Runtime, compiled: str | bool) -> list[str]:
+  """A study that is no experiment itself; of its trainings that are known "first" or "all" are compiled."""
+  more = len(extent.missing) - MOST_MISSING
+  lines = [f"missing    {text}" for text in extent.missing[:MOST_MISSING]]
+  lines += [f"missing    {more} more"] if more > 0 else []
+  lines += [f"{what:10} {text}" for what, text in extent.lines]
+  for name, training in extent.trainings.items():
+    planned, known = training.experiment, training.facts
+    lines.append(f"{'training' if training.is_training else 'gradient':10} {name}")
+    found = [_steps(planned, known)] if training.is_training else []
+    if training.has_model and known is not None:
+      found += _traced(planned, known, runtime).lines(planned, known, runtime.mesh, bool(compiled))
+      compiled = compiled == "all" and compiled
+    lines += [f"  {line}" for line in found]
+  return lines
 
 
 def _table(program: Program, params: Params, decayed: Mapping[str, bool], mesh: Any) -> list[str]:
@@ -117,17 +181,6 @@ def decays(program: Program, params: Params) -> dict[str, bool]:
   _, state = program.tx.update(zeros, state, ones)  # a warm-up from 0 moves nothing in its first step
   updates, _ = program.tx.update(zeros, state, ones)
   return {path: bool(update != 0) for path, update in zip(tree.paths(updates), jax.tree.leaves(updates))}
-
-
-def _facts(data: Data, runtime: Runtime) -> tuple[int, int, int]:
-  """Examples, classes and image size: what the config says, and else what the source holds."""
-  size = image_size_of(data)
-  if data.num_examples is None or data.num_classes is None or size is None:
-    source = runtime.open(data)
-    if size is None:
-      size = next(iter(runtime.eval_batches(data)))["image"].shape[1]
-    return len(source), len(source.classes), size
-  return data.num_examples, data.num_classes, size
 
 
 def _outline(name: str, value: Any, *, depth: int = 0) -> list[str]:

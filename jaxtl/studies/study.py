@@ -214,9 +214,9 @@ def rehearse_arm(rows: Rows, name: str, arm: Any, runtime: Runtime) -> None:
   _check_arm(rows, "rehearse", name, arm, runtime)
 
 
-def _check_arm(rows: Rows, hook: str, name: str, arm: Any, runtime: Runtime) -> None:
+def _check_arm(rows: Rows, what: str, name: str, arm: Any, runtime: Runtime) -> None:
   try:
-    if check := _hook(rows, hook):
+    if check := hook(rows, what):
       check(arm, runtime)
   except InputError as error:
     raise type(error)(f"config.arms.{name}: {error}") from error
@@ -341,17 +341,17 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   return [row for file in files if file.exists() for row in read_rows(file)]
 
 
-def _hook(rows: Rows, name: str) -> Callable[[Any, Runtime], Any] | None:
+def hook(rows: Rows, name: str) -> Callable[[Any, Runtime], Any] | None:
   """The function (study, runtime) of that name beside the study's `rows`, if its module has one."""
   return getattr(sys.modules[rows.__module__], name, None)
 
 
 def _expect(rows: Rows, cells: Sequence[Cell], runtime: Runtime) -> None:
   """Tells the progress line how much is to be done, where the study knows."""
-  if work := _hook(rows, "work"):
+  if work := hook(rows, "work"):
     for cell in cells:
       runtime.progress.expect(work(cell.study, runtime))
-  if work_once := _hook(rows, "work_once"):
+  if work_once := hook(rows, "work_once"):
     for study in {cell.arm: cell.study for cell in cells}.values():
       runtime.progress.expect(work_once(study, runtime))
 
