@@ -39,7 +39,7 @@ class Case:
 
 CASES = {
   "resnet20": Case("ResNet-20 (CIFAR)", "akamaster", size=32, batch=64, torch_batch=64),
-  "vit_ti16": Case("ViT-Ti/16", "timm", size=64, batch=128, torch_batch=128, keywords={"image_size": 64}),
+  "vit_ti16": Case("ViT-Ti/16", "timm", size=64, batch=32, torch_batch=128, keywords={"image_size": 64}),
 }
 
 
