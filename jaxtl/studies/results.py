@@ -55,11 +55,12 @@ class Results:
   @property
   def asked(self) -> frozenset[tuple[str, int]]:
     """The cells that some session was to finish; all of them where that is not known."""
-    first = self.env.get("asked")
-    if not isinstance(first, Mapping):
+    try:
+      first = self.env["asked"]
+      sessions = [first, *(later.get("asked", first) for later in self.env.get("later", ()))]
+      return frozenset((arm, seed) for one in sessions for arm in one["arms"] for seed in one["seeds"])
+    except (AttributeError, KeyError, TypeError):  # of an older version, or damaged
       return frozenset((arm, seed) for arm in self.arms for seed in self.seeds)
-    sessions = [first, *(later.get("asked", first) for later in self.env.get("later", ()))]
-    return frozenset((arm, seed) for one in sessions for arm in one["arms"] for seed in one["seeds"])
 
   @property
   def protocols(self) -> tuple[str, ...]:

@@ -80,6 +80,13 @@ def test_a_subset_that_was_asked_for_may_be_unfinished():
   assert "Not asked for" not in everything
 
 
+@pytest.mark.parametrize("asked", [None, 3, {"arms": ["a"]}, {"arms": 3, "seeds": [0]}])
+def test_sessions_that_say_nothing_were_to_finish_all(asked):
+  results = dataclasses.replace(study({"a": [0.8], "b": []}), env={"asked": asked, "later": [{}]})
+  assert len(results.asked) == 4
+  assert len(dataclasses.replace(results, env={"asked": {}, "later": 3}).asked) == 4
+
+
 def test_one_arm_is_not_called_the_best():
   assert sentences.finding(study({"a": [0.8, 0.9]})) == [
     "Accuracy on pets by fine-tuning, a: 0.850 ± 0.071 over 2 seeds."
