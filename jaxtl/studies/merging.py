@@ -44,10 +44,10 @@ def rows(bench: Bench, merging: Merging) -> Iterator[Row]:
   """One row for each method; negation has one for each patching task."""
   scale = _Scale(bench)
   progress = bench.runtime.progress
-  for method, patch in patching_work.methods(bench.study):
+  for method, patch in patching_work.methods(bench.study, merging):
     progress.title = f"{bench.title} | {method}"
     name = f"{method}.{patch}" if patch else method
-    passes = patching_work.merge(bench.study, bench.runtime, method)
+    passes = patching_work.merge(bench.study, merging, bench.runtime, method)
     trained = patching_work.merge_tuning(bench.study, bench.runtime, method)
     row = remember(
       bench.workdir / "merges" / f"{name}.json",

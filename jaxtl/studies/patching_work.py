@@ -22,16 +22,14 @@ def whole(study: Patching, runtime: Runtime) -> float:
   passes = sum(tuning(study, runtime, patch) for patch in study.patching)
   for patch in study.patching:
     passes += sum(pair(study, runtime, supported, patch) for supported in study.supported)
-  for method, _ in methods(study):
-    passes += merge(study, runtime, method) + merge_tuning(study, runtime, method)
+  if (plan := study.merging) is not None:
+    for method, _ in methods(study, plan):
+      passes += merge(study, plan, runtime, method) + merge_tuning(study, runtime, method)
   return passes
 
 
-def methods(study: Patching) -> list[tuple[str, str]]:
+def methods(study: Patching, plan: Merging) -> list[tuple[str, str]]:
   """(method, task that is forgotten or "") of every merge."""
-  plan = study.merging
-  if plan is None:
-    return []
   return [
     (method, patch)
     for method in plan.methods
@@ -60,14 +58,13 @@ def statistics(study: Patching, patch: str) -> float:
   return study.statistics_batches * train.batch_size if train is not None else 0.0
 
 
-def merge(study: Patching, runtime: Runtime, method: str) -> float:
+def merge(study: Patching, plan: Merging, runtime: Runtime, method: str) -> float:
   """The evaluations of one merge, on all tasks."""
-  assert study.merging is not None  # there is a merge
   names = list(study.tasks)
   first = next(iter(study.patching))
   seen = _images(study, runtime, "validation", names) + statistics(study, first)
   return FORWARD * (
-    _evaluations(study.merging, method, len(study.patching)) * seen + _images(study, runtime, "test", names)
+    _evaluations(plan, method, len(study.patching)) * seen + _images(study, runtime, "test", names)
   )
 
 
