@@ -42,9 +42,9 @@ def losses_along(results: Results, arm: str) -> Figure | None:
       if place[1] == patching[-1]:
         axes.set_xlabel("α")
   caption = (
-    "Validation losses as a share of those before patching, and, as a wide pale line below them, their sum, "
-    "less 1. Filled: the points that the search has evaluated; open: those of the grid of 0.05. The dashed "
-    "line is the optimised coefficient, a diamond the sum there."
+    "Validation losses, and, as a wide pale line below them, the sum that the search makes small, each as a "
+    "share of what it is before patching. Filled: the points that the search has evaluated; open: those of "
+    "the grid of 0.05. The dashed line is the optimised coefficient, a diamond the sum there."
   )
   return canvas.figure(f"patching_{arm}", f"Losses along the way: {arm}", caption)
 
@@ -85,7 +85,8 @@ def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
     "supported loss": curve["supported_loss"] / curve["supported_loss"][0],
     "patching loss": curve["patching_loss"] / curve["patching_loss"][0],
   }
-  total = shares["supported loss"] + shares["patching loss"] - 1
+  # The arm's own: losses that are normalised otherwise have their minimum elsewhere.
+  total = curve["objective"] / curve["objective"][0]
   # Wide, pale and below: where the sum and a loss nearly coincide, both are seen.
   axes.plot(curve["alpha"], total, color=canvas.color("sum"), linewidth=5, alpha=0.4, zorder=1.5)
   for name, values in shares.items():

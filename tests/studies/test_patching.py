@@ -370,20 +370,25 @@ def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
 
 
-def test_the_sum_is_below_the_losses_and_shapes_tell_the_patching_tasks(finished):
-  results = load(finished)
-  [row] = results.rows
+@pytest.mark.parametrize("normalise", ["initial", "none"])
+def test_the_sum_is_the_arm_s_own_and_below_the_losses(finished, normalise):
+  [row] = load(finished).rows
+  before, after = (np.array(row["curve"][key]) for key in ("supported_loss", "patching_loss"))
+  total = before / before[0] + after / after[0] if normalise == "initial" else before + after
+  row = row | {"curve": row["curve"] | {"objective": total.tolist()}}
   with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
     patching_figures._panel(canvas.axes[0], canvas, row)
     wide, *others = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
     assert wide.get_linewidth() > 2 * max(line.get_linewidth() for line in others)
     assert wide.get_alpha() < 1
-    total = np.add(
-      *(np.array(row["curve"][key]) / row["curve"][key][0] for key in ("supported_loss", "patching_loss"))
-    )
-    np.testing.assert_allclose(wide.get_ydata(), total - 1)
+    np.testing.assert_allclose(wide.get_ydata(), total / total[0])
     [best] = [line for line in others if line.get_marker() == "D"]
     assert best.get_xdata() == [row["optimised/alpha"]]
+
+
+def test_shapes_tell_the_patching_tasks(finished):
+  results = load(finished)
+  [row] = results.rows
   pairs = [dict(row, supported=old, patching=new) for old in ("a", "b") for new in ("c", "d")]
   figure = patching_figures.indicators(dataclasses.replace(results, rows=pairs))
   legend = [name for name in "abcd" if f">{name}</text>" in figure.svg]

@@ -95,6 +95,18 @@ def test_one_arm_is_not_called_the_best():
   assert "no other arm is there to compare it with" in text
 
 
+def test_patching_compares_accuracies_and_not_sums_of_losses_on_different_scales():
+  rows = [
+    {"arm": arm, "seed": 0, "kind": "patch", "optimised/objective": total}
+    | {"optimised/test_supported_top1": old, "optimised/test_patching_top1": new}
+    for arm, total, old, new in (("ratio", 2.0, 0.5, 0.7), ("classes", 0.5, 0.4, 0.5))
+  ]
+  config = {"study": "x", "base": {}, "arms": {"ratio": {}, "classes": {}}, "seeds": [0]}
+  [found] = sentences.finding(Results(config, {}, rows, {}, frozenset({("ratio", 0), ("classes", 0)})))
+  assert "ratio 0.600" in found
+  assert "0.150 ahead of classes" in found
+
+
 def test_nothing_finished_is_said():
   results = study({"a": [], "b": []})
   assert "no numbers yet" in sentences.finding(results)[0]
