@@ -143,14 +143,15 @@ def test_the_loss_never_rises_and_the_choice_is_that_of_the_rows(runtime):
   assert chosen(relative)[0] == max(rows, key=lambda row: row["kappa_rel"])["layer"] == "layer3"
 
 
-@pytest.mark.parametrize("factor", [3.0, 0.25])
+@pytest.mark.parametrize("factor", [4.0, 0.25])
 def test_a_rescaling_that_keeps_the_function_changes_kappa_alone(runtime, factor):
+  """Powers of two, which round no weight: else the function is another, if only in its last digits."""
   model, params = perceptron()
   before, after = (measured((model, p), runtime()) for p in (params, rescaled(params, factor)))
   for old, new, power in zip(before, after, (-2, 2, 0)):
-    np.testing.assert_allclose(new["delta_loss"], old["delta_loss"], rtol=1e-5)
-    np.testing.assert_allclose(new["kappa_rel"], old["kappa_rel"], rtol=1e-5)
-    np.testing.assert_allclose(new["kappa"], old["kappa"] * factor**power, rtol=1e-5)
+    np.testing.assert_allclose(new["delta_loss"], old["delta_loss"], rtol=1e-7)
+    np.testing.assert_allclose(new["kappa_rel"], old["kappa_rel"], rtol=1e-7)
+    np.testing.assert_allclose(new["kappa"], old["kappa"] * factor**power, rtol=1e-7)
 
 
 def test_the_loss_at_the_weights_is_that_of_the_stored_statistics_which_stay(runtime, trained):
