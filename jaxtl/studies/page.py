@@ -66,7 +66,7 @@ def to_html(
     parts += [
       '<h2 id="results">Results</h2>',
       *(_result(table, text, results, colors, anchors) for table, text in zip(tables, captions)),
-      *(f"<h3>{escape(grid.title)}</h3>{text_table(grid, tall=len(grid.rows) > 14)}" for grid in grids),
+      *map(_titled, grids),
     ]
   if figures:
     parts += ['<h2 id="figures">Figures</h2>', *map(figure, figures)]
@@ -75,9 +75,7 @@ def to_html(
   parts += ['<h2 id="data">Data</h2>', text_table(data), _preview(preview)]
   parts += ['<h2 id="behind">Behind the numbers</h2>']
   rows = list(anchors.values())
-  for grid in behind:
-    ids = rows if grid.title == "Every number" else []
-    parts += [f"<h3>{escape(grid.title)}</h3>", text_table(grid, ids=ids, tall=len(grid.rows) > 14)]
+  parts += [_titled(grid, rows if grid.title == "Every number" else []) for grid in behind]
   config = escape(json.dumps(results.config, indent=1))
   parts.append(f"<details><summary>The config</summary><pre>{config}</pre></details>")
   parts.append(_footer(results))
@@ -235,6 +233,11 @@ def _kind(grid: Grid, column: int, text: str, shaded: str = "") -> str:
   names += ["wrap"] if len(text) > _WRAPS else []
   names += ["edge"] if shaded and shaded in text else []
   return f' class="{" ".join(names)}"' if names else ""
+
+
+def _titled(grid: Grid, ids: Sequence[str] = ()) -> str:
+  """A grid under its title; a long one scrolls."""
+  return f"<h3>{escape(grid.title)}</h3>\n{text_table(grid, ids=ids, tall=len(grid.rows) > 14)}"
 
 
 def _preview(preview: Preview) -> str:

@@ -102,13 +102,9 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
     InputError: no study ran in `workdir`, or `out` cannot be written.
   """
   results = load(workdir)
-  title = results.config.get("title") or "Study"
   found = [(table, part.caption(results, table)) for part in PARTS for table in part.tables(results)]
   shown, captions = [table for table, _ in found], [caption for _, caption in found]
-  lead = [text for part in PARTS for text in part.lead(results)]
-  if shown or not lead:  # else there is nothing that compares arms
-    lead[:0] = sentences.finding(results)
-  lead += [*sentences.qualifications(results), *results.config.get("notes", ())]
+  told = (results.config.get("title") or "Study", _lead(results, shown), shown, captions)
   grids = [grid for part in PARTS for grid in part.grids(results)]
   drawn = [figure for part in PARTS for figure in part.figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
@@ -117,10 +113,7 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   behind = _behind(results, shown)
   html = page.to_html(
     results,
-    title,
-    lead,
-    shown,
-    captions,
+    *told,
     grids,
     drawn,
     preview,
@@ -130,10 +123,7 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
     anchors=appendix.anchors(shown),
   )
   markdown = formats.to_markdown(
-    title,
-    lead,
-    shown,
-    captions,
+    *told,
     drawn,
     [*([rates] if rates else []), data, *behind],
     found=grids,
@@ -153,6 +143,14 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   files["index.html"] = html  # last: a page that is there has its files beside it
   _write(out, files)
   return out / "index.html"
+
+
+def _lead(results: Results, shown: Sequence[Table]) -> list[str]:
+  """The head of the page: what was found, and what qualifies it."""
+  lead = [text for part in PARTS for text in part.lead(results)]
+  if shown or not lead:  # else there is nothing that compares arms
+    lead[:0] = sentences.finding(results)
+  return [*lead, *sentences.qualifications(results), *results.config.get("notes", ())]
 
 
 def _behind(results: Results, shown: Sequence[Table]) -> list[Grid]:
