@@ -98,19 +98,14 @@ def fit(
     last, stopping = number == num_steps, stop_due(number)
     due = _due(observers or {}, number, last=last)
     saving = last or stopping or (periods.checkpoint and number % periods.checkpoint == 0)
-    if not (due or saving):
-      continue
-    with told.resting():
-      for observe in due:
-        if values := _observed(observe, state, save):
-          writer.write(number, values)
-        beat()
-      if save is not None and saving:
-        save(state, last=last or stopping)
-        beat()
+    if due or saving:
+      with told.resting():
+        _observe(due, number, state, writer=writer, save=save, beat=beat)
+        if save is not None and saving:
+          save(state, last=last or stopping)
+          beat()
     if stopping and not last:
-      kept = "which is saved; the same command goes on from there" if save else "of a part that is not kept"
-      raise Restart(f"stopped after step {number}, {kept}")
+      raise _stopped(number, saved=save is not None)
   return state
 
 
@@ -119,15 +114,32 @@ def _due(observers: Mapping[str, tuple[int | None, Observer]], number: int, *, l
   return [observe for every, observe in observers.values() if last or (every and number % every == 0)]
 
 
-def _observed(observe: Observer, state: TrainState, save: Save | None) -> Mapping[str, float]:
-  """What an observer sees; what was learned is on disk before its failure ends the run."""
-  try:
-    return observe(state)
-  except Exception:
-    # A save needs all processes, and the others may have seen nothing amiss.
-    if save is not None and jax.process_count() == 1:
-      save(state, last=True)
-    raise
+def _stopped(number: int, *, saved: bool) -> Restart:
+  kept = "which is saved; the same command goes on from there" if saved else "of a part that is not kept"
+  return Restart(f"stopped after step {number}, {kept}")
+
+
+def _observe(
+  due: list[Observer],
+  number: int,
+  state: TrainState,
+  *,
+  writer: MetricsWriter,
+  save: Save | None,
+  beat: Callable[[], None],
+) -> None:
+  """Writes what the observers see; what was learned is on disk before a failure of one ends the run."""
+  for observe in due:
+    try:
+      values = observe(state)
+    except Exception:
+      # A save needs all processes, and the others may have seen nothing amiss.
+      if save is not None and jax.process_count() == 1:
+        save(state, last=True)
+      raise
+    if values:
+      writer.write(number, values)
+    beat()
 
 
 class _Told:
