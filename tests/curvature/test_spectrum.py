@@ -178,6 +178,29 @@ def test_a_looser_tolerance_takes_fewer_products():
   assert loose < tight
 
 
+def test_lanczos_from_a_start_looks_where_that_points():
+  matvec, vectors = operator([5, 4.9, 1, 0.5, 0, -1, -3])
+  start = tree.add(vectors[0], vectors[2])
+  found = top_eigenpairs(matvec, LIKE, KEY, tolerance=1e-3, start=start)[0]
+  assert found.num_products == 2 < top_eigenpairs(matvec, LIKE, KEY, tolerance=1e-3)[0].num_products
+  np.testing.assert_allclose(found.value, 5, rtol=1e-5)
+  blind = top_eigenpairs(matvec, LIKE, KEY, max_products=2, start=tree.add(vectors[1], vectors[2]))[0]
+  np.testing.assert_allclose(blind.value, 4.9, rtol=1e-5)
+
+
+def test_lanczos_replaces_a_start_of_zeros():
+  matvec, _ = operator([5, 2, 1, 0.5, 0, -1, -3])
+  np.testing.assert_allclose(top_eigenpairs(matvec, LIKE, KEY, start=LIKE)[0].value, 5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("find", [top_eigenpair, lambda *given, **more: top_eigenpairs(*given, **more)[0]])
+def test_a_start_that_is_not_finite_is_refused(find):
+  matvec, _ = operator([5, 2, 1, 0.5, 0, -1, -3])
+  start = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), LIKE)
+  with pytest.raises(InputError, match="dense/bias"):
+    find(matvec, LIKE, KEY, start=start)
+
+
 @pytest.mark.parametrize(("k", "most"), [(0, 100), (8, 100), (3, 2)])
 def test_impossible_numbers_of_eigenvalues_are_refused(k, most):
   with pytest.raises(ConfigError, match=f"{k}") as error:
