@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxtl import data as data_lib
-from jaxtl import losses, tasks, weights
-from jaxtl.config import Spec
+from jaxtl import weights
 from jaxtl.errors import ConfigError
-from jaxtl.studies import patching_work
+from jaxtl.studies import patching_joint, patching_work
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Merging
 from jaxtl.studies.patching_scene import Path, Scores
@@ -33,11 +31,12 @@ LEAST_KEPT = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-  """Weights, and the coefficients that they were made with."""
+  """Weights, the coefficients that they were made with, and the augmentations that they were not."""
 
   weights: Params
   coefficients: tuple[float, ...] = ()
   num_evaluations: int = 0
+  left_out: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def rows(bench: Bench, merging: Merging) -> Iterator[Row]:
@@ -105,6 +104,7 @@ def _row(bench: Bench, merging: Merging, scale: _Scale, method: str, patch: str)
     "coefficients": list(merged.coefficients),
     "num_evaluations": merged.num_evaluations or scale.count - before,
     "objective": scale.value(merged.weights),
+    "left_out": dict(merged.left_out),
     "test_top1": top1,
     "test_loss": {name: one["loss"] for name, one in tested.items()},
     "test_supported_top1": float(np.mean([top1[name] for name in scale.supported])),
@@ -116,11 +116,15 @@ def _row(bench: Bench, merging: Merging, scale: _Scale, method: str, patch: str)
 
 def _joint(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
   """One model fine-tuned on all tasks at once, each with its own head, then one coefficient."""
-  after = bench.trained(joint_experiment(bench), *_joint_head(bench), name="joint")
+  sizes = {patch: len(bench.tasks.classes(patch)) for patch in scale.patching}
+  backbone = bench.tasks.backbone
+  experiment = patching_joint.joint_experiment(bench.study, backbone.spec, backbone.head, sizes=sizes)
+  after = bench.trained(experiment, *_joint_head(bench), name="joint")
   path = Path(bench.tasks, bench.before, after, statistics=bench.statistics(*scale.patching))
   objective = bench.objective(path, scale.supported, scale.patching)
   found = bench.study.search.realize()(objective)
-  return Merged(path.weights(found.alpha), (found.alpha,), found.num_evaluations)
+  left_out = patching_joint.shared_transforms(bench.study).left_out
+  return Merged(path.weights(found.alpha), (found.alpha,), found.num_evaluations, left_out)
 
 
 def _sequential(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
@@ -224,26 +228,6 @@ _METHODS: dict[str, Callable[..., Merged]] = {
   "dare": _dare,
   "fisher": _fisher,
 }
-
-
-def joint_experiment(bench: Bench) -> Any:
-  """The fine-tuning on all patching tasks, seen through the transforms of the first.
-
-  Batches hold the tasks in equal shares, where Cherti et al., 2022, arXiv 2212.07143, appendix B.2.2, take a
-  batch of each in turn: the same in the mean.
-  """
-  first, *_ = bench.study.patching
-  one = bench.experiment(first)
-  sources = {name: task.train.source for name, task in bench.study.patching.items() if task.train}
-  source = Spec(".data.joined", "make", {"sources": sources, "name": "joint"}, data_lib.joined)
-  sizes = tuple(len(bench.tasks.classes(name)) for name in sources)
-  loss = Spec(".losses.grouped_cross_entropy", "fn", {"sizes": sizes}, losses.grouped_cross_entropy)
-  task = Spec(".tasks.classification", "make", {"loss": loss, "frozen_stats": True}, tasks.classification)
-  if "frozen_stats" in one.task.keywords:
-    task = dataclasses.replace(
-      task, keywords={**task.keywords, "frozen_stats": one.task.keywords["frozen_stats"]}
-    )
-  return dataclasses.replace(one, task=task, data=dataclasses.replace(one.data, source=source))
 
 
 def _joint_head(bench: Bench) -> tuple[Params, list[str]]:

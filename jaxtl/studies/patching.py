@@ -13,14 +13,15 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from jaxtl import weights
+from jaxtl.config import Spec
 from jaxtl.errors import DataError
-from jaxtl.studies import merging, patching_work, transfer
+from jaxtl.studies import merging, patching_joint, patching_work, transfer
 from jaxtl.studies.extent import Extent, Training
 from jaxtl.studies.patching_bench import Bench, fine_tuning, without
-from jaxtl.studies.patching_plans import Patching
+from jaxtl.studies.patching_plans import Patching, PatchTask
 from jaxtl.studies.patching_scene import Path
 from jaxtl.train import checkpoint, experiment
-from jaxtl.train.experiment import make_model
+from jaxtl.train.experiment import Experiment, make_model
 from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.sizes import at_size, image_size_of
@@ -222,6 +223,9 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
     for data in (task.validation, task.test, task.train):
       for spec in (*data.transforms, *data.batch_transforms) if data is not None else ():
         spec.realize()
+  joint = study.merging is not None and "joint" in study.merging.methods
+  if joint:
+    patching_joint.shared_transforms(study)
   if not FilePath(study.start).exists():
     return
   start = checkpoint.load(study.start)
@@ -229,12 +233,25 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
   for patch, task in study.patching.items():
     size = image_size_of(task.test)
     sized = at_size(model, size) if size else model
-    tuned = fine_tuning(study, patch, sized, make_model(sized, num_classes=0).head)
-    facts: dict[str, Any] = dict(
-      num_classes=(task.train and task.train.num_classes) or transfer.SOME_CLASSES,
-      num_examples=transfer.SOME_EXAMPLES,
-    )
-    experiment.rehearse(tuned, image_size=size, mesh=runtime.mesh, **facts)
+    _trace(fine_tuning(study, patch, sized, _head_of(sized)), _some_classes(task), size, runtime)
+  if joint:
+    sizes = {patch: _some_classes(task) for patch, task in study.patching.items()}
+    tuned = patching_joint.joint_experiment(study, sized, _head_of(sized), sizes=sizes)
+    _trace(tuned, sum(sizes.values()), size, runtime)
+
+
+def _trace(tuned: Experiment, num_classes: int, size: int | None, runtime: Runtime) -> None:
+  facts: dict[str, Any] = dict(num_classes=num_classes, num_examples=transfer.SOME_EXAMPLES)
+  experiment.rehearse(tuned, image_size=size, mesh=runtime.mesh, **facts)
+
+
+def _some_classes(task: PatchTask) -> int:
+  return (task.train and task.train.num_classes) or transfer.SOME_CLASSES
+
+
+def _head_of(model: Spec) -> str:
+  name: str = make_model(model, num_classes=0).head
+  return name
 
 
 def extent(study: Patching, runtime: Runtime) -> Extent:
@@ -254,7 +271,7 @@ def extent(study: Patching, runtime: Runtime) -> Extent:
       tuned = fine_tuning(study, patch, experiment.PLAIN, "head")
     else:
       sized = at_size(start.model_spec(trust=runtime.trust), known.image_size)
-      tuned = fine_tuning(study, patch, sized, make_model(sized, num_classes=0).head)
+      tuned = fine_tuning(study, patch, sized, _head_of(sized))
     found.trainings[patch] = Training(tuned, known, has_model=start is not None)
   return found
 

@@ -58,6 +58,10 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
       *said,
       ("patching, supported", "Means over the tasks of each group."),
       ("normalised", "Accuracy as a share of the fine-tuned specialist's, mean over the patching tasks."),
+      (
+        "joint",
+        "Fine-tuned with the augmentations that all patching tasks have; the notes tell what is left out.",
+      ),
     ]
   names = {row["supported"] for row in found}, {row["patching"] for row in found}
   said.insert(0, ("Means", f"Over {len(names[0])} supported x {len(names[1])} patching tasks, then seeds."))
@@ -256,7 +260,7 @@ def _correlations(results: Results) -> Grid | None:
 
 def _merge_grid(arm: str, found: Sequence[Row]) -> Grid:
   names = list(dict.fromkeys(name for row in found for name in row["test_top1"]))
-  header = ["method", "seed", "coefficients", "evaluations", "sum", *names]
+  header = ["method", "seed", "coefficients", "evaluations", "sum", *names, "notes"]
   rows = [
     [
       row["method"],
@@ -265,13 +269,14 @@ def _merge_grid(arm: str, found: Sequence[Row]) -> Grid:
       str(row["num_evaluations"]),
       f"{row['objective']:.4f}",
       *(f"{100 * row['test_top1'][name]:.1f}" if name in row["test_top1"] else ABSENT for name in names),
+      _left_out(row),
     ]
     for row in found
   ]
   note = (
     "Test accuracies in per cent. The sum is that of normalised validation losses, means within each group."
   )
-  return Grid(f"Merges of {arm}", header, rows, note, frozenset({0, 2}))
+  return Grid(f"Merges of {arm}", header, rows, note, frozenset({0, 2, len(header) - 1}))
 
 
 def _arms(results: Results, columns: Sequence[Column]) -> tuple[str, ...]:
@@ -295,6 +300,12 @@ def _notes(row: Row) -> str:
     f"at the end {row['boundary']}": row["boundary"] is not None,
   }
   return ", ".join(text for text, holds in said.items() if holds)
+
+
+def _left_out(row: Row) -> str:
+  """The augmentations of single tasks that joint fine-tuning went without."""
+  found = row.get("left_out", {})  # rows of before this was told have none
+  return "; ".join(f"without the {', '.join(calls)} of {name}" for name, calls in found.items())
 
 
 def _if_defined(row: Row, name: str) -> str:

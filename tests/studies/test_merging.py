@@ -84,24 +84,6 @@ def test_sequential_patches_what_it_has_already_patched(many, runtime, tmp_path)
   assert scores["loss"] == pytest.approx(row["test_loss"]["three"], rel=1e-5)
 
 
-def test_joint_training_moves_no_head_and_sees_all_tasks(many, runtime, tmp_path):
-  bench = bench_of(many, runtime, tmp_path)
-  experiment = merging.joint_experiment(bench)
-  source = bench.runtime.open(experiment.data)
-  assert source.classes == ("two/p", "two/q", "three/u", "three/v", "three/w")
-  head, classes = merging._joint_head(bench)
-  assert head["kernel"].shape[-1] == 5
-  np.testing.assert_array_equal(head["kernel"][:, 2:], bench.tasks.head("three")["kernel"])
-  after = bench.trained(experiment, head, classes, name="joint")
-  assert "head" not in after["params"]
-  assert tree.norm(tree.sub(after["params"], bench.before["params"])) > 0
-  old, new = (
-    sum(bench.tasks.scores(name, "validation", found)["loss"] for name in ("two", "three"))
-    for found in (bench.before, after)
-  )
-  assert new < old
-
-
 def test_negation_keeps_the_supported_tasks(many, runtime, tmp_path):
   bench, rows = rows_of(many, runtime, tmp_path, methods=("negation",), step=0.5)
   for row in rows:
