@@ -75,7 +75,7 @@ def get_config():
         dict(
           loss_ratio=dict(merging=dict(max_sweeps=1)),
           by_classes=dict(normalise="log_classes"),
-          new_statistics=dict(statistics_batches=8),
+          new_statistics=dict(statistics_batches=8, merging=dict(max_sweeps=1)),
         ),
         sort_keys=False,
       ),
