@@ -41,6 +41,8 @@ from jaxtl.types import Array, Params
 
 Row = dict[str, Any]
 BASE = "base"
+# What is also told of the weights after the last step -> its key in a report.
+_LAST = {"loss": "test_loss", "error": "test_error", "scaled_loss": "scaled_loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Scene:
     return {"rows": diagnosis_lib.diagnose(self.study.diagnosis, model, params, stats, loss, self.runtime)}
 
   def go_on(self, name: str, chosen: tuple[str | None, str | None]) -> Row:
-    """Trains by a method, and reports the checkpoint that is kept."""
+    """Trains by a method, and reports the checkpoint that is kept, and in `last_*` the last one."""
     method = self.study.methods[name]
     perturb, update = self._layers(name, method, chosen)
     settings = self.settings(method)
@@ -164,10 +166,14 @@ class Scene:
       workdir=folder,
     )
     step, kept = self._kept(trained, folder)
+    reported = self.report(name, kept)
+    last = reported if step == trained.total_steps else self.report(name, trained.weights)
     per_epoch = len(self.runtime.open(self.study.data))
     layers = {"perturb": perturb, "update": update} if method.diagnosed else _written(method.gradient)
-    return self.report(name, kept) | {
+    return reported | {
       **layers,
+      # Where the kept step is the base's, what a method does shows only here.
+      **{f"last_{key}": last[of] for key, of in _LAST.items()},
       "epochs": self.study.epochs,
       "steps": trained.total_steps,
       "kept_step": step,

@@ -19,6 +19,12 @@ _MEASURES = {
   "scaled_loss": ("loss", "With its own temperature", "test loss with a fitted temperature", -1),
   "scaled_ece": ("ECE", "With its own temperature", "ECE with a fitted temperature", -1),
   "temperature": ("T", "With its own temperature", "temperature fitted on validation images", 0),
+  "last_loss": ("loss", "After the last epoch", "test loss after the last epoch", -1),
+  "last_error": ("error", "After the last epoch", "share of wrong test predictions after the last epoch", -1),
+  "last_scaled_loss": (
+    *("loss, own T", "After the last epoch"),
+    *("test loss after the last epoch with a fitted temperature", -1),
+  ),
   "seconds_per_epoch": ("s / epoch", "Cost", "seconds of an epoch", 0),
   "step_bytes": ("MiB", "Cost", "memory of a step as compiled", 0),
 }
@@ -54,6 +60,11 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
       "Temperature",
       "Fitted on the validation images, for the base and each method. What a method gains in the loss, and "
       "not beside the base with its temperature, was calibration: no prediction has changed for it.",
+    ),
+    (
+      "After the last epoch",
+      "The weights at the end of each method, whatever was kept; the last loss is with a temperature of their "
+      "own. Where the base is kept, only these columns tell what the method did.",
     ),
     ("ECE", "Expected calibration error in 15 bins."),
     ("Cost", "MiB: state, batch and scratch of a step from images, as compiled for this machine."),
@@ -106,7 +117,7 @@ def _column(arm: str, rows: Sequence[Row], key: str) -> Column:
 
 
 def _decimals(key: str, values: Values) -> int:
-  return 3 if key.startswith(("test", "scaled")) else decimals_for(values)
+  return 3 if key.startswith(("test", "scaled", "last")) else decimals_for(values)
 
 
 def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:

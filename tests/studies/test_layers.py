@@ -107,8 +107,12 @@ def test_the_best_epoch_is_kept_and_the_base_where_nothing_is_better(base, runti
   row = scene.go_on("sgd", (None, None))
   assert row["kept_step"] == 0
   assert row["test_loss"] == scene.report("base", scene.base)["test_loss"]
-  last = scene_of(base, runtime, tmp_path / "last", best=False, **worse)
-  assert last.go_on("sgd", (None, None))["kept_step"] == 12
+  last = scene_of(base, runtime, tmp_path / "last", best=False, **worse).go_on("sgd", (None, None))
+  assert last["kept_step"] == 12
+  for key in ("loss", "error"):
+    assert last[f"last_{key}"] == last[f"test_{key}"] == pytest.approx(row[f"last_{key}"], rel=1e-5)
+  assert last["last_scaled_loss"] == last["scaled_loss"] == pytest.approx(row["last_scaled_loss"], rel=1e-5)
+  assert row["last_loss"] > row["test_loss"] + 0.01
 
 
 def test_only_the_updated_layer_moves(base, runtime, tmp_path):
