@@ -37,8 +37,8 @@ from jaxtl.types import Array
 WHERE = ("auto", "none", "device", "host", "memmap")
 # The noise of view k is that of another run, as the weak batch's is.
 VIEWS = 2**33
-# Of the memory that is free, what a cache may take that was asked for, for the rest of the run needs some, and
-# what one may take that "auto" decides on.
+# Of the memory that is free, what a cache may take that was asked for, since the rest of the run needs some,
+# and what one may take that "auto" decides on.
 SHARE, AUTO_SHARE = 0.9, 0.5
 
 
@@ -48,8 +48,8 @@ class PrefixCache:
 
   Attributes:
     where: "device", whole in the memory of every device; "host", in that of every process; "memmap", in a
-      file that vanishes with the process; "none"; or "auto": "host" where it is legal and takes at most half of
-      the memory that is free, else "none".
+      file that vanishes with the process; "none"; or "auto": "host" where it is legal and takes at most half
+      of the memory that is free, else "none".
     views: augmented images per image, each kept; 1 needs transforms that do not draw.
     dtype: "float32" or "bfloat16", which takes half as much; the gradient then differs by some 1e-3.
     folder: of the file; None is the run's, or the system's for temporary files.
@@ -137,6 +137,11 @@ def entering(program: Program, state: TrainState, image_shape: tuple[int, ...]) 
   )
 
 
+def num_bytes(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> int:
+  """What the hidden states of all views of all images take."""
+  return _store(cache, program, state, data, runtime).num_bytes
+
+
 def _store(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> Kept:
   hidden = entering(program, state, runtime.image_shape(data))
   return Kept(cache, len(runtime.open(data)), data.batch_size, hidden.shape[1:], hidden.dtype, runtime.mesh)
@@ -211,14 +216,14 @@ class Kept:
     return math.prod(self._shape) * self._stored.itemsize
 
   def lack(self, share: float) -> str:
-    """Why the states do not fit into a share of the memory that is free on every process; "" where they do."""
+    """Why the states do not fit into a share of the free memory of every process; "" where they do."""
     where = self._cache.where
     free = _least(_free_on_device(self._mesh) if where == "device" else free_memory())
     if free is None or self.num_bytes <= share * free:
       return ""
     return (
-      f"{self} do not fit into the {where}'s memory, of which {size_text(int(free))} are free, and {share:.0%} "
-      "of these may be taken"
+      f"{self} do not fit into the {where}'s memory, of which {size_text(int(free))} are free, and "
+      f"{share:.0%} of these may be taken"
     )
 
   def check_room(self) -> None:

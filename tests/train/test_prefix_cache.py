@@ -164,12 +164,12 @@ def test_auto_is_what_it_was_when_the_run_began(begun, monkeypatch):
 
 
 def test_a_number_of_views_beyond_all_memory_is_one_line(begun):
-  with pytest.raises(ConfigError, match="hidden states, .* do not fit into the host's memory"):
+  with pytest.raises(ConfigError, match=r"hidden states, .* do not fit into the host's memory"):
     plan(begun(DRAWN), where="host", views=10**9)
 
 
 def test_a_step_from_hidden_states_has_no_images(begun):
-  experiment, program, state, place = begun()
+  _, program, state, place = begun()
   hidden = prefix_cache.entering(program, state, (8, 8, 3))
   assert (hidden.shape, hidden.dtype) == ((1, 4, 4, 8), jnp.float32)
   shown = feed.shapes(program.gradient, batch_size=4, image_size=8, hidden=hidden)
