@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtl.studies.appendix import Grid
-from jaxtl.studies.layers import BASE
+from jaxtl.studies.layers_plans import BASE
 from jaxtl.studies.results import Results, Values, is_number
 from jaxtl.studies.tables import ABSENT, Column, Table, decimals_for, mean_and_spread
 
@@ -19,6 +19,12 @@ _MEASURES = {
   "scaled_loss": ("loss", "With its own temperature", "test loss with a fitted temperature", -1),
   "scaled_ece": ("ECE", "With its own temperature", "ECE with a fitted temperature", -1),
   "temperature": ("T", "With its own temperature", "temperature fitted on validation images", 0),
+  "last_loss": ("loss", "After the last epoch", "test loss after the last epoch", -1),
+  "last_error": ("error", "After the last epoch", "share of wrong test predictions after the last epoch", -1),
+  "last_scaled_loss": (
+    *("loss, own T", "After the last epoch"),
+    *("test loss after the last epoch with a fitted temperature", -1),
+  ),
   "seconds_per_epoch": ("s / epoch", "Cost", "seconds of an epoch", 0),
   "step_bytes": ("MiB", "Cost", "memory of a step as compiled", 0),
 }
@@ -55,9 +61,19 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
       "Fitted on the validation images, for the base and each method. What a method gains in the loss, and "
       "not beside the base with its temperature, was calibration: no prediction has changed for it.",
     ),
+    (
+      "After the last epoch",
+      "The weights at the end of each method, whatever was kept; the last loss is with a temperature of "
+      "their own. Where the base is kept, only these columns tell what the method did.",
+    ),
     ("ECE", "Expected calibration error in 15 bins."),
-    ("Cost", "MiB: state, batch and scratch of a step from images, as compiled for this machine."),
+    (
+      "Cost",
+      "MiB: state, batch and scratch of a step, as compiled for this machine; the batch is of kept hidden "
+      "states where the appendix says that such were kept, else of images.",
+    ),
     ("Test", f"{_all(rows, 'num_test')} images; {_all(rows, 'num_validation')} validation images choose."),
+    *_not_run(results),
   ]
 
 
@@ -72,13 +88,15 @@ def behind(results: Results) -> list[Grid]:
   for arm in results.arms:
     rows = [row for row in _rows(results, arm) if row["method"] != BASE]
     if rows:
-      header = ["method", "seed", "perturbed", "updated", "steps", "kept step", "rejected", "validation loss"]
+      header = ["method", "seed", "perturbed", "updated", "hidden states", "steps", "kept step", "rejected"]
+      header.append("validation loss")
       lines = [
         [
           row["method"],
           str(row["seed"]),
           _names(row.get("perturb")),
           _names(row.get("update")),
+          row.get("cache", ABSENT),
           str(row["steps"]),
           str(row["kept_step"]),
           f"{row['reject_rate']:.1%}" if is_number(row.get("reject_rate")) else ABSENT,
@@ -86,13 +104,23 @@ def behind(results: Results) -> list[Grid]:
         ]
         for row in rows
       ]
-      note = "Kept step 0 is the base network: nothing that came later had a lower validation loss."
-      grids.append(Grid(f"Methods of {arm}", header, lines, note, frozenset({0, 2, 3})))
+      note = (
+        "Kept step 0 is the base network: nothing that came later had a lower validation loss. Hidden "
+        "states: where what enters the lowest layer that is perturbed or updated was kept, if it was."
+      )
+      grids.append(Grid(f"Methods of {arm}", header, lines, note, frozenset({0, 2, 3, 4})))
   return grids
 
 
 def _rows(results: Results, arm: str) -> list[Row]:
   return [dict(row) for row in results.rows if row.get("kind") == "post_training" and row["arm"] == arm]
+
+
+def _not_run(results: Results) -> list[tuple[str, str]]:
+  """What stands nowhere in the tables, and why."""
+  found = [row for row in results.rows if row.get("kind") == "not_run"]
+  told = [f"{row['method']} of {row['arm']}, seed {row['seed']}: {row['reason']}." for row in found]
+  return [("Not run", " ".join(told))] if told else []
 
 
 def _column(arm: str, rows: Sequence[Row], key: str) -> Column:
@@ -106,7 +134,7 @@ def _column(arm: str, rows: Sequence[Row], key: str) -> Column:
 
 
 def _decimals(key: str, values: Values) -> int:
-  return 3 if key.startswith(("test", "scaled")) else decimals_for(values)
+  return 3 if key.startswith(("test", "scaled", "last")) else decimals_for(values)
 
 
 def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:

@@ -11,7 +11,8 @@ from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.studies import heads
 from jaxtl.studies.transfer import FineTune
-from jaxtl.train.runtime import Data, overlap
+from jaxtl.train.overlap import overlap
+from jaxtl.train.runtime import Data
 
 LINEAR_PROBE = Spec(".studies.heads.linear_probe", "fn", {}, heads.linear_probe)
 OPTIMIZE = Spec(".weights.optimize_alpha", "fn", {}, weights.optimize_alpha)
@@ -36,7 +37,8 @@ class PatchTask:
   head: Spec | None = None
 
   def __post_init__(self) -> None:
-    if overlap(self.validation, self.test) or (self.train and overlap(self.train, self.validation)):
+    others = [data.source for data in (self.test, self.train) if data]
+    if any(overlap(self.validation.source, other) for other in others):
       raise ConfigError(
         "validation has images of the task's test or training data, and a coefficient must not be chosen "
         "on either: hold out a part of the training images, .data.part_of(start=0.9)"

@@ -209,4 +209,9 @@ def check_classes(experiment: Experiment, classes: tuple[str, ...], runtime: Run
 
 def work_per_image(experiment: Experiment) -> float:
   """Forward-backward passes that one image costs under the experiment's gradient rule."""
-  return optim.passes(experiment.gradient.realize(total_steps=1, steps_per_epoch=1, blocks=(), mesh=None))
+  return work_of(experiment.gradient)
+
+
+def work_of(gradient: Spec) -> float:
+  """The same of a gradient rule."""
+  return optim.passes(gradient.realize(total_steps=1, steps_per_epoch=1, blocks=(), mesh=None))

@@ -62,19 +62,28 @@ def batches(
   return ({**batch, "weak": weak} for batch, weak in zip(stream, beside, strict=False))
 
 
-def shapes(gradient: GradientRule, *, batch_size: int, image_size: int, where: Any = None) -> Any:
+def shapes(
+  gradient: GradientRule,
+  *,
+  batch_size: int,
+  image_size: int,
+  hidden: jax.ShapeDtypeStruct | None = None,
+  where: Any = None,
+) -> Any:
   """What one step reads, as shapes.
 
   Args:
     gradient: the rule.
     batch_size: the global one.
     image_size: side of the images in pixels.
+    hidden: one hidden state [1, ...], where such are kept instead of images.
     where: the arrays' sharding.
   """
 
   def of(rows: int) -> dict[str, Any]:
+    shown = ((image_size, image_size, 3), jnp.float32) if hidden is None else (hidden.shape[1:], hidden.dtype)
     parts = {
-      "image": ((image_size, image_size, 3), jnp.float32),
+      "image" if hidden is None else "hidden": shown,
       "label": ((), jnp.int32),
       "mask": ((), jnp.bool_),
     }

@@ -21,7 +21,7 @@ class Memory:
 
   Attributes:
     parameters, statistics, optimizer: of the state; the gradient rule's memory counts with the optimizer.
-    batch: its images, labels and mask.
+    batch: its images or hidden states, labels and mask.
     scratch: what the step holds beside these, at once: activations, gradients, what kernels work in; None
       where the step was not compiled.
   """
@@ -50,7 +50,14 @@ class Memory:
 
 
 def predict(
-  program: Program, state: TrainState, *, batch_size: int, image_size: int, mesh: Any, compiled: bool
+  program: Program,
+  state: TrainState,
+  *,
+  batch_size: int,
+  image_size: int,
+  mesh: Any,
+  compiled: bool,
+  hidden: jax.ShapeDtypeStruct | None = None,
 ) -> Memory:
   """The memory of a step.
 
@@ -59,10 +66,13 @@ def predict(
     batch_size: the global one.
     image_size: side of the images in pixels.
     compiled: also compiles the step, which takes as long as it does at the start of a run.
+    hidden: one hidden state of `prefix_cache.entering`, for a step that reads such instead of images.
   """
   size = lambda values: sharding.bytes_per_device(values, program.placement, mesh)  # noqa: E731
   rows = sharding.over_data(mesh)
-  batch = feed.shapes(program.gradient, batch_size=batch_size, image_size=image_size, where=rows)
+  batch = feed.shapes(
+    program.gradient, batch_size=batch_size, image_size=image_size, hidden=hidden, where=rows
+  )
   memory = Memory(
     parameters=size(state.params),
     statistics=size(state.batch_stats),

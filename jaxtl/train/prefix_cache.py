@@ -28,7 +28,7 @@ from jaxtl.errors import ConfigError, StorageError
 from jaxtl.train import sharding
 from jaxtl.train.experiment import Program
 from jaxtl.train.manifest import size_text
-from jaxtl.train.processes import whole
+from jaxtl.train.processes import gather_texts, whole
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.step import TrainState
 from jaxtl.train.writer import existing
@@ -37,8 +37,9 @@ from jaxtl.types import Array
 WHERE = ("auto", "none", "device", "host", "memmap")
 # The noise of view k is that of another run, as the weak batch's is.
 VIEWS = 2**33
-# Of the memory that is free, what a cache may take: the rest of the run needs some.
-SHARE = 0.9
+# Of the memory that is free, what a cache may take that was asked for, since the rest of the run needs some,
+# and what one may take that "auto" decides on.
+SHARE, AUTO_SHARE = 0.9, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,8 @@ class PrefixCache:
 
   Attributes:
     where: "device", whole in the memory of every device; "host", in that of every process; "memmap", in a
-      file that vanishes with the process; "none"; or "auto": "host" where it is legal, else "none".
+      file that vanishes with the process; "none"; or "auto": "host" where it is legal and takes at most half
+      of the memory that is free, else "none".
     views: augmented images per image, each kept; 1 needs transforms that do not draw.
     dtype: "float32" or "bfloat16", which takes half as much; the gradient then differs by some 1e-3.
     folder: of the file; None is the run's, or the system's for temporary files.
@@ -66,20 +68,83 @@ class PrefixCache:
     )
 
 
-def plan(cache: PrefixCache, program: Program, state: TrainState, data: Data) -> PrefixCache | None:
-  """The cache with its `where` decided; None where nothing is to be kept.
+def check_legal(cache: PrefixCache, program: Program, state: TrainState, data: Data) -> None:
+  """Raises a ConfigError where a cache is asked for, and what lies below the cut is not fixed.
 
-  Raises:
-    ConfigError: a cache is asked for, and is not legal.
+  Args:
+    state: of the program; arrays or shapes.
   """
-  if cache.where == "none":
-    return None
-  problem = _obstacle(cache, program, state, data)
-  if problem and cache.where == "auto":
-    return None
+  problem = "" if cache.where in ("none", "auto") else _obstacle(cache, program, state, data)
   if problem:
     raise ConfigError(f"no hidden states can be kept: {problem}; or write where='none'")
-  return dataclasses.replace(cache, where="host") if cache.where == "auto" else cache
+
+
+def plan(
+  cache: PrefixCache | None,
+  program: Program,
+  state: TrainState,
+  data: Data,
+  runtime: Runtime,
+  *,
+  folder: Path | None = None,
+  begun: Mapping[str, Any] | None = None,
+) -> PrefixCache | None:
+  """The cache with its `where` decided, the same on every process; None where nothing is to be kept.
+
+  The log says why "auto" keeps nothing of a network of which a part stays fixed.
+
+  Args:
+    state: of the program; arrays or shapes.
+    folder: of the run, for a file that is given no other.
+    begun: what its checkpoint says of a run that is gone on with: "auto" is then what it was, though another
+      amount of memory may be free now.
+
+  Raises:
+    ConfigError: a cache is asked for, and is not legal or does not fit.
+    StorageError: it does not fit onto the disk.
+  """
+  if cache is None or cache.where == "none":
+    return None
+  check_legal(cache, program, state, data)
+  decided = dataclasses.replace(cache, folder=cache.folder or folder)
+  if cache.where == "auto":
+    decided = dataclasses.replace(decided, where="host")
+    if begun is not None:
+      return decided if begun.get("prefix_cache") else None
+    return decided if _suits(decided, program, state, data, runtime) else None
+  _store(decided, program, state, data, runtime).check_room()
+  return decided
+
+
+def _suits(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> bool:
+  """Whether a cache that nobody has asked for is legal and leaves enough memory."""
+  if optim.cut_block(program.gradient, program.model, state.params) is None:
+    return False
+  problem = _obstacle(cache, program, state, data)
+  problem = problem or _store(cache, program, state, data, runtime).lack(AUTO_SHARE)
+  if problem:
+    runtime.progress.note(f"no hidden states are kept: {problem}")
+  return not problem
+
+
+def entering(program: Program, state: TrainState, image_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+  """The shape [1, ...] and type of one hidden state at the cut; `state` has arrays or shapes."""
+  block = optim.cut_block(program.gradient, program.model, state.params)
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return jax.eval_shape(
+    lambda params, stats, x: program.model.prefix(params, stats, x, stop=str(block)),
+    *(state.params, state.batch_stats, image),
+  )
+
+
+def num_bytes(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> int:
+  """What the hidden states of all views of all images take."""
+  return _store(cache, program, state, data, runtime).num_bytes
+
+
+def _store(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> Kept:
+  hidden = entering(program, state, runtime.image_shape(data))
+  return Kept(cache, len(runtime.open(data)), data.batch_size, hidden.shape[1:], hidden.dtype, runtime.mesh)
 
 
 def keep(
@@ -98,10 +163,8 @@ def keep(
   """
   block = optim.cut_block(program.gradient, program.model, state.params)
   assert block is not None
-  image = jax.ShapeDtypeStruct((1, *runtime.image_shape(data)), jnp.float32)
   prefix = lambda params, stats, x: program.model.prefix(params, stats, x, stop=block)  # noqa: E731
-  hidden = jax.eval_shape(prefix, state.params, state.batch_stats, image)
-  kept = Kept(cache, len(runtime.open(data)), data.batch_size, hidden.shape[1:], hidden.dtype, runtime.mesh)
+  kept = _store(cache, program, state, data, runtime)
   kept.make_room()
   rows = jax.jit(
     lambda params, stats, x: prefix(params, stats, x).astype(cache.dtype),
@@ -142,8 +205,6 @@ class Kept:
     self._shape = (cache.views * self._padded, *shape)
     self._stored, self._dtype = jnp.dtype(cache.dtype), jnp.dtype(dtype)
     self._states: Any = None
-    self._label = np.zeros(self._shape[0], np.int32)
-    self._mask = np.zeros(self._shape[0], bool)
     self._read = _reader(mesh, self._dtype)
 
   def __str__(self) -> str:
@@ -154,24 +215,44 @@ class Kept:
     """Of the states."""
     return math.prod(self._shape) * self._stored.itemsize
 
-  def make_room(self) -> None:
-    """Makes the empty store, or raises as `keep` says."""
-    where, folder = self._cache.where, self._cache.folder
+  def lack(self, share: float) -> str:
+    """Why the states do not fit into a share of the free memory of every process; "" where they do."""
+    where = self._cache.where
+    free = _least(_free_on_device(self._mesh) if where == "device" else free_memory())
+    if free is None or self.num_bytes <= share * free:
+      return ""
+    return (
+      f"{self} do not fit into the {where}'s memory, of which {size_text(int(free))} are free, and "
+      f"{share:.0%} of these may be taken"
+    )
+
+  def check_room(self) -> None:
+    """Raises as `plan` says."""
+    where = self._cache.where
     if where == "memmap":
-      self._states = _file(folder or Path(tempfile.gettempdir()), self._shape, self._stored)
-      return
-    free = _free_on_device(self._mesh) if where == "device" else free_memory()
-    if free is not None and self.num_bytes > SHARE * free:
+      _check_disk(self._folder, self.num_bytes)
+    elif problem := self.lack(SHARE):
       raise ConfigError(
-        f"{self} do not fit into the {where}'s memory, of which {size_text(int(free))} are free; write "
-        f"{'where=' + repr('host') + ' or ' if where == 'device' else ''}where='memmap', dtype='bfloat16', "
-        "fewer views or where='none'"
+        f"{problem}; write {'where=' + repr('host') + ' or ' if where == 'device' else ''}where='memmap', "
+        "dtype='bfloat16', fewer views or where='none'"
       )
-    if where == "host":
+
+  def make_room(self) -> None:
+    """Makes the empty store; raises as `plan` says."""
+    self.check_room()
+    self._label = np.zeros(self._shape[0], np.int32)
+    self._mask = np.zeros(self._shape[0], bool)
+    if self._cache.where == "memmap":
+      self._states = _file(self._folder, self._shape, self._stored)
+    elif self._cache.where == "host":
       self._states = np.zeros(self._shape, self._stored)
     else:
       everywhere = sharding.replicated(self._mesh)
       self._states = jax.jit(lambda: jnp.zeros(self._shape, self._stored), out_shardings=everywhere)()
+
+  @property
+  def _folder(self) -> Path:
+    return self._cache.folder or Path(tempfile.gettempdir())
 
   def write(self, view: int, number: int, states: Array, batch: Mapping[str, Array]) -> None:
     """Keeps batch `number` of a view; `states` is whole on every device."""
@@ -254,15 +335,25 @@ def _free_on_device(mesh: Any) -> float | None:
   return min(float(stats["bytes_limit"] - stats.get("bytes_in_use", 0)) for stats in found)
 
 
-def _file(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """An array in a file without a name, which is gone when the process is, however it ends."""
-  size = math.prod(shape) * dtype.itemsize
+def _least(number: float | None) -> float | None:
+  """The least number of any process that knows one."""
+  return min(
+    (float(text) for text in gather_texts("" if number is None else str(number)) if text), default=None
+  )
+
+
+def _check_disk(folder: Path, size: int) -> None:
   free = shutil.disk_usage(existing(folder)).free
   if size > free:
     raise StorageError(
       f"{size_text(size)} of hidden states do not fit into {folder}, where {size_text(free)} are free; free "
       "space, give another folder, write dtype='bfloat16', fewer views or where='none'"
     )
+
+
+def _file(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """An array in a file without a name, which is gone when the process is, however it ends."""
+  size = math.prod(shape) * dtype.itemsize
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -205,26 +205,6 @@ def all_data(value: Any, *, at: str = "") -> Iterator[tuple[str, Data]]:
       yield from all_data(item, at=f"{at}.{key}".lstrip("."))
 
 
-def overlap(a: Data, b: Data) -> bool:
-  """Whether two configs of data name some of the same images: parts of one source that are not disjoint.
-
-  Sources are compared as they are written: two names of one folder are two sources here.
-  """
-  (whole, start, stop, seed), (other, begin, end, draw) = _part(a.source), _part(b.source)
-  apart = seed == draw and (stop <= begin or end <= start)
-  return bool(config_lib.plain(whole) == config_lib.plain(other)) and not apart
-
-
-def _part(source: Spec) -> tuple[Spec, float, float, int | None]:
-  """(source, start, stop, seed) of what `.data.part_of` and `.data.subset` take of it."""
-  if source.target is data_lib.subset:
-    return _part(source.keywords["source"])
-  if source.target is not data_lib.part_of:
-    return source, 0.0, 1.0, None
-  keywords = source.keywords
-  return keywords["source"], keywords.get("start", 0.0), keywords.get("stop", 1.0), keywords.get("seed", 0)
-
-
 def check_batch_sizes(study: Any, mesh: Any) -> None:
   """Refuses a study with a batch anywhere that does not split evenly over the devices."""
   for at, data in all_data(study):

@@ -54,12 +54,14 @@ class Trained:
     weights: the parameters to use (the moving average where one is kept), statistics and config.
     history: the metrics records, oldest first.
     total_steps: length of the run.
+    cache: where hidden states were kept; None where none were.
   """
 
   program: Program
   weights: Weights
   history: list[dict[str, float]]
   total_steps: int
+  cache: PrefixCache | None = None
 
   def last(self, name: str) -> float:
     """The newest value of a metric, NaN where it was never measured."""
@@ -110,34 +112,34 @@ def run(
   """
   init_key, noise_key = jax.random.split(jax.random.key(seed))
   program, state, about = _beginning(experiment, init_key, seed, runtime, start, fresh_head)
-  planned = prefix_cache.plan(cache, program, state, experiment.data) if cache else None
-  if planned:
-    about["prefix_cache"] = {"views": planned.views, "dtype": planned.dtype}
   runtime.beat()
   steps = total_steps(experiment, len(runtime.open(experiment.data)))
   watching = _evaluations(experiment, program, runtime)
   watching |= {name: (every, make(program)) for name, (every, make) in (observers or {}).items()}
   with contextlib.ExitStack() as stack:
-    saved = None
+    saved, begun = None, None
     if workdir is not None:
       folder = workdir / checkpoint.FOLDER
       saved = Checkpointer(folder, keep=experiment.keep, note=runtime.progress.note, anew=anew)
       stack.enter_context(contextlib.closing(saved))
-      if saved.has_steps():
-        same_run(saved.config(), about, at=workdir)
-        state = saved.restore(state)
-      elif steps:
-        saved.check_space(state)
+      begun = saved.config() if saved.has_steps() else None
+    planned = prefix_cache.plan(cache, program, state, experiment.data, runtime, folder=workdir, begun=begun)
+    if planned:
+      about["prefix_cache"] = {"views": planned.views, "dtype": planned.dtype}
+    if saved is not None and begun is not None:
+      same_run(begun, about, at=workdir)
+      state = saved.restore(state)
+    elif saved is not None and steps:
+      saved.check_space(state)
     kept = None
     if planned and int(state.step) < steps:
-      planned = dataclasses.replace(planned, folder=planned.folder or workdir)
       kept = prefix_cache.keep(planned, program, state, experiment.data, runtime, seed=seed)
     session = _Session(
       experiment, program, runtime, seed, noise_key, steps, watching, saved, about, workdir, kept
     )
     runtime.progress.skip(int(state.step) * session.work_per_step)
     state, history = session.train(state)
-  return _trained(program, state, about, history, steps, workdir)
+  return Trained(program, _weights(state, about, steps, workdir), history, steps, planned)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,24 +303,16 @@ def _beginning(
   )
 
 
-def _trained(
-  program: Program,
-  state: TrainState,
-  about: dict[str, Any],
-  history: list[dict[str, float]],
-  steps: int,
-  workdir: Path | None,
-) -> Trained:
-  final = Weights(
+def _weights(state: TrainState, about: dict[str, Any], steps: int, workdir: Path | None) -> Weights:
+  return Weights(
     params=jax.tree.map(whole, optim.averaged(state.opt_state, state.params)),
     batch_stats=jax.tree.map(whole, state.batch_stats),
     config={**about, "step": steps},
     path=str(workdir) if workdir else "memory",
   )
-  return Trained(program, final, history, steps)
 
 
-def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path) -> None:
+def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path | None) -> None:
   """Refuses to go on from a checkpoint of another experiment, seed or class list, with the difference."""
 
   def what_matters(about: dict[str, Any]) -> dict[str, Any]:

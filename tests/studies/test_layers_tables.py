@@ -55,3 +55,12 @@ def test_the_head_of_the_page_picks_no_arm_by_its_best_method():
   results = results_of(ROWS)
   assert sentences.finding(results) == []
   assert sentences.qualifications(results) == []
+
+
+def test_the_last_epoch_has_columns_of_its_own_and_the_caption_says_why():
+  last = {"last_loss": 0.6, "last_error": 0.2, "last_scaled_loss": 0.5}
+  results = results_of([row("base", 0, 0.9, 0.8), row("sgd", 0, 0.9, 0.8) | last], seeds=(0,))
+  (table,) = layers_tables.make_tables(results)
+  found = {c.title: c.values for c in table.columns if c.group == "After the last epoch"}
+  assert found == {name: {"sgd": {0: x}} for name, x in zip(("loss", "error", "loss, own T"), last.values())}
+  assert "whatever was kept" in dict(layers_tables.caption(results, table))["After the last epoch"]

@@ -9,7 +9,7 @@ import pytest
 
 from jaxtl import data, train
 from jaxtl.errors import ConfigError, StorageError
-from jaxtl.train import PrefixCache, prefix_cache
+from jaxtl.train import PrefixCache, feed, memory, prefix_cache
 from jaxtl.train.experiment import compile_program
 from jaxtl.train.prefix_cache import Kept
 from jaxtl.train.step import init_model, init_state
@@ -36,8 +36,13 @@ def begun(tiny, runtime):
 
 def keep(begun, **cache):
   experiment, program, state, place = begun
-  planned = prefix_cache.plan(PrefixCache(**cache), program, state, experiment.data)
+  planned = prefix_cache.plan(PrefixCache(**cache), program, state, experiment.data, place)
   return prefix_cache.keep(planned, program, state, experiment.data, place, seed=7)
+
+
+def plan(begun, *, saved=None, **cache):
+  experiment, program, state, place = begun
+  return prefix_cache.plan(PrefixCache(**cache), program, state, experiment.data, place, begun=saved)
 
 
 def first(stream, count):
@@ -129,25 +134,68 @@ def test_what_is_not_a_fixed_function_of_the_image_is_not_kept(begun, changes, c
   made = begun(**changes)
   with pytest.raises(ConfigError, match=f"no hidden states can be kept: {message}.*write where='none'"):
     keep(made, where="host", **cache)
-  plan = lambda where: prefix_cache.plan(  # noqa: E731
-    PrefixCache(where, **cache), made[1], made[2], made[0].data
+  assert plan(made, where="auto", **cache) is None
+  assert plan(made, where="none", **cache) is None
+
+
+def test_auto_keeps_on_the_host_what_is_legal_and_fits_with_room_to_spare(begun, monkeypatch):
+  made = begun()
+  assert plan(made).where == "host"
+  told = []
+  monkeypatch.setattr(made[3].progress, "note", told.append)
+  for free, where in ((50000.0, "host"), (49000.0, "none"), (None, "host")):  # 24.6 kB are kept
+    monkeypatch.setattr(prefix_cache, "free_memory", lambda free=free: free)
+    found = plan(made)
+    assert (found.where if found else "none") == where
+  assert told == [
+    "no hidden states are kept: 40 hidden states, 24.6 kB do not fit into the host's memory, of which 49 kB "
+    "are free, and 50% of these may be taken"
+  ]
+  monkeypatch.setattr(prefix_cache, "free_memory", lambda: 30000.0)
+  assert plan(made, where="host").where == "host"  # who asks for it gets nine tenths
+
+
+def test_auto_is_what_it_was_when_the_run_began(begun, monkeypatch):
+  made = begun()
+  assert plan(made, saved={}) is None
+  monkeypatch.setattr(prefix_cache, "free_memory", lambda: 100.0)
+  assert plan(made) is None
+  assert plan(made, saved={"prefix_cache": {"views": 1}}).where == "host"
+
+
+def test_a_number_of_views_beyond_all_memory_is_one_line(begun):
+  with pytest.raises(ConfigError, match=r"hidden states, .* do not fit into the host's memory"):
+    plan(begun(DRAWN), where="host", views=10**9)
+
+
+def test_a_step_from_hidden_states_has_no_images(begun):
+  _, program, state, place = begun()
+  hidden = prefix_cache.entering(program, state, (8, 8, 3))
+  assert (hidden.shape, hidden.dtype) == ((1, 4, 4, 8), jnp.float32)
+  shown = feed.shapes(program.gradient, batch_size=4, image_size=8, hidden=hidden)
+  assert {name: x.shape for name, x in shown.items() if name != "weak"} == {
+    **{"hidden": (4, 4, 4, 8), "label": (4,), "mask": (4,)},
+  }
+  state = jax.eval_shape(lambda: state)
+  images, states = (
+    memory.predict(
+      program, state, batch_size=16, image_size=8, mesh=place.mesh, compiled=True, hidden=entering
+    )
+    for entering in (None, hidden)
   )
-  assert plan("auto") is None
-  assert plan("none") is None
-
-
-def test_auto_keeps_on_the_host_what_is_legal(begun):
-  experiment, program, state, _ = begun()
-  assert prefix_cache.plan(PrefixCache(), program, state, experiment.data).where == "host"
+  assert states.batch == 2 * 16 * (4 * 4 * 8 * 4 + 4 + 1)
+  assert states.scratch < images.scratch
 
 
 def test_a_rule_that_moves_everything_has_nothing_to_keep(begun, tiny, runtime):
   experiment = tiny()
   program = compile_program(experiment, num_classes=3, num_examples=96, mesh=runtime().mesh)
   state = begun()[2]
-  assert prefix_cache.plan(PrefixCache(), program, state, experiment.data) is None
+  place = runtime()
+  made = experiment, program, state, place
+  assert plan(made) is None
   with pytest.raises(ConfigError, match="the gradient rule moves the whole network"):
-    prefix_cache.plan(PrefixCache("host"), program, state, experiment.data)
+    plan(made, where="host")
 
 
 def test_what_does_not_fit_is_refused_with_its_size(begun, monkeypatch, small_disk):

@@ -2,9 +2,8 @@
 
 import pytest
 
-from jaxtl.config import parse
 from jaxtl.errors import DataError
-from jaxtl.train.runtime import Data, class_difference, class_key, few, overlap, same_classes
+from jaxtl.train.runtime import class_difference, class_key, few, same_classes
 
 SALAMANDER = "n01629819 European fire salamander, Salamandra salamandra"
 
@@ -51,21 +50,3 @@ def test_a_difference_is_told_with_counts_names_or_the_first_position(model, dat
 def test_few_names_are_three():
   assert few(["a", "b", "c"]) == "'a', 'b', 'c'"
   assert few(list("abcde")) == "'a', 'b', 'c' and 2 more"
-
-
-def test_parts_of_one_source_overlap_unless_their_ranges_do_not():
-  source = dict(make=".data.digits", split="train")
-
-  def part(**keywords):
-    return parse(dict(source=dict(make=".data.part_of", source=source, **keywords)), Data)
-
-  whole = parse(dict(source=source), Data)
-  other = parse(dict(source=dict(make=".data.digits", split="test")), Data)
-  few = parse(dict(source=dict(make=".data.subset", source=source, num_examples=5)), Data)
-  assert overlap(whole, whole)
-  assert overlap(whole, few)
-  assert overlap(whole, part(start=0.9))
-  assert not overlap(whole, other)
-  assert not overlap(part(stop=0.9), part(start=0.9))
-  assert overlap(part(stop=0.95), part(start=0.9))
-  assert overlap(part(stop=0.9), part(start=0.9, seed=1))  # another shuffle

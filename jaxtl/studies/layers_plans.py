@@ -1,0 +1,264 @@
+"""What a layers study is made of, and what is refused of it before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxtl import config as config_lib
+from jaxtl import weights as weights_lib
+from jaxtl.config import Spec
+from jaxtl.errors import ConfigError, StorageError
+from jaxtl.studies import transfer
+from jaxtl.studies.diagnosis import Diagnosis
+from jaxtl.studies.extent import Extent, Training
+from jaxtl.train import checkpoint, experiment, prefix_cache
+from jaxtl.train.checkpoint import Weights
+from jaxtl.train.experiment import Experiment, make_model
+from jaxtl.train.overlap import overlap
+from jaxtl.train.post_training import PostTraining
+from jaxtl.train.prefix_cache import PrefixCache
+from jaxtl.train.runtime import Data, Runtime, same_classes
+from jaxtl.train.sizes import at_size, image_size_of
+from jaxtl.train.step import init_model
+
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One way to go on from the base network.
+
+  Attributes:
+    gradient: makes the gradient rule: `.optim.plain`, `.optim.sam`, `.optim.pof`, `.optim.pol`, ...
+    diagnosed: gives the rule the layers that the diagnosis chooses, as its `perturb` and `update`.
+    cache: of the hidden states below what is updated; "auto" keeps them where nothing is augmented and they
+      fit.
+  """
+
+  gradient: Spec
+  diagnosed: bool = False
+  cache: PrefixCache = dataclasses.field(default_factory=PrefixCache)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """The study: one base network per arm and seed, its diagnosis, and every method from there.
+
+  Attributes:
+    data: what is trained on, for as many epochs by every method.
+    validation: what layers are chosen on, checkpoints and temperatures; never the test images.
+    test: what is reported.
+    task: the loss.
+    optimizer: of the post-training; in the papers the last learning rate of the base run.
+    methods: by name; the base itself is always reported.
+    base: the run that makes the base network; its data may be augmented differently. None where `start` is.
+    start: a checkpoint to take as base network, instead.
+    diagnosis: of the base network, on held-out images; None for methods that name their layers.
+    epochs: of every method; 10 in the papers.
+    best: takes the checkpoint of the epoch with the lowest validation loss, the base included; False takes
+      the last.
+  """
+
+  data: Data
+  validation: Data
+  test: Data
+  task: Spec
+  optimizer: Spec
+  methods: Mapping[str, Method]
+  base: Experiment | None = None
+  start: str | None = None
+  diagnosis: Diagnosis | None = None
+  epochs: float = 10.0
+  best: bool = True
+
+  def __post_init__(self) -> None:
+    diagnosed = [name for name, method in self.methods.items() if method.diagnosed]
+    if (self.base is None) == (self.start is None):
+      there = "neither base nor start is" if self.base is None else "base and start are both"
+      raise ConfigError(f"{there} given; write either base or start")
+    config_lib.require(
+      methods=(
+        tuple(self.methods),
+        len(self.methods) > 0 and BASE not in self.methods,
+        f"some, none {BASE!r}",
+      ),
+      diagnosis=(self.diagnosis, self.diagnosis is not None or not diagnosed, "one, for diagnosed methods"),
+      epochs=(self.epochs, self.epochs > 0, "a number above 0"),
+    )
+    check_apart(self, [self.data.source, *([self.base.data.source] if self.base else [])])
+
+
+def check_apart(study: Layers, trained: Sequence[Any]) -> None:
+  """Refuses images that are in two of training, choice and test.
+
+  Args:
+    trained: sources of images that the base was or will be trained on, as specs or as a checkpoint has them.
+
+  Raises:
+    ConfigError: says which.
+  """
+  held = [study.validation.source, *([study.diagnosis.data.source] if study.diagnosis else [])]
+  if any(overlap(one, other) for one in trained for other in held):
+    raise ConfigError(
+      "validation or diagnosis has images of the training data, on which a trained network has nothing "
+      "left to gain; hold out a part, .data.part_of(stop=0.9) and .data.part_of(start=0.9)"
+    )
+  if any(overlap(study.test.source, other) for other in held):
+    raise ConfigError("validation has images of the test data; what is chosen must not be seen in the test")
+  if any(overlap(study.test.source, one) for one in trained):
+    raise ConfigError("test has images of the training data; what is learned must not be seen in the test")
+
+
+def rehearse(study: Layers, runtime: Runtime) -> None:
+  """Makes and traces the base run and every method whose layers are known."""
+  facts: dict[str, Any] = dict(num_examples=transfer.SOME_EXAMPLES, mesh=runtime.mesh)
+  for data in (study.data, study.validation, study.test):
+    for spec in (*data.transforms, *data.batch_transforms):
+      spec.realize()
+  if study.base is not None:
+    model = study.base.model
+    classes = study.base.data.num_classes or transfer.SOME_CLASSES
+    experiment.rehearse(study.base, num_classes=classes, image_size=image_size_of(study.base.data), **facts)
+  elif Path(str(study.start)).exists():
+    start = checkpoint.load(str(study.start))
+    model, classes = start.model_spec(trust=runtime.trust), len(start.classes)
+  else:
+    return
+  size = image_size_of(study.data) or image_size_of(study.test)
+  for tuned in _methods(study, model, num_classes=classes).values():
+    experiment.rehearse(tuned, num_classes=classes, image_size=size, **facts)
+  _check_parts(study, model, runtime, num_classes=classes, image_size=size)
+
+
+def _methods(
+  study: Layers, model: Spec, *, num_classes: int, image_size: int | None = None
+) -> dict[str, Experiment]:
+  """Every method as an experiment on a model; for layers that a diagnosis will choose, some others."""
+  made = make_model(model, num_classes=num_classes)
+  if study.diagnosis is not None and not made.blocks:
+    raise ConfigError(
+      f"{made.name} has no blocks, so that there are no layers to diagnose; leave diagnosis out"
+    )
+  found = {}
+  for name, method in study.methods.items():
+    chosen: dict[str, Any] = (
+      dict(perturb=[made.blocks[-1]], update=[made.blocks[-2:][0]]) if method.diagnosed else {}
+    )
+    settings = PostTraining(
+      study.task, study.data, study.optimizer, epochs=study.epochs, gradient=method.gradient
+    )
+    found[name] = settings.experiment(model, image_size=image_size, **chosen)
+  return found
+
+
+def _check_parts(
+  study: Layers,
+  model: Spec,
+  runtime: Runtime,
+  *,
+  num_classes: int,
+  image_size: int | None,
+  opened: bool = False,
+) -> None:
+  """Refuses layers that a model does not have, and caches that cannot be, as far as the image size is known.
+
+  Args:
+    opened: also whether caches fit: the data are there.
+  """
+  if image_size is None:
+    return
+  if study.diagnosis is not None:
+    made = make_model(at_size(model, image_size), num_classes=num_classes)
+    shape = (image_size, image_size, 3)
+    params, _ = jax.eval_shape(lambda: init_model(made, jax.random.key(0), shape))
+    try:
+      weights_lib.layer_groups(made, params, groups=study.diagnosis.groups)
+    except ConfigError as error:
+      raise ConfigError(f"diagnosis.groups: {error}") from error
+  facts: Any = dict(num_classes=num_classes, num_examples=transfer.SOME_EXAMPLES, mesh=runtime.mesh)
+  for name, tuned in _methods(study, model, num_classes=num_classes, image_size=image_size).items():
+    method = study.methods[name]
+    if method.cache.where not in ("none", "auto"):
+      rehearsed = experiment.rehearse(tuned, image_size=image_size, **facts)
+      _check_cache(name, method, study.data, *rehearsed, runtime if opened else None)
+
+
+def _check_cache(
+  name: str, method: Method, data: Data, program: Any, state: Any, runtime: Runtime | None
+) -> None:
+  """Whether a cache is legal and, with a runtime, fits."""
+  # What the layers that a diagnosis will choose need is not known yet, nor is the run's folder.
+  unknown = method.diagnosed or (method.cache.where == "memmap" and method.cache.folder is None)
+  try:
+    if runtime is None or unknown:
+      prefix_cache.check_legal(method.cache, program, state, data)
+    else:
+      prefix_cache.plan(method.cache, program, state, data, runtime)
+  except (ConfigError, StorageError) as error:
+    raise type(error)(f"methods.{name}.cache: {error}") from error
+
+
+def extent(study: Layers, runtime: Runtime) -> Extent:
+  """The images, the base run and every method."""
+  found = Extent()
+  begin = study.start if study.base is None else study.base.start
+  start = None if begin is None else found.start(begin, trust=runtime.trust)
+  parts = {"train": study.data, "validation": study.validation, "test": study.test}
+  sizes = [f"{found.images(data, runtime)} {part}" for part, data in parts.items()]
+  if study.diagnosis is not None:
+    sizes.append(f"{study.diagnosis.num_examples} for the diagnosis")
+  found.lines.append(("images", ", ".join(sizes)))
+  if study.base is not None:
+    found.trainings[BASE] = Training(study.base, found.facts(study.base.data, runtime))
+    model = study.base.model
+  elif start is not None:
+    model = start.model_spec(trust=runtime.trust)
+  else:
+    return found
+  known = found.facts(study.data, runtime)
+  classes = transfer.SOME_CLASSES if known is None else known.num_classes
+  size = None if known is None else known.image_size
+  _check_parts(study, model, runtime, num_classes=classes, image_size=size)
+  for name, tuned in _methods(study, model, num_classes=classes, image_size=size).items():
+    found.trainings[name] = Training(tuned, known)
+  return found
+
+
+def check_data(study: Layers, runtime: Runtime) -> None:
+  """Refuses a checkpoint that is not there or was trained on held-out images, parts with different classes,
+  and layers and caches that cannot be."""
+  start = None if study.start is None else checkpoint.load(study.start)
+  if start is not None:
+    check_apart(study, [study.data.source, *_learned(start)])
+  classes = runtime.open(study.data).classes
+  for name in ("validation", "test"):
+    same_classes(classes, runtime.open(getattr(study, name)).classes, at=name)
+  if study.base is not None:
+    same_classes(classes, runtime.open(study.base.data).classes, at="base.data")
+  size = runtime.image_shape(study.data)[0]
+  if start is not None:
+    model = start.model_spec(trust=runtime.trust)
+  else:
+    assert study.base is not None  # the study has checked it
+    model = study.base.model
+  _check_parts(study, model, runtime, num_classes=len(classes), image_size=size, opened=True)
+
+
+def _learned(start: Weights) -> list[Any]:
+  """The source of the images that a checkpoint was trained on, as it has it; none where it does not say."""
+  data = (start.config.get("experiment") or {}).get("data") or {}
+  return [data["source"]] if "source" in data else []
+
+
+def work(study: Layers, runtime: Runtime) -> float:
+  """Image passes of the base run and of all methods, for the time left."""
+  per_image = sum(experiment.work_of(method.gradient) for method in study.methods.values())
+  passes = per_image * study.epochs * len(runtime.open(study.data))
+  if study.base is not None and study.base.epochs is not None:
+    passes += study.base.epochs * len(runtime.open(study.base.data)) * experiment.work_per_image(study.base)
+  return passes
