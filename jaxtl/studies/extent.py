@@ -80,7 +80,7 @@ class Extent:
     try:
       checkpoint.find(path)
     except CheckpointError:
-      self._note(f"no checkpoint at {path}: make it first; its parameters and memory are told then")
+      self.note(f"no checkpoint at {path}: make it first; its parameters and memory are told then")
       return None
     found = checkpoint.load(path)
     spec = config_lib.plain(found.model_spec(trust=trust))
@@ -92,7 +92,7 @@ class Extent:
     try:
       return facts(data, runtime)
     except DataError as error:
-      self._note(str(error))
+      self.note(str(error))
       return None
 
   def images(self, data: Data, runtime: Runtime) -> str:
@@ -102,10 +102,11 @@ class Extent:
     try:
       return str(len(runtime.open(data)))
     except DataError as error:
-      self._note(str(error))
+      self.note(str(error))
       return UNKNOWN
 
-  def _note(self, text: str) -> None:
+  def note(self, text: str) -> None:
+    """Something that is not there; told once."""
     if text not in self.missing:
       self.missing.append(text)
 

@@ -32,6 +32,7 @@ class Surroundings:
       labels [N]; raises ConfigError where the task has no training images.
     seed: of the run.
     beat: called whenever something has moved.
+    has_images: whether the task has training images.
   """
 
   name: str
@@ -41,6 +42,7 @@ class Surroundings:
   features: Callable[[], tuple[np.ndarray, np.ndarray]]
   seed: int = 0
   beat: Callable[[], None] = lambda: None
+  has_images: bool = True
 
 
 Head = Callable[[Surroundings], Params]
@@ -70,12 +72,7 @@ def linear_probe(
     ConfigError: a keyword is out of its range, or the backbone's head is not linear.
   """
   probe = LinearProbe(tuple(l2), held_out, max_iters)
-  found = sorted(around.start.params[around.head])
-  if found != ["bias", "kernel"]:
-    raise ConfigError(
-      f"a linear probe needs a linear head, and that of {around.start.path} has {' and '.join(found)}; "
-      "give the task a head of another kind"
-    )
+  _check_probe(around)
   features, labels = around.features()
   chosen, _ = optim.choose_probe(
     features,
@@ -100,18 +97,28 @@ def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False)
   Raises:
     ConfigError: the prompts cannot be used; later, the backbone has another kind of head.
   """
-  make = train.zero_shot(text=text, vocabulary=vocabulary, prompts=prompts, subset=subset)
+  return ZeroShotHead(train.zero_shot(text=text, vocabulary=vocabulary, prompts=prompts, subset=subset))
 
-  def head(around: Surroundings) -> Params:
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShotHead:
+  """What `zero_shot` returns."""
+
+  make: train.ZeroShot
+
+  def __call__(self, around: Surroundings) -> Params:
+    self.check(around)
+    return self.make(around.classes)
+
+  def check(self, around: Surroundings) -> None:
+    """Refuses a backbone, words or files that the head cannot be made of, without a forward pass."""
     kind = around.start.config["model"].get("head", "linear")
     if kind != "scaled_cosine":
       raise ConfigError(
         f"zero-shot heads need a backbone with head=scaled_cosine, and {around.start.path} has head={kind}; "
         "import it with head=scaled_cosine behind the options"
       )
-    return make(around.classes)
-
-  return head
+    train.check_width(around.start, self.make.check(around.classes))
 
 
 def own(around: Surroundings) -> Params:
@@ -120,5 +127,47 @@ def own(around: Surroundings) -> Params:
   Raises:
     DataError: the class lists differ.
   """
-  same_classes(around.start.classes, around.classes, at=around.name)
+  _check_own(around)
   return around.start.params[around.head]
+
+
+def check(head: Head, around: Surroundings) -> None:
+  """Refuses what a head cannot be made of, as far as that can be told before it is made.
+
+  Known of the heads of this module, and of every head that has a `check(around)` of its own.
+
+  Raises as the head does.
+  """
+  target = getattr(head, "func", head)  # a config's keywords make it a partial
+  for found in (getattr(head, "check", None), *(one for known, one in _CHECKS if known is target)):
+    if found is not None:
+      found(around)
+
+
+def check_count(head: Head, count: int | None) -> None:
+  """The same of the number of classes that the config says the data have; None where it does not."""
+  if isinstance(head, ZeroShotHead) and count is not None:
+    head.make.check_count(count)
+
+
+def missing(head: Head) -> list[str]:
+  """The files that the head needs and that are not there, a line each."""
+  return head.make.missing() if isinstance(head, ZeroShotHead) else []
+
+
+def _check_probe(around: Surroundings) -> None:
+  found = sorted(around.start.params[around.head])
+  if found != ["bias", "kernel"]:
+    raise ConfigError(
+      f"a linear probe needs a linear head, and that of {around.start.path} has {' and '.join(found)}; "
+      "give the task a head of another kind"
+    )
+  if not around.has_images:
+    raise ConfigError(f"the task {around.name!r} has no training images; give it train=dict(source=...)")
+
+
+def _check_own(around: Surroundings) -> None:
+  same_classes(around.start.classes, around.classes, at=around.name)
+
+
+_CHECKS = ((linear_probe, _check_probe), (own, _check_own))

@@ -19,7 +19,7 @@ from jaxtl.errors import ConfigError
 from jaxtl.studies import patching_joint, patching_work
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Merging
-from jaxtl.studies.patching_scene import Path, Scores
+from jaxtl.studies.patching_scene import Scores
 from jaxtl.train.processes import remember
 from jaxtl.types import Params
 from jaxtl.weights import PaintObjective
@@ -74,7 +74,7 @@ class _Scale:
     """On the line to the mean of all fine-tuned weights, whose ends normalise all other losses."""
     before = self.bench.before
     after = weights.uniform_soup([self.bench.fine_tuned(patch) for patch in self.patching])
-    path = Path(self.bench.tasks, before, after, statistics=self.bench.statistics(*self.patching))
+    path = self.bench.line(before, after, *self.patching)
     return self.bench.objective(path, self.supported, self.patching)
 
   def scores(self, found: Params, part: str = "validation") -> dict[str, Scores]:
@@ -120,7 +120,7 @@ def _joint(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
   backbone = bench.tasks.backbone
   experiment = patching_joint.joint_experiment(bench.study, backbone.spec, backbone.head, sizes=sizes)
   after = bench.trained(experiment, *_joint_head(bench), name="joint")
-  path = Path(bench.tasks, bench.before, after, statistics=bench.statistics(*scale.patching))
+  path = bench.line(bench.before, after, *scale.patching)
   objective = bench.objective(path, scale.supported, scale.patching)
   found = bench.study.search.realize()(objective)
   left_out = patching_joint.shared_transforms(bench.study).left_out
@@ -135,7 +135,7 @@ def _sequential(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
     done = scale.patching[:number]
     name = f"sequential/{number}_{patch}"
     after = bench.fine_tuned(patch, start=current, name=name)
-    path = Path(bench.tasks, current, after, statistics=bench.statistics(*done, patch))
+    path = bench.line(current, after, *done, patch)
     found = bench.study.search.realize()(bench.objective(path, [*scale.supported, *done], [patch]))
     current = jax.device_get(path.weights(found.alpha))
     alphas, count = [*alphas, found.alpha], count + found.num_evaluations
@@ -150,9 +150,11 @@ def _parallel(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
   count = found.num_evaluations
   make = functools.partial(_sum, bench, vectors)
   if merging.max_sweeps:
+    low, high = bench.study.bounds
     refined = weights.coordinate_search(
       lambda c: scale.value(make(c)),
       point,
+      bounds=(low, high),
       max_sweeps=merging.max_sweeps,
       search=bench.study.search.realize(),
     )

@@ -13,19 +13,20 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from jaxtl import weights
-from jaxtl.config import Spec
-from jaxtl.errors import DataError
-from jaxtl.studies import merging, patching_joint, patching_work, transfer
+from jaxtl.studies import merging, patching_checks, patching_work
 from jaxtl.studies.extent import Extent, Training
-from jaxtl.studies.patching_bench import Bench, fine_tuning, without
-from jaxtl.studies.patching_plans import Patching, PatchTask
+from jaxtl.studies.patching_bench import Bench, fine_tuning
+from jaxtl.studies.patching_checks import check_data, head_of, one_size, rehearse
+from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Path
-from jaxtl.train import checkpoint, experiment
-from jaxtl.train.experiment import Experiment, make_model
+from jaxtl.train import experiment
 from jaxtl.train.processes import remember
-from jaxtl.train.runtime import Data, Runtime, same_classes
-from jaxtl.train.sizes import at_size, image_size_of
+from jaxtl.train.runtime import Runtime
+from jaxtl.train.sizes import at_size
 from jaxtl.weights import AlphaResult, PaintObjective
+
+# What the runner looks for beside `rows`.
+__all__ = ["check_data", "extent", "rehearse", "rows", "work"]
 
 Row = dict[str, Any]
 # The exhaustive searches in use: 0.1 in the authors' code, 0.05 in later work.
@@ -137,9 +138,10 @@ def _diagnostics(found: AlphaResult) -> Row:
   return {
     "bracket": list(found.bracket),
     "coefficients": None if found.coefficients is None else found.coefficients.tolist(),
+    "boundary": None if found.boundary is None else found.alpha,
     **{
       name: getattr(found, name)
-      for name in ("predicted", "gap", "fit_suspect", "unimodal", "fallback", "boundary", "from_polynomial")
+      for name in ("predicted", "gap", "fit_suspect", "unimodal", "fallback", "from_polynomial")
     },
   }
 
@@ -185,75 +187,6 @@ def _size(bench: Bench, name: str, part: str) -> int:
   return len(bench.runtime.open(getattr(bench.study.tasks[name], part)))
 
 
-def one_size(study: Patching, runtime: Runtime) -> int:
-  """The side of all tasks' images, in pixels: one backbone is interpolated, so they must agree.
-
-  Raises:
-    DataError: they do not, or are not square.
-  """
-  sides: dict[str, int] = {}
-  for name, task in study.tasks.items():
-    for part in ("validation", "test", "train"):
-      data: Data | None = getattr(task, part)
-      if data is None:
-        continue
-      height, width = runtime.image_shape(data)[:2]
-      if height != width:
-        raise DataError(
-          f"{name}.{part} gives images of {height} x {width}; a patching study needs square ones"
-        )
-      sides[f"{name}.{part}"] = height
-  first, side = next(iter(sides.items()))
-  for at, other in sides.items():
-    if other != side:
-      raise DataError(
-        f"{at} gives images of {other} pixels, and {first} of {side}; all tasks share a backbone, so write "
-        "the same size in their transforms"
-      )
-  return side
-
-
-def rehearse(study: Patching, runtime: Runtime) -> None:
-  """Makes all transforms, the search, and the fine-tuning; traces it where the checkpoint is there."""
-  study.search.realize()
-  if not study.train_head:
-    without(study.fine_tune.optimizer, "head")
-  for task in study.tasks.values():
-    (task.head or study.head).realize()
-    for data in (task.validation, task.test, task.train):
-      for spec in (*data.transforms, *data.batch_transforms) if data is not None else ():
-        spec.realize()
-  joint = study.merging is not None and "joint" in study.merging.methods
-  if joint:
-    patching_joint.shared_transforms(study)
-  if not FilePath(study.start).exists():
-    return
-  start = checkpoint.load(study.start)
-  model = start.model_spec(trust=runtime.trust)
-  for patch, task in study.patching.items():
-    size = image_size_of(task.test)
-    sized = at_size(model, size) if size else model
-    _trace(fine_tuning(study, patch, sized, _head_of(sized)), _some_classes(task), size, runtime)
-  if joint:
-    sizes = {patch: _some_classes(task) for patch, task in study.patching.items()}
-    tuned = patching_joint.joint_experiment(study, sized, _head_of(sized), sizes=sizes)
-    _trace(tuned, sum(sizes.values()), size, runtime)
-
-
-def _trace(tuned: Experiment, num_classes: int, size: int | None, runtime: Runtime) -> None:
-  facts: dict[str, Any] = dict(num_classes=num_classes, num_examples=transfer.SOME_EXAMPLES)
-  experiment.rehearse(tuned, image_size=size, mesh=runtime.mesh, **facts)
-
-
-def _some_classes(task: PatchTask) -> int:
-  return (task.train and task.train.num_classes) or transfer.SOME_CLASSES
-
-
-def _head_of(model: Spec) -> str:
-  name: str = make_model(model, num_classes=0).head
-  return name
-
-
 def extent(study: Patching, runtime: Runtime) -> Extent:
   """The pairs, the images of every task, and the fine-tuning on every patching task."""
   found = Extent()
@@ -264,6 +197,7 @@ def extent(study: Patching, runtime: Runtime) -> Extent:
     parts = {part: getattr(task, part) for part in ("train", "validation", "test")}
     sizes = [f"{found.images(data, runtime)} {part}" for part, data in parts.items() if data is not None]
     found.lines.append(("images", f"{', '.join(sizes)}: {name}"))
+    patching_checks.head_in_extent(found, study, name, start, runtime)
   for patch, task in study.patching.items():
     assert task.train is not None  # the study has checked it
     known = found.facts(task.train, runtime)
@@ -271,21 +205,9 @@ def extent(study: Patching, runtime: Runtime) -> Extent:
       tuned = fine_tuning(study, patch, experiment.PLAIN, "head")
     else:
       sized = at_size(start.model_spec(trust=runtime.trust), known.image_size)
-      tuned = fine_tuning(study, patch, sized, _head_of(sized))
+      tuned = fine_tuning(study, patch, sized, head_of(sized))
     found.trainings[patch] = Training(tuned, known, has_model=start is not None)
   return found
-
-
-def check_data(study: Patching, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not there, parts of different classes, and images of different sizes."""
-  checkpoint.find(study.start)
-  for name, task in study.tasks.items():
-    classes = runtime.open(task.test).classes
-    for part in ("validation", "train"):
-      data: Data | None = getattr(task, part)
-      if data is not None:
-        same_classes(classes, runtime.open(data).classes, at=f"{name}.{part}")
-  one_size(study, runtime)
 
 
 def work(study: Patching, runtime: Runtime) -> float:

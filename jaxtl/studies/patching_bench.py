@@ -104,8 +104,13 @@ class Bench:
     if self._path is None or self._path[0] != patch:
       after = self.fine_tuned(patch)
       before = {**self.before, **({"heads": {patch: self.tasks.head(patch)}} if "heads" in after else {})}
-      self._path = patch, Path(self.tasks, before, after, statistics=self.statistics(patch))
+      self._path = patch, self.line(before, after, patch)
     return self._path[1]
+
+  def line(self, before: Params, after: Params, *patches: str) -> Path:
+    """The line between any two sets of weights, with statistics from the images of the patching tasks."""
+    low, high = self.study.bounds
+    return Path(self.tasks, before, after, statistics=self.statistics(*patches), bounds=(low, high))
 
   def statistics(self, *patches: str) -> Any:
     """What estimates statistics anew, from the images of the patching tasks and of all supported ones."""

@@ -81,12 +81,13 @@ def indicators(results: Results) -> Figure | None:
 def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
   curve = {key: np.array(values) for key, values in row["curve"].items()}
   searched = curve["searched"].astype(bool)
+  first = np.argmin(np.abs(curve["alpha"]))  # alpha = 0; there may be points below it
   shares = {
-    "supported loss": curve["supported_loss"] / curve["supported_loss"][0],
-    "patching loss": curve["patching_loss"] / curve["patching_loss"][0],
+    "supported loss": curve["supported_loss"] / curve["supported_loss"][first],
+    "patching loss": curve["patching_loss"] / curve["patching_loss"][first],
   }
   # The arm's own: losses that are normalised otherwise have their minimum elsewhere.
-  total = curve["objective"] / curve["objective"][0]
+  total = curve["objective"] / curve["objective"][first]
   # Wide, pale and below: where the sum and a loss nearly coincide, both are seen.
   axes.plot(curve["alpha"], total, color=canvas.color("sum"), linewidth=5, alpha=0.4, zorder=1.5)
   for name, values in shares.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 
 from jaxtl import config as config_lib
@@ -110,7 +111,8 @@ class Patching:
     fine_tune: how; the head stays frozen, unless `train_head`.
     head: makes the heads, as `PatchTask.head`.
     normalise: of the losses: "initial", "endpoints", "log_classes" or "none"; see `weights.PaintObjective`.
-    search: a function (alpha -> value) -> `weights.AlphaResult`; it must take `warm`.
+    search: a function (alpha -> value) -> `weights.AlphaResult`; it must take `warm` and `bounds`. The latter
+      may be wider than [0, 1], (0, 1.2) for example: alphas above 1 go beyond the fine-tuned weights.
     train_head: fine-tunes the patching task's head too and interpolates it: WiSE-FT (Wortsman et al., "Robust
       fine-tuning of zero-shot models", 2021, arXiv 2109.01903).
     statistics_batches: batches of training images, of both tasks in turn, that normalisation statistics are
@@ -138,11 +140,24 @@ class Patching:
       names=(tuple(both), not both, "no task that is both supported and patched"),
       train=(tuple(without), not without, "train data for every patching task"),
       normalise=(self.normalise, self.normalise in NORMALISATIONS, f"one of {', '.join(NORMALISATIONS)}"),
+      **{"search.bounds": (self.bounds, _holds_ends(self.bounds), "two numbers, at most 0 and at least 1")},
       merging=(self.merging, not (self.merging and self.train_head), "None where heads are trained"),
       statistics_batches=(self.statistics_batches, self.statistics_batches >= 0, "0 or more"),
     )
 
   @property
+  def bounds(self) -> tuple[float, ...]:
+    """Of the coefficient: what the search says, or has for a default."""
+    default = inspect.signature(self.search.target).parameters.get("bounds")
+    found = self.search.keywords.get("bounds", default.default if default else (0.0, 1.0))
+    return tuple(found)
+
+  @property
   def tasks(self) -> dict[str, PatchTask]:
     """All tasks by name, supported ones first."""
     return {**self.supported, **self.patching}
+
+
+def _holds_ends(bounds: tuple[float, ...]) -> bool:
+  """Whether the weights before and after fine-tuning, which are always reported, are within the bounds."""
+  return len(bounds) == 2 and bounds[0] <= 0 and bounds[1] >= 1

@@ -106,6 +106,7 @@ class Tasks:
         features=functools.partial(self._features, name),
         seed=self._seed,
         beat=self.runtime.beat,
+        has_images=task.train is not None,
       )
       made = (task.head or self._head).realize()(around)
       self._heads[name] = jax.tree.map(np.asarray, made)
@@ -216,6 +217,7 @@ class Path:
     tasks: the tasks.
     before, after: {"params", "batch_stats"} of the backbone, and "heads", if some are interpolated, too.
     statistics: (body, batch_stats) -> statistics of an interpolated backbone; None interpolates the stored.
+    bounds: of alpha; beyond [0, 1] it is extrapolated.
   """
 
   def __init__(
@@ -225,10 +227,12 @@ class Path:
     after: Params,
     *,
     statistics: Callable[[Params, Params], Params] | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
   ):
     mesh = tasks.runtime.mesh
     self._tasks, self._statistics = tasks, statistics
-    self._at = weights_lib.line(sharding.put_replicated(before, mesh), sharding.put_replicated(after, mesh))
+    ends = (sharding.put_replicated(end, mesh) for end in (before, after))
+    self._at = weights_lib.line(*ends, bounds=bounds)
     self._known: dict[tuple[float, str, str], Scores] = {}
 
   def scores(self, alpha: float, names: Sequence[str], part: str = "validation") -> dict[str, Scores]:
@@ -249,7 +253,7 @@ class Path:
   def weights(self, alpha: float) -> Params:
     """All there is at alpha: {"params", "batch_stats", "heads"}; at 0 and 1 with the stored statistics."""
     found = self._at(alpha)
-    if self._statistics is not None and 0 < alpha < 1:
+    if self._statistics is not None and alpha not in (0, 1):
       found |= {"batch_stats": self._statistics(found["params"], found["batch_stats"])}
     return found
 

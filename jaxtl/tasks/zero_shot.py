@@ -51,12 +51,8 @@ def zero_shot_head(
   """
   if not names:
     raise ConfigError("there are no class names; give at least one")
-  vocabulary, context = params["embed"]["tokens"].shape[0], params["embed"]["positions"].shape[1]
-  if tokenizer.size != vocabulary:
-    raise ConfigError(
-      f"{tokenizer.path} has {tokenizer.size} tokens, and the text tower is for {vocabulary}; give the "
-      "vocabulary that it was trained with"
-    )
+  check_vocabulary(params, tokenizer)
+  context = params["embed"]["positions"].shape[1]
   ids = tokenizer([one for name in names for one in prompts.texts(name)], context=context)
   # No token sees those behind it, so the zeros behind the longest text change nothing but the time.
   longest = int(np.argmax(ids == tokenizer.end, axis=1).max()) + 1
@@ -66,6 +62,16 @@ def zero_shot_head(
   rows = [np.asarray(directions(params, part))[:kept] for part, kept in _parts(by_class, count)]
   log_scale = np.asarray(params["projection"]["log_scale"], np.float32)
   return {"kernel": np.concatenate(rows).T.copy(), "log_scale": log_scale}
+
+
+def check_vocabulary(params: Params, tokenizer: Tokenizer) -> None:
+  """Raises ConfigError where a text tower's parameters are for another vocabulary than the tokenizer's."""
+  vocabulary = params["embed"]["tokens"].shape[0]
+  if tokenizer.size != vocabulary:
+    raise ConfigError(
+      f"{tokenizer.path} has {tokenizer.size} tokens, and the text tower is for {vocabulary}; give the "
+      "vocabulary that it was trained with"
+    )
 
 
 def _directions(apply: Callable[..., tuple[dict[str, Array], Params]], params: Params, ids: Array) -> Array:

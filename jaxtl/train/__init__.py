@@ -2,7 +2,7 @@
 
 from jaxtl.train.checkpoint import Weights, load
 from jaxtl.train.experiment import Experiment
-from jaxtl.train.heads import ZeroShot, with_head, zero_shot
+from jaxtl.train.heads import ZeroShot, check_width, with_head, zero_shot
 from jaxtl.train.loop import fit
 from jaxtl.train.post_training import PostTraining, post_train
 from jaxtl.train.prefix_cache import PrefixCache
@@ -22,6 +22,7 @@ __all__ = [
   "Weights",
   "ZeroShot",
   "by_path",
+  "check_width",
   "fit",
   "fsdp",
   "init_state",

@@ -7,10 +7,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from jaxtl import tasks
+from jaxtl.config import Spec
 from jaxtl.errors import CheckpointError, DataError
 from jaxtl.tasks import Prompts
 from jaxtl.train import checkpoint
@@ -47,6 +49,28 @@ class ZeroShot:
     """
     return dict(_head(self.text, self.vocabulary, self.prompts, self.names(classes), trust))
 
+  def check(self, classes: Sequence[str], *, trust: bool = False) -> int:
+    """Refuses what a call would refuse, without a forward pass; returns the width D of the embeddings."""
+    self.names(classes)
+    return _width(self.text, self.vocabulary, trust)
+
+  def check_count(self, count: int) -> None:
+    """Raises DataError where data of so many classes cannot be those of the prompts."""
+    known = self.prompts.classes
+    if known is not None and count != len(known) and not (self.subset and count < len(known)):
+      raise DataError(f"the prompts {self.name!r} are for {len(known)} classes, and the data have {count}")
+
+  def missing(self) -> list[str]:
+    """What is not there yet, a line each."""
+    found = []
+    try:
+      checkpoint.find(self.text)
+    except CheckpointError:
+      found.append(f"no text tower at {self.text}: import it with --as clip_text_b")
+    if not Path(self.vocabulary).expanduser().exists():
+      found.append(f"no vocabulary at {self.vocabulary}")
+    return found
+
   def names(self, classes: Sequence[str] | None = None) -> tuple[str, ...]:
     """The words for the classes of a data set, in their order.
 
@@ -63,10 +87,7 @@ class ZeroShot:
       return known
     if known is None:
       return tuple(name.replace("_", " ") for name in classes)
-    if len(classes) != len(known) and not (self.subset and len(classes) < len(known)):
-      raise DataError(
-        f"the prompts {self.name!r} are for {len(known)} classes, and the data have {len(classes)}"
-      )
+    self.check_count(len(classes))
     found = _found(classes, known, self.prompts.labels)
     if unknown := [name for name, number in zip(classes, found) if number is None]:
       raise DataError(
@@ -103,34 +124,56 @@ def with_head(weights: Weights, head: Head, classes: Sequence[str]) -> Weights:
     classes: K names, as the data set calls them.
 
   Raises:
-    CheckpointError: no image tower, or its embeddings have another width than the head's.
+    CheckpointError: as `check_width`.
+  """
+  check_width(weights, head["kernel"].shape[0])
+  model = {**weights.config["model"], "head": "scaled_cosine"}
+  config = {**weights.config, "model": model, "classes": list(classes)}
+  return dataclasses.replace(weights, params={**weights.params, "head": dict(head)}, config=config)
+
+
+def check_width(weights: Weights, width: int) -> None:
+  """Refuses weights whose images a text tower with embeddings of a width cannot tell apart.
+
+  Raises:
+    CheckpointError: no image tower of CLIP, or its embeddings have another width.
   """
   projection = weights.params.get("projection", {}).get("kernel")
   if projection is None or "embed" not in weights.params or "tokens" in weights.params["embed"]:
     raise CheckpointError(f"{weights.path} is no image tower of CLIP; import one with --as clip_vit_b32")
-  if projection.shape[-1] != head["kernel"].shape[0]:
+  if projection.shape[-1] != width:
     raise CheckpointError(
       f"{weights.path} embeds images in {projection.shape[-1]} dimensions, and the text tower its texts in "
-      f"{head['kernel'].shape[0]}; they are no pair"
+      f"{width}; they are no pair"
     )
-  model = {**weights.config["model"], "head": "scaled_cosine"}
-  config = {**weights.config, "model": model, "classes": list(classes)}
-  return dataclasses.replace(weights, params={**weights.params, "head": dict(head)}, config=config)
 
 
 @functools.lru_cache(maxsize=64)  # the arms and seeds of a study ask for the same ones
 def _head(
   text: str, vocabulary: str, prompts: Prompts, names: tuple[str, ...], trust: bool
 ) -> Mapping[str, np.ndarray]:
-  weights = checkpoint.load(text)
-  spec = weights.model_spec(trust=trust)
-  if "context" not in inspect.signature(spec.target).parameters:
-    raise CheckpointError(f"{text} holds {spec.path}, which is no text tower; import it --as clip_text_b")
+  weights, spec = _text_tower(text, trust)
   # In float32, the default, whatever the tower was trained in.
   exact = {name: value for name, value in spec.keywords.items() if name != "dtype"}
   tower = dataclasses.replace(spec, keywords=exact).realize()
   tokenizer = tasks.tokenizer(vocabulary=vocabulary)
   return tasks.zero_shot_head(tower, weights.params, names, prompts, tokenizer=tokenizer)
+
+
+@functools.lru_cache(maxsize=64)  # the tasks of a study have the same tower, which takes a second to read
+def _width(text: str, vocabulary: str, trust: bool) -> int:
+  """The width of the embeddings of a tower and a vocabulary that can be read and belong together."""
+  weights, _ = _text_tower(text, trust)
+  tasks.check_vocabulary(weights.params, tasks.tokenizer(vocabulary=vocabulary))
+  return int(weights.params["projection"]["kernel"].shape[-1])
+
+
+def _text_tower(text: str, trust: bool) -> tuple[Weights, Spec]:
+  weights = checkpoint.load(text)
+  spec = weights.model_spec(trust=trust)
+  if "context" not in inspect.signature(spec.target).parameters:
+    raise CheckpointError(f"{text} holds {spec.path}, which is no text tower; import it --as clip_text_b")
+  return weights, spec
 
 
 def _found(classes: Sequence[str], known: Sequence[str], labels: Sequence[str] | None) -> list[int | None]:

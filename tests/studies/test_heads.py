@@ -5,8 +5,8 @@ import pytest
 
 from jaxtl import train
 from jaxtl.config import parse, spec
-from jaxtl.errors import ConfigError, DataError
-from jaxtl.studies import heads, patching
+from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError
+from jaxtl.studies import heads, patching, recipe, study
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.train import checkpoint
 from tests.pretrained.made_weights import as_weights
@@ -41,7 +41,7 @@ def task(seed, num_classes):
   return dict(train=data(seed), validation=data(seed + 1), test=data(seed + 2))
 
 
-def plan(files, start, **changes):
+def config(files, start, **changes):
   recipe = dict(make=".optim.adamw", peak_rate=1e-2, weight_decay=0.1, decay_where=".*", clip_norm=1.0)
   loss = dict(fn=".losses.softmax_cross_entropy")
   fine_tune = dict(
@@ -56,7 +56,11 @@ def plan(files, start, **changes):
     head=dict(make=".studies.heads.zero_shot", subset=True, **files),
     fine_tune=fine_tune,
   )
-  return parse(base | changes, Patching)
+  return base | changes
+
+
+def plan(files, start, **changes):
+  return parse(config(files, start, **changes), Patching)
 
 
 def test_patching_starts_from_zero_shot_accuracy_and_leaves_the_words_alone(files, start, runtime, tmp_path):
@@ -101,3 +105,69 @@ def test_some_of_the_words_need_subset_and_the_prompts_are_checked_at_once(files
   assert heads.zero_shot(**files, subset=True)(around)["kernel"].shape == (5, 1)
   with pytest.raises(ConfigError, match="there are no prompts 'cifar11'"):
     spec(dict(make=".studies.heads.zero_shot", **(files | dict(prompts="cifar11")))).realize()
+
+
+def whole(base):
+  return dict(study=".studies.patching.rows", base=base, arms=dict(a=dict()), seeds=[0])
+
+
+@pytest.mark.parametrize(
+  ("change", "error", "message"),
+  [
+    (dict(subset=False), DataError, "the head of new: the prompts .* are for 3 classes, and the data have 2"),
+    (dict(vocabulary="no.txt"), InputError, "the head of old: there is no vocabulary at no.txt"),
+    (dict(text="nowhere"), CheckpointError, "the head of old: no checkpoint at .*nowhere"),
+    (dict(text="other"), CheckpointError, "embeds images in 5 dimensions, and the text tower its texts in 6"),
+    (dict(text="small"), ConfigError, "tokens, and the text tower is for"),
+    (dict(text="start"), CheckpointError, "which is no text tower"),
+  ],
+)
+def test_a_head_that_cannot_be_made_is_told_before_anything_is_written(
+  files, start, runtime, tmp_path, change, error, message
+):
+  for name, keywords in (("other", dict(embed_dim=6)), ("small", dict(vocabulary=SIZE - 1))):
+    tower = as_weights("clip_text_b", size=16, classes=(), **(TEXT | keywords))
+    checkpoint.save_weights(tower, tmp_path / name)
+  if (tmp_path / change.get("text", "nowhere")).exists():
+    change = dict(text=str(tmp_path / change["text"]))
+  head = dict(make=".studies.heads.zero_shot", subset=True, **files) | change
+  with pytest.raises(error, match=message) as caught:
+    study.run_study(whole(config(files, start, head=head)), workdir=tmp_path / "run", runtime=runtime())
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_check_of_the_config_tells_missing_files_and_refuses_wrong_class_names(files, start, runtime):
+  def told(**change):
+    head = dict(make=".studies.heads.zero_shot", subset=True, **files) | change
+    return recipe.describe(whole(config(files, start, head=head)), runtime())
+
+  assert "missing" not in told()
+  text = told(vocabulary="no.txt", text="nowhere")
+  assert "missing    no vocabulary at no.txt" in text
+  assert "missing    no text tower at nowhere" in text
+  with pytest.raises(DataError, match=r"the head of new: the prompts .* are for 3 classes"):
+    told(subset=False)
+
+
+def test_the_number_of_classes_that_the_config_gives_is_enough_to_refuse_them(files, start, runtime):
+  base = config(files, "nowhere", head=dict(make=".studies.heads.zero_shot", **files))
+  base["patching"]["new"]["test"]["num_classes"] = 2
+  with pytest.raises(DataError, match="are for 3 classes, and the data have 2"):
+    recipe.describe(whole(base), runtime())
+  base["patching"]["new"]["test"]["num_classes"] = 3
+  assert "missing" in recipe.describe(whole(base), runtime())
+
+
+def test_a_head_of_ones_own_may_have_a_check(files, start, runtime):
+  class Picky:
+    def __call__(self, around):
+      raise NotImplementedError
+
+    def check(self, around):
+      raise DataError(f"not {around.name}")
+
+  around = heads.Surroundings("new", checkpoint.load(start), "head", ("a",), lambda: None)
+  with pytest.raises(DataError, match="not new"):
+    heads.check(Picky(), around)
+  heads.check(lambda around: {}, around)

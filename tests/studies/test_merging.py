@@ -9,7 +9,7 @@ import pytest
 from jaxtl import tree, weights
 from jaxtl.config import parse
 from jaxtl.errors import ConfigError
-from jaxtl.studies import merging, patching_tables, report
+from jaxtl.studies import merging, patching_bench, patching_tables, report
 from jaxtl.studies.patching_plans import METHODS, Merging, Patching
 from jaxtl.studies.results import load
 from tests.studies.test_patching import base, bench_of, checkpointed, run, task
@@ -71,6 +71,28 @@ def test_parallel_is_never_worse_than_its_one_coefficient(many, runtime, tmp_pat
   assert one["coefficients"][0] == one["coefficients"][1]
   assert each["objective"] <= one["objective"] + 1e-6
   assert each["num_evaluations"] > one["num_evaluations"]
+
+
+def test_every_line_and_coordinate_has_the_bounds_of_the_search(many, runtime, tmp_path, monkeypatch):
+  wide = dict(many, search=dict(fn=".weights.brent", bounds=[0.0, 1.2]))
+  asked, evaluated = [], []
+  search, line = weights.coordinate_search, patching_bench.Bench.line
+
+  def noted(*arguments, **keywords):
+    asked.append(keywords["bounds"])
+    return search(*arguments, **keywords)
+
+  def kept(*arguments):
+    evaluated.append(line(*arguments))
+    return evaluated[-1]
+
+  monkeypatch.setattr(weights, "coordinate_search", noted)
+  monkeypatch.setattr(patching_bench.Bench, "line", kept)
+  rows_of(wide, runtime, tmp_path, methods=("joint", "sequential", "parallel"), max_sweeps=1)
+  assert asked == [(0.0, 1.2)]
+  searched = [[alpha for alpha, _, part in path._known if part == "validation"] for path in evaluated]
+  # To the joint weights, to the mean of all, and to two of the sequence; specialists are only tested.
+  assert [max(alphas) for alphas in searched if alphas] == [1.2] * 4
 
 
 def test_sequential_patches_what_it_has_already_patched(many, runtime, tmp_path):

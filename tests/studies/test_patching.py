@@ -1,7 +1,5 @@
 """Patching a small network, whole: heads, fine-tuning, the path, the coefficient, and the report."""
 
-import copy
-import dataclasses
 import json
 
 import jax
@@ -12,12 +10,11 @@ import pytest
 import jaxtl.data
 from jaxtl import losses, train, tree, weights
 from jaxtl.config import parse
-from jaxtl.errors import CheckpointError, ConfigError, DataError, Restart
-from jaxtl.studies import drawing, heads, patching_figures, patching_tables, report, study
+from jaxtl.errors import CheckpointError, Restart
+from jaxtl.studies import heads, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Backbone, Tasks
-from jaxtl.studies.results import load
 from jaxtl.train import Experiment
 from tests.studies.test_flatness import Counted
 from tests.studies.test_meter import Stop
@@ -274,6 +271,32 @@ def test_an_option_changes_the_coefficient(base, runtime, tmp_path, change):
     assert row["fine_tuned/test_patching_loss"] == usual["fine_tuned/test_patching_loss"]
 
 
+def test_wider_bounds_let_the_search_go_beyond_the_fine_tuned_weights(base, runtime, tmp_path):
+  """Fine-tuned for a few steps at a low rate: there is more to be had in the same direction."""
+  short = dict(
+    base,
+    patching=dict(two=base["patching"]["two"]),
+    fine_tune=base["fine_tune"] | dict(optimizer=dict(make=".optim.adam", peak_rate=0.002), epochs=0.5),
+  )
+  search = dict(fn=".weights.optimize_alpha")
+  [within] = run(short, runtime, tmp_path / "within", search=search)
+  assert within["optimised/alpha"] == max(within["curve"]["alpha"]) == 1
+  [beyond] = run(short, runtime, tmp_path / "beyond", search=search | dict(bounds=[0.0, 1.2]))
+  assert max(beyond["curve"]["alpha"]) == 1.2
+  assert 1 < beyond["optimised/alpha"] <= 1.2
+  assert beyond["optimised/objective"] < within["optimised/objective"]
+  assert beyond["warm_started/objective"] <= beyond["grid_0.05/objective"] == within["grid_0.05/objective"]
+  assert beyond["boundary"] == (1.2 if beyond["optimised/alpha"] == 1.2 else None)
+
+
+def test_statistics_beyond_the_fine_tuned_weights_are_estimated_too(base, runtime, tmp_path):
+  search = dict(fn=".weights.brent", bounds=[0.0, 1.2])
+  bench = bench_of(base, runtime, tmp_path, statistics_batches=2, search=search)
+  stored = bench_of(base, runtime, tmp_path, search=search).path("two")
+  at = [path.weights(1.2)["batch_stats"] for path in (stored, bench.path("two"))]
+  assert tree.norm(tree.sub(*at)) > 0
+
+
 def test_a_probe_becomes_a_head(base, runtime, tmp_path):
   """Standardisation goes into kernel and bias: the same logits."""
   bench = bench_of(base, runtime, tmp_path)
@@ -287,44 +310,6 @@ def test_a_probe_becomes_a_head(base, runtime, tmp_path):
 
   probe = fit_probe(features, labels, num_classes=2, l2=0.01, max_iters=300)
   np.testing.assert_allclose(features @ head["kernel"] + head["bias"], probe.logits(features), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-  ("path", "value", "message"),
-  [
-    (("supported",), {}, "supported is .*at least one task"),
-    (("patching",), {}, "patching is .*at least one task"),
-    (("normalise",), "mean", "normalise is 'mean'; expected one of"),
-    (("statistics_batches",), -1, "statistics_batches is -1"),
-    (("patching", "old"), task(3), "no task that is both supported and patched"),
-    (("patching", "two", "train"), None, "train data for every patching task"),
-    (("patching", "two", "test"), half(11), "must not be chosen on either"),
-    (("fine_tune", "optimizer"), dict(make="optax.lion", learning_rate=0.1), "cannot freeze the head"),
-    (("supported", "old", "validation"), data(2, num_classes=2), "old.validation has other classes"),
-    (("supported", "old", "head"), None, None),
-    (("start",), "nowhere", "there is no such folder"),
-  ],
-)
-def test_bad_input_is_one_line(base, runtime, tmp_path, path, value, message):
-  changed = copy.deepcopy(base)
-  at = changed
-  for key in path[:-1]:
-    at = at[key]
-  at[path[-1]] = value
-  if message is None:  # a task may leave the head to the study
-    assert run(changed, runtime, tmp_path / "run")
-    return
-  with pytest.raises((CheckpointError, ConfigError, DataError), match=message) as caught:
-    run(changed, runtime, tmp_path / "run")
-  assert "\n" not in str(caught.value)
-  assert not (tmp_path / "run").exists()
-
-
-def test_tasks_with_images_of_two_sizes_are_refused(base, runtime, tmp_path):
-  bigger = copy.deepcopy(base)
-  bigger["patching"]["two"]["test"]["transforms"] = [dict(fn=".data.resize", size=12), *PLAIN]
-  with pytest.raises(DataError, match=r"two\.test gives images of 12 pixels, and old\.validation of 8"):
-    run(bigger, runtime, tmp_path / "run")
 
 
 def test_a_head_of_another_shape_is_refused(base, runtime, tmp_path):
@@ -368,42 +353,3 @@ def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
   assert f"{100 * first['optimised/test_patching_top1']:.1f}" in text
   for name in ("patching_a", "indicators"):
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("normalise", ["initial", "none"])
-def test_the_sum_is_the_arm_s_own_and_below_the_losses(finished, normalise):
-  [row] = load(finished).rows
-  before, after = (np.array(row["curve"][key]) for key in ("supported_loss", "patching_loss"))
-  total = before / before[0] + after / after[0] if normalise == "initial" else before + after
-  row = row | {"curve": row["curve"] | {"objective": total.tolist()}}
-  with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
-    patching_figures._panel(canvas.axes[0], canvas, row)
-    wide, *others = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
-    assert wide.get_linewidth() > 2 * max(line.get_linewidth() for line in others)
-    assert wide.get_alpha() < 1
-    np.testing.assert_allclose(wide.get_ydata(), total / total[0])
-    [best] = [line for line in others if line.get_marker() == "D"]
-    assert best.get_xdata() == [row["optimised/alpha"]]
-
-
-def test_shapes_tell_the_patching_tasks(finished):
-  results = load(finished)
-  [row] = results.rows
-  pairs = [dict(row, supported=old, patching=new) for old in ("a", "b") for new in ("c", "d")]
-  figure = patching_figures.indicators(dataclasses.replace(results, rows=pairs))
-  legend = [name for name in "abcd" if f">{name}</text>" in figure.svg]
-  assert legend == list("abcd")
-  assert figure.svg.count(">c</text>") == 1  # in the legend alone: labels beside dots collide
-
-
-def test_the_report_says_how_gradient_and_transfer_correlate(finished):
-  results = load(finished)
-  [row] = results.rows
-  similar = [
-    dict(row, gradient_similarity=x, backward_transfer=x**3, patching=str(x)) for x in (-1.0, 0.0, 2.0)
-  ]
-  [grid] = [
-    g for g in patching_tables.behind(dataclasses.replace(results, rows=similar)) if "foretell" in g.title
-  ]
-  assert grid.rows == [["a", "old", "3", f"{np.corrcoef([-1, 0, 2], [-1, 0, 8])[0, 1]:.2f}", "1.00"]]
-  assert not [g for g in patching_tables.behind(results) if "foretell" in g.title]  # one pair says nothing

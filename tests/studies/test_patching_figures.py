@@ -1,0 +1,38 @@
+"""The figures of a patching study."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxtl.studies import drawing, patching_figures
+from jaxtl.studies.results import load
+from tests.studies.test_patching import base, checkpointed, finished
+
+__all__ = ["base", "checkpointed", "finished"]
+
+
+@pytest.mark.parametrize("normalise", ["initial", "none"])
+def test_the_sum_is_the_arm_s_own_and_below_the_losses(finished, normalise):
+  [row] = load(finished).rows
+  before, after = (np.array(row["curve"][key]) for key in ("supported_loss", "patching_loss"))
+  total = before / before[0] + after / after[0] if normalise == "initial" else before + after
+  row = row | {"curve": row["curve"] | {"objective": total.tolist()}}
+  with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
+    patching_figures._panel(canvas.axes[0], canvas, row)
+    wide, *others = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
+    assert wide.get_linewidth() > 2 * max(line.get_linewidth() for line in others)
+    assert wide.get_alpha() < 1
+    np.testing.assert_allclose(wide.get_ydata(), total / total[0])
+    [best] = [line for line in others if line.get_marker() == "D"]
+    assert best.get_xdata() == [row["optimised/alpha"]]
+
+
+def test_shapes_tell_the_patching_tasks(finished):
+  results = load(finished)
+  [row] = results.rows
+  pairs = [dict(row, supported=old, patching=new) for old in ("a", "b") for new in ("c", "d")]
+  figure = patching_figures.indicators(dataclasses.replace(results, rows=pairs))
+  legend = [name for name in "abcd" if f">{name}</text>" in figure.svg]
+  assert legend == list("abcd")
+  assert figure.svg.count(">c</text>") == 1  # in the legend alone: labels beside dots collide

@@ -1,0 +1,24 @@
+"""The tables of a patching study."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxtl.studies import patching_tables
+from jaxtl.studies.results import load
+from tests.studies.test_patching import base, checkpointed, finished
+
+__all__ = ["base", "checkpointed", "finished"]
+
+
+def test_the_report_says_how_gradient_and_transfer_correlate(finished):
+  results = load(finished)
+  [row] = results.rows
+  similar = [
+    dict(row, gradient_similarity=x, backward_transfer=x**3, patching=str(x)) for x in (-1.0, 0.0, 2.0)
+  ]
+  [grid] = [
+    g for g in patching_tables.behind(dataclasses.replace(results, rows=similar)) if "foretell" in g.title
+  ]
+  assert grid.rows == [["a", "old", "3", f"{np.corrcoef([-1, 0, 2], [-1, 0, 8])[0, 1]:.2f}", "1.00"]]
+  assert not [g for g in patching_tables.behind(results) if "foretell" in g.title]  # one pair says nothing
