@@ -42,6 +42,15 @@ class DamagedError(CheckpointError):
   code = 5
 
 
+class NonFiniteLossError(InputError):
+  """The loss is NaN or infinite at the parameters that were given.
+
+  The exit code is that of `NonFiniteError`, which is for what happens in a run.
+  """
+
+  code = 4
+
+
 class RunError(RuntimeError):
   """A run that cannot go on although its input was fine."""
 

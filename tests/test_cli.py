@@ -1,10 +1,12 @@
 """The commands as a user types them: what they print, and one line with an exit code for what is wrong."""
 
+import dataclasses
 import json
 import pprint
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -295,6 +297,25 @@ def test_eval_speaks_of_the_options_that_were_typed(finished, tmp_path, capsys, 
   line = said(1, "--num-examples", 6, "--out", out)
   assert "made with another config: --num-examples: 5 -> 6" in line
   assert "give another --out" in line
+
+
+@pytest.mark.parametrize("measure", ["--flatness", "--layers"])
+def test_a_checkpoint_that_is_not_finite_leaves_nothing_behind(finished, tmp_path, capsys, measure):
+  weights = checkpoint.load(finished / "sam" / "0")
+  params = jax.tree.map(np.array, weights.params)
+  params["head"]["kernel"][0, 0] = np.nan
+  checkpoint.save_weights(dataclasses.replace(weights, params=params), tmp_path / "bad")
+  common = [
+    "--data",
+    class_folders(tmp_path / "images", "abc"),
+    "--num-devices",
+    1,
+    "--out",
+    tmp_path / "out",
+  ]
+  line = refused(capsys, "eval", tmp_path / "bad", measure, *common)
+  assert "the parameter 'head/kernel' is not finite" in line
+  assert not (tmp_path / "out").exists()
 
 
 def test_what_eval_rewords_is_no_part_of_a_path():

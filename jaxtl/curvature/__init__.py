@@ -1,11 +1,11 @@
 """Curvature of a loss: products, the spectrum seen through them, and sharpness, each with its error."""
 
 from jaxtl.curvature.estimate import Estimate
+from jaxtl.curvature.finite import check_params
 from jaxtl.curvature.fisher import fisher_diagonal
 from jaxtl.curvature.krylov import Basis, Tridiagonal, tridiagonalize
 from jaxtl.curvature.products import (
   Matvec,
-  check_params,
   empirical_fisher,
   empirical_fisher_over_batches,
   fisher,

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import tree
-from jaxtl.curvature.products import check_params
+from jaxtl.curvature.finite import check_loss, check_params
 from jaxtl.curvature.streaming import Batches
-from jaxtl.errors import DataError
+from jaxtl.errors import DataError, InputError
 from jaxtl.types import Array, Params
 
 
@@ -38,23 +38,27 @@ def fisher_diagonal(
     A tree like `params`, zero or above.
 
   Raises:
-    InputError: a parameter is not finite.
+    InputError: a parameter is not finite, or the squared gradients of one.
+    NonFiniteLossError: -log p of a label is not finite.
     DataError: the batches hold no examples.
   """
   check_params(params)
   total, count = tree.zeros_like(params), 0.0
   for number, batch in enumerate(batches() if callable(batches) else batches):
-    part, examples = _summed_squares(predict, params, batch, jax.random.fold_in(key, number))
+    part, loss, examples = _summed_squares(predict, params, batch, jax.random.fold_in(key, number))
+    check_loss(loss, params)
     total, count = tree.add(total, part), count + float(examples)
   if not count > 0:
     raise DataError("the batches hold no examples; a mean over them needs at least one")
+  if path := tree.first_nonfinite(total):
+    raise InputError(f"the squared gradients of {path!r} are not finite; check the model at these parameters")
   return tree.scale(1 / count, total)
 
 
 @functools.partial(jax.jit, static_argnames=("predict",))
 def _summed_squares(
   predict: Callable[[Params, Any], tuple[Array, Array]], params: Params, batch: Any, key: Array
-) -> tuple[Params, Array]:
+) -> tuple[Params, Array, Array]:
   logits, mask = predict(params, batch)
   labels = jax.random.categorical(key, logits, axis=-1)
   splits = {name: jnp.ndim(x) > 0 and jnp.shape(x)[0] == len(mask) for name, x in batch.items()}
@@ -66,4 +70,5 @@ def _summed_squares(
   examples = {name: x for name, x in batch.items() if splits[name]}
   gradients = jax.vmap(gradient)(examples, labels)
   squares = jax.tree.map(lambda g: jnp.einsum("b,b...->...", mask.astype(g.dtype), g**2), gradients)
-  return squares, jnp.sum(mask, dtype=jnp.float32)
+  surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+  return squares, jnp.sum(surprise, where=mask), jnp.sum(mask, dtype=jnp.float32)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import tree
+from jaxtl.curvature.finite import check_finite
 from jaxtl.curvature.products import Matvec
-from jaxtl.errors import InputError
 from jaxtl.types import Array, Params
 
 _BLOCK = 8  # vectors that are stored and projected on together
@@ -137,19 +137,6 @@ def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> I
       key, now = jax.random.split(key)
       vector = basis.orthonormal(tree.random_like(now, start))
     off_diagonal.append(beta)
-
-
-def check_finite(product: Params, size: float) -> None:
-  """Raises InputError, which names the first leaf, where `size`, a norm of the product, is not finite."""
-  if np.isfinite(size):
-    return
-  if path := tree.first_nonfinite(product):
-    raise InputError(
-      f"the product is not finite in {path!r}; check the loss and its gradient at these parameters"
-    )
-  raise InputError(
-    "the product is finite, but its norm exceeds the floating-point range; scale the loss down"
-  )
 
 
 def _precision(a: Params) -> float:

@@ -2,6 +2,9 @@
 
 `hvp`, `ggn`, `fisher` and `empirical_fisher` take functions of the parameters alone; the same names with
 `_over_batches` are means over many batches, which are streamed once per product.
+
+A product knows the loss, which is computed on the way to its gradient, and refuses one that is not finite:
+the former at their first product, the latter at each.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ import jax.numpy as jnp
 
 from jaxtl import tree
 from jaxtl.curvature import streaming
+from jaxtl.curvature.finite import check_loss, check_params
 from jaxtl.curvature.streaming import Batches
-from jaxtl.errors import InputError
 from jaxtl.types import Array, Params
 
 Matvec = Callable[[Params], Params]
@@ -33,15 +36,12 @@ def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
 
   Returns:
     A function from a tree like `params` to a tree like `params`, compiled at its first call.
+
+  Raises:
+    InputError: a parameter is not finite; the message names it.
+    NonFiniteLossError: at the first product: the loss is not finite.
   """
-
-  check_params(params)
-
-  @jax.jit
-  def product(params: Params, vector: Params) -> Params:
-    return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
-
-  return lambda vector: product(params, vector)
+  return _at(lambda params, vector: _along_gradient(loss, params, vector), params)
 
 
 def ggn(predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: Params) -> Matvec:
@@ -59,10 +59,10 @@ def ggn(predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: 
 
   Returns:
     A function from a tree like `params` to a tree like `params`, compiled at its first call.
+
+  Raises as `hvp` does.
   """
-  check_params(params)
-  product = jax.jit(lambda params, vector: _gauss_newton(predict, loss, params, vector))
-  return lambda vector: product(params, vector)
+  return _at(lambda params, vector: _gauss_newton(predict, loss, params, vector), params)
 
 
 def fisher(predict: Callable[[Params], Array], params: Params) -> Matvec:
@@ -90,14 +90,11 @@ def empirical_fisher(losses: Callable[[Params], Array], params: Params) -> Matve
     params: a tree of float arrays.
   """
 
-  check_params(params)
-
-  @jax.jit
-  def product(params: Params, vector: Params) -> Params:
+  def product(params: Params, vector: Params) -> tuple[Params, Array]:
     values, pullback = jax.vjp(losses, params)
-    return pullback(_pushforward(pullback, values, vector) / values.size)[0]
+    return pullback(_pushforward(pullback, values, vector) / values.size)[0], jnp.sum(values)
 
-  return lambda vector: product(params, vector)
+  return _at(product, params)
 
 
 def restrict(matvec: Matvec, params: Params, *, where: str) -> Matvec:
@@ -151,6 +148,7 @@ def hvp_over_batches(
       is no regex.
     InputError: a parameter is not finite; the message names it.
     DataError: at the product: there are no batches, or no examples in them.
+    NonFiniteLossError: at the product: the loss is not finite on a batch.
   """
   if where is None:
     return _over_batches(_summed_hvp, (loss_fn,), params, batches)
@@ -217,9 +215,10 @@ def loss_over_batches(
   stream = streaming.stream_of(batches)
 
   def value(params: Params) -> float:
-    return float(
-      streaming.mean(_summed_loss, (loss_fn,), streaming.wide_scalar(params), params, stream, vector=())
-    )
+    like = streaming.wide_scalar(params)
+    found = float(streaming.mean(_summed_loss, (loss_fn,), like, params, stream, vector=()))
+    check_loss(found, params)
+    return found
 
   return value
 
@@ -235,31 +234,38 @@ def gradient_over_batches(
 
   Raises:
     ConfigError, DataError: as `hvp_over_batches`.
+    NonFiniteLossError: at the call: the mean loss is not finite; the message names the first parameter that
+      is not, if there is one.
   """
   stream = streaming.stream_of(batches)
 
   def value_and_gradient(params: Params) -> tuple[float, Params]:
     like = {"loss": streaming.wide_scalar(params), "gradient": params}
     mean = streaming.mean(_summed_gradient, (loss_fn,), like, params, stream, vector=())
-    return float(mean["loss"]), mean["gradient"]
+    check_loss(loss := float(mean["loss"]), params)
+    return loss, mean["gradient"]
 
   return value_and_gradient
 
 
-def check_params(params: Params) -> None:
-  """Raises InputError, which names the first, where a parameter is not finite; traced ones are let by."""
-  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params)):
-    return
-  if path := tree.first_nonfinite(params):
-    raise InputError(f"the parameter {path!r} is not finite; curvature needs finite weights")
-
-
 def _gauss_newton(
   predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: Params, vector: Params
-) -> Params:
+) -> tuple[Params, Array]:
+  """(J^T H_L J v, the loss)."""
   outputs, pullback = jax.vjp(predict, params)
-  change = _pushforward(pullback, outputs, vector)
-  return pullback(jax.jvp(jax.grad(loss), (outputs,), (change,))[1])[0]
+  product, value = _along_gradient(loss, outputs, _pushforward(pullback, outputs, vector))
+  return pullback(product)[0], value
+
+
+def _along_gradient(loss: Callable[[Any], Array], params: Any, vector: Any) -> tuple[Any, Array]:
+  """(the derivative of the gradient along a vector, the loss)."""
+
+  def gradient(params: Any) -> tuple[Any, Array]:
+    value, slope = jax.value_and_grad(loss)(params)
+    return slope, value
+
+  _, product, value = jax.jvp(gradient, (params,), (vector,), has_aux=True)
+  return product, value
 
 
 def _pushforward(pullback: Callable[[Any], tuple[Params]], outputs: Any, vector: Params) -> Any:
@@ -268,11 +274,12 @@ def _pushforward(pullback: Callable[[Any], tuple[Params]], outputs: Any, vector:
 
 
 def _summed_hvp(loss_fn: Callable[..., Any], params: Params, batch: Any, vector: Params) -> tuple[Any, Array]:
-  def gradient(params: Params) -> tuple[Params, Array]:
-    return jax.grad(loss_fn, has_aux=True)(params, batch)
+  def gradient(params: Params) -> tuple[Params, tuple[Array, Array]]:
+    both, slope = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+    return slope, both
 
-  _, product, examples = jax.jvp(gradient, (params,), (vector,), has_aux=True)
-  return product, examples
+  _, product, (loss, examples) = jax.jvp(gradient, (params,), (vector,), has_aux=True)
+  return _with_fault(product, loss), examples
 
 
 def _summed_block_hvp(
@@ -287,10 +294,10 @@ def _summed_block_hvp(
 def _summed_ggn(
   predict: Callable[..., Any], loss_fn: Callable[..., Any], params: Params, batch: Any, vector: Params
 ) -> tuple[Any, Array]:
-  product = _gauss_newton(
+  product, loss = _gauss_newton(
     lambda params: predict(params, batch), lambda outputs: loss_fn(outputs, batch)[0], params, vector
   )
-  return product, loss_fn(predict(params, batch), batch)[1]
+  return _with_fault(product, loss), loss_fn(predict(params, batch), batch)[1]
 
 
 def _summed_fisher(
@@ -298,7 +305,8 @@ def _summed_fisher(
 ) -> tuple[Any, Array]:
   mask = predict(params, batch)[1]
   loss = lambda logits: jnp.sum(jax.nn.logsumexp(logits, axis=-1), where=mask)  # noqa: E731
-  return _gauss_newton(lambda params: predict(params, batch)[0], loss, params, vector), jnp.sum(mask)
+  product, value = _gauss_newton(lambda params: predict(params, batch)[0], loss, params, vector)
+  return _with_fault(product, value), jnp.sum(mask)
 
 
 def _summed_empirical_fisher(
@@ -306,7 +314,8 @@ def _summed_empirical_fisher(
 ) -> tuple[Any, Array]:
   values, pullback, mask = jax.vjp(lambda params: losses(params, batch), params, has_aux=True)
   along = _pushforward(pullback, values, vector)
-  return pullback(jnp.where(mask, along, 0))[0], jnp.sum(mask)
+  product = pullback(jnp.where(mask, along, 0))[0]
+  return _with_fault(product, jnp.sum(values, where=mask)), jnp.sum(mask)
 
 
 def _summed_loss(loss_fn: Callable[..., Any], params: Params, batch: Any, _: Any) -> tuple[Any, Array]:
@@ -316,6 +325,27 @@ def _summed_loss(loss_fn: Callable[..., Any], params: Params, batch: Any, _: Any
 def _summed_gradient(loss_fn: Callable[..., Any], params: Params, batch: Any, _: Any) -> tuple[Any, Array]:
   (loss, examples), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
   return {"loss": loss, "gradient": gradient}, examples
+
+
+def _with_fault(product: Params, loss: Array) -> dict[str, Any]:
+  """A product, and 0 where the loss is finite: a sum over batches then says that it was so on all of them."""
+  return {"product": product, "fault": jnp.where(jnp.isfinite(loss), 0, loss).astype(jnp.float32)}
+
+
+def _at(product: Callable[[Params, Params], tuple[Params, Array]], params: Params) -> Matvec:
+  """v -> product(params, v) without its loss, which is checked once: it is the same for all vectors."""
+  check_params(params)
+  compiled, checked = jax.jit(product), False
+
+  def matvec(vector: Params) -> Params:
+    nonlocal checked
+    found, loss = compiled(params, vector)
+    if not checked and not isinstance(loss, jax.core.Tracer):
+      check_loss(loss, params)
+      checked = True
+    return found
+
+  return matvec
 
 
 def _over_batches(
@@ -329,7 +359,13 @@ def _over_batches(
   """v -> the mean of `product`, in the types of `like`; of `params` where it is None."""
   stream = streaming.stream_of(batches)
   check_params(params)
-  like = params if like is None else like
-  return lambda vector: streaming.mean(
-    product, functions, like, params, stream, vector=streaming.placed(vector, like)
-  )
+  of_product = params if like is None else like
+  like = {"product": of_product, "fault": streaming.scalar(params, jnp.float32)}
+
+  def matvec(vector: Params) -> Params:
+    vector = streaming.placed(vector, of_product)
+    found = streaming.mean(product, functions, like, params, stream, vector=vector)
+    check_loss(found["fault"], params)
+    return found["product"]
+
+  return matvec

@@ -21,7 +21,7 @@ from jaxtl import tree
 from jaxtl.config import first_few
 from jaxtl.curvature.estimate import Estimate, check_num_samples, of_samples
 from jaxtl.curvature.products import Matvec
-from jaxtl.errors import ConfigError, InputError
+from jaxtl.errors import ConfigError, InputError, NonFiniteLossError
 from jaxtl.types import Array, Params
 
 Loss = Callable[[Params], Array | float]
@@ -295,7 +295,10 @@ def _only_kernel(params: Params, where: str) -> tuple[str, Array]:
 
 
 def _value(loss: Loss, params: Params, place: str) -> float:
-  value = float(loss(params))
+  try:
+    value = float(loss(params))
+  except NonFiniteLossError as error:  # it does not know why it was asked there
+    raise InputError(f"the loss is not finite {place}") from error
   if not math.isfinite(value):
     raise InputError(f"the loss is {value} {place}")
   return value

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jaxtl import tree
-from jaxtl.curvature.krylov import check_finite, tridiagonalize
+from jaxtl.curvature.finite import check_finite
+from jaxtl.curvature.krylov import tridiagonalize
 from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Params
@@ -130,8 +131,9 @@ def top_eigenpairs(
     max_products: the largest number of products.
     tolerance: of the relative residuals |H v - value v| / |value|; all k must meet it.
     start: a first vector; random where None. The gradient of a trained network lies for the most part in the
-      space of the largest eigenvalues (Gur-Ari, Roberts and Dyer, Gradient descent happens in a tiny subspace,
-      2018, arXiv 1812.04754), so that it saves products; an eigenvector that it is orthogonal to is missed.
+      space of the largest eigenvalues (Gur-Ari, Roberts and Dyer, Gradient descent happens in a tiny
+      subspace, 2018, arXiv 1812.04754), so that it saves products; an eigenvector that it is orthogonal to is
+      missed.
 
   Returns:
     k `Eigenpair`s, largest first; `num_products` is of all together. A residual below the rounding of the

@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxtl import tree
 from jaxtl.curvature.estimate import Estimate, check_num_samples, of_samples
-from jaxtl.curvature.krylov import Basis, check_finite, eigh_tridiagonal, tridiagonalize
+from jaxtl.curvature.finite import check_finite
+from jaxtl.curvature.krylov import Basis, eigh_tridiagonal, tridiagonalize
 from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Params

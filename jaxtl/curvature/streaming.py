@@ -53,7 +53,7 @@ def mean(
   Raises:
     DataError: there are no batches, or no examples in them.
   """
-  total, count = jax.tree.map(_wide_zeros, like), _zero(params, jnp.float32)
+  total, count = jax.tree.map(_wide_zeros, like), scalar(params, jnp.float32)
   for batch in stream():
     # The next batch was made while the last was computed; programs further ahead would hold memory already.
     jax.block_until_ready(count)
@@ -65,7 +65,7 @@ def mean(
 
 def wide_scalar(params: Params) -> Array:
   """Zero on the devices of the parameters, in float32 or wider."""
-  return _zero(params, jnp.promote_types(jnp.result_type(*jax.tree.leaves(params)), jnp.float32))
+  return scalar(params, jnp.promote_types(jnp.result_type(*jax.tree.leaves(params)), jnp.float32))
 
 
 def placed(vector: Params, like: Params) -> Params:
@@ -103,8 +103,8 @@ def _wide_zeros(x: Array) -> Array:
   return jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _zero(params: Params, dtype: Any) -> Array:
-  """A scalar on the devices of the parameters."""
+def scalar(params: Params, dtype: Any) -> Array:
+  """Zero on the devices of the parameters."""
   sharding = _sharding(jax.tree.leaves(params)[0])
   if isinstance(sharding, NamedSharding):
     sharding = NamedSharding(sharding.mesh, PartitionSpec())

@@ -9,7 +9,6 @@ augmentation; normalisation uses the stored statistics.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import numpy as np
 from jaxtl import config as config_lib
 from jaxtl import curvature, losses, tree
 from jaxtl import weights as weights_lib
-from jaxtl.errors import DataError, NonFiniteError
+from jaxtl.errors import DataError, NonFiniteError, NonFiniteLossError
 from jaxtl.studies import network as networks
 from jaxtl.studies.layer_inputs import LayerInputs, resolution
 from jaxtl.studies.scene import draw
@@ -106,10 +105,11 @@ def rows(study: DiagnosisOf, *, seed: int, workdir: Path, runtime: Runtime) -> I
 
 
 def check_data(study: DiagnosisOf, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not there or not the one that is meant, images of other classes, and layers
-  that the model does not have."""
+  """Refuses a checkpoint that is not there, not the one that is meant or not finite, images of other classes,
+  and layers that the model does not have."""
   networks.check_start(study.start, study.digest, study.diagnosis.data, runtime, at="diagnosis.data")
   _, network = networks.prepared(study.start, study.diagnosis.data, runtime)
+  networks.check_finite(network.params, network.batch_stats)
   weights_lib.layer_groups(network.model, network.params, groups=study.diagnosis.groups)
 
 
@@ -155,11 +155,11 @@ def diagnose(
 
   Raises:
     ConfigError: the model has no blocks, or the groups do not fit it.
-    InputError: a parameter is not finite; the message names it.
+    InputError: a parameter or a statistic is not finite; the message names it.
     NonFiniteError: the loss or a gradient is not finite at the weights.
     DataError: there are no images, or `cross_fit` and no class has two.
   """
-  curvature.check_params(params)
+  networks.check_finite(params, batch_stats)
   groups = weights_lib.layer_groups(model, params, groups=diagnosis.groups)
   layers = _Layers.of(diagnosis, model, params, batch_stats, loss, runtime)
   gradient = layers.gradient()
@@ -285,9 +285,11 @@ class _Layers:
   def _gradient(self, group: Group, place: Params | None) -> Params:
     """That of the mean loss over the images of the direction, at `place` or at the weights."""
     loss_fn, own, batches = self.direction.loss_of(group, self.loss)
-    value, gradient = curvature.gradient_over_batches(loss_fn, batches)(own if place is None else place)
-    if not math.isfinite(value):
-      raise NonFiniteError(f"the loss is {value} at the weights; a diagnosis needs a finite one")
+    slope = curvature.gradient_over_batches(loss_fn, batches)
+    try:
+      gradient = slope(own if place is None else place)[1]
+    except NonFiniteLossError as error:
+      raise NonFiniteError(f"at the weights {error}") from error
     if path := tree.first_nonfinite(gradient):
       raise NonFiniteError(f"the gradient of {path!r} is not finite; there is no direction of descent")
     return gradient

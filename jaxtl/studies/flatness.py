@@ -215,10 +215,11 @@ def extent(study: FlatnessOf, runtime: Runtime) -> Extent:
 
 
 def check_data(study: FlatnessOf, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not there or not the one that is meant, images of other classes, another
-  checkpoint that does not match, and names of parameters that there are none of."""
+  """Refuses a checkpoint that is not there, not the one that is meant or not finite, images of other classes,
+  another checkpoint that does not match, and names of parameters that there are none of."""
   networks.check_start(study.start, study.digest, study.flatness.data, runtime, at="flatness.data")
   _, network, other = _prepared(study, runtime)
+  networks.check_finite(network.params, network.batch_stats)
   if study.layers is not None:
     tree.matches(network.params, study.layers.where)
   if other is not None:

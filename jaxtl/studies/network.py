@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
+from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.errors import InputError
 from jaxtl.studies.evaluation import plan_of
@@ -122,6 +123,13 @@ def check_start(start: str, expected: str | None, data: Data, runtime: Runtime, 
   if expected not in (None, digest(start)):
     raise InputError(f"the weights of {start} are {digest(start)}; the config says {expected}")
   same_classes(weights.classes, runtime.open(data).classes, at=at)
+
+
+def check_finite(params: Params, batch_stats: Params) -> None:
+  """Raises InputError, which names the first, where a parameter or a statistic is not finite."""
+  for kind, arrays in (("parameter", params), ("statistic", batch_stats)):
+    if path := tree.first_nonfinite(arrays):
+      raise InputError(f"the {kind} {path!r} is not finite; nothing can be measured at such a checkpoint")
 
 
 def data_config(

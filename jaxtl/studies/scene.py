@@ -15,8 +15,9 @@ import numpy as np
 from jaxtl import curvature, tree, weights
 from jaxtl import data as data_lib
 from jaxtl.curvature import Extremes, Matvec
-from jaxtl.errors import NonFiniteError
+from jaxtl.errors import NonFiniteError, NonFiniteLossError
 from jaxtl.metrics import Mean
+from jaxtl.studies import network as networks
 from jaxtl.studies.flatness_plans import Layers, Plane, Sharpness, Slice, Spectrum
 from jaxtl.studies.meter import BLOCK, FORWARD, GRADIENT, PRODUCT, Meter
 from jaxtl.tasks.classify import PerExampleLoss
@@ -114,11 +115,17 @@ class Scene:
     return curvature.ggn_over_batches(_logits(self.model), self.loss_of_logits, self.params, batches)
 
   def facts(self) -> Row:
-    """The images, the precision, how the network normalises, and the loss at the weights."""
-    curvature.check_params(self.params)
-    value = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))(self.params)
-    if not np.isfinite(value):
-      raise NonFiniteError(f"the loss is {value} at the checkpoint; curvature needs a finite one")
+    """The images, the precision, how the network normalises, and the loss at the weights.
+
+    Raises:
+      InputError: a parameter or a statistic is not finite; the message names it.
+      NonFiniteError: all of them are finite, and the loss is not.
+    """
+    networks.check_finite(self.params, self.batch_stats)
+    try:
+      value = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))(self.params)
+    except NonFiniteLossError as error:
+      raise NonFiniteError(f"at the checkpoint {error}") from error
     types = sorted({str(x.dtype) for x in jax.tree.leaves(self.params)})
     return {
       **self.images,

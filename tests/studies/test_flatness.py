@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxtl import curvature, losses, train, tree
 from jaxtl.config import parse
-from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError, Restart
+from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError, NonFiniteError, Restart
 from jaxtl.studies import report, study
 from jaxtl.studies.flatness_plans import Layers, Sharpness, Slice, Spectrum
 from jaxtl.studies.lambda_max import Flatness, Trail
@@ -415,22 +415,37 @@ def test_impossible_plans_are_refused(flatness_config, part, change, message):
     study.parse_config(flatness_config)
 
 
-def test_weights_that_are_not_finite_are_named(runtime, checkpointed, settings):
-  _, trained = checkpointed
-  params = jax.tree.map(np.array, trained.weights.params)
-  params["head"]["kernel"][0, 0] = np.nan
-  scene = Scene.of(
-    trained.program.model,
-    params,
-    trained.weights.batch_stats,
-    losses.softmax_cross_entropy,
-    settings.data,
-    runtime(),
-    num_examples=48,
-    seed=0,
+def changed(trained, runtime, settings, *, params=lambda p: p, stats=lambda s: s):
+  """A scene of weights or statistics that are not those of the training."""
+  weights = trained.weights
+  params, stats = (
+    fn(jax.tree.map(np.array, x)) for fn, x in ((params, weights.params), (stats, weights.batch_stats))
   )
-  with pytest.raises(InputError, match="'head/kernel'"):
+  loss, count = losses.softmax_cross_entropy, settings.num_examples
+  return Scene.of(
+    trained.program.model, params, stats, loss, settings.data, runtime, num_examples=count, seed=0
+  )
+
+
+def with_nan(path):
+  return lambda values: tree.map_with_path(lambda at, x: x * np.nan if at == path else x, values)
+
+
+def test_weights_and_statistics_that_are_not_finite_are_named(runtime, checkpointed, settings):
+  _, trained = checkpointed
+  with pytest.raises(InputError, match="the parameter 'head/kernel' is not finite"):
+    changed(trained, runtime(), settings, params=with_nan("head/kernel")).facts()
+  path = tree.paths(trained.weights.batch_stats)[0]
+  with pytest.raises(InputError, match=f"the statistic '{path}' is not finite"):
+    changed(trained, runtime(), settings, stats=with_nan(path)).facts()
+
+
+def test_finite_weights_that_are_too_large_are_told_apart(runtime, checkpointed, settings):
+  scene = changed(checkpointed[1], runtime(), settings, params=lambda p: tree.scale(1e37, p))
+  with pytest.raises(NonFiniteError, match="the loss is nan, although all parameters are finite") as error:
     scene.facts()
+  assert error.value.code == 4
+  assert "\n" not in str(error.value)
 
 
 def test_a_missing_checkpoint_is_refused_before_anything(runtime, tmp_path, flatness_config):

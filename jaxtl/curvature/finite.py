@@ -1,0 +1,48 @@
+"""Refuses parameters, losses and products that are not finite, and names the first leaf that is at fault."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+
+from jaxtl import tree
+from jaxtl.errors import InputError, NonFiniteLossError
+from jaxtl.types import Array, Params
+
+
+def check_params(params: Params) -> None:
+  """Raises InputError, which names the first, where a parameter is not finite; traced ones are let by."""
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params)):
+    return
+  if path := tree.first_nonfinite(params):
+    raise InputError(f"the parameter {path!r} is not finite; curvature needs finite weights")
+
+
+def check_loss(loss: Array | float, params: Params) -> None:
+  """Raises NonFiniteLossError where the loss is not finite at these parameters.
+
+  The derivatives do not tell: those of a loss with a NaN added to it are finite.
+  """
+  value = float(loss)
+  if math.isfinite(value):
+    return
+  if path := tree.first_nonfinite(params):
+    raise NonFiniteLossError(f"the loss is {value}, and the parameter {path!r} is not finite")
+  raise NonFiniteLossError(
+    f"the loss is {value}, although all parameters are finite; check the data, and the size of the parameters"
+  )
+
+
+def check_finite(product: Params, size: float) -> None:
+  """Raises InputError, which names the first leaf, where `size`, a norm of the product, is not finite."""
+  if np.isfinite(size):
+    return
+  if path := tree.first_nonfinite(product):
+    raise InputError(
+      f"the product is not finite in {path!r}; check the loss and its gradient at these parameters"
+    )
+  raise InputError(
+    "the product is finite, but its norm exceeds the floating-point range; scale the loss down"
+  )
