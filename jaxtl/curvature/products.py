@@ -3,8 +3,7 @@
 `hvp`, `ggn`, `fisher` and `empirical_fisher` take functions of the parameters alone; the same names with
 `_over_batches` are means over many batches, which are streamed once per product.
 
-A product knows the loss, which is computed on the way to its gradient, and refuses one that is not finite:
-the former at their first product, the latter at each.
+Both refuse a loss that is not finite, which is computed on the way: the former at their first product.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from jaxtl import tree
 from jaxtl.curvature import streaming
 from jaxtl.curvature.finite import check_loss, check_params
 from jaxtl.curvature.streaming import Batches
+from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Params
 
 Matvec = Callable[[Params], Params]
@@ -109,10 +109,10 @@ def restrict(matvec: Matvec, params: Params, *, where: str) -> Matvec:
     A function from `tree.select(params, where)` to the like: {path: array}.
 
   Raises:
-    ConfigError: `where` finds no leaf, or is no regex.
+    ConfigError: `where` finds no leaf, or is empty or no regex.
   """
   zeros = tree.zeros_like(params)
-  tree.matches(params, where)
+  _block(params, where)
   return lambda vector: tree.select(matvec(tree.replace(zeros, vector)), where)
 
 
@@ -145,15 +145,14 @@ def hvp_over_batches(
 
   Raises:
     ConfigError: `batches` is an iterator, which the first product would use up; or `where` finds no leaf, or
-      is no regex.
+      is empty or no regex.
     InputError: a parameter is not finite; the message names it.
     DataError: at the product: there are no batches, or no examples in them.
     NonFiniteLossError: at the product: the loss is not finite on a batch.
   """
   if where is None:
     return _over_batches(_summed_hvp, (loss_fn,), params, batches)
-  block = tree.select(params, where)
-  return _over_batches(_summed_block_hvp, (loss_fn,), params, batches, like=block)
+  return _over_batches(_summed_block_hvp, (loss_fn,), params, batches, like=_block(params, where))
 
 
 def ggn_over_batches(
@@ -161,6 +160,8 @@ def ggn_over_batches(
   loss_fn: Callable[[Any, Any], tuple[Array, Array]],
   params: Params,
   batches: Batches,
+  *,
+  where: str | None = None,
 ) -> Matvec:
   """v -> J^T H_L J v, the Gauss-Newton matrix of the mean loss over all examples of all batches.
 
@@ -169,10 +170,14 @@ def ggn_over_batches(
     loss_fn: (outputs, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
     params: a tree of float arrays.
     batches: the same batches for each product: a list, or a function that returns them afresh.
+    where: a regex that finds the paths of the leaves that the product is by, as in `hvp_over_batches`.
 
   Returns and raises as `hvp_over_batches` does.
   """
-  return _over_batches(_summed_ggn, (predict, loss_fn), params, batches)
+  functions = predict, loss_fn
+  if where is None:
+    return _over_batches(_summed_ggn, functions, params, batches)
+  return _over_batches(_summed_block_ggn, functions, params, batches, like=_block(params, where))
 
 
 def fisher_over_batches(
@@ -286,9 +291,8 @@ def _summed_block_hvp(
   loss_fn: Callable[..., Any], params: Params, batch: Any, vector: dict[str, Array]
 ) -> tuple[Any, Array]:
   """`_summed_hvp` by the leaves that `vector` names; the others are constants."""
-  named = dict(zip(tree.paths(params), jax.tree.leaves(params), strict=True))
   of_block = lambda block, batch: loss_fn(tree.replace(params, block), batch)  # noqa: E731
-  return _summed_hvp(of_block, {path: named[path] for path in vector}, batch, vector)
+  return _summed_hvp(of_block, _named(params, vector), batch, vector)
 
 
 def _summed_ggn(
@@ -298,6 +302,31 @@ def _summed_ggn(
     lambda params: predict(params, batch), lambda outputs: loss_fn(outputs, batch)[0], params, vector
   )
   return _with_fault(product, loss), loss_fn(predict(params, batch), batch)[1]
+
+
+def _summed_block_ggn(
+  predict: Callable[..., Any],
+  loss_fn: Callable[..., Any],
+  params: Params,
+  batch: Any,
+  vector: dict[str, Array],
+) -> tuple[Any, Array]:
+  """`_summed_ggn` by the leaves that `vector` names; the others are constants."""
+  of_block = lambda block, batch: predict(tree.replace(params, block), batch)  # noqa: E731
+  return _summed_ggn(of_block, loss_fn, _named(params, vector), batch, vector)
+
+
+def _block(params: Params, where: str) -> dict[str, Array]:
+  """The leaves that `where` finds; an empty one, which would find all, is rather one that was forgotten."""
+  if not where:
+    raise ConfigError("where is an empty text; write a regex of the parameters, or None for all of them")
+  return tree.select(params, where)
+
+
+def _named(params: Params, vector: dict[str, Array]) -> dict[str, Array]:
+  """The leaves that a vector names."""
+  leaves = dict(zip(tree.paths(params), jax.tree.leaves(params), strict=True))
+  return {path: leaves[path] for path in vector}
 
 
 def _summed_fisher(

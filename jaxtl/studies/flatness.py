@@ -20,6 +20,8 @@ from jaxtl import config as config_lib
 from jaxtl import losses, tree
 from jaxtl import weights as weights_lib
 from jaxtl.config import Spec
+from jaxtl.errors import ConfigError
+from jaxtl.studies import flatness_blocks
 from jaxtl.studies import network as networks
 from jaxtl.studies.extent import UNKNOWN, Extent, Facts, Training
 from jaxtl.studies.flatness_plans import Layers, Plane, Sharpness, Slice, Spectrum
@@ -145,7 +147,7 @@ def _around(
   found: list[Row] = []
   if study.layers is not None and "blocks" in work:
     with at.meter.part("blocks", work=work["blocks"]):
-      for layer in at.layers(study.layers):
+      for layer in flatness_blocks.rows(at, study.layers):
         found.append({"kind": "layer", **layer})
         _note(at, f"block {layer['layer']}: λ_max {layer['layer_lambda_max']:.4g}")
   if study.slice is not None:
@@ -154,7 +156,7 @@ def _around(
       _note(at, "lines through the weights")
   if study.plane is not None and "plane" in work:
     with at.meter.part("plane", work=work["plane"]):
-      found.append({"kind": "plane", **at.plane(study.plane)})
+      found.append({"kind": "plane", **at.plane(study.plane, eigenvector)})
       _note(at, "plane around the weights")
   return found
 
@@ -179,7 +181,7 @@ def _work(study: FlatnessOf, network: Network, runtime: Runtime) -> dict[str, di
       passes[name] = plan.passes
   more = {} if study.plane is None else {"plane": study.plane.passes}
   if study.layers is not None:
-    more["blocks"] = study.layers.passes * len(network.model.blocks)
+    more["blocks"] = study.layers.passes(len(network.model.blocks))
   return {
     loss: {name: images * one for name, one in (passes | (more if loss == CROSS_ENTROPY else {})).items()}
     for loss in _losses(network)
@@ -220,6 +222,10 @@ def check_data(study: FlatnessOf, runtime: Runtime) -> None:
   networks.check_start(study.start, study.digest, study.flatness.data, runtime, at="flatness.data")
   _, network, other = _prepared(study, runtime)
   networks.check_finite(network.params, network.batch_stats)
+  count = tree.size(network.params)
+  if study.spectrum is not None and study.spectrum.num_eigenvalues > count:
+    asked = study.spectrum.num_eigenvalues
+    raise ConfigError(f"spectrum.num_eigenvalues is {asked}; the network has {count} parameters, and as many")
   if study.layers is not None:
     tree.matches(network.params, study.layers.where)
   if other is not None:

@@ -115,10 +115,20 @@ def planes(results: Results) -> Figure | None:
       axes.grid(visible=False)
       axes.set_aspect("equal")
   caption = (
-    "Over two random filter-normalised directions; the weights are at the cross. All panels share their "
-    "levels: the closer the lines, the steeper. Beyond the last level the colour stays the same."
+    f"Over {_axes_of(first)}; the weights are at the cross. All panels share their levels: the closer the "
+    "lines, the steeper. Beyond the last level the colour stays the same."
   )
   return canvas.figure("planes", "The cross-entropy around the weights", caption)
+
+
+def _axes_of(first: Mapping[str, Mapping[str, Any]]) -> str:
+  """What the planes lie along; arms may differ."""
+  kinds = {row.get("axes", "random") for row in first.values()}
+  said = {
+    "random": "two random filter-normalised directions",
+    "eigenvector": "the eigenvector of λ_max (across) and a random filter-normalised direction (up)",
+  }
+  return " or ".join(said[kind] for kind in said if kind in kinds)
 
 
 def _by_arm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from jaxtl import config as config_lib
 from jaxtl.studies.meter import BLOCK, FORWARD, GRADIENT, PRODUCT
@@ -48,18 +49,26 @@ class Spectrum:
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-  """The Hessian of each block alone: its largest eigenvalue by Lanczos, its trace by random probes.
+  """Each block alone: largest eigenvalue and trace of its Hessian, effective dimension, and SAM's sharpness.
 
   Attributes:
     max_products: for the eigenvalue of a block.
     tolerance: relative residual that it is to reach.
     num_probes: for the trace of a block.
+    effective_probes, effective_steps: of the density of a block's Gauss-Newton matrix, which takes their
+      product of products. Rows say what the latter half of the steps changed.
+    alpha: the curvature from which a direction counts in the effective dimension.
+    rho: radius of the ball of SAM's sharpness to first order, in which the block alone moves.
     where: a regex that finds the parameters of a block that count, such as `kernel$`; None: all.
   """
 
   max_products: int = 20
   tolerance: float = 3e-2
   num_probes: int = 4
+  effective_probes: int = 4
+  effective_steps: int = 12
+  alpha: float = 1.0
+  rho: float = 0.05
   where: str | None = None
 
   def __post_init__(self) -> None:
@@ -67,12 +76,17 @@ class Layers:
       max_products=(self.max_products, self.max_products >= 1, "at least 1"),
       tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
       num_probes=(self.num_probes, self.num_probes >= 2, "at least 2, for a standard error"),
+      effective_probes=(self.effective_probes, self.effective_probes >= 2, "at least 2, for a spread"),
+      effective_steps=(self.effective_steps, self.effective_steps >= 1, "at least 1"),
+      alpha=(self.alpha, self.alpha > 0, "a curvature above 0"),
+      rho=(self.rho, self.rho > 0, "a number above 0"),
+      where=(self.where, self.where != "", "a regex, or None for all parameters"),
     )
 
-  @property
-  def passes(self) -> float:
-    """Image passes of a block, at most."""
-    return BLOCK * (self.max_products + self.num_probes)
+  def passes(self, num_blocks: int) -> float:
+    """Image passes of so many blocks, at most."""
+    products = self.max_products + self.num_probes + self.effective_probes * self.effective_steps
+    return GRADIENT + num_blocks * (BLOCK * products + 2 * FORWARD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +94,11 @@ class Sharpness:
   """How much the loss rises near the weights.
 
   Attributes:
-    rho, adaptive_rho: radius of the ball of SAM's and of ASAM's sharpness. num_steps: gradients of the
-    ascent in the ball; 1 is the first order. sigma, adaptive_sigma: standard deviation of the noise of the
-    average, absolute and relative to each weight. num_samples: pairs of draws of the noise.
+    rho, adaptive_rho: radius of the ball of SAM's and of ASAM's sharpness.
+    num_steps: gradients of the ascent in the ball; 1 is the first order.
+    sigma, adaptive_sigma: standard deviation of the noise of the average, absolute and relative to each
+      weight.
+    num_samples: pairs of draws of the noise, and products of the head's relative flatness.
   """
 
   rho: float = 0.05
@@ -113,11 +129,11 @@ class Slice:
   """The loss along lines through the weights.
 
   Attributes:
-    num_points: of each line, odd, so that the weights themselves are one. span: on either side along a
-    random filter-normalised direction, in norms of the filters. eigen_span: on either side along the
-    eigenvector of lambda_max, as a distance. towards: another checkpoint of the same model, whose place on
-    the line to it is 1; normalisation statistics
-      move along.
+    num_points: of each line, odd, so that the weights themselves are one.
+    span: on either side along a random filter-normalised direction, in norms of the filters.
+    eigen_span: on either side along the eigenvector of lambda_max, as a distance.
+    towards: another checkpoint of the same model, whose place on the line to it is 1; normalisation
+      statistics move along.
   """
 
   num_points: int = 21
@@ -137,16 +153,19 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-  """The loss over a plane of two random filter-normalised directions.
+  """The loss over a plane of two directions.
 
   Attributes:
     num_points: of each side, odd, so that the weights themselves are one.
     span: on either side, in norms of the filters.
+    axes: "random": two random filter-normalised directions. "eigenvector": that of lambda_max, made as long
+      as a random one at right angles to it.
     points_per_call: points in one compiled call; more may be faster on an accelerator, not on the CPU.
   """
 
   num_points: int = 11
   span: float = 0.5
+  axes: Literal["random", "eigenvector"] = "random"
   points_per_call: int = 1
 
   def __post_init__(self) -> None:

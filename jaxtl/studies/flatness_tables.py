@@ -43,6 +43,8 @@ _MEASURES: Mapping[str, tuple[str, str, str, int]] = {
   "mean_loss": ("loss", "At the weights", "mean loss on the images", 0),
 }
 
+_BLOCK_COLUMNS = ("λ_max", "residual", "trace ± s.e.", "eff. dim. ± s.e.", "SAM sharpness")
+
 
 def make_tables(results: Results) -> list[Table]:
   """One table for each loss that was differentiated."""
@@ -121,23 +123,40 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 
 def blocks(results: Results) -> list[Grid]:
-  """λ_max and trace of every block alone, for each loss; means over seeds."""
+  """The numbers of every block alone, for each loss, a line for each arm; means over seeds."""
   grids = []
   for loss, title in LOSSES.items():
     rows = _rows(results, "layer", loss)
-    names = dict.fromkeys(row["layer"] for row in rows)
-    if not names:
-      continue
     arms = [arm for arm in results.arms if any(row["arm"] == arm for row in rows)]
-    of = {arm: f"{arm}: " if len(arms) > 1 else "" for arm in arms}
-    header = ["block", *(f"{of[arm]}{what}" for arm in arms for what in ("λ_max", "trace ± s.e."))]
-    lines = [[name, *(text for arm in arms for text in _block(rows, arm, name))] for name in names]
-    note = (
-      "The Hessian's diagonal block of each part of the network, the others held still. A residual above the "
-      "tolerance is marked ~: the eigenvalue is a lower bound. Means over seeds."
-    )
-    grids.append(Grid(f"Blocks, {title}", header, lines, note))
+    if not arms:
+      continue
+    several = len(arms) > 1
+    lines = []
+    for block in dict.fromkeys(row["layer"] for row in rows):
+      for arm in arms:
+        if found := [row for row in rows if row["arm"] == arm and row["layer"] == block]:
+          lines.append([block, *([arm] if several else []), *_block(found)])
+    header = ["block", *(["arm"] if several else []), *_BLOCK_COLUMNS]
+    words = frozenset({0, 1} if several else {0})
+    grids.append(Grid(f"Blocks, {title}", header, lines, _blocks_note(rows), words))
   return grids
+
+
+def _blocks_note(rows: Sequence[Mapping[str, Any]]) -> str:
+  said = (
+    "The Hessian's diagonal block of each part of the network, the others held still. A residual above the "
+    "tolerance is marked ~: the eigenvalue is a lower bound."
+  )
+  measured = [row for row in rows if "layer_effective_dimension" in row]
+  if measured:
+    alphas, radii = (_all_numbers(measured, key) for key in ("layer_alpha", "layer_rho"))
+    change = max(row["layer_effective_dimension_change"] for row in measured)
+    said += (
+      f" Effective dimension: of the block's Gauss-Newton matrix, Σ λ / (λ + {alphas}); the latter half of "
+      f"its steps changed it by {change:.2g} at most. SAM sharpness: to first order, radius {radii} in the "
+      "block alone."
+    )
+  return f"{said} Means over seeds."
 
 
 def conditions(results: Results) -> list[Grid]:
@@ -153,8 +172,11 @@ def conditions(results: Results) -> list[Grid]:
     "checkpoint",
     "weights",
     "products",
+    "λ_max",
     "residual",
     "converged",
+    "by magnitude",
+    "its residual",
     "top",
   ]
   lines = [
@@ -166,13 +188,19 @@ def conditions(results: Results) -> list[Grid]:
       row["checkpoint"],
       row["weights"],
       str(row["num_products"]),
+      f"{row['lambda_max']:.4g}",
       f"{row['residual']:.1e}",
       "yes" if row["converged"] else "no",
+      *_by_magnitude(row),
       ", ".join(f"{value:.4g}" for value in row.get("eigenvalues", ())) or ABSENT,
     ]
     for row in rows
   ]
-  note = "Products, residual and convergence are of λ_max by power iteration; top: eigenvalues by Lanczos."
+  note = (
+    "Products, residual and convergence are of λ_max, the largest eigenvalue, by power iteration; by "
+    "magnitude: the eigenvalue that is largest in magnitude, another one where it is negative; top: "
+    "eigenvalues by Lanczos."
+  )
   return [Grid("Measurements", header, lines, note, frozenset({0, 2, 3, 4, 5}))]
 
 
@@ -187,6 +215,9 @@ def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
   for key in _MEASURES:
     if not key.endswith("_error") and any(key in row for row in found.values()):
       lines.append([key, *(_with_error(row, key) for row in found.values())])
+  if any(_is_other(row) for row in found.values()):
+    for key in ("lambda_by_magnitude", "residual_by_magnitude"):
+      lines.append([key, *(_with_error(row, key) for row in found.values())])
   lines.append(["converged", *("yes" if row["converged"] else "no" for row in found.values())])
   for key in ("alpha", "tolerance"):
     lines.append([key, *(f"{row[key]:g}" if key in row else ABSENT for row in found.values())])
@@ -195,13 +226,20 @@ def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
   lines.append(["num_products", *(str(row["num_products"]) for row in found.values())])
   for row in rows:
     if row["kind"] == "layer":
-      sure = "" if row["layer_converged"] else "~"
-      trace = f"{row['layer_trace']:.4g} ± {row['layer_trace_error']:.3g}"
-      text = f"{sure}{row['layer_lambda_max']:.4g}, trace {trace}"
-      lines.append([f"block {row['layer']}", text])
+      lines.append([f"block {row['layer']}", _block_text(row)])
   widths = [max(len(line[i]) for line in lines if len(line) > i) for i in range(len(found) + 1)]
   return "\n".join(
     "  ".join(f"{text:{width}}" for text, width in zip(line, widths)).rstrip() for line in lines
+  )
+
+
+def _block_text(row: Mapping[str, Any]) -> str:
+  sure = "" if row["layer_converged"] else "~"
+  return (
+    f"{sure}{row['layer_lambda_max']:.4g} (residual {row['layer_residual']:.1e}), "
+    f"trace {_with_error(row, 'layer_trace')}, "
+    f"effective dimension {_with_error(row, 'layer_effective_dimension')}, "
+    f"SAM {_with_error(row, 'layer_sam_first_order')}"
   )
 
 
@@ -216,16 +254,23 @@ def _rows(results: Results, kind: str, loss: str | None = None) -> list[Mapping[
   return [row for row in results.rows if row.get("kind") == kind and loss in (None, row.get("loss"))]
 
 
-def _block(rows: Sequence[Mapping[str, Any]], arm: str, block: str) -> tuple[str, str]:
-  found = [row for row in rows if row["arm"] == arm and row["layer"] == block]
-  if not found:
-    return ABSENT, ABSENT
-  value, trace, error = (
-    mean_and_spread([row[key] for row in found])[0]
-    for key in ("layer_lambda_max", "layer_trace", "layer_trace_error")
-  )
-  sure = "" if all(row["layer_converged"] for row in found) else "~"
-  return f"{sure}{value:.3g}", f"{trace:.3g} ± {error:.3g}"
+def _block(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The cells of one block of one arm, one row for each seed."""
+  sure = "" if all(row["layer_converged"] for row in rows) else "~"
+  return [
+    sure + _mean(rows, "layer_lambda_max"),
+    _mean(rows, "layer_residual"),
+    _mean(rows, "layer_trace", "layer_trace_error"),
+    _mean(rows, "layer_effective_dimension", "layer_effective_dimension_error"),
+    _mean(rows, "layer_sam_first_order"),
+  ]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], *keys: str) -> str:
+  """A mean, and that of its standard error; rows of an older version may not have them."""
+  if not all(key in row for row in rows for key in keys):
+    return ABSENT
+  return " ± ".join(f"{mean_and_spread([row[key] for row in rows])[0]:.3g}" for key in keys)
 
 
 def _with_error(row: Mapping[str, Any], key: str) -> str:
@@ -235,9 +280,25 @@ def _with_error(row: Mapping[str, Any], key: str) -> str:
   return f"{row[key]:.5g}" + ("" if error is None else f" ± {error:.3g}")
 
 
+def _by_magnitude(row: Mapping[str, Any]) -> tuple[str, str]:
+  """The eigenvalue of largest magnitude and its residual."""
+  if "lambda_by_magnitude" not in row:
+    return ABSENT, ABSENT
+  return f"{row['lambda_by_magnitude']:.4g}", f"{row['residual_by_magnitude']:.1e}"
+
+
+def _is_other(row: Mapping[str, Any]) -> bool:
+  """Whether the eigenvalue of largest magnitude is not the largest one."""
+  return row.get("lambda_by_magnitude", row["lambda_max"]) != row["lambda_max"]
+
+
 def _differentiated(results: Results, loss: str) -> dict[str, str]:
   return {row["arm"]: row["differentiated"] for row in _rows(results, "flatness", loss)}
 
 
 def _all(rows: Sequence[Mapping[str, Any]], key: str) -> str:
   return " or ".join(sorted({str(row[key]) for row in rows}))
+
+
+def _all_numbers(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+  return " or ".join(f"{value:g}" for value in sorted({row[key] for row in rows}))

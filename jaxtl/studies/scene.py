@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ from jaxtl.curvature import Extremes, Matvec
 from jaxtl.errors import NonFiniteError, NonFiniteLossError
 from jaxtl.metrics import Mean
 from jaxtl.studies import network as networks
-from jaxtl.studies.flatness_plans import Layers, Plane, Sharpness, Slice, Spectrum
+from jaxtl.studies.flatness_plans import Plane, Sharpness, Slice, Spectrum
 from jaxtl.studies.meter import BLOCK, FORWARD, GRADIENT, PRODUCT, Meter
 from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import sharding
@@ -111,8 +110,12 @@ class Scene:
   @property
   def gauss_newton(self) -> Matvec:
     """The Hessian without the network's own curvature."""
-    batches = self.passes(PRODUCT)
-    return curvature.ggn_over_batches(_logits(self.model), self.loss_of_logits, self.params, batches)
+    return self.gauss_newton_block()
+
+  def gauss_newton_block(self, where: str | None = None) -> Matvec:
+    """The Gauss-Newton matrix by some parameters, as `block` has the Hessian."""
+    of = _logits(self.model), self.loss_of_logits, self.params
+    return curvature.ggn_over_batches(*of, self.passes(PRODUCT if where is None else BLOCK), where=where)
 
   def facts(self) -> Row:
     """The images, the precision, how the network normalises, and the loss at the weights.
@@ -139,17 +142,17 @@ class Scene:
   def extremes(self, *, num_iters: int, tolerance: float, start: Params | None = None) -> Extremes:
     """lambda_max by its definition here: power iteration."""
     return curvature.extreme_eigenpairs(
-      self.hessian, self.params, self._key(0), num_iters=num_iters, tolerance=tolerance, start=start
+      self.hessian, self.params, self.key_of(0), num_iters=num_iters, tolerance=tolerance, start=start
     )
 
   def spectrum(self, plan: Spectrum) -> Row:
     """The numbers of `Spectrum`; the density is kept as its nodes and weights."""
-    lanczos_key, probe_key, gauss_newton_key = self._key(1), self._key(2), self._key(9)
+    lanczos_key, probe_key, gauss_newton_key = self.key_of(1), self.key_of(2), self.key_of(9)
     pairs = curvature.top_eigenpairs(
       self.hessian,
       self.params,
       lanczos_key,
-      k=min(plan.num_eigenvalues, tree.size(self.params)),
+      k=plan.num_eigenvalues,
       max_products=plan.max_products,
       tolerance=plan.tolerance,
     )
@@ -184,9 +187,9 @@ class Scene:
     ball = functools.partial(curvature.sam_sharpness, loss, gradient, self.params)
     adaptive = functools.partial(curvature.adaptive_sam_sharpness, loss, gradient, self.params)
     draws: Any = dict(num_samples=plan.num_samples)
-    average = curvature.average_sharpness(loss, self.params, self._key(3), sigma=plan.sigma, **draws)
+    average = curvature.average_sharpness(loss, self.params, self.key_of(3), sigma=plan.sigma, **draws)
     relative = curvature.adaptive_average_sharpness(
-      loss, self.params, self._key(4), sigma=plan.adaptive_sigma, **draws
+      loss, self.params, self.key_of(4), sigma=plan.adaptive_sigma, **draws
     )
     fisher = curvature.fisher_over_batches(self.logits_fn, self.params, self.passes(PRODUCT))
     found: Row = {
@@ -202,34 +205,9 @@ class Scene:
     }
     if (where := self._head_kernel()) is not None:
       kernel = tree.select(self.params, where)
-      flat = curvature.relative_flatness(self.block(where), kernel, self._key(5), where=where, **draws)
+      flat = curvature.relative_flatness(self.block(where), kernel, self.key_of(5), where=where, **draws)
       found |= {"relative_flatness": flat.value, "relative_flatness_error": flat.standard_error}
     return found
-
-  def layers(self, plan: Layers) -> Iterator[Row]:
-    """lambda_max and trace of each block that has parameters, in forward order."""
-    wanted = jax.tree.leaves(tree.matches(self.params, plan.where))
-    counted = [path for path, kept in zip(tree.paths(self.params), wanted, strict=True) if kept]
-    for number, block in enumerate(self.model.blocks):
-      inside = [path for path in counted if path.startswith(f"{block}/")]
-      if not inside:
-        continue  # a block without such parameters
-      within = "^(?:" + "|".join(map(re.escape, inside)) + ")$"
-      matvec, like = self.block(within), tree.select(self.params, within)
-      first, second = jax.random.split(jax.random.fold_in(self._key(6), number))
-      [pair] = curvature.top_eigenpairs(
-        matvec, like, first, k=1, max_products=plan.max_products, tolerance=plan.tolerance
-      )
-      trace = curvature.trace(matvec, like, second, num_samples=plan.num_probes)
-      yield {
-        "layer": block,
-        "layer_parameters": tree.size(like),
-        "layer_lambda_max": pair.value,
-        "layer_residual": pair.residual,
-        "layer_converged": pair.converged,
-        "layer_trace": trace.value,
-        "layer_trace_error": trace.standard_error,
-      }
 
   def slices(self, plan: Slice, eigenvector: Params, other: tuple[Params, Params] | None) -> Iterator[Row]:
     """The loss along a random direction, the eigenvector, and the way to another checkpoint.
@@ -240,7 +218,7 @@ class Scene:
       other: parameters and statistics of the other checkpoint, if there is one.
     """
     lines = {
-      "random": (weights.filter_normalized(self._key(7), self.params), plan.span),
+      "random": (weights.filter_normalized(self.key_of(7), self.params), plan.span),
       "eigenvector": (weights.along(eigenvector, self.params), plan.eigen_span),
     }
     for name, (direction, span) in lines.items():
@@ -264,21 +242,30 @@ class Scene:
     batches = self.passes(FORWARD * len(coordinates))
     return weights.surface(loss_fn, here, batches, [weights.between(here, there)], [coordinates])
 
-  def plane(self, plan: Plane) -> Row:
-    """The loss over the plane of two random directions."""
-    first, second = (weights.filter_normalized(key, self.params) for key in jax.random.split(self._key(8)))
+  def plane(self, plan: Plane, eigenvector: Params) -> Row:
+    """The loss over the plane of two random directions, or of an eigenvector and a random one."""
+    directions = self.axes(plan, eigenvector)
     coordinates = _symmetric(plan.span, plan.num_points)
     values = weights.surface(
       self.loss_fn,
       self.params,
       self.passes(FORWARD * len(coordinates) ** 2),
-      [first, second],
+      directions,
       [coordinates, coordinates],
       points_per_call=plan.points_per_call,
     )
-    return {"coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
+    return {"axes": plan.axes, "coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
 
-  def _key(self, part: int) -> Array:
+  def axes(self, plan: Plane, eigenvector: Params) -> list[Params]:
+    """The two directions of a plane."""
+    first, second = (weights.filter_normalized(key, self.params) for key in jax.random.split(self.key_of(8)))
+    if plan.axes == "random":
+      return [first, second]
+    # As long as the random one, so that both axes have one unit; what it shares with it would tilt the plane.
+    second = weights.orthogonalized(second, eigenvector)
+    return [weights.along(eigenvector, self.params, length=float(tree.norm(second))), second]
+
+  def key_of(self, part: int) -> Array:
     """A key for each part, so that their draws have nothing to do with each other."""
     return jax.random.fold_in(self.key, part)
 

@@ -4,6 +4,10 @@ import copy
 
 import pytest
 
+from jaxtl import train
+from jaxtl.config import parse
+from jaxtl.studies.lambda_max import Flatness
+from jaxtl.train import Experiment
 from tests.train.conftest import runtime, tiny_config
 
 __all__ = ["runtime", "study_config"]
@@ -41,3 +45,16 @@ def study_config():
     from_scratch=dict(epochs=0.0, tune=None, flatness=None),
   )
   return copy.deepcopy(dict(study=".studies.pretrain.rows", seeds=[0], title="tiny", base=base, arms=arms))
+
+
+@pytest.fixture
+def checkpointed(runtime, tmp_path):
+  """The folder of a training, and the training."""
+  experiment = parse(tiny_config(epochs=2.0), Experiment)
+  trained = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "start")
+  return str(tmp_path / "start"), trained
+
+
+@pytest.fixture
+def settings(study_config):
+  return parse(study_config["base"]["flatness"] | dict(num_iters=300, tolerance=1e-3), Flatness)

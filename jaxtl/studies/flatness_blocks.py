@@ -1,0 +1,82 @@
+"""The curvature of each block of a network alone, the others held still."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxtl import curvature, tree
+from jaxtl.studies.flatness_plans import Layers
+from jaxtl.studies.meter import FORWARD, GRADIENT
+from jaxtl.studies.scene import Row, Scene
+from jaxtl.types import Array, Params
+
+
+def rows(at: Scene, plan: Layers) -> Iterator[Row]:
+  """A row for each block that has parameters, in forward order."""
+  # One gradient by everything has those by all blocks.
+  slope = curvature.gradient_over_batches(at.loss_fn, at.passes(GRADIENT))(at.params)[1]
+  for number, (block, where) in enumerate(_blocks(at, plan)):
+    if where is not None:
+      key = jax.random.fold_in(at.key_of(6), number)
+      size = tree.size(tree.select(at.params, where))
+      hessian, gauss_newton = _hessian(at, plan, where, key), _gauss_newton(at, plan, where, key)
+      sharpness = {"layer_sam_first_order": _sharpness(at, plan, where, slope), "layer_rho": plan.rho}
+      yield {"layer": block, "layer_parameters": size, **hessian, **gauss_newton, **sharpness}
+
+
+def _blocks(at: Scene, plan: Layers) -> Iterator[tuple[str, str | None]]:
+  """Each block with a regex of its parameters that count; None where there are none."""
+  wanted = jax.tree.leaves(tree.matches(at.params, plan.where))
+  counted = [path for path, kept in zip(tree.paths(at.params), wanted, strict=True) if kept]
+  for block in at.model.blocks:
+    inside = [re.escape(path) for path in counted if path.startswith(f"{block}/")]
+    yield block, f"^(?:{'|'.join(inside)})$" if inside else None
+
+
+def _hessian(at: Scene, plan: Layers, where: str, key: Array) -> Row:
+  """lambda_max by Lanczos, the trace by probes."""
+  matvec, like = at.block(where), tree.select(at.params, where)
+  first, second = jax.random.split(key)
+  settings: dict[str, Any] = dict(max_products=plan.max_products, tolerance=plan.tolerance)
+  [pair] = curvature.top_eigenpairs(matvec, like, first, k=1, **settings)
+  trace = curvature.trace(matvec, like, second, num_samples=plan.num_probes)
+  return {
+    "layer_lambda_max": pair.value,
+    "layer_residual": pair.residual,
+    "layer_converged": pair.converged,
+    "layer_trace": trace.value,
+    "layer_trace_error": trace.standard_error,
+  }
+
+
+def _gauss_newton(at: Scene, plan: Layers, where: str, key: Array) -> Row:
+  """The effective dimension; `change` is what the latter half of its steps did to it."""
+  density = curvature.spectral_density(
+    at.gauss_newton_block(where),
+    tree.select(at.params, where),
+    jax.random.fold_in(key, 2),
+    num_samples=plan.effective_probes,
+    num_steps=plan.effective_steps,
+  )
+  found, before = (d.effective_dimension(alpha=plan.alpha) for d in (density, density.shorter or density))
+  return {
+    "layer_effective_dimension": found.value,
+    "layer_effective_dimension_error": found.standard_error,
+    "layer_effective_dimension_change": abs(found.value - before.value),
+    "layer_alpha": plan.alpha,
+  }
+
+
+def _sharpness(at: Scene, plan: Layers, where: str, slope: Params) -> float:
+  """SAM's sharpness to first order, where the block alone may move."""
+  loss = curvature.loss_over_batches(at.loss_fn, at.passes(FORWARD))
+  return curvature.sam_sharpness(
+    lambda block: loss(tree.replace(at.params, block)),
+    lambda _: tree.select(slope, where),
+    tree.select(at.params, where),
+    rho=plan.rho,
+  )
