@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 NORMALIZE = dict(fn=".data.normalize", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 RESIZE = [dict(fn=".data.resize", size=32), dict(fn=".data.center_crop", size=32)]
 
+AVERAGES = ("uniform_soup", "greedy_soup", "task_arithmetic", "ties", "dare", "fisher")
+
 
 def _task(train, test, *, flip=True, head=None, limit=None):
   """A tenth of the training images, at most a thousand, chooses the coefficient."""
@@ -75,7 +77,8 @@ def get_config():
         dict(
           loss_ratio=dict(merging=dict(max_sweeps=1)),
           by_classes=dict(normalise="log_classes"),
-          new_statistics=dict(statistics_batches=8, merging=dict(max_sweeps=1)),
+          # Of the ways to merge, those that fine-tune nothing more.
+          new_statistics=dict(statistics_batches=8, merging=dict(methods=AVERAGES)),
         ),
         sort_keys=False,
       ),
