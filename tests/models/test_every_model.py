@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ SMALL = dict(
 )
 # Depths that a family counts in another way.
 SMALL_OF = {"wide_resnet28_10": dict(width=1, depth=10)}
+SUFFIXES = 3  # how many a network is cut into two at
 RUN, TRAIN = 18, 8  # blocks; beyond, running and compiling the gradient take too long for a fast test
 
 
@@ -110,6 +112,29 @@ FAMILIES = (
   "efficientnet_lite0",
 )
 FAMILIES += ("mobilenet_v1", "mobilenet_v2", "vit_ti16", "clip_vit_b32")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prefix_and_suffix_are_the_whole_at_every_block(name, filled, images):
+  model = make_small(name)
+  params, batch_stats = filled(model, (1, 8, 8, 3))
+  x = images(2, 8, 8, 3)
+  whole, _ = model.apply(params, batch_stats, x)
+  # Cut at every block at once: what leaves one enters the next.
+  entering = {model.blocks[0]: x}
+  for block, following in itertools.pairwise(model.blocks):
+    features, _ = model.apply(params, batch_stats, entering[block], start=block, stop=following)
+    entering[following] = features["hidden"]
+  # A hundred blocks would take minutes; the rest is what the pieces above are.
+  for block in {*model.blocks[:: -(-len(model.blocks) // SUFFIXES)], *model.blocks[-2:]}:
+    hidden = model.prefix(params, batch_stats, x, stop=block)
+    np.testing.assert_allclose(hidden, entering[block], rtol=1e-6, atol=1e-6)
+    features = model.suffix(params, batch_stats, hidden, start=block)
+    assert "logits" in features
+    for feature, value in features.items():
+      np.testing.assert_allclose(value, whole[feature], rtol=1e-6, atol=1e-6)
+
+
 OTHER = dict(
   padding={"same": "symmetric", "symmetric": "same"},
   shortcut={"A": "B", "B": "A"},

@@ -1,106 +1,18 @@
-"""PoF and PoL: closed forms, explicit copies of parameters, and what must not move."""
+"""PoF and PoL: the gradient by explicit copies of parameters, what must not move, and what is refused."""
 
-import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from scipy import optimize
 
-from jaxtl import optim, tasks, tree
+from jaxtl import optim, tree
 from jaxtl.errors import ConfigError
-from jaxtl.optim.post_training import GAMMA
 from jaxtl.train import init_state, make_mesh, make_train_step
 from jaxtl.types import Aux, Model
+from tests.optim.chain_steps import MODEL, PARAMS, STATS, close, equal, evaluate, moved, trajectory, weak_loss
 from tests.optim.small_chain import BLOCKS, KEY, batch_of, chain, examples, loss_of
-
-MODEL = chain()
-PARAMS, STATS = MODEL.init(KEY, None)
-
-
-def evaluate(rule, batch, *, model=MODEL, params=PARAMS, stats=STATS, key=KEY, memory=None):
-  """((loss, aux), grads) of a rule on the chain."""
-  memory = optim.init_memory(rule, params) if memory is None else memory
-  return jax.jit(rule(loss_of(model)))(params, stats, batch, key, *memory)
-
-
-def moved(params, gradient, where, length):
-  """Explicit copies: the parameters that `where` finds, `length` along minus the gradient."""
-  step = tree.scale(length, tree.select(gradient, where))
-  return tree.replace(params, tree.sub(tree.select(params, where), step))
-
-
-def weak_loss(params, weak, model=MODEL):
-  """The loss at test time, without the rule's shortcuts."""
-  logits = model.apply(params, STATS, weak["image"])[0]["logits"]
-  each = jax.nn.logsumexp(logits, axis=1) - jnp.take_along_axis(logits, weak["label"][:, None], 1)[:, 0]
-  return jnp.sum(jnp.where(weak["mask"], each, 0)) / jnp.sum(weak["mask"])
-
-
-def close(a, b, **tolerance):
-  jax.tree.map(partial(np.testing.assert_allclose, **({"rtol": 1e-5, "atol": 1e-7} | tolerance)), a, b)
-
-
-def equal(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def quadratic_model():
-  """The head's two numbers times those of the image: with squares as the loss, w.H.w/2, H = diag(1, 5)."""
-
-  def apply(params, stats, images, *, start=None, stop=None, **_):
-    x = images * params["stem"]["one"] if start in (None, "stem") else images
-    if stop:
-      return {"hidden": x}, stats
-    return {"logits": x @ params["head"]["kernel"][:, None]}, stats
-
-  model = Model("quadratic", lambda *_: None, apply, ("stem", "head"))
-  params = {"stem": {"one": jnp.float32(1)}, "head": {"kernel": jnp.array([0.8, 1.3])}}
-  rows = {"image": jnp.array([[1.0, 0.0], [0.0, np.sqrt(5.0)]]), "label": jnp.zeros(2, jnp.int32)}
-  task = tasks.classification(loss=lambda logits, labels: logits[:, 0] ** 2)
-  return task.loss_fn(model), params, {**rows, "weak": rows}
-
-
-@pytest.mark.parametrize(("gamma", "expected"), [(0.0, 4.545), (1.0, 0.2041814), (2.0, 4.545)])
-def test_on_a_quadratic_the_length_and_the_losses_are_the_closed_form(monkeypatch, gamma, expected):
-  monkeypatch.setattr(jax.random, "uniform", lambda key, *_, **__: jnp.float32(gamma / 2))
-  loss_fn, params, batch = quadratic_model()
-  rule = optim.pof()
-  (loss, aux), _ = rule(loss_fn)(params, {}, batch, KEY, *optim.init_memory(rule, params))
-  g = np.array([0.8, 6.5])
-  eta = g @ g / (g @ (np.array([1.0, 5.0]) * g))
-  assert eta == pytest.approx(0.2024163, rel=1e-6)
-  assert float(aux.metrics["eta"]) == pytest.approx(eta, rel=1e-5)
-  assert float(aux.metrics["weak_loss"]) == pytest.approx(4.545, rel=1e-6)
-  assert float(loss) == pytest.approx(expected, rel=1e-5)
-  assert float(aux.metrics["perturbation"]) == pytest.approx(gamma * eta * np.linalg.norm(g), rel=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_affine_search_agrees_with_explicit_copies_of_the_parameters(seed):
-  batch = batch_of(weak=10, seed=seed)
-  gradient = jax.grad(weak_loss)(PARAMS, batch["weak"])
-  along = lambda eta: float(weak_loss(moved(PARAMS, gradient, "^head/", eta), batch["weak"]))  # noqa: E731
-  (loss, aux), _ = evaluate(optim.pof(), batch)
-  found = float(aux.metrics["eta"])
-  assert not aux.metrics["reject"]
-  assert along(found) <= optimize.minimize_scalar(along, bounds=(0, 4 * found), method="bounded").fun + 1e-6
-  length = found * aux.metrics["gamma"]
-  explicit = moved(PARAMS, gradient, "^head/", length)
-  expected = loss_of(MODEL, frozen_stats=True)(explicit, STATS, batch, KEY)[0]
-  assert float(loss) == pytest.approx(float(expected), rel=1e-6)
-  (_, aux), _ = evaluate(optim.pof(search="trials"), batch)
-  eta = 1.0
-  while along(eta) <= along(0.0):
-    eta *= 2
-  while along(eta / 2) > along(0.0):
-    eta /= 2
-  trials = eta * np.arange(17) / 16
-  values = [along(trial) for trial in trials]
-  assert along(float(aux.metrics["eta"])) == pytest.approx(min(values), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -142,20 +54,6 @@ def test_a_layer_that_is_perturbed_and_moved_is_moved_from_where_it_was():
   close(after.params, tree.sub(PARAMS, tree.scale(0.1, grads)))
 
 
-def trajectory(rule, steps=6, *, model=MODEL, tx=None, batches=batch_of, seed=0):
-  """(states, metrics) of some steps."""
-  tx = tx or optim.sgd(peak_rate=0.1, total_steps=9, weight_decay=0.01)
-  part = optim.trained_paths(rule, model)
-  tx = optim.where(pattern=part, transform=tx) if part else tx
-  step = jax.jit(make_train_step(loss_of(model, frozen_stats=True), tx, gradient=rule))
-  states, told = [init_state(PARAMS, STATS, tx, gradient=rule)], []
-  for number in range(steps):
-    state, metrics = step(states[-1], batches(seed=number), jax.random.key(seed))
-    states.append(state)
-    told.append({name: float(value) for name, value in metrics.items()})
-  return states, told
-
-
 def test_without_a_range_it_is_training_with_a_frozen_head():
   model = chain(dropout=0.3)
   frozen = optim.sgd(peak_rate=0.1, total_steps=9, weight_decay=0.01, freeze="^head/")
@@ -194,110 +92,6 @@ def test_pol_of_all_below_the_head_is_pof():
   pof, _ = trajectory(optim.pof())
   pol, _ = trajectory(optim.pol(update=("first", "second", "third"), perturb="head"))
   equal(pol[-1].params, pof[-1].params)
-
-
-@pytest.mark.parametrize("gamma_range", [2.0, 0.5])
-def test_gamma_is_uniform_over_its_range_and_a_function_of_the_step(gamma_range):
-  rule, batch = optim.pof(gamma_range=gamma_range), batch_of()
-  value_and_grad, memory = rule(loss_of(MODEL)), optim.init_memory(rule, PARAMS)
-
-  def gamma(number):
-    key = jax.random.fold_in(KEY, number)
-    return value_and_grad(PARAMS, STATS, batch, key, *memory)[0][1].metrics["gamma"]
-
-  count = 2000
-  gammas = np.asarray(jax.jit(jax.vmap(gamma))(jnp.arange(count)))
-  r = gamma_range
-  deviation = r / np.sqrt(12 * count)
-  assert gammas.mean() == pytest.approx(r / 2, abs=4 * deviation)
-  assert (gammas**2).mean() == pytest.approx(r**2 / 3, abs=4 * r**2 * np.sqrt(4 / 45 / count))
-  assert gammas.min() >= 0
-  assert gammas.max() < r
-  again = r * jax.random.uniform(jax.random.fold_in(jax.random.fold_in(KEY, 7), GAMMA))
-  assert float(gammas[7]) == pytest.approx(float(again), rel=1e-6)
-
-
-SEPARABLE = {**examples(), "weak": examples(9, 5, separable=True)}
-
-
-@pytest.mark.parametrize("search", ["newton", "trials"])
-def test_a_separable_weak_batch_is_rejected_and_counted(search):
-  model, batch = chain(blocks=("head",)), SEPARABLE
-  params = {"head": tree.scale(0.01, PARAMS["head"])}
-  step = partial(evaluate, batch=batch, model=model, params=params)
-  rule = optim.pol(update="head", search=search)
-  (loss, aux), _ = step(rule)
-  told = {name: float(value) for name, value in aux.metrics.items()}
-  assert (told["reject"], told["rejects"], told["eta"], told["perturbation"]) == (1, 1, 0, 0)
-  assert float(loss) == pytest.approx(float(weak_loss(params, batch, model)), rel=1e-6)
-  (_, aux), _ = step(rule, memory=aux.memory)
-  assert float(aux.metrics["rejects"]) == 2
-  clipped = optim.pol(update="head", search=search, on_unbounded="clip", cap=50.0)
-  (_, aux), _ = step(clipped)
-  assert float(aux.metrics["eta"]) == pytest.approx(50)
-  assert (float(aux.metrics["reject"]), float(aux.metrics["rejects"])) == (0, 0)
-
-
-@pytest.mark.parametrize("rule", [optim.pof(eta_init=1e4), optim.pof(eta_init=1e4, search="trials")])
-def test_a_minimum_far_below_the_first_length_is_found(rule):
-  batch = batch_of()
-  (_, aux), _ = evaluate(rule, batch)
-  eta = aux.metrics["eta"]
-  assert 0 < float(eta) < 1e4 / 16
-  gradient = jax.grad(weak_loss)(PARAMS, batch["weak"])
-  there = weak_loss(moved(PARAMS, gradient, "^head/", eta), batch["weak"])
-  assert float(there) < float(weak_loss(PARAMS, batch["weak"]))
-
-
-def test_the_search_begins_where_the_last_one_ended():
-  rule, batch = optim.pol(update="third", perturb="second"), batch_of()
-  (_, aux), _ = evaluate(rule, batch)
-  (memory,) = aux.memory
-  assert float(memory.start) == float(aux.metrics["eta"]) > 0
-  along = lambda eta, start: evaluate(  # noqa: E731
-    rule, batch, memory=(memory._replace(start=jnp.float32(start)),)
-  )[0][1].metrics["eta"]
-  assert float(along(0, 1e-6)) == pytest.approx(4e-6, rel=1e-3)  # a factor of 4 at most
-
-
-def test_the_first_search_begins_where_it_says_and_has_as_many_trials():
-  batch = batch_of()
-  eta = lambda rule: float(evaluate(rule, batch)[0][1].metrics["eta"])  # noqa: E731
-  assert eta(optim.pol(update="third", perturb="second", eta_init=1e-5)) == pytest.approx(4e-5, rel=1e-3)
-  exact, few = eta(optim.pof()), eta(optim.pof(search="trials", num_trials=3))
-  many = eta(optim.pof(search="trials", num_trials=400))
-  assert abs(many - exact) < 0.01 * exact < abs(few - exact)
-
-
-def test_a_length_is_kept_for_as_long_as_it_says():
-  _, told = trajectory(optim.pol(update="third", perturb="second", refresh_every=3), steps=7)
-  etas = [metrics["eta"] for metrics in told]
-  assert len(set(etas[:3])) == len(set(etas[3:6])) == 1
-  assert len({etas[0], etas[3], etas[6]}) == 3
-  _, told = trajectory(optim.pol(update="third", perturb="second"), steps=3)
-  assert len({metrics["eta"] for metrics in told}) == 3
-
-
-def test_only_a_head_that_is_not_linear_is_searched_with_forward_passes():
-  for head, expected in (("linear", False), ("cosine", True)):
-    made, starts = chain(head=head), []
-
-    def counted(*arguments, made=made, starts=starts, **keywords):
-      starts.append(keywords.get("start"))
-      return made.apply(*arguments, **keywords)
-
-    rule = optim.pof()
-    counting = loss_of(dataclasses.replace(made, apply=counted))
-    rule(counting)(PARAMS, STATS, batch_of(), KEY, *optim.init_memory(rule, PARAMS))
-    assert (starts.count("head") > 6) is expected, head
-
-
-def test_a_perturbed_head_that_is_not_linear_lowers_the_weak_loss():
-  model, batch = chain(head="cosine"), batch_of()
-  (_, aux), _ = evaluate(optim.pof(), batch, model=model)
-  gradient = jax.grad(weak_loss)(PARAMS, batch["weak"], model)
-  there = moved(PARAMS, gradient, "^head/", aux.metrics["eta"])
-  assert float(weak_loss(there, batch["weak"], model)) < float(aux.metrics["weak_loss"])
 
 
 def test_statistics_move_only_where_the_suffix_trains_and_never_by_the_weak_batch():

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtl import data, optim, train, tree
+from jaxtl import data, losses, optim, train, tree
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError, Restart
 from jaxtl.train import PostTraining, PrefixCache, experiment, feed, memory
@@ -182,6 +182,26 @@ def test_kept_hidden_states_train_as_images_do(base, runtime, perturb):
     for name in ("train/eta", "train/weak_loss", "train/loss"):
       assert len(series(found, name)) == 6
       np.testing.assert_allclose(series(found, name), series(expected, name), rtol=1e-3)
+
+
+def test_the_evaluation_is_of_the_head_that_the_base_had(base, runtime):
+  """And of what is returned, though every step saw another head."""
+  trained = post_train(base, settings(gradient=dict(make=".optim.pof", weak_batch_size=48)), runtime())
+  assert min(series(trained, "train/perturbation")) > 0.1
+  model = base.model_spec().realize(num_classes=3)
+  (batch,) = runtime().eval_batches(dataclasses.replace(settings().evaluation["test"], batch_size=96))
+
+  def loss(head):
+    logits = model.apply({**trained.weights.params, "head": head}, base.batch_stats, batch["image"])[0][
+      "logits"
+    ]
+    return float(losses.softmax_cross_entropy(logits, batch["label"]).mean())
+
+  evaluated = trained.last("eval/test/cross_entropy")
+  assert evaluated == pytest.approx(loss(base.params["head"]), rel=1e-5)
+  # Another head's is another.
+  away = tree.scale(0.1 / float(tree.norm(base.params["head"])), base.params["head"])
+  assert evaluated != pytest.approx(loss(tree.add(base.params["head"], away)), rel=1e-3)
 
 
 def test_half_precision_keeps_the_gradient_to_a_hundredth(base, runtime):
