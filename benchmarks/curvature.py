@@ -121,7 +121,11 @@ class Comparison:
     self.clock = time.process_time if options.threads == 1 else time.perf_counter
     weights = dict(text.split("=", 1) for text in options.weights).get(name)
     self.problem = Problem(
-      name, options.images, data_dir=options.data_dir, weights=None if weights is None else Path(weights)
+      name,
+      options.images,
+      data_dir=options.data_dir,
+      weights=None if weights is None else Path(weights),
+      batch=options.batch,
     )
     self.key = jax.random.key(1)
     batches = self.problem.batches()
@@ -246,13 +250,14 @@ class Comparison:
     return {"products": taken, "seconds": self.clock() - began, "value": value}
 
 
-def memory(name: str) -> tuple[float, float]:
+def memory(name: str, batch: int | None) -> tuple[float, float]:
   """Peak MiB of a process that takes one product over one batch, and over many."""
   settings: dict[str, Any] = dict(check=True, capture_output=True, text=True)
   # An allocator that keeps what is freed grows by its fragments, whatever the product does.
   settings["env"] = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
   command = [sys.executable, str(MEMORY), name]
-  one, many = (float(subprocess.run([*command, str(n)], **settings).stdout) for n in (1, MANY))
+  size = [] if batch is None else [str(batch)]
+  one, many = (float(subprocess.run([*command, str(n), *size], **settings).stdout) for n in (1, MANY))
   return one, many
 
 
@@ -264,7 +269,7 @@ def spread(values: Iterator[float]) -> tuple[float, str]:
 
 def compare(name: str, options: argparse.Namespace, tables: dict[str, list[str]]) -> list[str]:
   """Adds the rows of one model to the tables, and returns the limits that it passes."""
-  peaks = memory(name)
+  peaks = memory(name, options.batch)
   case = Comparison(name, options)
   with tempfile.TemporaryDirectory() as text:
     folder = Path(text)
@@ -313,6 +318,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has torch")
   parser.add_argument("--models", nargs="+", default=[*CASES], choices=[*CASES], help="default: all")
   parser.add_argument("--images", type=int, default=1024, help="in total, in batches (default: 1024)")
+  parser.add_argument("--batch", type=int, help="images of a batch on both sides (default: what suits each)")
   parser.add_argument("--rounds", type=int, default=5, help="timed rounds, at least 2 (default: 5)")
   parser.add_argument("--threads", type=int, default=1, help="threads and cores of each side (default: 1)")
   parser.add_argument(

@@ -1,6 +1,6 @@
 """Prints the peak of this process's memory, in MiB, at one Hessian product over N batches made one by one.
 
-python benchmarks/curvature_memory.py MODEL N
+python benchmarks/curvature_memory.py MODEL N [IMAGES OF A BATCH]
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ def peak() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-def main(name: str, count: int) -> None:
+def main(name: str, count: int, batch: int | None = None) -> None:
   """One product at fresh weights."""
   model = getattr(models, name)(num_classes=10, **CASES[name].keywords)
   shape = (1, CASES[name].size, CASES[name].size, 3)
   params, stats = model.init(jax.random.key(0), jax.numpy.zeros(shape))
   loss_fn = summed_loss(model, stats)
-  matvec = hvp_over_batches(loss_fn, params, functools.partial(drawn_batches, name, count))
+  matvec = hvp_over_batches(loss_fn, params, functools.partial(drawn_batches, name, count, batch))
   jax.block_until_ready(matvec(tree.random_like(jax.random.key(1), params)))
   print(f"{peak():.1f}")
 
 
 if __name__ == "__main__":
-  main(sys.argv[1], int(sys.argv[2]))
+  main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -43,6 +43,15 @@ CASES = {
 }
 
 
+def case_of(name: str, batch: int | None) -> Case:
+  """A case, with batches of that size on both sides where one is given."""
+  if batch is None:
+    return CASES[name]
+  if batch < 1:
+    raise SystemExit(f"--batch is {batch}; write at least 1")
+  return dataclasses.replace(CASES[name], batch=batch, torch_batch=batch)
+
+
 class Problem:
   """A model with its weights on images.
 
@@ -51,10 +60,13 @@ class Problem:
     count: number of images.
     data_dir: has CIFAR-10 as sheets, None for drawn images.
     weights: an npz in the layout of the case; None trains fresh ones.
+    batch: images of a batch on both sides; None has each side's own.
   """
 
-  def __init__(self, name: str, count: int, *, data_dir: Path | None, weights: Path | None) -> None:
-    self.case = CASES[name]
+  def __init__(
+    self, name: str, count: int, *, data_dir: Path | None, weights: Path | None, batch: int | None = None
+  ) -> None:
+    self.case = case_of(name, batch)
     self.image, self.label, classes = images(count, self.case.size, data_dir)
     self.classes = classes
     self.model = getattr(models, name)(num_classes=classes, **self.case.keywords)
@@ -105,9 +117,9 @@ def normalized(pixels: np.ndarray) -> np.ndarray:
   return ((pixels / 255 - MEAN) / STD).astype(np.float32)
 
 
-def drawn_batches(name: str, count: int, classes: int = 10) -> Iterator[Any]:
-  """`count` batches of noise, each made when it is asked for."""
-  case = CASES[name]
+def drawn_batches(name: str, count: int, batch: int | None = None, classes: int = 10) -> Iterator[Any]:
+  """`count` batches of noise, each made when it is asked for; `batch` images instead of the case's."""
+  case = case_of(name, batch)
   for number in range(count):
     rng = np.random.default_rng(number)
     image = rng.standard_normal((case.batch, case.size, case.size, 3), np.float32)

@@ -1,8 +1,8 @@
 """Orthonormal bases of trees, and the Lanczos recursion on top of them.
 
 Library Lanczos (matfree's, for one) runs its recursion inside one compiled loop. A mean over data that are
-streamed from the host cannot be called in there, and convolutions in a rolled loop are some 30 times slower
-on XLA:CPU (jax-ml/jax#12868); so the recursion is a Python loop here, and matfree is what the tests compare
+streamed from the host cannot be called in there, and convolutions in a rolled loop lose their fast path on
+XLA:CPU (jax-ml/jax#12868); so the recursion is a Python loop here, and matfree is what the tests compare
 it with.
 """
 

@@ -99,7 +99,8 @@ def average_sharpness(loss: Loss, params: Params, key: Array, *, sigma: float, n
 
   Each sample is the mean over a pair n, -n, in which the gradient's part, noise without information, cancels.
 
-  Invariant to the permutation of units, but to no rescaling: `adaptive_average_sharpness` is.
+  Invariant to no rescaling: `adaptive_average_sharpness` is. A permutation of units leaves its expectation
+  alone, as all that preserves distances, but not a sample: the noise of a key is another one to it.
 
   Args:
     loss: params -> scalar L.

@@ -161,8 +161,10 @@ class Density:
 
     Unbiased for polynomials up to the degree 2 m - 1; other functions have a bias that falls with m:
     `shorter` tells whether it still does. Where few eigenvalues make most of the sum, the samples are skewed,
-    and few probes state too small an error: of small networks' third moments, intervals of 99 % from 8 probes
-    held 93 of 100, from 24 probes 97.
+    and few probes state too small an error. Of the three networks of `tests/curvature/test_stochastic.py`
+    the trace lay within one standard error in 53 to 59 of 100 seeds with 4 probes and in 58 to 68 with 6, and
+    within the interval of 99 % by Student's t (`Estimate.error`) in 98 to 100 with both; the third moment
+    within that in at least 93 with 8 probes and 97 with 24.
     """
     samples = self.dimension * np.sum(self.weights * function(self.nodes), axis=1)
     return of_samples(samples, num_evaluations=self.num_products)

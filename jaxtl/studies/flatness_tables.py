@@ -90,10 +90,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
       f"{_all(rows, 'precision')}, computing in {_all(rows, 'compute_type')}, products of matrices in JAX's "
       f"precision {_all(rows, 'matmul_precision')}.",
     ),
-    (
-      "Standard error (s.e.)",
-      "One standard error over the random probes, of this subset of the images only.",
-    ),
+    ("Standard error (s.e.)", _standard_error(rows)),
   ]
   if len(table.arms) > 1:
     flattest = (
@@ -120,6 +117,18 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     draws = f"{_all(plans, 'num_steps')} steps of ascent, {_all(plans, 'num_samples')} pairs of draws"
     said.append(("Sharpness", f"Balls of {ball}; noise of standard {noise}; {draws}."))
   return said
+
+
+def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:
+  """What one of so few probes is worth."""
+  said = "One standard error over the random probes, of this subset of the images only."
+  counts = sorted({len(row["density_nodes"]) for row in rows if "density_nodes" in row})
+  if not counts:
+    return said
+  return (
+    f"{said} With few probes, here {' or '.join(map(str, counts))} for the trace, ± one of them holds the "
+    "truth in fewer than 68 of 100 cases: of small networks in 53 to 59 with 4 probes, in 58 to 68 with 6."
+  )
 
 
 def blocks(results: Results) -> list[Grid]:

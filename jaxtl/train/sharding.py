@@ -192,11 +192,17 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
   """This process's rows [B / processes, ...] as global arrays [B, ...], split over the data axis.
 
   Arrays that are on the devices already stay as they are, and a batch within the batch is put alike.
+
+  Raises:
+    ConfigError: the devices of the data axis do not divide the number of rows.
   """
   sharding = over_data(mesh)
 
   def put_rows(rows: Any) -> Array:
-    return rows if isinstance(rows, jax.Array) else jax.make_array_from_process_local_data(sharding, rows)
+    if isinstance(rows, jax.Array):
+      return rows
+    check_batch_size(len(rows) * jax.process_count(), mesh, at="the number of rows of a batch")
+    return jax.make_array_from_process_local_data(sharding, rows)
 
   return jax.tree.map(put_rows, dict(batch))
 

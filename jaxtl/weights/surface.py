@@ -76,9 +76,8 @@ def surface(
   return (total[: math.prod(shape)] / count).reshape(shape)
 
 
-# Points are unrolled, not vmapped: kernels that differ among points make grouped convolutions, which XLA:CPU
-# runs 6 to 12 times slower (ResNet-20 of widths 16 and 8); nor rolled, since a convolution in a loop loses
-# its fast path there (jax-ml/jax#12868).
+# Points are unrolled, not vmapped: kernels that differ among points make grouped convolutions, which are slow
+# on XLA:CPU; nor rolled, since a convolution in a loop loses its fast path there (jax-ml/jax#12868).
 @functools.partial(jax.jit, static_argnames="loss_fn")
 def _sums(
   params: Params, directions: tuple[Params, ...], points: Array, batch: Any, *, loss_fn: Callable[..., Any]

@@ -117,3 +117,15 @@ def dense_hessian(loss, params):
   """[n, n] over the flattened parameters."""
   flat, unravel = ravel_pytree(params)
   return np.asarray(jax.jit(jax.hessian(lambda x: loss(unravel(x))))(flat))
+
+
+def columns(matvec, params):
+  """The dense matrix of a product, row by row: it is symmetric."""
+  flat, unravel = ravel_pytree(params)
+  return np.stack([ravel_pytree(matvec(unravel(row)))[0] for row in jnp.eye(flat.size)])
+
+
+def batches_of(data, size):
+  """The examples in batches of so many."""
+  count = len(data["label"])
+  return [jax.tree.map(lambda x, i=i: x[i : i + size], data) for i in range(0, count, size)]

@@ -221,6 +221,9 @@ def measures():
   [
     ("sam", LAYERS, False),
     ("average", LAYERS, False),
+    ("sam", UNITS, False),
+    ("average", UNITS, False),
+    ("asam_eta", UNITS, False),
     ("asam_eta", LAYERS, False),
     ("asam", LAYERS, True),
     ("asam", UNITS, True),
@@ -246,17 +249,32 @@ def test_invariance_to_the_rescaling_of_units(name, change, invariant):
     assert abs(after - before) > 0.05 * abs(before)
 
 
-@pytest.mark.parametrize("name", ["sam", "asam", "fisher_rao"])
-def test_invariance_to_the_permutation_of_units(name):
-  _, params, _ = make_net()
+def permuted(params):
+  """The units of the first layer in another order."""
   order = np.array([3, 0, 5, 1, 4, 2])
-  same = {
+  return {
     "first": {"kernel": params["first"]["kernel"][:, order]},
     "second": {"kernel": params["second"]["kernel"][order]},
     "third": params["third"],
   }
-  measure = measures()[name]
-  np.testing.assert_allclose(measure(same), measure(params), rtol=1e-10)
+
+
+@pytest.mark.parametrize("average", [average_sharpness, adaptive_average_sharpness])
+def test_the_permutation_of_units_leaves_an_average_alone_but_not_its_samples(average):
+  loss, params, _ = make_net()
+  few = [average(loss, p, KEY, sigma=0.1, num_samples=2).value for p in (params, permuted(params))]
+  assert abs(few[1] - few[0]) > 1e-3 * abs(few[0])
+  both = zip((params, permuted(params)), jax.random.split(KEY))
+  many = [average(loss, p, key, sigma=0.1, num_samples=1000) for p, key in both]
+  error = math.hypot(*(found.standard_error for found in many))
+  assert abs(many[1].value - many[0].value) < 4 * error
+  assert error < 0.15 * many[0].value
+
+
+@pytest.mark.parametrize("name", ["sam", "asam", "fisher_rao"])
+def test_invariance_to_the_permutation_of_units(name):
+  _, params, _ = make_net()
+  np.testing.assert_allclose(measures()[name](permuted(params)), measures()[name](params), rtol=1e-10)
 
 
 def test_fisher_rao_norm_is_the_variance_of_the_scores_times_the_depth():

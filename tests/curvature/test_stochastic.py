@@ -1,5 +1,6 @@
 """Random estimates beside the truth: their stated errors hold, and polynomials are exact on average."""
 
+import dataclasses
 import functools
 
 import jax
@@ -63,6 +64,40 @@ def test_density_moments_hold_in_95_of_100_seeds(name):
     truth = np.mean(eigenvalues**order)
     assert sum(held(density.moment(order), truth) for density in found) >= 95
   assert sum(held(density.trace(), eigenvalues.sum()) for density in found) >= 95
+
+
+@functools.cache
+def densities_of(name):
+  with jax.enable_x64(True):
+    matrix = jnp.asarray(dense(name))
+    product = jax.jit(lambda v: matrix @ v)
+    keys = [jax.random.key(seed) for seed in SEEDS]
+    return [spectral_density(product, matrix[0], key, num_samples=24, num_steps=2) for key in keys]
+
+
+def of_first(density, count):
+  """The density of the first probes alone."""
+  return dataclasses.replace(density, nodes=density.nodes[:count], weights=density.weights[:count])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("probes", "most"), [(4, 60), (6, 68)])
+def test_one_standard_error_of_few_probes_is_too_small_and_students_t_is_not(name, probes, most):
+  """Of a normal distribution, 68 of 100 lie within one standard deviation."""
+  found = [of_first(density, probes).trace() for density in densities_of(name)]
+  truth = np.trace(dense(name))
+  assert 50 <= sum(abs(x.value - truth) <= x.standard_error for x in found) <= most
+  assert sum(held(x, truth) for x in found) >= 98
+
+
+@pytest.mark.parametrize(("probes", "least"), [(8, 93), (24, 97)])
+def test_third_moments_need_many_probes(probes, least):
+  """Few eigenvalues make them: the samples are skewed, and 99 % is stated."""
+  counts = []
+  for name in NETWORKS:
+    truth = np.mean(np.linalg.eigvalsh(dense(name)) ** 3)
+    counts.append(sum(held(of_first(x, probes).moment(3), truth) for x in densities_of(name)))
+  assert least <= min(counts) < 99
 
 
 def test_a_density_of_all_steps_has_the_true_functions_of_the_spectrum():

@@ -31,6 +31,7 @@ def test_the_caption_says_what_a_number_depends_on(results):
     assert "stored statistics" in text
     assert "float32" in text
     assert "λ / (λ + 2)" in text
+    assert "here 2 for the trace, ± one of them holds the truth in fewer than 68 of 100" in text
   assert "multiclass_smoothed_hinge(margin=7)" not in texts[0]
   assert "hinge: multiclass_smoothed_hinge(margin=7)" in texts[1]
 

@@ -268,3 +268,11 @@ def test_own_rows_are_the_rows_that_were_put(devices, model):
   np.testing.assert_array_equal(sharding.own_rows(sharding.put_batch({"x": rows}, mesh)["x"]), rows)
   one = sharding.put_replicated(rows, mesh)
   np.testing.assert_array_equal(sharding.own_rows(one), rows)
+
+
+def test_fewer_rows_than_devices_are_refused_in_one_line():
+  with pytest.raises(
+    ConfigError, match="rows of a batch is 4, which 8 devices do not divide; write 8"
+  ) as error:
+    sharding.put_batch({"x": np.zeros((4, 2), np.float32)}, train.make_mesh(8))
+  assert "\n" not in str(error.value)
