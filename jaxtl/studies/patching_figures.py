@@ -44,7 +44,8 @@ def losses_along(results: Results, arm: str) -> Figure | None:
   caption = (
     "Validation losses, and, as a wide pale line below them, the sum that the search makes small, each as a "
     "share of what it is before patching. Filled: the points that the search has evaluated; open: those of "
-    "the grid of 0.05. The dashed line is the optimised coefficient, a diamond the sum there."
+    "the grid of 0.05 and of the search that starts from it. The dashed line is the optimised coefficient, a "
+    "diamond the sum there."
   )
   return canvas.figure(f"patching_{arm}", f"Losses along the way: {arm}", caption)
 

@@ -11,7 +11,7 @@ import jaxtl.data
 from jaxtl import losses, train, tree, weights
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, Restart
-from jaxtl.studies import heads, report, study
+from jaxtl.studies import heads, patching, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
 from jaxtl.studies.patching_scene import Backbone, Tasks
@@ -103,6 +103,72 @@ def test_every_pair_has_a_row_with_all_its_coefficients(base, runtime, tmp_path)
     assert row["backward_transfer"] >= -row["slope"] / row["distance"] - 1e-9
     assert row["curve"]["alpha"] == sorted(row["curve"]["alpha"])
     assert sum(row["curve"]["searched"]) == row["num_evaluations"]
+
+
+def test_the_rules_choose_from_the_grid_of_tenths_by_validation_accuracy(base, runtime, tmp_path):
+  for row in run(base, runtime, tmp_path / "run"):
+    curve = row["curve"]
+    grid = [i for i, alpha in enumerate(curve["alpha"]) if round(10 * alpha, 9) == round(10 * alpha)]
+    assert len(grid) == 11
+    old, new = (np.array(curve[f"{role}_top1"])[grid] for role in ("supported", "patching"))
+    alphas = np.array(curve["alpha"])[grid]
+    assert row["mean_accuracy/alpha"] == alphas[np.argmax(old + new)]
+    assert row["constrained/alpha"] == alphas[np.argmax(np.where(old >= old[0] - 0.01, new, -1))]
+    for rule in ("mean_accuracy", "constrained"):
+      at = np.flatnonzero(alphas == row[f"{rule}/alpha"])[0]
+      assert row[f"{rule}/validation_supported_top1"] == old[at]
+      assert row[f"{rule}/validation_patching_top1"] == new[at]
+
+
+class Known:
+  """Scores along a path that never was."""
+
+  def __init__(self, **accuracies):
+    self.accuracies = accuracies
+
+  def scores(self, alpha, names):
+    return {name: dict(top1=self.accuracies[name][round(10 * alpha)]) for name in names}
+
+
+@pytest.mark.parametrize(
+  ("old", "mean_accuracy", "constrained"),
+  [
+    ([0.9, 0.9, 0.895, 0.85, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 0.3, 0.2),
+    ([0.9, 0.88, 0.88, 0.88, 0.88, 0.88, 0.88, 0.88, 0.5, 0.4, 0.0], 0.7, 0.0),
+    ([0.1] * 11, 0.9, 0.9),  # the first of the best
+  ],
+)
+def test_a_point_of_accuracy_is_what_the_constrained_rule_gives_up(old, mean_accuracy, constrained):
+  new = [0.1, 0.2, 0.3, 0.4, 0.44, 0.46, 0.48, 0.5, 0.6, 0.7, 0.7]
+  path, tenths = Known(old=old, new=new), [number / 10 for number in range(11)]
+  grid = weights.grid_search(lambda alpha: alpha, step=0.1)
+  assert sorted(grid.evaluations) == pytest.approx(tenths)
+  found = patching._by_accuracy(path, "old", "new", grid)
+  assert found == pytest.approx(dict(mean_accuracy=mean_accuracy, constrained=constrained))
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    dict(optimizer=dict(make=".optim.adam", peak_rate=0.02, freeze="^(stem|stage1)")),
+    dict(gradient=dict(make=".optim.pol", update=["stage3_block1"])),
+  ],
+  ids=["optimizer", "rule"],
+)
+def test_gradient_similarity_looks_at_what_is_fine_tuned_alone(base, runtime, tmp_path, how):
+  one = dict(base, patching=dict(two=base["patching"]["two"]), fine_tune=base["fine_tune"] | how)
+  [row] = run(one, runtime, tmp_path / "run")
+  bench = bench_of(one, runtime, tmp_path)
+  before, after = (bench.path("two").weights(end)["params"] for end in (0.0, 1.0))
+  gradient = bench.tasks.gradient("old", before, bench.before["batch_stats"])
+  sides = [jax.tree.leaves(side) for side in (gradient, before, after)]
+  g, d = zip(*((g, b - a) for g, a, b in zip(*sides, strict=True) if np.any(a != b)), strict=True)
+  assert 0 < len(d) < len(sides[0])
+  g, d = (np.concatenate([np.ravel(leaf) for leaf in side]).astype(np.float64) for side in (g, d))
+  expected = -(g @ d) / np.linalg.norm(g) / np.linalg.norm(d)
+  assert row["gradient_similarity"] == pytest.approx(expected, rel=1e-4)
+  whole = weights.gradient_similarity(gradient, weights.between(before, after)).value
+  assert abs(whole - expected) > 1e-2 * abs(expected)
 
 
 def test_an_interrupted_study_goes_on_with_the_pairs_that_are_left(base, runtime, tmp_path):
