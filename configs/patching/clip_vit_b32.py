@@ -68,12 +68,56 @@ def _held_out(name, prompts, num_classes, *, train, validation, test):
   return _of_tfds(name, prompts, num_classes, (edge[0], train), (edge[1], validation), ("test", test))
 
 
-def get_config():
+def _supported():
   imagenet = dict(make=".data.subset", source=dict(make=".data.imagenet", split="train"), num_examples=5000)
-  signs = {split: dict(make=".data.from_folder", folder=f"gtsrb/{split}") for split in ("train", "test")}
-  parts = [
-    dict(make=".data.part_of", source=signs["train"], **edge) for edge in (dict(stop=0.9), dict(start=0.9))
-  ]
+  test = dict(make=".data.imagenet", split="val")
+  return dict(
+    imagenet=_task("imagenet", 1000, None, (imagenet, 5000), (test, 50000)),
+    cifar10=_held_out("cifar10", "cifar10", 10, train=45000, validation=5000, test=10000),
+    cifar100=_held_out("cifar100", "cifar100", 100, train=45000, validation=5000, test=10000),
+    stl10=_held_out("stl10", "stl10", 10, train=4500, validation=500, test=8000),
+  )
+
+
+def _gtsrb():
+  train, test = (dict(make=".data.from_folder", folder=f"gtsrb/{split}") for split in ("train", "test"))
+  rest, part = (
+    dict(make=".data.part_of", source=train, **edge) for edge in (dict(stop=0.9), dict(start=0.9))
+  )
+  return _task("gtsrb", 43, (rest, None), (part, None), (test, 12630))
+
+
+def _patching():
+  return dict(
+    cars=_held_out("cars196", "cars", 196, train=7330, validation=814, test=8041),
+    dtd=_of_tfds(
+      *("dtd", "dtd", 47),
+      ("train[:1692]+validation[:1692]", 3384),
+      ("train[1692:]+validation[1692:]", 376),
+      ("test", 1880),
+    ),
+    eurosat=_of_tfds(
+      *("eurosat", "eurosat", 10),
+      ("train[:21600]", 21600),
+      ("train[21600:24300]", 2700),
+      ("train[24300:]", 2700),
+    ),
+    fashion_mnist=_held_out("fashion_mnist", "fashion_mnist", 10, train=55000, validation=5000, test=10000),
+    gtsrb=_gtsrb(),
+    mnist=_held_out("mnist", "mnist", 10, train=55000, validation=5000, test=10000),
+    # TFDS has all 31,500 as one split; 60 % train and hold out, the last 20 % test.
+    resisc45=_of_tfds(
+      *("resisc45", "resisc45", 45),
+      ("train[:17010]", 17010),
+      ("train[17010:18900]", 1890),
+      ("train[25200:]", 6300),
+    ),
+    sun397=_held_out("sun397/standard-part1-120k", "sun397", 397, train=17865, validation=1985, test=19850),
+    svhn=_held_out("svhn_cropped", "svhn", 10, train=68257, validation=5000, test=26032),
+  )
+
+
+def get_config():
   return ConfigDict(
     dict(
       study=".studies.patching.rows",
@@ -81,45 +125,8 @@ def get_config():
       seeds=(0,),
       base=dict(
         start="runs/import/clip_b32",
-        supported=dict(
-          imagenet=_task(
-            "imagenet", 1000, None, (imagenet, 5000), (dict(make=".data.imagenet", split="val"), 50000)
-          ),
-          cifar10=_held_out("cifar10", "cifar10", 10, train=45000, validation=5000, test=10000),
-          cifar100=_held_out("cifar100", "cifar100", 100, train=45000, validation=5000, test=10000),
-          stl10=_held_out("stl10", "stl10", 10, train=4500, validation=500, test=8000),
-        ),
-        patching=dict(
-          cars=_held_out("cars196", "cars", 196, train=7330, validation=814, test=8041),
-          dtd=_of_tfds(
-            *("dtd", "dtd", 47),
-            ("train[:1692]+validation[:1692]", 3384),
-            ("train[1692:]+validation[1692:]", 376),
-            ("test", 1880),
-          ),
-          eurosat=_of_tfds(
-            *("eurosat", "eurosat", 10),
-            ("train[:21600]", 21600),
-            ("train[21600:24300]", 2700),
-            ("train[24300:]", 2700),
-          ),
-          fashion_mnist=_held_out(
-            "fashion_mnist", "fashion_mnist", 10, train=55000, validation=5000, test=10000
-          ),
-          gtsrb=_task("gtsrb", 43, (parts[0], None), (parts[1], None), (signs["test"], 12630)),
-          mnist=_held_out("mnist", "mnist", 10, train=55000, validation=5000, test=10000),
-          # TFDS has all 31,500 as one split; 60 % train and hold out, the last 20 % test.
-          resisc45=_of_tfds(
-            *("resisc45", "resisc45", 45),
-            ("train[:17010]", 17010),
-            ("train[17010:18900]", 1890),
-            ("train[25200:]", 6300),
-          ),
-          sun397=_held_out(
-            "sun397/standard-part1-120k", "sun397", 397, train=17865, validation=1985, test=19850
-          ),
-          svhn=_held_out("svhn_cropped", "svhn", 10, train=68257, validation=5000, test=26032),
-        ),
+        supported=_supported(),
+        patching=_patching(),
         fine_tune=dict(
           task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
           optimizer=dict(

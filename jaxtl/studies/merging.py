@@ -104,6 +104,7 @@ def _row(bench: Bench, merging: Merging, scale: _Scale, method: str, patch: str)
     "coefficients": list(merged.coefficients),
     "num_evaluations": merged.num_evaluations or scale.count - before,
     "objective": scale.value(merged.weights),
+    "normalisation": scale.objective.normalisation,
     "left_out": dict(merged.left_out),
     "test_top1": top1,
     "test_loss": {name: one["loss"] for name, one in tested.items()},
@@ -180,17 +181,28 @@ def _task_arithmetic(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
 
 
 def _ties(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
-  merged = weights.ties(_vectors(bench, scale), density=merging.density)
-  return _best_multiple(bench, merging, scale, [merged])
+  return _best_multiple(bench, merging, scale, [_joined(merging, _vectors(bench, scale))])
 
 
 def _dare(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
+  return _best_multiple(bench, merging, scale, _thinned(bench, merging, scale))
+
+
+def _dare_ties(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
+  return _best_multiple(bench, merging, scale, [_joined(merging, _thinned(bench, merging, scale))])
+
+
+def _thinned(bench: Bench, merging: Merging, scale: _Scale) -> list[Params]:
+  """All task vectors after DARE."""
   keys = jax.random.split(jax.random.key(bench.seed), len(scale.patching))
-  thinned = [
-    weights.dare(key, vector, drop=merging.drop)
-    for key, vector in zip(keys, _vectors(bench, scale), strict=True)
-  ]
-  return _best_multiple(bench, merging, scale, thinned)
+  pairs = zip(keys, _vectors(bench, scale), strict=True)
+  return [weights.dare(key, vector, drop=merging.drop) for key, vector in pairs]
+
+
+def _joined(merging: Merging, vectors: Sequence[Params]) -> Params:
+  """One task vector of several, by TIES."""
+  how: Any = merging.aggregate  # checked by the plan
+  return weights.ties(vectors, density=merging.density, aggregate=how)
 
 
 def _negation(bench: Bench, merging: Merging, scale: _Scale, patch: str) -> Merged:
@@ -228,6 +240,7 @@ _METHODS: dict[str, Callable[..., Merged]] = {
   "negation": _negation,
   "ties": _ties,
   "dare": _dare,
+  "dare_ties": _dare_ties,
   "fisher": _fisher,
 }
 

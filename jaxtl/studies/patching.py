@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
+import jax
+
 from jaxtl import weights
 from jaxtl.studies import merging, patching_checks, patching_work
 from jaxtl.studies.extent import Extent, Training
@@ -152,7 +154,9 @@ def _indicators(bench: Bench, path: Path, supported: str, objective: PaintObject
   gradient = bench.tasks.gradient(supported, before["params"], before["batch_stats"])
   direction = weights.between(before["params"], after["params"])
   slope, distance = weights.slope_along(gradient, direction)
-  similarity = weights.gradient_similarity(gradient, direction)
+  # What is not interpolated would lengthen the gradient alone.
+  interpolated = jax.tree.map(lambda g, is_trained: g * is_trained, gradient, bench.is_trained(patch))
+  similarity = weights.gradient_similarity(interpolated, direction)
   losses = {alpha: scores[supported] for alpha, scores in objective.losses.items()}
   transferred = weights.backward_transfer(losses, distance=distance, slope=slope)
   return {

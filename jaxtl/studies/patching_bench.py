@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
+import jax
+
+from jaxtl import optim, tree
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.studies import transfer
@@ -94,6 +97,17 @@ class Bench:
     """The fine-tuning on a patching task."""
     backbone = self.tasks.backbone
     return fine_tuning(self.study, patch, backbone.spec, backbone.head)
+
+  def is_trained(self, patch: str) -> Params:
+    """True at the backbone's leaves that neither optimiser nor gradient rule of a fine-tuning freeze."""
+    tuned, backbone = self.experiment(patch), self.tasks.backbone
+    model = backbone.model(len(self.tasks.classes(patch)))
+    rule = tuned.gradient.realize(total_steps=1, steps_per_epoch=1, blocks=model.blocks, mesh=None)
+    moved = tree.matches(backbone.params, optim.trained_paths(rule, model), needed=False)
+    if not (freeze := tuned.optimizer.keywords.get("freeze")):
+      return moved
+    frozen = tree.matches(backbone.params, freeze, needed=False)
+    return jax.tree.map(lambda may, stays: may and not stays, moved, frozen)
 
   def specialist(self, patch: str) -> Scores:
     """What the fine-tuned weights score on their own task's test images."""

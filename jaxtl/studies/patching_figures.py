@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,40 +13,47 @@ from jaxtl.studies.drawing import INK, MUTED, PAPER, Figure
 from jaxtl.studies.patching_tables import pairs
 from jaxtl.studies.results import Results
 
+# The coefficients that an accuracy curve marks: how the legend calls them -> their name in a row.
+MARKED = {"before": "zero_shot", "optimised": "optimised", "fine-tuned": "fine_tuned"}
 ROLES = ("supported loss", "patching loss", "sum")
 
 
 def make_figures(results: Results) -> list[Figure]:
   """All figures that the rows have data for."""
-  curves = [figure for arm in results.arms if (figure := losses_along(results, arm))]
+  kinds = (losses_along, accuracies_along)
+  curves = [figure for arm in results.arms for kind in kinds if (figure := kind(results, arm))]
   scatter = indicators(results)
   return [*curves, *([scatter] if scatter else [])]
 
 
 def losses_along(results: Results, arm: str) -> Figure | None:
   """Both losses and their sum over alpha, a panel for each pair of the arm's first seed."""
-  found = {(row["supported"], row["patching"]): row for row in reversed(pairs(results, arm))}
-  if not found:
+  canvas = _panels(results, arm, ROLES, _panel, xlabel="α")
+  if canvas is None:
     return None
-  supported = list(dict.fromkeys(row["supported"] for row in pairs(results, arm)))
-  patching = list(dict.fromkeys(row["patching"] for row in pairs(results, arm)))
-  heights = [1.9] * len(patching)
-  with drawing.canvas(heights, ROLES, shown=ROLES, columns=len(supported)) as canvas:
-    places = [(old, new) for new in patching for old in supported]
-    for axes, place in zip(canvas.axes, places):
-      if place in found:
-        _panel(axes, canvas, found[place])
-      else:
-        axes.set_axis_off()
-      axes.set_title(f"{drawing.short(place[0])} x {drawing.short(place[1])}", fontsize=8.5)
-      if place[1] == patching[-1]:
-        axes.set_xlabel("α")
   caption = (
     "Validation losses, and, as a wide pale line below them, the sum that the search makes small, each as a "
     "share of what it is before patching. Filled: the points that the search has evaluated; open: those of "
-    "the grid of 0.05. The dashed line is the optimised coefficient, a diamond the sum there."
+    "the grid of 0.05 and of the search that starts from it. The dashed line is the optimised coefficient, a "
+    "diamond the sum there."
   )
   return canvas.figure(f"patching_{arm}", f"Losses along the way: {arm}", caption)
+
+
+def accuracies_along(results: Results, arm: str) -> Figure | None:
+  """Accuracy on the patching task over that on the supported one, along alpha, a panel for each pair.
+
+  The curve of Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903.
+  """
+  canvas = _panels(results, arm, tuple(MARKED), _accuracy_panel, xlabel="supported, %", ylabel="patching, %")
+  if canvas is None:
+    return None
+  caption = (
+    "Validation accuracies in per cent along the way: supported to the right, patching upwards. Dots are the "
+    "points that were evaluated, joined in the order of α (Wortsman et al., arXiv 2109.01903). A curve that "
+    "bulges to the upper right has points that are better on both tasks together than a mean of its ends."
+  )
+  return canvas.figure(f"patching_accuracy_{arm}", f"Accuracies along the way: {arm}", caption)
 
 
 def indicators(results: Results) -> Figure | None:
@@ -76,6 +83,49 @@ def indicators(results: Results) -> Figure | None:
     "the first step towards the fine-tuned weights lowers the supported loss; above 0 some coefficient does."
   )
   return canvas.figure("indicators", "What one gradient foretells", caption)
+
+
+def _panels(
+  results: Results,
+  arm: str,
+  names: Sequence[str],
+  draw: Callable[..., None],
+  *,
+  xlabel: str,
+  ylabel: str = "",
+) -> drawing.Canvas | None:
+  """A panel for each pair of the arm's first seed: patching tasks downwards, supported ones across."""
+  rows = pairs(results, arm)
+  found = {(row["supported"], row["patching"]): row for row in reversed(rows)}
+  if not found:
+    return None
+  supported = list(dict.fromkeys(row["supported"] for row in rows))
+  patching = list(dict.fromkeys(row["patching"] for row in rows))
+  heights = [1.9] * len(patching)
+  with drawing.canvas(heights, names, shown=names, columns=len(supported)) as canvas:
+    places = [(old, new) for new in patching for old in supported]
+    for axes, place in zip(canvas.axes, places):
+      if place in found:
+        draw(axes, canvas, found[place])
+      else:
+        axes.set_axis_off()
+      axes.set_title(f"{drawing.short(place[0])} x {drawing.short(place[1])}", fontsize=8.5)
+      if place[1] == patching[-1]:
+        axes.set_xlabel(xlabel)
+      if place[0] == supported[0]:
+        axes.set_ylabel(ylabel)
+  return canvas
+
+
+def _accuracy_panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
+  curve = [100 * np.array(row["curve"][f"{role}_top1"]) for role in ("supported", "patching")]
+  axes.plot(*curve, color=MUTED, linewidth=1.2, marker="o", markersize=2.5, zorder=2)
+  for label, name in MARKED.items():
+    place = [100 * row[f"{name}/validation_{role}_top1"] for role in ("supported", "patching")]
+    # Above the ends, and smaller: where the optimum is an end, both are seen.
+    size, order = (5.5, 5) if name == "optimised" else (8, 4)
+    axes.plot(*place, linestyle="none", markersize=size, zorder=order, **canvas.marker(label))
+  axes.margins(0.12)
 
 
 def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:

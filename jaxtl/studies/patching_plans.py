@@ -58,6 +58,8 @@ METHODS = (
   "dare",
   "fisher",
 )
+# Those that are only made where a config names them.
+MORE_METHODS = ("dare_ties",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +67,13 @@ class Merging:
   """All patching tasks into one model, by each method, against all supported tasks together.
 
   Attributes:
-    methods: of `METHODS`. "joint" fine-tunes one model on all tasks; "sequential" patches one after the
-      other; "parallel" adds all task vectors, first with one coefficient, then with one for each.
+    methods: of `METHODS`, by default all, and of `MORE_METHODS`. "joint" fine-tunes one model on all
+      tasks; "sequential" patches one after the other; "parallel" adds all task vectors, first with one
+      coefficient, then with one for each; "dare_ties" is DARE before TIES.
     step: of the grid of coefficients for task arithmetic, negation, TIES and DARE; the best validation
       objective wins. 0.1 for n tasks means multiples of 0.1 up to 1.
     density: what TIES keeps of each vector; 0.2 is the paper's.
+    aggregate: of the entries that TIES joins: their "mean", the paper's, or their "sum".
     drop: what DARE leaves out.
     num_fisher: validation images per task for the Fisher diagonals.
     max_sweeps: over the coefficients of "parallel"; 0 keeps the one.
@@ -78,6 +82,7 @@ class Merging:
   methods: tuple[str, ...] = METHODS
   step: float = 0.1
   density: float = 0.2
+  aggregate: str = "mean"
   drop: float = 0.5
   num_fisher: int = 256
   max_sweeps: int = 2
@@ -86,11 +91,12 @@ class Merging:
     config_lib.require(
       methods=(
         self.methods,
-        len(self.methods) > 0 and not set(self.methods) - set(METHODS),
-        f"some of {', '.join(METHODS)}",
+        len(self.methods) > 0 and not set(self.methods) - {*METHODS, *MORE_METHODS},
+        f"some of {', '.join((*METHODS, *MORE_METHODS))}",
       ),
       step=(self.step, 0 < self.step <= 1, "above 0, at most 1"),
       density=(self.density, 0 < self.density <= 1, "above 0, at most 1"),
+      aggregate=(self.aggregate, self.aggregate in ("mean", "sum"), "mean or sum"),
       drop=(self.drop, 0 <= self.drop <= 1, "from 0 to 1"),
       num_fisher=(self.num_fisher, self.num_fisher >= 1, "at least 1"),
       max_sweeps=(self.max_sweeps, self.max_sweeps >= 0, "0 or more"),

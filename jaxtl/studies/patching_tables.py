@@ -260,7 +260,7 @@ def _correlations(results: Results) -> Grid | None:
 
 def _merge_grid(arm: str, found: Sequence[Row]) -> Grid:
   names = list(dict.fromkeys(name for row in found for name in row["test_top1"]))
-  header = ["method", "seed", "coefficients", "evaluations", "sum", *names, "notes"]
+  header = ["method", "seed", "coefficients", "evaluations", "sum", "losses", *names, "notes"]
   rows = [
     [
       row["method"],
@@ -268,15 +268,18 @@ def _merge_grid(arm: str, found: Sequence[Row]) -> Grid:
       ", ".join(f"{c:.3g}" for c in row["coefficients"]) or ABSENT,
       str(row["num_evaluations"]),
       f"{row['objective']:.4f}",
+      row.get("normalisation", ABSENT),  # rows of before this was told have none
       *(f"{100 * row['test_top1'][name]:.1f}" if name in row["test_top1"] else ABSENT for name in names),
       _left_out(row),
     ]
     for row in found
   ]
   note = (
-    "Test accuracies in per cent. The sum is that of normalised validation losses, means within each group."
+    "Test accuracies in per cent. The sum is that of validation losses, means within each group; losses "
+    "says how they are normalised: endpoints falls back to initial where a supported loss does not rise or "
+    "a patching loss does not fall."
   )
-  return Grid(f"Merges of {arm}", header, rows, note, frozenset({0, 2, len(header) - 1}))
+  return Grid(f"Merges of {arm}", header, rows, note, frozenset({0, 2, 5, len(header) - 1}))
 
 
 def _arms(results: Results, columns: Sequence[Column]) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from jaxtl import tree, weights
 from jaxtl.config import parse
 from jaxtl.errors import ConfigError
 from jaxtl.studies import merging, patching_bench, patching_tables, report
-from jaxtl.studies.patching_plans import METHODS, Merging, Patching
+from jaxtl.studies.patching_plans import METHODS, MORE_METHODS, Merging, Patching
 from jaxtl.studies.results import load
+from jaxtl.weights import objective
 from tests.studies.test_patching import base, bench_of, checkpointed, run, task
 
 __all__ = ["base", "checkpointed"]
@@ -28,15 +29,21 @@ def rows_of(many, runtime, tmp_path, **keywords):
 
 
 def test_every_method_has_a_row_and_the_report_shows_them(many, runtime, tmp_path):
-  found = run(many, runtime, tmp_path / "run", merging=dict(step=0.5, max_sweeps=1, num_fisher=16))
+  found = run(
+    many,
+    runtime,
+    tmp_path / "run",
+    merging=dict(step=0.5, max_sweeps=1, num_fisher=16, methods=[*METHODS, *MORE_METHODS]),
+  )
   rows = [row for row in found if row["kind"] == "merge"]
-  methods = [method for method in METHODS if method != "negation"]
+  methods = {*METHODS, *MORE_METHODS} - {"negation"}
   assert {row["method"] for row in rows} == {*methods, "negation of two", "negation of three"}
   for row in rows:
     assert set(row["test_top1"]) == {"old", "two", "three"}
     assert row["num_evaluations"] > 0 or row["method"] in ("uniform_soup", "fisher")
     patched = np.mean([row["test_top1"][name] for name in ("two", "three")])
     assert row["test_patching_top1"] == pytest.approx(patched)
+    assert row["normalisation"] == "initial"
   report.write(tmp_path / "run", tmp_path / "out")
   text = (tmp_path / "out" / "report.md").read_text()
   assert "All patching tasks in one model" in text
@@ -106,6 +113,39 @@ def test_sequential_patches_what_it_has_already_patched(many, runtime, tmp_path)
   assert scores["loss"] == pytest.approx(row["test_loss"]["three"], rel=1e-5)
 
 
+def test_what_is_already_patched_counts_as_supported(many, runtime, tmp_path):
+  bench, [row] = rows_of(many, runtime, tmp_path, methods=("sequential",))
+  first = bench.fine_tuned("two", name="sequential/0_two")
+  second = bench.fine_tuned("three", name="sequential/1_three")
+  path = bench.line(weights.interpolate(bench.before, first, row["coefficients"][0]), second)
+  found, without = (
+    weights.optimize_alpha(bench.objective(path, supported, ["three"])).alpha
+    for supported in (["old", "two"], ["old"])
+  )
+  assert row["coefficients"][1] == pytest.approx(found, abs=1e-4)
+  assert abs(found - without) > 1e-2
+
+
+def test_normalised_accuracy_is_a_share_of_the_specialists(many, runtime, tmp_path):
+  bench, [row] = rows_of(many, runtime, tmp_path, methods=("uniform_soup",))
+  shares = [
+    row["test_top1"][name] / bench.tasks.scores(name, "test", bench.fine_tuned(name))["top1"]
+    for name in ("two", "three")
+  ]
+  assert row["normalised_accuracy"] == pytest.approx(np.mean(shares))
+  assert abs(row["normalised_accuracy"] - 1) > 0.01
+
+
+def test_a_row_says_which_normalisation_was_in_use(many, runtime, tmp_path, monkeypatch):
+  """Where the losses do not have two ends, endpoints falls back to initial."""
+  monkeypatch.setattr(objective, "SMALLEST_RANGE", -1e9)
+  _, [row] = rows_of(dict(many, normalise="endpoints"), runtime, tmp_path, methods=("uniform_soup",))
+  assert row["normalisation"] == "endpoints"
+  monkeypatch.setattr(objective, "SMALLEST_RANGE", 1e9)
+  _, [row] = rows_of(dict(many, normalise="endpoints"), runtime, tmp_path / "flat", methods=("uniform_soup",))
+  assert row["normalisation"] == "initial"
+
+
 def test_negation_keeps_the_supported_tasks(many, runtime, tmp_path):
   bench, rows = rows_of(many, runtime, tmp_path, methods=("negation",), step=0.5)
   for row in rows:
@@ -120,6 +160,9 @@ def test_negation_keeps_the_supported_tasks(many, runtime, tmp_path):
   ("method", "change"),
   [
     ("ties", dict(density=0.9)),
+    ("ties", dict(aggregate="sum")),
+    ("dare_ties", dict(drop=0.9)),
+    ("dare_ties", dict(aggregate="sum")),
     ("dare", dict(drop=0.9)),
     ("fisher", dict(num_fisher=3)),
     ("task_arithmetic", dict(step=1.0)),
@@ -132,6 +175,17 @@ def test_an_option_changes_the_merge(many, runtime, tmp_path, method, change):
   before = merging._METHODS[method](bench, usual, scale).weights["params"]
   after = merging._METHODS[method](bench, dataclasses.replace(usual, **change), scale).weights["params"]
   assert tree.norm(tree.sub(before, after)) > 0
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+def test_without_a_drop_dare_before_ties_is_ties_of_the_plan(many, runtime, tmp_path, aggregate):
+  bench = bench_of(many, runtime, tmp_path)
+  scale, plan = merging._Scale(bench), Merging(step=1.0, density=0.5, aggregate=aggregate, drop=0.0)
+  found = [merging._METHODS[name](bench, plan, scale).weights["params"] for name in ("dare_ties", "ties")]
+  one = weights.ties(merging._vectors(bench, scale), density=0.5, aggregate=aggregate)
+  expected = weights.task_arithmetic(bench.before["params"], [one], [1.0])
+  for params in found:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, expected)
 
 
 def test_statistics_are_estimated_for_merged_weights(many, runtime, tmp_path):
@@ -151,6 +205,7 @@ def test_statistics_are_estimated_for_merged_weights(many, runtime, tmp_path):
     (dict(methods=("stew",)), "methods is .*some of joint"),
     (dict(step=0.0), "step is 0.0"),
     (dict(density=2.0), "density is 2.0"),
+    (dict(aggregate="median"), "aggregate is 'median'; expected mean or sum"),
     (dict(drop=-1.0), "drop is -1.0"),
     (dict(num_fisher=0), "num_fisher is 0"),
     (dict(max_sweeps=-1), "max_sweeps is -1"),

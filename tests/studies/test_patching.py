@@ -3,18 +3,16 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxtl.data
-from jaxtl import losses, train, tree, weights
+from jaxtl import train, tree, weights
 from jaxtl.config import parse
-from jaxtl.errors import CheckpointError, Restart
-from jaxtl.studies import heads, report, study
+from jaxtl.errors import Restart
+from jaxtl.studies import heads, patching, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
-from jaxtl.studies.patching_scene import Backbone, Tasks
 from jaxtl.train import Experiment
 from tests.studies.test_flatness import Counted
 from tests.studies.test_meter import Stop
@@ -103,6 +101,72 @@ def test_every_pair_has_a_row_with_all_its_coefficients(base, runtime, tmp_path)
     assert row["backward_transfer"] >= -row["slope"] / row["distance"] - 1e-9
     assert row["curve"]["alpha"] == sorted(row["curve"]["alpha"])
     assert sum(row["curve"]["searched"]) == row["num_evaluations"]
+
+
+def test_the_rules_choose_from_the_grid_of_tenths_by_validation_accuracy(base, runtime, tmp_path):
+  for row in run(base, runtime, tmp_path / "run"):
+    curve = row["curve"]
+    grid = [i for i, alpha in enumerate(curve["alpha"]) if round(10 * alpha, 9) == round(10 * alpha)]
+    assert len(grid) == 11
+    old, new = (np.array(curve[f"{role}_top1"])[grid] for role in ("supported", "patching"))
+    alphas = np.array(curve["alpha"])[grid]
+    assert row["mean_accuracy/alpha"] == alphas[np.argmax(old + new)]
+    assert row["constrained/alpha"] == alphas[np.argmax(np.where(old >= old[0] - 0.01, new, -1))]
+    for rule in ("mean_accuracy", "constrained"):
+      at = np.flatnonzero(alphas == row[f"{rule}/alpha"])[0]
+      assert row[f"{rule}/validation_supported_top1"] == old[at]
+      assert row[f"{rule}/validation_patching_top1"] == new[at]
+
+
+class Known:
+  """Scores along a path that never was."""
+
+  def __init__(self, **accuracies):
+    self.accuracies = accuracies
+
+  def scores(self, alpha, names):
+    return {name: dict(top1=self.accuracies[name][round(10 * alpha)]) for name in names}
+
+
+@pytest.mark.parametrize(
+  ("old", "mean_accuracy", "constrained"),
+  [
+    ([0.9, 0.9, 0.895, 0.85, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 0.3, 0.2),
+    ([0.9, 0.88, 0.88, 0.88, 0.88, 0.88, 0.88, 0.88, 0.5, 0.4, 0.0], 0.7, 0.0),
+    ([0.1] * 11, 0.9, 0.9),  # the first of the best
+  ],
+)
+def test_a_point_of_accuracy_is_what_the_constrained_rule_gives_up(old, mean_accuracy, constrained):
+  new = [0.1, 0.2, 0.3, 0.4, 0.44, 0.46, 0.48, 0.5, 0.6, 0.7, 0.7]
+  path, tenths = Known(old=old, new=new), [number / 10 for number in range(11)]
+  grid = weights.grid_search(lambda alpha: alpha, step=0.1)
+  assert sorted(grid.evaluations) == pytest.approx(tenths)
+  found = patching._by_accuracy(path, "old", "new", grid)
+  assert found == pytest.approx(dict(mean_accuracy=mean_accuracy, constrained=constrained))
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    dict(optimizer=dict(make=".optim.adam", peak_rate=0.02, freeze="^(stem|stage1)")),
+    dict(gradient=dict(make=".optim.pol", update=["stage3_block1"])),
+  ],
+  ids=["optimizer", "rule"],
+)
+def test_gradient_similarity_looks_at_what_is_fine_tuned_alone(base, runtime, tmp_path, how):
+  one = dict(base, patching=dict(two=base["patching"]["two"]), fine_tune=base["fine_tune"] | how)
+  [row] = run(one, runtime, tmp_path / "run")
+  bench = bench_of(one, runtime, tmp_path)
+  before, after = (bench.path("two").weights(end)["params"] for end in (0.0, 1.0))
+  gradient = bench.tasks.gradient("old", before, bench.before["batch_stats"])
+  sides = [jax.tree.leaves(side) for side in (gradient, before, after)]
+  g, d = zip(*((g, b - a) for g, a, b in zip(*sides, strict=True) if np.any(a != b)), strict=True)
+  assert 0 < len(d) < len(sides[0])
+  g, d = (np.concatenate([np.ravel(leaf) for leaf in side]).astype(np.float64) for side in (g, d))
+  expected = -(g @ d) / np.linalg.norm(g) / np.linalg.norm(d)
+  assert row["gradient_similarity"] == pytest.approx(expected, rel=1e-4)
+  whole = weights.gradient_similarity(gradient, weights.between(before, after)).value
+  assert abs(whole - expected) > 1e-2 * abs(expected)
 
 
 def test_an_interrupted_study_goes_on_with_the_pairs_that_are_left(base, runtime, tmp_path):
@@ -194,20 +258,6 @@ def test_the_time_left_counts_sweeps_and_nothing_is_left_at_the_end(base, runtim
   assert 0 < len(part.shares) < len(whole.shares)
 
 
-def test_scores_are_those_of_the_whole_model(base, runtime, tmp_path):
-  bench = bench_of(base, runtime, tmp_path)
-  found = bench.tasks.scores("three", "test", bench.before)
-  whole = bench.tasks.backbone.weights(**bench.before, head=bench.tasks.head("three"), classes="uvw")
-  model = whole.model_spec().realize(num_classes=3)
-  values, hits = [], []
-  for batch in bench.runtime.eval_batches(bench.study.patching["three"].test):
-    logits = model.apply(whole.params, whole.batch_stats, jnp.asarray(batch["image"]))[0]["logits"]
-    values.append(losses.softmax_cross_entropy(logits, jnp.asarray(batch["label"]))[batch["mask"]])
-    hits.append((np.argmax(logits, axis=-1) == batch["label"])[batch["mask"]])
-  np.testing.assert_allclose(found["loss"], np.concatenate(values).mean(), rtol=1e-5)
-  np.testing.assert_allclose(found["top1"], np.concatenate(hits).mean(), rtol=1e-6)
-
-
 def test_the_head_stays_as_it_is_and_the_rest_moves(base, runtime, tmp_path):
   bench = bench_of(base, runtime, tmp_path)
   after = bench.fine_tuned("two")
@@ -222,31 +272,6 @@ def test_the_head_stays_as_it_is_and_the_rest_moves(base, runtime, tmp_path):
   assert tree.norm(tree.sub(trained.fine_tuned("two")["heads"]["two"], trained.tasks.head("two"))) > 0
   path = trained.path("two")
   assert set(path.weights(0.5)["heads"]) == {"two"}
-
-
-def test_the_gradient_is_that_of_the_mean_validation_loss(base, runtime, tmp_path):
-  """Along the path it is the derivative of the loss, by differences of losses."""
-  bench = bench_of(base, runtime, tmp_path)
-  path = bench.path("two")
-  before, after = path.weights(0.0), path.weights(1.0)
-  gradient = bench.tasks.gradient("old", before["params"], before["batch_stats"])
-  slope, _ = weights.slope_along(gradient, weights.between(before["params"], after["params"]))
-  step = 0.02
-  values = [path.losses(["old"])(alpha)["old"] for alpha in (0.0, step, 2 * step)]
-  assert slope == pytest.approx((4 * values[1] - 3 * values[0] - values[2]) / (2 * step), rel=0.05)
-
-
-def test_an_alpha_is_scored_once(base, runtime, tmp_path, monkeypatch):
-  bench = bench_of(base, runtime, tmp_path)
-  path = bench.path("two")
-  passes = []
-  score = Tasks.scores
-  monkeypatch.setattr(
-    Tasks, "scores", lambda self, name, part, found: passes.append(name) or score(self, name, part, found)
-  )
-  for _ in range(3):
-    path.scores(0.25, ["old", "two"])
-  assert passes == ["old", "two"]
 
 
 @pytest.mark.parametrize(
@@ -289,14 +314,6 @@ def test_wider_bounds_let_the_search_go_beyond_the_fine_tuned_weights(base, runt
   assert beyond["boundary"] == (1.2 if beyond["optimised/alpha"] == 1.2 else None)
 
 
-def test_statistics_beyond_the_fine_tuned_weights_are_estimated_too(base, runtime, tmp_path):
-  search = dict(fn=".weights.brent", bounds=[0.0, 1.2])
-  bench = bench_of(base, runtime, tmp_path, statistics_batches=2, search=search)
-  stored = bench_of(base, runtime, tmp_path, search=search).path("two")
-  at = [path.weights(1.2)["batch_stats"] for path in (stored, bench.path("two"))]
-  assert tree.norm(tree.sub(*at)) > 0
-
-
 def test_a_probe_becomes_a_head(base, runtime, tmp_path):
   """Standardisation goes into kernel and bias: the same logits."""
   bench = bench_of(base, runtime, tmp_path)
@@ -310,22 +327,6 @@ def test_a_probe_becomes_a_head(base, runtime, tmp_path):
 
   probe = fit_probe(features, labels, num_classes=2, l2=0.01, max_iters=300)
   np.testing.assert_allclose(features @ head["kernel"] + head["bias"], probe.logits(features), atol=1e-4)
-
-
-def test_a_head_of_another_shape_is_refused(base, runtime, tmp_path):
-  changed = dict(base, head=dict(fn="tests.studies.test_patching.wrong_head"))
-  with pytest.raises(CheckpointError, match="head/kernel"):
-    run(changed, runtime, tmp_path / "run")
-
-
-def wrong_head(around):
-  return {"kernel": np.zeros((3, len(around.classes))), "bias": np.zeros(len(around.classes))}
-
-
-def test_a_backbone_is_the_checkpoint_without_its_head(checkpointed):
-  start = train.checkpoint.load(checkpointed)
-  backbone = Backbone.of(start, side=8, trust=False)
-  assert set(backbone.params) == set(start.params) - {"head"}
 
 
 @pytest.fixture
@@ -351,5 +352,5 @@ def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
   for title in ("Pairs of a", "Rules of a", "Indicators of a", "Does one gradient foretell"):
     assert title in text
   assert f"{100 * first['optimised/test_patching_top1']:.1f}" in text
-  for name in ("patching_a", "indicators"):
+  for name in ("patching_a", "patching_accuracy_a", "indicators"):
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000

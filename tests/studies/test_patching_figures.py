@@ -36,3 +36,29 @@ def test_shapes_tell_the_patching_tasks(finished):
   legend = [name for name in "abcd" if f">{name}</text>" in figure.svg]
   assert legend == list("abcd")
   assert figure.svg.count(">c</text>") == 1  # in the legend alone: labels beside dots collide
+
+
+def test_accuracies_along_the_way_are_the_curve_with_its_ends_and_the_optimum(finished):
+  [row] = load(finished).rows
+  marked = patching_figures.MARKED
+  with drawing.canvas([2], list(marked), shown=list(marked)) as canvas:
+    patching_figures._accuracy_panel(canvas.axes[0], canvas, row)
+    curve, *points = canvas.axes[0].get_lines()
+    np.testing.assert_allclose(curve.get_xdata(), 100 * np.array(row["curve"]["supported_top1"]))
+    np.testing.assert_allclose(curve.get_ydata(), 100 * np.array(row["curve"]["patching_top1"]))
+    places = {}
+    for alpha, old, new in zip(row["curve"]["alpha"], curve.get_xdata(), curve.get_ydata(), strict=True):
+      places[alpha] = old, new
+    for alpha, point in zip((0.0, row["optimised/alpha"], 1.0), points, strict=True):
+      [x], [y] = point.get_data()
+      assert (x, y) == pytest.approx(places[alpha])
+    assert len({point.get_marker() for point in points}) == 3
+
+
+def test_every_arm_with_pairs_has_its_accuracies(finished):
+  results = load(finished)
+  figure = patching_figures.accuracies_along(results, "a")
+  assert figure.name == "patching_accuracy_a"
+  for name in patching_figures.MARKED:
+    assert f">{name}</text>" in figure.svg
+  assert patching_figures.accuracies_along(dataclasses.replace(results, rows=[]), "a") is None
