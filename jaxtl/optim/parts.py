@@ -29,6 +29,12 @@ class Parts(NamedTuple):
   cut: str
 
 
+def check_blocks(model: Model) -> None:
+  """Refuses a model that names no blocks."""
+  if not model.blocks:
+    raise ConfigError(f"post-training needs a model in blocks; {model.name} names none")
+
+
 def find(model: Model, params: Params, *, perturb: str, update: str, moves_alone: bool) -> Parts:
   """The two parts by path regexes.
 

@@ -201,7 +201,7 @@ class _PostTraining:
     return (self.weak_batch_size or batch_size) if self.gamma_range else 0
 
   def trained(self, model: Model) -> str:
-    _check_blocks(model)
+    parts_lib.check_blocks(model)
     return parts_lib.pattern(model, self.update) or parts_lib.all_but(self._perturb(model))
 
   def cut(self, model: Model, params: Params) -> str:
@@ -357,13 +357,8 @@ def _loss_of_a_model(loss_fn: LossFn) -> ModelLoss:
       "post-training needs the loss of a model, as .tasks.classification makes it: a jaxtl.types.ModelLoss; "
       "this one does not say what model it is of"
     )
-  _check_blocks(loss_fn.model)
+  parts_lib.check_blocks(loss_fn.model)
   return loss_fn
-
-
-def _check_blocks(model: Model) -> None:
-  if not model.blocks:
-    raise ConfigError(f"post-training needs a model in blocks; {model.name} names none")
 
 
 def _weak_batch(batch: Batch) -> Batch:
