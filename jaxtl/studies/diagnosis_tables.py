@@ -43,15 +43,20 @@ def finding(results: Results) -> list[str]:
     own = [row for row in rows if row["arm"] == arm]
     if not own:
       continue
-    update, perturb = (_chosen(own, key) for key in ("update", "perturb"))
+    update, perturb = _largest(own, "update", "delta_loss"), _largest(own, "perturb", own[0]["choose_by"])
     if update is None:
       said.append(f"{arm}: no layer alone lowers the loss of {_start(own):.4g}; there is nothing to choose.")
       continue
     gain = mean_and_spread([row["delta_loss"] for row in own if row["layer"] == update])[0]
-    curved = f"the curvature is largest in {perturb}" if perturb else "no curvature can be compared"
+    curved = (
+      f"the curvature is largest in {perturb}{_agreement(own, perturb, 'perturb')}"
+      if perturb
+      else "no curvature can be compared"
+    )
     said.append(
       f"{arm}: of the loss of {_start(own):.4g}, {update} alone can take away {gain:.3g} "
-      f"({gain / _start(own):.1%}), the most of all that are not small; {curved}."
+      f"({gain / _start(own):.1%}), the most of all that are not small{_agreement(own, update, 'update')}; "
+      f"{curved}."
     )
   return said
 
@@ -115,10 +120,22 @@ def _choice(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
   return ", ".join(said)
 
 
-def _chosen(rows: Sequence[Mapping[str, Any]], key: str) -> str | None:
-  """The layer that most seeds chose."""
-  names = [row["layer"] for row in rows if row[key]]
-  return max(names, key=names.count, default=None)
+def _largest(rows: Sequence[Mapping[str, Any]], key: str, measure: str) -> str | None:
+  """Of the layers that a seed has chosen, the one with the largest mean."""
+  means = {
+    name: mean_and_spread(
+      [row[measure] for row in rows if row["layer"] == name and row[measure] is not None]
+    )[0]
+    for name in dict.fromkeys(row["layer"] for row in rows if row[key])
+  }
+  return max(means, key=means.__getitem__, default=None)
+
+
+def _agreement(rows: Sequence[Mapping[str, Any]], layer: str, key: str) -> str:
+  """How many seeds have chosen the layer, where there are several."""
+  seeds = len({row["seed"] for row in rows})
+  chose = sum(bool(row[key]) for row in rows if row["layer"] == layer)
+  return "" if seeds == 1 else f" (mean of {seeds} seeds, the choice of {chose})"
 
 
 def _start(rows: Sequence[Mapping[str, Any]]) -> float:

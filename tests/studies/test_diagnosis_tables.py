@@ -42,6 +42,20 @@ def test_the_finding_names_the_layers_of_the_choice():
   )
 
 
+def test_the_finding_over_seeds_is_of_the_means():
+  rows = [
+    *(row("stem", seed=seed, delta_loss=0.02, update=seed < 2) for seed in range(3)),
+    *(
+      row("head", seed=seed, delta_loss=gain, update=seed == 2) for seed, gain in enumerate([0.01, 0.01, 0.2])
+    ),
+    *(row("block1", seed=seed, kappa=500.0, perturb=True) for seed in range(3)),
+  ]
+  [said] = diagnosis_tables.finding(results_of(rows, seeds=(0, 1, 2)))
+  assert "head alone can take away 0.0733" in said
+  assert "that are not small (mean of 3 seeds, the choice of 1);" in said
+  assert said.endswith("the curvature is largest in block1 (mean of 3 seeds, the choice of 3).")
+
+
 def test_the_finding_says_where_there_is_no_choice():
   nothing = [row("stem", delta_loss=0.0)]
   assert "no layer alone lowers the loss of 0.8" in diagnosis_tables.finding(results_of(nothing))[0]
