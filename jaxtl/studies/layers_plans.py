@@ -299,7 +299,7 @@ def work(study: Layers, runtime: Runtime) -> float:
 
 def diagnosis_work(diagnosis: Diagnosis) -> float:
   """About how many image passes a diagnosis costs; how many layers there are is not known before."""
-  return diagnosis.num_examples * (GRADIENT + _FORWARDS[diagnosis.cache] * FORWARD)
+  return round(diagnosis.num_examples * (GRADIENT + _FORWARDS[diagnosis.cache] * FORWARD))
 
 
 def _num_parts(study: Layers, method: Method, num_examples: int) -> int:
