@@ -22,7 +22,8 @@ import numpy as np
 from jaxtl import losses, metrics, train
 from jaxtl.config import Spec
 from jaxtl.studies import diagnosis as diagnosis_lib
-from jaxtl.studies import transfer
+from jaxtl.studies import layers_parts, layers_plans, transfer
+from jaxtl.studies.layers_parts import Part
 from jaxtl.studies.layers_plans import BASE, Layers, Method
 from jaxtl.studies.layers_plans import check_data as check_data
 from jaxtl.studies.layers_plans import extent as extent
@@ -32,12 +33,11 @@ from jaxtl.train import checkpoint, experiment, memory, prefix_cache, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features
 from jaxtl.train.experiment import make_model
-from jaxtl.train.post_training import PostTraining, post_train
+from jaxtl.train.post_training import PostTraining
 from jaxtl.train.prefix_cache import PrefixCache
 from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.sizes import at_size, fitted
-from jaxtl.train.training import Trained
 from jaxtl.types import Array, Params
 
 Row = dict[str, Any]
@@ -57,7 +57,8 @@ def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterat
   found: list[Row] = []
   if study.diagnosis is not None:
     runtime.progress.title = f"{transfer.title(workdir)} | diagnosis"
-    found = remember(workdir / "diagnosis.json", scene.diagnose)["rows"]
+    found = scene.diagnosed()
+    runtime.progress.skip(layers_plans.diagnosis_work(study.diagnosis))
     yield from found
   yield remember(workdir / "methods" / f"{BASE}.json", lambda: scene.report(BASE, base))
   chosen = diagnosis_lib.chosen(found) if found else (None, None)
@@ -67,7 +68,7 @@ def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterat
       runtime.progress.note(f"{name} is not run: {missing}")
       yield {"kind": "not_run", "method": name, "reason": missing}
       continue
-    yield remember(workdir / "methods" / f"{name}.json", functools.partial(scene.go_on, name, chosen))
+    yield remember(workdir / "methods" / f"{name}.json", functools.partial(scene.go_on, name))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,46 +81,44 @@ class Scene:
   seed: int
   workdir: Path
 
-  def diagnose(self) -> dict[str, list[Row]]:
-    """The rows of the diagnosis, of the loss that the methods train with."""
+  def diagnosed(self) -> list[Row]:
+    """The rows of the base network's diagnosis, made or read back."""
+    compute = functools.partial(self.diagnose, self.base)
+    found: list[Row] = remember(self.workdir / "diagnosis.json", compute)["rows"]
+    return found
+
+  def diagnose(self, weights: Weights) -> dict[str, list[Row]]:
+    """The rows of a diagnosis, of the loss that the methods train with."""
     assert self.study.diagnosis is not None
     size = self.runtime.image_shape(self.study.diagnosis.data)[0]
-    model, params = fitted(self.base.model_spec(trust=self.runtime.trust), self.base, size)
+    model, params = fitted(self.base.model_spec(trust=self.runtime.trust), weights, size)
     loss = self.study.task.realize(num_classes=len(self.base.classes)).loss
-    stats = self.base.batch_stats
+    stats = weights.batch_stats
     return {"rows": diagnosis_lib.diagnose(self.study.diagnosis, model, params, stats, loss, self.runtime)}
 
-  def go_on(self, name: str, chosen: Chosen) -> Row:
+  def go_on(self, name: str) -> Row:
     """Trains by a method, and reports the checkpoint that is kept, and in `last_*` the last one."""
     method = self.study.methods[name]
-    perturb, update = self._layers(method, chosen)
-    settings = self.settings(method)
-    folder = self.workdir / "post_training" / name
-    trained = post_train(
-      settings,
-      self.base,
-      seed=self.seed,
-      runtime=self.runtime,
-      perturb=perturb,
-      update=update,
-      workdir=folder,
-    )
-    step, kept = self._kept(trained, folder)
+    parts, ended = self._trained(name)
+    final, num_examples = parts[-1], len(self.runtime.open(self.study.data))
+    step, kept = self._kept(parts)
     reported = self.report(name, kept)
-    last = reported if step == trained.total_steps else self.report(name, trained.weights)
-    per_epoch = len(self.runtime.open(self.study.data))
-    layers = {"perturb": perturb, "update": update} if method.diagnosed else _written(method.gradient)
+    last = reported if step == final.end else self.report(name, final.trained.weights)
+    worked = dict(zip(("perturb", "update"), final.blocks)) if method.diagnosed else _written(method.gradient)
+    about = layers_parts.told(parts, ended, num_examples=num_examples)
+    caches = dict.fromkeys(part.trained.cache.where if part.trained.cache else "none" for part in parts)
     return reported | {
-      **layers,
+      **worked,
+      **(about if method.rediagnose_every is not None else {}),
       # Where the kept step is the base's, what a method does shows only here.
       **{f"last_{key}": last[of] for key, of in _LAST.items()},
-      "epochs": self.study.epochs,
-      "steps": trained.total_steps,
+      "epochs": sum(part["epochs"] for part in about["parts"]) if ended else self.study.epochs,
+      "steps": final.end,
       "kept_step": step,
-      "seconds_per_epoch": _finite(per_epoch / trained.median("train/images_per_second")),
-      "step_bytes": self._bytes(settings, perturb, update, trained.cache),
-      "cache": trained.cache.where if trained.cache else "none",
-      "reject_rate": _finite(trained.last("train/rejects") / max(trained.total_steps, 1)),
+      "seconds_per_epoch": _finite(layers_parts.seconds_per_epoch(parts, num_examples=num_examples)),
+      "step_bytes": max(self._bytes(part.settings, *part.blocks, part.trained.cache) for part in parts),
+      "cache": ", ".join(caches),
+      "reject_rate": _finite(layers_parts.rejects(parts)),
     }
 
   def report(self, name: str, weights: Weights) -> Row:
@@ -158,33 +157,44 @@ class Scene:
 
   def missing(self, name: str, chosen: Chosen) -> str:
     """Why a method cannot be run: layers that the diagnosis has not found; "" where it can."""
-    if not self.study.methods[name].diagnosed or None not in chosen:
-      return ""
-    lacking = " and ".join(
-      f"to {what}" for what, found in zip(("perturb", "update"), chosen) if found is None
+    lacking = layers_parts.lacking(chosen) if self.study.methods[name].diagnosed else ""
+    return lacking and f"{lacking}; name the method's layers instead"
+
+  def _trained(self, name: str) -> tuple[list[Part], str]:
+    """The method's parts, which are one where nothing is diagnosed again, and why they ended early."""
+    method, progress = self.study.methods[name], self.runtime.progress
+    num_examples = len(self.runtime.open(self.study.data))
+    plans = layers_parts.split(self.settings(method), method.rediagnose_every, num_examples=num_examples)
+
+    def note(text: str) -> None:
+      assert self.study.diagnosis is not None
+      progress.note(f"{name}: {text}")
+      progress.skip(layers_plans.diagnosis_work(self.study.diagnosis))
+
+    parts, ended = layers_parts.train(
+      plans,
+      self.base,
+      layers_parts.blocks_of(self.diagnosed()) if method.diagnosed else (None, None),
+      seed=self.seed,
+      runtime=self.runtime,
+      folder=self.workdir / "post_training" / name,
+      diagnose=self.diagnose,
+      note=note,
     )
-    return f"the diagnosis chooses no layer {lacking}; name the method's layers instead"
+    left = sum(plan.steps or 0 for plan in plans[len(parts) :])
+    progress.skip(left * self.study.data.batch_size * experiment.work_of(method.gradient))
+    return parts, ended
 
-  def _layers(self, method: Method, chosen: Chosen) -> tuple[list[str] | None, list[str] | None]:
-    """The blocks of the layers that the diagnosis chooses."""
-    if not method.diagnosed:
-      return None, None
-    found = remember(self.workdir / "diagnosis.json", self.diagnose)["rows"]
-    blocks = {row["layer"]: row["layer_blocks"] for row in found}
-    return blocks[str(chosen[0])], blocks[str(chosen[1])]
-
-  def _kept(self, trained: Trained, folder: Path) -> tuple[int, Weights]:
-    """The step with the lowest validation loss and its weights; step 0 is the base."""
+  def _kept(self, parts: list[Part]) -> tuple[int, Weights]:
+    """The step with the lowest validation loss and its weights, over all parts; step 0 is the base."""
     if not self.study.best:
-      return trained.total_steps, trained.weights
-    name = "eval/validation/cross_entropy"
-    there = set(checkpoint.steps_in(folder / checkpoint.FOLDER))
-    losses_at = {int(r["step"]): r[name] for r in trained.history if name in r and int(r["step"]) in there}
-    losses_at[0] = _scores(*self._logits(self.base, self.study.validation))["loss"]
+      return parts[-1].end, parts[-1].trained.weights
+    losses_at = {0: _scores(*self._logits(self.base, self.study.validation))["loss"]}
+    losses_at |= {step: loss for part in parts for step, loss in part.losses().items()}
     step = min(sorted(losses_at), key=losses_at.__getitem__)
     if step == 0:
       return 0, self.base
-    return step, checkpoint.load(folder / checkpoint.FOLDER / str(step))
+    return step, next(part for part in parts if step <= part.end).load(step)
 
   def _logits(self, weights: Weights, data: Data) -> tuple[np.ndarray, np.ndarray]:
     size = self.runtime.image_shape(data)[0]

@@ -13,9 +13,10 @@ from jaxtl import config as config_lib
 from jaxtl import weights as weights_lib
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError, StorageError
-from jaxtl.studies import transfer
+from jaxtl.studies import layers_parts, transfer
 from jaxtl.studies.diagnosis import Diagnosis
 from jaxtl.studies.extent import Extent, Training
+from jaxtl.studies.meter import FORWARD, GRADIENT
 from jaxtl.train import checkpoint, experiment, prefix_cache
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.experiment import Experiment, make_model
@@ -27,6 +28,10 @@ from jaxtl.train.sizes import at_size, image_size_of
 from jaxtl.train.step import init_model
 
 BASE = "base"
+# Nothing is learned from more, and seeds of parts stay apart.
+_MOST_PARTS = 1000
+# Forward passes over the images of a diagnosis, of eleven layers: with their inputs kept, and without.
+_FORWARDS = {True: 55, False: 95}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +43,24 @@ class Method:
     diagnosed: gives the rule the layers that the diagnosis chooses, as its `perturb` and `update`.
     cache: of the hidden states below what is updated; "auto" keeps them where nothing is augmented and they
       fit.
+    rediagnose_every: epochs after which the network as it is then is diagnosed again, on the same images;
+      what that chooses is perturbed and updated from there, by an optimiser whose state and schedule begin
+      anew. None is the one diagnosis before, as in the paper.
   """
 
   gradient: Spec
   diagnosed: bool = False
   cache: PrefixCache = dataclasses.field(default_factory=PrefixCache)
+  rediagnose_every: float | None = None
+
+  def __post_init__(self) -> None:
+    every = self.rediagnose_every
+    config_lib.require(rediagnose_every=(every, every is None or every > 0, "epochs above 0, or None"))
+    if every is not None and not self.diagnosed:
+      raise ConfigError(
+        f"rediagnose_every is {every:g}, and the method names its layers itself; write diagnosed=True, or "
+        "leave rediagnose_every out"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +108,13 @@ class Layers:
       diagnosis=(self.diagnosis, self.diagnosis is not None or not diagnosed, "one, for diagnosed methods"),
       epochs=(self.epochs, self.epochs > 0, "a number above 0"),
     )
+    for name, method in self.methods.items():
+      every = method.rediagnose_every
+      if every is not None and self.epochs / every > _MOST_PARTS:
+        raise ConfigError(
+          f"methods.{name}.rediagnose_every is {every:g}; expected at least {self.epochs / _MOST_PARTS:g}, a "
+          f"{_MOST_PARTS}th of epochs"
+        )
     check_apart(self, [self.data.source, *([self.base.data.source] if self.base else [])])
 
 
@@ -226,6 +251,10 @@ def extent(study: Layers, runtime: Runtime) -> Extent:
   _check_parts(study, model, runtime, num_classes=classes, image_size=size)
   for name, tuned in _methods(study, model, num_classes=classes, image_size=size).items():
     found.trainings[name] = Training(tuned, known)
+  for name, method in study.methods.items():
+    if method.rediagnose_every is not None:
+      count = "" if known is None else f", {_num_parts(study, method, known.num_examples)} parts in all"
+      found.lines.append(("diagnosis", f"{name}: again every {method.rediagnose_every:g} epochs{count}"))
   return found
 
 
@@ -256,9 +285,23 @@ def _learned(start: Weights) -> list[Any]:
 
 
 def work(study: Layers, runtime: Runtime) -> float:
-  """Image passes of the base run and of all methods, for the time left."""
+  """Image passes of the base run, of all methods and roughly of all diagnoses, for the time left."""
+  num_examples = len(runtime.open(study.data))
   per_image = sum(experiment.work_of(method.gradient) for method in study.methods.values())
-  passes = per_image * study.epochs * len(runtime.open(study.data))
+  passes = per_image * study.epochs * num_examples
   if study.base is not None and study.base.epochs is not None:
     passes += study.base.epochs * len(runtime.open(study.base.data)) * experiment.work_per_image(study.base)
-  return passes
+  if study.diagnosis is None:
+    return passes
+  again = sum(_num_parts(study, method, num_examples) - 1 for method in study.methods.values())
+  return passes + (1 + again) * diagnosis_work(study.diagnosis)
+
+
+def diagnosis_work(diagnosis: Diagnosis) -> float:
+  """About how many image passes a diagnosis costs; how many layers there are is not known before."""
+  return round(diagnosis.num_examples * (GRADIENT + _FORWARDS[diagnosis.cache] * FORWARD))
+
+
+def _num_parts(study: Layers, method: Method, num_examples: int) -> int:
+  size: Any = dict(num_examples=num_examples, batch_size=study.data.batch_size)
+  return len(layers_parts.ends(study.epochs, method.rediagnose_every, **size))

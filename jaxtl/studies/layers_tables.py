@@ -73,6 +73,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
       "states where the appendix says that such were kept, else of images.",
     ),
     ("Test", f"{_all(rows, 'num_test')} images; {_all(rows, 'num_validation')} validation images choose."),
+    *_ended(rows),
     *_not_run(results),
   ]
 
@@ -94,8 +95,8 @@ def behind(results: Results) -> list[Grid]:
         [
           row["method"],
           str(row["seed"]),
-          _names(row.get("perturb")),
-          _names(row.get("update")),
+          _over_parts(row, "perturb"),
+          _over_parts(row, "update"),
           row.get("cache", ABSENT),
           str(row["steps"]),
           str(row["kept_step"]),
@@ -108,6 +109,8 @@ def behind(results: Results) -> list[Grid]:
         "Kept step 0 is the base network: nothing that came later had a lower validation loss. Hidden "
         "states: where what enters the lowest layer that is perturbed or updated was kept, if it was."
       )
+      if any("parts" in row for row in rows):
+        note += " →: parts of a method, each on the layers that a diagnosis of its own has chosen."
       grids.append(Grid(f"Methods of {arm}", header, lines, note, frozenset({0, 2, 3, 4})))
   return grids
 
@@ -121,6 +124,16 @@ def _not_run(results: Results) -> list[tuple[str, str]]:
   found = [row for row in results.rows if row.get("kind") == "not_run"]
   told = [f"{row['method']} of {row['arm']}, seed {row['seed']}: {row['reason']}." for row in found]
   return [("Not run", " ".join(told))] if told else []
+
+
+def _ended(rows: Sequence[Row]) -> list[tuple[str, str]]:
+  """Methods that have fewer epochs than the others, and why."""
+  told = [
+    f"{row['method']} of {row['arm']}, seed {row['seed']}, after {row['epochs']:.4g} epochs: {row['ended']}."
+    for row in rows
+    if "ended" in row
+  ]
+  return [("Ended early", " ".join(told))] if told else []
 
 
 def _column(arm: str, rows: Sequence[Row], key: str) -> Column:
@@ -180,6 +193,11 @@ def _change(values: Sequence[float]) -> str:
   mean, spread = mean_and_spread(values)
   better = f" (better in {sum(value < 0 for value in values)} of {len(values)})"
   return f"{mean:+.4f}" if len(values) < 2 else f"{mean:+.4f} ± {spread:.4f}{better}"
+
+
+def _over_parts(row: Row, key: str) -> str:
+  """The layers of a method, of each of its parts in turn."""
+  return " → ".join(_names(part.get(key)) for part in row.get("parts") or [row])
 
 
 def _names(value: Any) -> str:

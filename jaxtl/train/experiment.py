@@ -111,7 +111,12 @@ def total_steps(experiment: Experiment, num_examples: int) -> int:
   if experiment.steps is not None:
     return experiment.steps
   epochs = experiment.epochs or 0.0
-  return max(round(epochs * num_examples / experiment.data.batch_size), 1) if epochs else 0
+  return steps_of(epochs, num_examples=num_examples, batch_size=experiment.data.batch_size)
+
+
+def steps_of(epochs: float, *, num_examples: int, batch_size: int) -> int:
+  """Updates in so many epochs, with the rounding of a whole run."""
+  return max(round(epochs * num_examples / batch_size), 1) if epochs else 0
 
 
 _programs: dict[str, Program] = {}

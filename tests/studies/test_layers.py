@@ -112,10 +112,10 @@ def test_the_report_of_weights_is_that_of_their_logits(base, runtime, tmp_path):
 def test_the_best_epoch_is_kept_and_the_base_where_nothing_is_better(base, runtime, tmp_path):
   worse = dict(optimizer=dict(make=".optim.sgd", peak_rate=1e-3, momentum=0.0, weight_decay=300.0))
   scene = scene_of(base, runtime, tmp_path, **worse)
-  row = scene.go_on("sgd", (None, None))
+  row = scene.go_on("sgd")
   assert row["kept_step"] == 0
   assert row["test_loss"] == scene.report("base", scene.base)["test_loss"]
-  last = scene_of(base, runtime, tmp_path / "last", best=False, **worse).go_on("sgd", (None, None))
+  last = scene_of(base, runtime, tmp_path / "last", best=False, **worse).go_on("sgd")
   assert last["kept_step"] == 12
   for key in ("loss", "error"):
     assert last[f"last_{key}"] == last[f"test_{key}"] == pytest.approx(row[f"last_{key}"], rel=1e-5)
@@ -125,7 +125,7 @@ def test_the_best_epoch_is_kept_and_the_base_where_nothing_is_better(base, runti
 
 def test_only_the_updated_layer_moves(base, runtime, tmp_path):
   scene = scene_of(base, runtime, tmp_path, best=False)
-  scene.go_on("manual", (None, None))
+  scene.go_on("manual")
   after = train.checkpoint.load(tmp_path / "run" / "post_training" / "manual")
   same = jax.tree.map(np.array_equal, after.params, scene.base.params)
   moved = {block for block, parts in same.items() if not all(jax.tree.leaves(parts))}
@@ -159,7 +159,7 @@ def test_kept_hidden_states_change_the_cost_and_not_the_losses(base, runtime, tm
   methods["auto"] = dict(gradient=pol)
   base["base"]["data"] = fixed
   scene = scene_of(base, runtime, tmp_path, data=fixed, best=False, methods=methods, diagnosis=None)
-  rows = {name: scene.go_on(name, (None, None)) for name in methods}
+  rows = {name: scene.go_on(name) for name in methods}
   expected = rows.pop("none")
   assert expected["cache"] == "none"
   assert {name: row["cache"] for name, row in rows.items()} == dict(host="host", device="device", auto="host")
