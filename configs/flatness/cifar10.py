@@ -36,8 +36,7 @@ def get_config():
           smoothed_hinge=dict(start="runs/pretrain/cifar10/smoothed_hinge/0"),
           sam=dict(start="runs/pretrain/cifar10/sam/0"),
           imported_resnet20=dict(start="runs/import/cifar_resnet20"),
-          # Inputs of 0 to 255: eigenvalues up to some 900, of which as few products as the others take tell too
-          # little.
+          # Inputs of 0 to 255: of eigenvalues up to 900 the products that the others take tell too little.
           imported_resnet8=dict(
             start="runs/import/cifar_resnet8",
             spectrum=dict(num_steps=60),

@@ -121,21 +121,21 @@ def _choice(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], key: str, measure: str) -> str | None:
-  """Of the layers that a seed has chosen, the one with the largest mean."""
-  means = {
-    name: mean_and_spread(
-      [row[measure] for row in rows if row["layer"] == name and row[measure] is not None]
-    )[0]
-    for name in dict.fromkeys(row["layer"] for row in rows if row[key])
-  }
-  return max(means, key=means.__getitem__, default=None)
+  """The layer with the largest mean of all that are not left out; None where no seed has chosen one."""
+  if not any(row[key] for row in rows):
+    return None
+  values: dict[str, list[float]] = {}
+  for row in rows:
+    if not row["excluded"] and row[measure] is not None and not (key == "perturb" and row["unbounded"]):
+      values.setdefault(row["layer"], []).append(row[measure])
+  return max(values, key=lambda name: mean_and_spread(values[name])[0])
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]], layer: str, key: str) -> str:
   """How many seeds have chosen the layer, where there are several."""
   seeds = len({row["seed"] for row in rows})
   chose = sum(bool(row[key]) for row in rows if row["layer"] == layer)
-  return "" if seeds == 1 else f" (mean of {seeds} seeds, the choice of {chose})"
+  return "" if seeds == 1 else f" (in the mean, and the choice of {chose} of {seeds} seeds)"
 
 
 def _start(rows: Sequence[Mapping[str, Any]]) -> float:

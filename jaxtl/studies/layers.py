@@ -24,11 +24,7 @@ from jaxtl.config import Spec
 from jaxtl.studies import diagnosis as diagnosis_lib
 from jaxtl.studies import layers_parts, layers_plans, transfer
 from jaxtl.studies.layers_parts import Part
-from jaxtl.studies.layers_plans import BASE, Layers, Method
-from jaxtl.studies.layers_plans import check_data as check_data
-from jaxtl.studies.layers_plans import extent as extent
-from jaxtl.studies.layers_plans import rehearse as rehearse
-from jaxtl.studies.layers_plans import work as work
+from jaxtl.studies.layers_plans import BASE, Layers, Method, check_data, extent, rehearse, work
 from jaxtl.train import checkpoint, experiment, memory, prefix_cache, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features
@@ -39,6 +35,9 @@ from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.sizes import at_size, fitted
 from jaxtl.types import Array, Params
+
+# What the runner looks for beside `rows`.
+__all__ = ["check_data", "extent", "rehearse", "rows", "work"]
 
 Row = dict[str, Any]
 Chosen = tuple[str | None, str | None]
@@ -64,11 +63,14 @@ def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterat
   chosen = diagnosis_lib.chosen(found) if found else (None, None)
   for name in study.methods:
     runtime.progress.title = f"{transfer.title(workdir)} | {name}"
+    left_out = functools.partial(runtime.progress.skip, layers_plans.method_work(study, name, runtime))
     if missing := scene.missing(name, chosen):
+      left_out()
       runtime.progress.note(f"{name} is not run: {missing}")
       yield {"kind": "not_run", "method": name, "reason": missing}
       continue
-    yield remember(workdir / "methods" / f"{name}.json", functools.partial(scene.go_on, name))
+    compute = functools.partial(scene.go_on, name)
+    yield remember(workdir / "methods" / f"{name}.json", compute, recalled=left_out)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

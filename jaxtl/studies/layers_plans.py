@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from jaxtl.train.step import init_model
 BASE = "base"
 # Nothing is learned from more, and seeds of parts stay apart.
 _MOST_PARTS = 1000
-# Forward passes over the images of a diagnosis, of eleven layers: with their inputs kept, and without.
+# Forward passes over the images of a diagnosis of eleven layers, ResNet-20's (docs/layers.md): with their
+# inputs kept, and without.
 _FORWARDS = {True: 55, False: 95}
 
 
@@ -45,7 +46,7 @@ class Method:
       fit.
     rediagnose_every: epochs after which the network as it is then is diagnosed again, on the same images;
       what that chooses is perturbed and updated from there, by an optimiser whose state and schedule begin
-      anew. None is the one diagnosis before, as in the paper.
+      anew. None is the one diagnosis before, as in Terauchi et al. (`studies/layers.py`).
   """
 
   gradient: Spec
@@ -115,28 +116,33 @@ class Layers:
           f"methods.{name}.rediagnose_every is {every:g}; expected at least {self.epochs / _MOST_PARTS:g}, a "
           f"{_MOST_PARTS}th of epochs"
         )
-    check_apart(self, [self.data.source, *([self.base.data.source] if self.base else [])])
+    check_apart(
+      self, {"data": self.data.source, **({"base.data": self.base.data.source} if self.base else {})}
+    )
 
 
-def check_apart(study: Layers, trained: Sequence[Any]) -> None:
+def check_apart(study: Layers, trained: Mapping[str, Any]) -> None:
   """Refuses images that are in two of training, choice and test.
 
   Args:
-    trained: sources of images that the base was or will be trained on, as specs or as a checkpoint has them.
+    trained: name -> source of images that the base was or will be trained on, as a spec or as a checkpoint
+      has it.
 
   Raises:
-    ConfigError: says which.
+    ConfigError: names both.
   """
-  held = [study.validation.source, *([study.diagnosis.data.source] if study.diagnosis else [])]
-  if any(overlap(one, other) for one in trained for other in held):
-    raise ConfigError(
-      "validation or diagnosis has images of the training data, on which a trained network has nothing "
-      "left to gain; hold out a part, .data.part_of(stop=0.9) and .data.part_of(start=0.9)"
-    )
-  if any(overlap(study.test.source, other) for other in held):
-    raise ConfigError("validation has images of the test data; what is chosen must not be seen in the test")
-  if any(overlap(study.test.source, one) for one in trained):
-    raise ConfigError("test has images of the training data; what is learned must not be seen in the test")
+  chosen = {"validation": study.validation}
+  if study.diagnosis is not None:
+    chosen["diagnosis.data"] = study.diagnosis.data
+  advice = "hold out a part, as .data.part_of(stop=0.9) and .data.part_of(start=0.9) do"
+  for name, data in (chosen | {"test": study.test}).items():
+    why = "where a trained network has nothing left to gain" if name in chosen else "which it has learned"
+    for of, source in trained.items():
+      if overlap(source, data.source):
+        raise ConfigError(f"{name} has images of {of}, {why}; {advice}, or take other images")
+  for name, data in chosen.items():
+    if overlap(study.test.source, data.source):
+      raise ConfigError(f"{name} has images of test, on which nothing may be chosen; {advice}")
 
 
 def rehearse(study: Layers, runtime: Runtime) -> None:
@@ -171,6 +177,7 @@ def _methods(
     )
   found = {}
   for name, method in study.methods.items():
+    # The last block but one, or the only one.
     chosen: dict[str, Any] = (
       dict(perturb=[made.blocks[-1]], update=[made.blocks[-2:][0]]) if method.diagnosed else {}
     )
@@ -224,6 +231,7 @@ def _check_cache(
       prefix_cache.check_legal(method.cache, program, state, data)
     else:
       prefix_cache.plan(method.cache, program, state, data, runtime)
+      prefix_cache.check_room(method.cache, program, state, data, runtime)
   except (ConfigError, StorageError) as error:
     raise type(error)(f"methods.{name}.cache: {error}") from error
 
@@ -263,7 +271,7 @@ def check_data(study: Layers, runtime: Runtime) -> None:
   and layers and caches that cannot be."""
   start = None if study.start is None else checkpoint.load(study.start)
   if start is not None:
-    check_apart(study, [study.data.source, *_learned(start)])
+    check_apart(study, _learned(start))
   classes = runtime.open(study.data).classes
   for name in ("validation", "test"):
     same_classes(classes, runtime.open(getattr(study, name)).classes, at=name)
@@ -278,23 +286,27 @@ def check_data(study: Layers, runtime: Runtime) -> None:
   _check_parts(study, model, runtime, num_classes=len(classes), image_size=size, opened=True)
 
 
-def _learned(start: Weights) -> list[Any]:
+def _learned(start: Weights) -> dict[str, Any]:
   """The source of the images that a checkpoint was trained on, as it has it; none where it does not say."""
   data = (start.config.get("experiment") or {}).get("data") or {}
-  return [data["source"]] if "source" in data else []
+  return {f"the training of {start.path}": data["source"]} if "source" in data else {}
 
 
 def work(study: Layers, runtime: Runtime) -> float:
   """Image passes of the base run, of all methods and roughly of all diagnoses, for the time left."""
-  num_examples = len(runtime.open(study.data))
-  per_image = sum(experiment.work_of(method.gradient) for method in study.methods.values())
-  passes = per_image * study.epochs * num_examples
+  passes = sum(method_work(study, name, runtime) for name in study.methods)
   if study.base is not None and study.base.epochs is not None:
     passes += study.base.epochs * len(runtime.open(study.base.data)) * experiment.work_per_image(study.base)
+  return passes + (0.0 if study.diagnosis is None else diagnosis_work(study.diagnosis))
+
+
+def method_work(study: Layers, name: str, runtime: Runtime) -> float:
+  """Image passes of a method, with its later diagnoses."""
+  method, num_examples = study.methods[name], len(runtime.open(study.data))
+  passes = experiment.work_of(method.gradient) * study.epochs * num_examples
   if study.diagnosis is None:
     return passes
-  again = sum(_num_parts(study, method, num_examples) - 1 for method in study.methods.values())
-  return passes + (1 + again) * diagnosis_work(study.diagnosis)
+  return passes + (_num_parts(study, method, num_examples) - 1) * diagnosis_work(study.diagnosis)
 
 
 def diagnosis_work(diagnosis: Diagnosis) -> float:

@@ -21,10 +21,7 @@ _MEASURES = {
   "temperature": ("T", "With its own temperature", "temperature fitted on validation images", 0),
   "last_loss": ("loss", "After the last epoch", "test loss after the last epoch", -1),
   "last_error": ("error", "After the last epoch", "share of wrong test predictions after the last epoch", -1),
-  "last_scaled_loss": (
-    *("loss, own T", "After the last epoch"),
-    *("test loss after the last epoch with a fitted temperature", -1),
-  ),
+  "last_scaled_loss": ("loss, own T", "After the last epoch", "the same with a fitted temperature", -1),
   "seconds_per_epoch": ("s / epoch", "Cost", "seconds of an epoch", 0),
   "step_bytes": ("MiB", "Cost", "memory of a step as compiled", 0),
 }

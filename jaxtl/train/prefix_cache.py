@@ -100,8 +100,7 @@ def plan(
       amount of memory may be free now.
 
   Raises:
-    ConfigError: a cache is asked for, and is not legal or does not fit.
-    StorageError: it does not fit onto the disk.
+    ConfigError: a cache is asked for, and is not legal.
   """
   if cache is None or cache.where == "none":
     return None
@@ -112,8 +111,17 @@ def plan(
     if begun is not None:
       return decided if begun.get("prefix_cache") else None
     return decided if _suits(decided, program, state, data, runtime) else None
-  _store(decided, program, state, data, runtime).check_room()
   return decided
+
+
+def check_room(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> None:
+  """Refuses a cache that does not fit, before there is anything to keep.
+
+  Raises:
+    ConfigError: it does not fit into the memory.
+    StorageError: it does not fit onto the disk.
+  """
+  _store(cache, program, state, data, runtime).check_room()
 
 
 def _suits(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> bool:
@@ -227,7 +235,7 @@ class Kept:
     )
 
   def check_room(self) -> None:
-    """Raises as `plan` says."""
+    """Raises as the function of this name says."""
     where = self._cache.where
     if where == "memmap":
       _check_disk(self._folder, self.num_bytes)
@@ -238,7 +246,7 @@ class Kept:
       )
 
   def make_room(self) -> None:
-    """Makes the empty store; raises as `plan` says."""
+    """Makes the empty store; raises as `check_room` does."""
     self.check_room()
     self._label = np.zeros(self._shape[0], np.int32)
     self._mask = np.zeros(self._shape[0], bool)

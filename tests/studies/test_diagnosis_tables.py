@@ -52,8 +52,13 @@ def test_the_finding_over_seeds_is_of_the_means():
   ]
   [said] = diagnosis_tables.finding(results_of(rows, seeds=(0, 1, 2)))
   assert "head alone can take away 0.0733" in said
-  assert "that are not small (mean of 3 seeds, the choice of 1);" in said
-  assert said.endswith("the curvature is largest in block1 (mean of 3 seeds, the choice of 3).")
+  assert "that are not small (in the mean, and the choice of 1 of 3 seeds);" in said
+  assert said.endswith("the curvature is largest in block1 (in the mean, and the choice of 3 of 3 seeds).")
+  # Second for every seed, and so chosen by none.
+  rows += [row("steady", seed=seed, delta_loss=0.1) for seed in range(3)]
+  [said] = diagnosis_tables.finding(results_of(rows, seeds=(0, 1, 2)))
+  assert "steady alone can take away 0.1" in said
+  assert "the choice of 0 of 3 seeds" in said
 
 
 def test_the_finding_says_where_there_is_no_choice():

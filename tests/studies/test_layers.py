@@ -200,13 +200,13 @@ def test_a_checkpoint_s_own_training_images_choose_nothing(base, runtime, tmp_pa
   scene = scene_of(base, runtime, tmp_path)
   changed = {key: value for key, value in base.items() if key != "base"} | dict(start=scene.base.path)
   own = dict(base["data"], transforms=PLAIN)
-  for field, message in (("validation", "validation or diagnosis has"), ("test", "test has")):
+  for field in ("validation", "test"):
     study_of = changed | {"data": data(3), field: own}
-    with pytest.raises(ConfigError, match=f"{message} images of the training data"):
+    with pytest.raises(ConfigError, match=f"{field} has images of the training of {scene.base.path}"):
       layers.check_data(parse(study_of, Layers), runtime())
   layers.check_data(parse(changed | dict(data=data(3)), Layers), runtime())
   unknown = dataclasses.replace(scene.base, config={**scene.base.config, "experiment": None})
-  assert layers_plans._learned(unknown) == []
+  assert layers_plans._learned(unknown) == {}
 
 
 HOST = dict(where="host")
@@ -269,12 +269,12 @@ def test_a_check_refuses_it_too(base, runtime, changes, message):
     (("methods", "base"), dict(gradient=dict(make=".optim.plain")), "none 'base'"),
     (("start",), "somewhere", "base and start are both given; write either base or start$"),
     (("base",), None, "neither base nor start is given; write either base or start$"),
-    (("test",), data(0), "test has images of the training data"),
+    (("test",), data(0), "test has images of data, which it has learned"),
     (("diagnosis",), None, "diagnosis is None; expected one, for diagnosed methods"),
     (("epochs",), 0.0, "epochs is 0.0"),
-    (("validation",), data(0), "has images of the training data"),
-    (("validation",), data(2), "has images of the test data"),
-    (("diagnosis", "data"), data(2), "has images of the test data"),
+    (("validation",), data(0), "validation has images of data, .*; hold out a part"),
+    (("validation",), data(2), "validation has images of test, on which nothing may be chosen"),
+    (("diagnosis", "data"), data(2), "diagnosis.data has images of test"),
     (("test",), data(2, num_classes=2), "test has other classes"),
     (("methods", "manual", "gradient", "update"), "stage9", "stage9"),
   ],

@@ -45,6 +45,11 @@ def plan(begun, *, saved=None, **cache):
   return prefix_cache.plan(PrefixCache(**cache), program, state, experiment.data, place, begun=saved)
 
 
+def check_room(begun, **cache):
+  experiment, program, state, place = begun
+  prefix_cache.check_room(PrefixCache(**cache), program, state, experiment.data, place)
+
+
 def first(stream, count):
   return [{name: np.asarray(x) for name, x in next(stream).items()} for _ in range(count)]
 
@@ -165,7 +170,17 @@ def test_auto_is_what_it_was_when_the_run_began(begun, monkeypatch):
 
 def test_a_number_of_views_beyond_all_memory_is_one_line(begun):
   with pytest.raises(ConfigError, match=r"hidden states, .* do not fit into the host's memory"):
-    plan(begun(DRAWN), where="host", views=10**9)
+    check_room(begun(DRAWN), where="host", views=10**9)
+
+
+def test_room_is_asked_for_where_there_is_something_to_keep(begun, monkeypatch):
+  made = begun()
+  monkeypatch.setattr(prefix_cache, "free_memory", lambda: 100.0)
+  assert plan(made, where="host").where == "host"
+  with pytest.raises(ConfigError, match="do not fit"):
+    check_room(made, where="host")
+  with pytest.raises(ConfigError, match="do not fit"):
+    keep(made, where="host")
 
 
 def test_a_step_from_hidden_states_has_no_images(begun):
