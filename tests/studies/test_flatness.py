@@ -189,7 +189,7 @@ def test_a_misspelt_name_of_parameters_is_refused(runtime, tmp_path, flatness_co
 
 def test_more_eigenvalues_than_parameters_are_refused_before_anything(runtime, tmp_path, flatness_config):
   flatness_config["base"]["spectrum"] = dict(num_eigenvalues=10**6, max_products=10**6)
-  with pytest.raises(ConfigError, match=r"spectrum\.num_eigenvalues is 1000000; the network has") as error:
+  with pytest.raises(ConfigError, match=r"eigenvalues is 1000000; .* so write at most \d+$") as error:
     study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
   assert "\n" not in str(error.value)
   assert not (tmp_path / "run").exists()
