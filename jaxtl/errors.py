@@ -6,6 +6,7 @@ starts runs (SLURM, Kubernetes) may do that at once, and must not for the others
 
 import difflib
 import errno
+import math
 from collections.abc import Sequence
 
 # Of the disk, not of a name that was given: no space, over quota, worn out, read-only.
@@ -43,12 +44,16 @@ class DamagedError(CheckpointError):
 
 
 class NonFiniteLossError(InputError):
-  """The loss is NaN or infinite at the parameters that were given.
+  """The loss, `value`, is NaN or infinite at the parameters that were given.
 
   The exit code is that of `NonFiniteError`, which is for what happens in a run.
   """
 
   code = 4
+
+  def __init__(self, message: str, *, value: float = math.nan):
+    super().__init__(message)
+    self.value = value
 
 
 class RunError(RuntimeError):

@@ -29,9 +29,11 @@ def check_loss(loss: Array | float, params: Params) -> None:
   if math.isfinite(value):
     return
   if path := tree.first_nonfinite(params):
-    raise NonFiniteLossError(f"the loss is {value}, and the parameter {path!r} is not finite")
+    raise NonFiniteLossError(f"the loss is {value}, and the parameter {path!r} is not finite", value=value)
   raise NonFiniteLossError(
-    f"the loss is {value}, although all parameters are finite; check the data, and the size of the parameters"
+    f"the loss is {value}, although all parameters are finite; "
+    "check the data, and the size of the parameters",
+    value=value,
   )
 
 

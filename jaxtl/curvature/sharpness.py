@@ -224,20 +224,19 @@ def _ascend(
   _check_positive("rho", rho)
   if num_steps < 1:
     raise ConfigError(f"num_steps is {num_steps}; write at least 1")
-  start = _value(loss, params, "at the parameters")
+  place = "at the parameters"
+  start = _value(loss, params, place)
   best, rise, step = tree.zeros_like(params), 0.0, rho
   at, slope = params, None
   for _ in range(num_steps):
     if slope is None:  # else the last step was taken back, and the gradient there is known
-      slope = tree.mul(sizes, gradient(at))
-      steepness = float(tree.norm(slope))
-      if not math.isfinite(steepness):
-        raise InputError(f"the gradient's norm is {steepness} within rho = {rho:g}; take a smaller rho")
+      slope, steepness = _slope(gradient, at, sizes, place)
     if steepness == 0:
       break
     delta = _step_in_ball(best, slope, step / steepness, rho)
     moved = _moved(params, sizes, delta, 1.0)
-    found = _value(loss, moved, f"within rho = {rho:g} of the parameters; take a smaller rho") - start
+    place = f"within rho = {rho:g} of the parameters; take a smaller rho"
+    found = _value(loss, moved, place) - start
     if found > rise:
       best, rise, at, slope = delta, found, moved, None
     else:
@@ -295,11 +294,25 @@ def _only_kernel(params: Params, where: str) -> tuple[str, Array]:
   return path, kernel
 
 
+def _slope(
+  gradient: Callable[[Params], Params], params: Params, sizes: Params, place: str
+) -> tuple[Params, float]:
+  """The gradient by eps / sizes, and its norm."""
+  try:
+    slope = tree.mul(sizes, gradient(params))
+  except NonFiniteLossError as error:
+    raise InputError(f"the loss is {error.value} {place}") from error
+  steepness = float(tree.norm(slope))
+  if not math.isfinite(steepness):
+    raise InputError(f"the gradient's norm is {steepness} {place}")
+  return slope, steepness
+
+
 def _value(loss: Loss, params: Params, place: str) -> float:
   try:
     value = float(loss(params))
   except NonFiniteLossError as error:  # it does not know why it was asked there
-    raise InputError(f"the loss is not finite {place}") from error
+    value = error.value
   if not math.isfinite(value):
     raise InputError(f"the loss is {value} {place}")
   return value

@@ -161,10 +161,9 @@ class Density:
 
     Unbiased for polynomials up to the degree 2 m - 1; other functions have a bias that falls with m:
     `shorter` tells whether it still does. Where few eigenvalues make most of the sum, the samples are skewed,
-    and few probes state too small an error. Of the three networks of `tests/curvature/test_stochastic.py`
-    the trace lay within one standard error in 53 to 59 of 100 seeds with 4 probes and in 58 to 68 with 6, and
-    within the interval of 99 % by Student's t (`Estimate.error`) in 98 to 100 with both; the third moment
-    within that in at least 93 with 8 probes and 97 with 24.
+    and few probes state too small an error. Few also estimate the standard error itself badly, so that ± one
+    holds the truth less often than a normal distribution's 68 of 100; the wider interval by Student's t
+    (`Estimate.error`) allows for that, though not for the skewness, as of third moments: those need more.
     """
     samples = self.dimension * np.sum(self.weights * function(self.nodes), axis=1)
     return of_samples(samples, num_evaluations=self.num_products)

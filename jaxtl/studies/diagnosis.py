@@ -156,7 +156,7 @@ def diagnose(
   Raises:
     ConfigError: the model has no blocks, or the groups do not fit it.
     InputError: a parameter or a statistic is not finite; the message names it.
-    NonFiniteError: the loss or a gradient is not finite at the weights.
+    NonFiniteError: the loss or a gradient is not finite at the weights, or after a step in a layer.
     DataError: there are no images, or `cross_fit` and no class has two.
   """
   networks.check_finite(params, batch_stats)
@@ -286,12 +286,13 @@ class _Layers:
     """That of the mean loss over the images of the direction, at `place` or at the weights."""
     loss_fn, own, batches = self.direction.loss_of(group, self.loss)
     slope = curvature.gradient_over_batches(loss_fn, batches)
+    at = "at the weights" if place is None else f"after a step of descent in the layer {group.name!r}"
     try:
       gradient = slope(own if place is None else place)[1]
     except NonFiniteLossError as error:
-      raise NonFiniteError(f"at the weights {error}") from error
+      raise NonFiniteError(f"{at} {error}") from error
     if path := tree.first_nonfinite(gradient):
-      raise NonFiniteError(f"the gradient of {path!r} is not finite; there is no direction of descent")
+      raise NonFiniteError(f"{at} the gradient of {path!r} is not finite; there is no direction of descent")
     return gradient
 
 

@@ -225,7 +225,10 @@ def check_data(study: FlatnessOf, runtime: Runtime) -> None:
   count = tree.size(network.params)
   if study.spectrum is not None and study.spectrum.num_eigenvalues > count:
     asked = study.spectrum.num_eigenvalues
-    raise ConfigError(f"spectrum.num_eigenvalues is {asked}; the network has {count} parameters, and as many")
+    raise ConfigError(
+      f"spectrum.num_eigenvalues is {asked}; a network of {count} parameters has {count} eigenvalues, "
+      f"so write at most {count}"
+    )
   if study.layers is not None:
     tree.matches(network.params, study.layers.where)
   if other is not None:

@@ -10,6 +10,8 @@ from jaxtl.studies.results import Results
 from jaxtl.studies.tables import ABSENT, Column, Table, decimals_for, mean_and_spread
 
 LOSSES = {"cross_entropy": "cross-entropy", "training": "training loss"}
+# Below these, a standard error is itself known to no better than a quarter: 1 / sqrt(2 (n - 1)).
+FEW_PROBES = 10
 # key of a row -> title, group, what it is, whether less of it is flatter
 _MEASURES: Mapping[str, tuple[str, str, str, int]] = {
   "lambda_max": ("λ_max", "Hessian", "largest eigenvalue, by power iteration", -1),
@@ -120,14 +122,16 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 
 def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:
-  """What one of so few probes is worth."""
+  """What it is of, and what few probes make of it."""
   said = "One standard error over the random probes, of this subset of the images only."
   counts = sorted({len(row["density_nodes"]) for row in rows if "density_nodes" in row})
-  if not counts:
+  few = [count for count in counts if count < FEW_PROBES]
+  if not few:
     return said
   return (
-    f"{said} With few probes, here {' or '.join(map(str, counts))} for the trace, ± one of them holds the "
-    "truth in fewer than 68 of 100 cases: of small networks in 53 to 59 with 4 probes, in 58 to 68 with 6."
+    f"{said} Few probes, here {' or '.join(map(str, few))} for the trace, tell it badly: ± one of them holds "
+    "the truth in fewer than 68 of 100 cases. Student's t with n - 1 degrees of freedom, n the number of "
+    "probes, gives wider intervals."
   )
 
 

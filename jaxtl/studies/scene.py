@@ -14,7 +14,6 @@ import numpy as np
 from jaxtl import curvature, tree, weights
 from jaxtl import data as data_lib
 from jaxtl.curvature import Extremes, Matvec
-from jaxtl.errors import NonFiniteError, NonFiniteLossError
 from jaxtl.metrics import Mean
 from jaxtl.studies import network as networks
 from jaxtl.studies.flatness_plans import Plane, Sharpness, Slice, Spectrum
@@ -122,13 +121,10 @@ class Scene:
 
     Raises:
       InputError: a parameter or a statistic is not finite; the message names it.
-      NonFiniteError: all of them are finite, and the loss is not.
+      NonFiniteLossError: all of them are finite, and the loss is not.
     """
     networks.check_finite(self.params, self.batch_stats)
-    try:
-      value = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))(self.params)
-    except NonFiniteLossError as error:
-      raise NonFiniteError(f"at the checkpoint {error}") from error
+    value = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))(self.params)
     types = sorted({str(x.dtype) for x in jax.tree.leaves(self.params)})
     return {
       **self.images,

@@ -27,7 +27,7 @@ from typing import Any
 
 from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
-from jaxtl.errors import ConfigError, InputError, RunError
+from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError
 from jaxtl.studies import provenance
 from jaxtl.train import processes, stored
 from jaxtl.train.guard import on_record, only_run_in
@@ -227,7 +227,7 @@ def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any
   try:
     for row in rows(cell.study, seed=cell.seed, workdir=cell.folder, runtime=runtime):
       yield {"arm": cell.arm, "seed": cell.seed, **row}
-  except RunError as error:
+  except (RunError, NonFiniteLossError) as error:
     raise type(error)(f"{cell.arm}/{cell.seed}: {error}") from error
 
 

@@ -20,7 +20,7 @@ from jaxtl.curvature import (
   relative_flatness,
   sam_sharpness,
 )
-from jaxtl.errors import ConfigError, InputError
+from jaxtl.errors import ConfigError, InputError, NonFiniteLossError
 
 KEY = jax.random.key(0)
 
@@ -385,6 +385,28 @@ def test_numbers_that_are_not_finite_are_told_where_they_arise(call, message):
   with pytest.raises(InputError, match=message) as caught:
     call()
   assert "\n" not in str(caught.value)
+
+
+def refuses_beyond(limit, function):
+  """As what streams batches: it tells a loss that is not finite, but not why it was asked for."""
+
+  def refusing(params):
+    if float(tree.norm(params)) > limit:
+      raise NonFiniteLossError("the loss is inf; check the data", value=math.inf)
+    return function(params)
+
+  return refusing
+
+
+def test_a_loss_that_the_streams_refuse_within_rho_asks_for_a_smaller_rho():
+  limit = 1.1 * float(tree.norm(BAD))
+  slope = refuses_beyond(limit, jax.grad(half))
+  for loss, gradient in ((half, slope), (refuses_beyond(limit, half), slope)):
+    with pytest.raises(InputError, match=r"^the loss is inf within rho = 1 .* take a smaller rho$") as caught:
+      sam_sharpness(loss, gradient, BAD, rho=1.0, num_steps=2)
+    assert not isinstance(caught.value, NonFiniteLossError)
+  with pytest.raises(InputError, match=r"^the loss is inf at the parameters$"):
+    sam_sharpness(half, refuses_beyond(0.0, jax.grad(half)), BAD, rho=1.0)
 
 
 def test_half_precision_parameters_stay_half_precision():

@@ -338,8 +338,15 @@ def test_layers_that_are_not_there_and_weights_that_are_not_finite_are_named(run
 
 def test_a_gradient_that_is_not_finite_is_named(runtime):
   root = lambda logits, labels: jnp.sqrt(jnp.sum(jnp.maximum(logits, 0) * 0.0, axis=-1))  # noqa: E731
-  with pytest.raises(NonFiniteError, match="the gradient of 'layer1/kernel' is not finite"):
+  with pytest.raises(NonFiniteError, match=r"^at the weights the gradient of 'layer1/kernel' is not"):
     measured(perceptron(), runtime(), root)
+
+
+def test_what_is_not_finite_after_a_step_names_the_layer(runtime):
+  """A fall to the minimum at a logit of 0, below which autodiff takes the root's slope for a NaN."""
+  root = lambda logits, labels: jnp.sqrt(jnp.maximum(logits[:, 0], 0)) + squared(logits, labels)  # noqa: E731
+  with pytest.raises(NonFiniteError, match=r"^after a step of descent in the layer 'layer' the gradient of"):
+    measured(quadratic((0.5,), (1.0,)), runtime(), root, refine_steps=1)
 
 
 def test_one_image_of_each_class_cannot_be_halved(runtime):

@@ -9,8 +9,8 @@ import pytest
 
 from jaxtl import train
 from jaxtl.config import parse
-from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError
-from jaxtl.studies import report, study
+from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError, NonFiniteLossError
+from jaxtl.studies import flatness, report, study
 from jaxtl.train import Experiment
 from jaxtl.train.writer import Progress
 from tests.train.conftest import tiny_config
@@ -189,7 +189,7 @@ def test_a_misspelt_name_of_parameters_is_refused(runtime, tmp_path, flatness_co
 
 def test_more_eigenvalues_than_parameters_are_refused_before_anything(runtime, tmp_path, flatness_config):
   flatness_config["base"]["spectrum"] = dict(num_eigenvalues=10**6, max_products=10**6)
-  with pytest.raises(ConfigError, match=r"spectrum\.num_eigenvalues is 1000000; the network has") as error:
+  with pytest.raises(ConfigError, match=r"eigenvalues is 1000000; .* so write at most \d+$") as error:
     study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
   assert "\n" not in str(error.value)
   assert not (tmp_path / "run").exists()
@@ -203,6 +203,13 @@ def test_a_line_to_a_checkpoint_of_another_model_is_refused(runtime, tmp_path, f
     study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
   assert "\n" not in str(error.value)
   assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_names_its_cell(runtime, tmp_path, flatness_config, monkeypatch):
+  infinite = lambda logits, labels: logits[:, 0] * 0 + np.inf  # noqa: E731
+  monkeypatch.setattr(flatness, "_losses", lambda network: {"cross_entropy": infinite})
+  with pytest.raises(NonFiniteLossError, match=r"^a/0: the loss is inf, although all parameters are finite"):
+    study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())
 
 
 def test_compute_in_bfloat16_is_told(runtime, tmp_path, flatness_config):

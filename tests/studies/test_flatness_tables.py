@@ -1,5 +1,7 @@
 """The tables of a flatness study, from rows whose numbers are known."""
 
+import pytest
+
 from jaxtl.studies import flatness_tables, formats
 from jaxtl.studies.results import Results
 from tests.studies.flatness_rows import results, rows_of
@@ -31,9 +33,20 @@ def test_the_caption_says_what_a_number_depends_on(results):
     assert "stored statistics" in text
     assert "float32" in text
     assert "λ / (λ + 2)" in text
-    assert "here 2 for the trace, ± one of them holds the truth in fewer than 68 of 100" in text
   assert "multiclass_smoothed_hinge(margin=7)" not in texts[0]
   assert "hinge: multiclass_smoothed_hinge(margin=7)" in texts[1]
+
+
+@pytest.mark.parametrize("count", [2, flatness_tables.FEW_PROBES - 1, flatness_tables.FEW_PROBES])
+def test_the_caption_warns_of_few_probes(results, count):
+  nodes = [[0.0]] * count
+  rows = [row | ({"density_nodes": nodes} if "density_nodes" in row else {}) for row in results.rows]
+  found = Results(results.config, {}, rows, {}, frozenset())
+  said = dict(flatness_tables.caption(found, flatness_tables.make_tables(found)[0]))["Standard error (s.e.)"]
+  assert said.startswith("One standard error over the random probes")
+  few = count < flatness_tables.FEW_PROBES
+  assert (f"Few probes, here {count} for the trace" in said) == few
+  assert ("Student's t" in said) == few
 
 
 def test_one_checkpoint_is_compared_with_none(results):
