@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -25,8 +27,9 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
   _try_search(study)
   if not study.train_head:
     without(study.fine_tune.optimizer, "head")
-  for task in study.tasks.values():
-    heads.check_count((task.head or study.head).realize(), _num_classes(task))
+  for name, task in study.tasks.items():
+    with _head_of_task(name):
+      heads.check_count((task.head or study.head).realize(), _num_classes(task))
     for data in (task.validation, task.test, task.train):
       for spec in (*data.transforms, *data.batch_transforms) if data is not None else ():
         spec.realize()
@@ -141,8 +144,15 @@ def _check_head(study: Patching, name: str, start: Weights, runtime: Runtime) ->
     features=_no_features,
     has_images=task.train is not None,
   )
-  try:
+  with _head_of_task(name):
     heads.check((task.head or study.head).realize(), around)
+
+
+@contextlib.contextmanager
+def _head_of_task(name: str) -> Iterator[None]:
+  """Says of what is refused within whose head it is."""
+  try:
+    yield
   except InputError as error:
     raise type(error)(f"the head of {name}: {error}") from error
 

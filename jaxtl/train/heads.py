@@ -57,8 +57,13 @@ class ZeroShot:
   def check_count(self, count: int) -> None:
     """Raises DataError where data of so many classes cannot be those of the prompts."""
     known = self.prompts.classes
-    if known is not None and count != len(known) and not (self.subset and count < len(known)):
-      raise DataError(f"the prompts {self.name!r} are for {len(known)} classes, and the data have {count}")
+    if known is None or count == len(known) or (self.subset and count < len(known)):
+      return
+    part = "subset=True (--subset), if they are some of those, or " if count < len(known) else ""
+    raise DataError(
+      f"the prompts {self.name!r} are for {len(known)} classes, and the data have {count}; write {part}other "
+      "prompts"
+    )
 
   def missing(self) -> list[str]:
     """What is not there yet, a line each."""
