@@ -41,14 +41,15 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
   start = checkpoint.load(study.start)
   _check_finite(start)
   model = start.model_spec(trust=runtime.trust)
-  for patch, task in study.patching.items():
-    size = image_size_of(task.test)
-    sized = at_size(model, size) if size else model
-    _trace(fine_tuning(study, patch, sized, head_of(sized)), _some_classes(task), size, runtime)
+  # All tasks must have images of one size, which not every one's transforms tell.
+  size = next(filter(None, map(image_size_of, (task.test for task in study.tasks.values()))), None)
+  sized = at_size(model, size) if size else model
+  classes = {patch: _some_classes(task) for patch, task in study.patching.items()}
+  for patch, count in classes.items():
+    _trace(fine_tuning(study, patch, sized, head_of(sized)), count, size, runtime)
   if joint:
-    sizes = {patch: _some_classes(task) for patch, task in study.patching.items()}
-    tuned = patching_joint.joint_experiment(study, sized, head_of(sized), sizes=sizes)
-    _trace(tuned, sum(sizes.values()), size, runtime)
+    tuned = patching_joint.joint_experiment(study, sized, head_of(sized), sizes=classes)
+    _trace(tuned, sum(classes.values()), size, runtime)
 
 
 def _trace(tuned: Experiment, num_classes: int, size: int | None, runtime: Runtime) -> None:

@@ -141,3 +141,14 @@ def test_a_rehearsal_traces_it(many, runtime, monkeypatch):
   assert classes == 5
   patching.rehearse(parse(counted(many), Patching), runtime())
   assert traced[-1][0].data.source.path != ".data.joined"
+
+
+def test_a_rehearsal_takes_the_size_from_whichever_task_tells_it(many, runtime, monkeypatch):
+  sizes = []
+  monkeypatch.setattr(
+    patching.experiment, "rehearse", lambda tuned, **facts: sizes.append(facts["image_size"])
+  )
+  told = copy.deepcopy(many)
+  told["patching"]["two"]["test"]["transforms"] = [dict(fn=".data.resize", size=12), NORMALIZE]
+  patching.rehearse(parse(told | dict(merging=JOINT), Patching), runtime())
+  assert sizes == [12, 12, 12]
