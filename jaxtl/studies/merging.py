@@ -151,11 +151,10 @@ def _parallel(bench: Bench, merging: Merging, scale: _Scale) -> Merged:
   count = found.num_evaluations
   make = functools.partial(_sum, bench, vectors)
   if merging.max_sweeps:
-    low, high = bench.study.bounds
     refined = weights.coordinate_search(
       lambda c: scale.value(make(c)),
       point,
-      bounds=(low, high),
+      bounds=bench.study.bounds,
       max_sweeps=merging.max_sweeps,
       search=bench.study.search.realize(),
     )
@@ -201,8 +200,7 @@ def _thinned(bench: Bench, merging: Merging, scale: _Scale) -> list[Params]:
 
 def _joined(merging: Merging, vectors: Sequence[Params]) -> Params:
   """One task vector of several, by TIES."""
-  how: Any = merging.aggregate  # checked by the plan
-  return weights.ties(vectors, density=merging.density, aggregate=how)
+  return weights.ties(vectors, density=merging.density, aggregate=merging.aggregate)
 
 
 def _negation(bench: Bench, merging: Merging, scale: _Scale, patch: str) -> Merged:

@@ -123,8 +123,7 @@ class Bench:
 
   def line(self, before: Params, after: Params, *patches: str) -> Path:
     """The line between any two sets of weights, with statistics from the images of the patching tasks."""
-    low, high = self.study.bounds
-    return Path(self.tasks, before, after, statistics=self.statistics(*patches), bounds=(low, high))
+    return Path(self.tasks, before, after, statistics=self.statistics(*patches), bounds=self.study.bounds)
 
   def statistics(self, *patches: str) -> Any:
     """What estimates statistics anew, from the images of the patching tasks and of all supported ones."""

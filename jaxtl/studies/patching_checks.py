@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -25,8 +27,9 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
   _try_search(study)
   if not study.train_head:
     without(study.fine_tune.optimizer, "head")
-  for task in study.tasks.values():
-    heads.check_count((task.head or study.head).realize(), _num_classes(task))
+  for name, task in study.tasks.items():
+    with _head_of_task(name):
+      heads.check_count((task.head or study.head).realize(), _num_classes(task))
     for data in (task.validation, task.test, task.train):
       for spec in (*data.transforms, *data.batch_transforms) if data is not None else ():
         spec.realize()
@@ -38,14 +41,15 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
   start = checkpoint.load(study.start)
   _check_finite(start)
   model = start.model_spec(trust=runtime.trust)
-  for patch, task in study.patching.items():
-    size = image_size_of(task.test)
-    sized = at_size(model, size) if size else model
-    _trace(fine_tuning(study, patch, sized, head_of(sized)), _some_classes(task), size, runtime)
+  # All tasks must have images of one size, which not every one's transforms tell.
+  size = next(filter(None, map(image_size_of, (task.test for task in study.tasks.values()))), None)
+  sized = at_size(model, size) if size else model
+  classes = {patch: _some_classes(task) for patch, task in study.patching.items()}
+  for patch, count in classes.items():
+    _trace(fine_tuning(study, patch, sized, head_of(sized)), count, size, runtime)
   if joint:
-    sizes = {patch: _some_classes(task) for patch, task in study.patching.items()}
-    tuned = patching_joint.joint_experiment(study, sized, head_of(sized), sizes=sizes)
-    _trace(tuned, sum(sizes.values()), size, runtime)
+    tuned = patching_joint.joint_experiment(study, sized, head_of(sized), sizes=classes)
+    _trace(tuned, sum(classes.values()), size, runtime)
 
 
 def _trace(tuned: Experiment, num_classes: int, size: int | None, runtime: Runtime) -> None:
@@ -141,8 +145,15 @@ def _check_head(study: Patching, name: str, start: Weights, runtime: Runtime) ->
     features=_no_features,
     has_images=task.train is not None,
   )
-  try:
+  with _head_of_task(name):
     heads.check((task.head or study.head).realize(), around)
+
+
+@contextlib.contextmanager
+def _head_of_task(name: str) -> Iterator[None]:
+  """Says of what is refused within whose head it is."""
+  try:
+    yield
   except InputError as error:
     raise type(error)(f"the head of {name}: {error}") from error
 

@@ -43,7 +43,7 @@ def losses_along(results: Results, arm: str) -> Figure | None:
 def accuracies_along(results: Results, arm: str) -> Figure | None:
   """Accuracy on the patching task over that on the supported one, along alpha, a panel for each pair.
 
-  The curve of Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903.
+  The curve of Wortsman et al., "Robust fine-tuning of zero-shot models", 2021, arXiv 2109.01903.
   """
   canvas = _panels(results, arm, tuple(MARKED), _accuracy_panel, xlabel="supported, %", ylabel="patching, %")
   if canvas is None:

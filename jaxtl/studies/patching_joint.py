@@ -78,7 +78,7 @@ def shared_transforms(study: Patching) -> Shared:
   its own would harm is not known to bear that of another.
 
   Raises:
-    ConfigError: they differ in anything else, such as size or normalisation, or in the order.
+    ConfigError: they differ in anything else, such as size or normalisation, how often or in what order.
   """
   found: dict[str, Transforms] = {}
   left_out: dict[str, list[str]] = collections.defaultdict(list)
@@ -91,8 +91,8 @@ def shared_transforms(study: Patching) -> Shared:
 
 
 def _shared(lists: Mapping[str, Transforms], kind: str) -> tuple[Transforms, dict[str, list[str]]]:
-  (first, wanted), *others = lists.items()
-  common = set(map(_key, wanted)).intersection(*(map(_key, theirs) for _, theirs in others))
+  keys = {name: set(map(_key, theirs)) for name, theirs in lists.items()}
+  common = set.intersection(*keys.values())
   kept = {name: tuple(one for one in theirs if _key(one) in common) for name, theirs in lists.items()}
   left_out: dict[str, list[str]] = {}
   for name, theirs in lists.items():
@@ -100,14 +100,30 @@ def _shared(lists: Mapping[str, Transforms], kind: str) -> tuple[Transforms, dic
       if _key(one) in common:
         continue
       if not _is_augmentation(one):
-        raise _refusal(f"patching.{name}.train.{kind} has {_call(one)}, which another task has not")
+        other = next(other for other, has in keys.items() if _key(one) not in has)
+        raise _refusal(f"patching.{name}.train.{kind} has {_call(one)}, which {other} has not")
       left_out.setdefault(name, []).append(_call(one))
-  for name, theirs in kept.items():
-    if list(map(_key, theirs)) != list(map(_key, kept[first])):
+  return _the_same(kept, kind), left_out
+
+
+def _the_same(lists: Mapping[str, Transforms], kind: str) -> Transforms:
+  """The transforms of all tasks, which must be there equally often and in one order."""
+  (first, wanted), *others = lists.items()
+  keys = list(map(_key, wanted))
+  for name, theirs in others:
+    found = list(map(_key, theirs))
+    counts, expected = collections.Counter(found), collections.Counter(keys)
+    for one in theirs:
+      here, there = counts[_key(one)], expected[_key(one)]
+      if here != there:
+        raise _refusal(
+          f"patching.{name}.train.{kind} has {_call(one)} {_times(here)}, and that of {first} {_times(there)}"
+        )
+    if found != keys:
       raise _refusal(
         f"patching.{name}.train.{kind} are in another order than those of {first}: {_calls(theirs)}"
       )
-  return kept[first], left_out
+  return wanted
 
 
 def _refusal(what: str) -> ConfigError:
@@ -116,6 +132,10 @@ def _refusal(what: str) -> ConfigError:
     'augmentations that keep the size may differ: write the others alike, or leave "joint" out of '
     "merging.methods"
   )
+
+
+def _times(number: int) -> str:
+  return "once" if number == 1 else f"{number} times"
 
 
 def _is_augmentation(transform: Spec) -> bool:

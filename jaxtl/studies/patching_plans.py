@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from typing import Literal
 
 from jaxtl import config as config_lib
 from jaxtl import weights
@@ -17,6 +18,8 @@ from jaxtl.train.runtime import Data
 
 LINEAR_PROBE = Spec(".studies.heads.linear_probe", "fn", {}, heads.linear_probe)
 OPTIMIZE = Spec(".weights.optimize_alpha", "fn", {}, weights.optimize_alpha)
+# The weights before and after fine-tuning, which are always reported, must lie within.
+BOUNDS = "two numbers, at most 0 and at least 1"
 NORMALISATIONS = ("initial", "endpoints", "log_classes", "none")
 
 
@@ -82,7 +85,7 @@ class Merging:
   methods: tuple[str, ...] = METHODS
   step: float = 0.1
   density: float = 0.2
-  aggregate: str = "mean"
+  aggregate: Literal["mean", "sum"] = "mean"
   drop: float = 0.5
   num_fisher: int = 256
   max_sweeps: int = 2
@@ -96,7 +99,6 @@ class Merging:
       ),
       step=(self.step, 0 < self.step <= 1, "above 0, at most 1"),
       density=(self.density, 0 < self.density <= 1, "above 0, at most 1"),
-      aggregate=(self.aggregate, self.aggregate in ("mean", "sum"), "mean or sum"),
       drop=(self.drop, 0 <= self.drop <= 1, "from 0 to 1"),
       num_fisher=(self.num_fisher, self.num_fisher >= 1, "at least 1"),
       max_sweeps=(self.max_sweeps, self.max_sweeps >= 0, "0 or more"),
@@ -138,6 +140,7 @@ class Patching:
   merging: Merging | None = None
 
   def __post_init__(self) -> None:
+    low, high = self.bounds
     both = sorted(set(self.supported) & set(self.patching))
     without = [name for name, task in self.patching.items() if task.train is None]
     config_lib.require(
@@ -146,24 +149,25 @@ class Patching:
       names=(tuple(both), not both, "no task that is both supported and patched"),
       train=(tuple(without), not without, "train data for every patching task"),
       normalise=(self.normalise, self.normalise in NORMALISATIONS, f"one of {', '.join(NORMALISATIONS)}"),
-      **{"search.bounds": (self.bounds, _holds_ends(self.bounds), "two numbers, at most 0 and at least 1")},
+      **{"search.bounds": (self.bounds, low <= 0 and high >= 1, BOUNDS)},
       merging=(self.merging, not (self.merging and self.train_head), "None where heads are trained"),
       statistics_batches=(self.statistics_batches, self.statistics_batches >= 0, "0 or more"),
     )
 
   @property
-  def bounds(self) -> tuple[float, ...]:
-    """Of the coefficient: what the search says, or has for a default."""
+  def bounds(self) -> tuple[float, float]:
+    """Of the coefficient: what the search says, or has for a default.
+
+    Raises:
+      ConfigError: they are not two.
+    """
     default = inspect.signature(self.search.target).parameters.get("bounds")
-    found = self.search.keywords.get("bounds", default.default if default else (0.0, 1.0))
-    return tuple(found)
+    found = tuple(self.search.keywords.get("bounds", default.default if default else (0.0, 1.0)))
+    config_lib.require(**{"search.bounds": (found, len(found) == 2, BOUNDS)})
+    low, high = found
+    return low, high
 
   @property
   def tasks(self) -> dict[str, PatchTask]:
     """All tasks by name, supported ones first."""
     return {**self.supported, **self.patching}
-
-
-def _holds_ends(bounds: tuple[float, ...]) -> bool:
-  """Whether the weights before and after fine-tuning, which are always reported, are within the bounds."""
-  return len(bounds) == 2 and bounds[0] <= 0 and bounds[1] >= 1

@@ -54,15 +54,13 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     ),
   ]
   if table.title == _MERGED:
-    return [
-      *said,
+    said += [
       ("patching, supported", "Means over the tasks of each group."),
       ("normalised", "Accuracy as a share of the fine-tuned specialist's, mean over the patching tasks."),
-      (
-        "joint",
-        "Fine-tuned with the augmentations that all patching tasks have; the notes tell what is left out.",
-      ),
     ]
+    joint = "Fine-tuned with the augmentations that all patching tasks have; the notes tell what is left out."
+    is_there = any(row["method"] == "joint" for arm in results.arms for row in merges(results, arm))
+    return [*said, ("joint", joint)] if is_there else said
   names = {row["supported"] for row in found}, {row["patching"] for row in found}
   said.insert(0, ("Means", f"Over {len(names[0])} supported x {len(names[1])} patching tasks, then seeds."))
   rules = {row["normalisation"] for row in found}

@@ -57,8 +57,13 @@ class ZeroShot:
   def check_count(self, count: int) -> None:
     """Raises DataError where data of so many classes cannot be those of the prompts."""
     known = self.prompts.classes
-    if known is not None and count != len(known) and not (self.subset and count < len(known)):
-      raise DataError(f"the prompts {self.name!r} are for {len(known)} classes, and the data have {count}")
+    if known is None or count == len(known) or (self.subset and count < len(known)):
+      return
+    part = "subset=True (--subset), if they are some of those, or " if count < len(known) else ""
+    raise DataError(
+      f"the prompts {self.name!r} are for {len(known)} classes, and the data have {count}; write {part}other "
+      "prompts"
+    )
 
   def missing(self) -> list[str]:
     """What is not there yet, a line each."""
@@ -66,7 +71,7 @@ class ZeroShot:
     try:
       checkpoint.find(self.text)
     except CheckpointError:
-      found.append(f"no text tower at {self.text}: import it with --as clip_text_b")
+      found.append(f"no text tower at {self.text}: import it with --as clip_text_b or clip_text_l")
     if not Path(self.vocabulary).expanduser().exists():
       found.append(f"no vocabulary at {self.vocabulary}")
     return found
@@ -104,7 +109,7 @@ def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False)
   """What makes zero-shot heads: `head = zero_shot(...)(source.classes)`.
 
   Args:
-    text: checkpoint of a text tower, as `jaxtl import --as clip_text_b` makes it.
+    text: checkpoint of a text tower, as `jaxtl import --as clip_text_b` or `clip_text_l` makes it.
     vocabulary: path of the tower's vocabulary; see `tasks.tokenizer`.
     prompts: name of a set of `tasks.prompt_sets`, or path of a JSON file; see `tasks.read_prompts`.
     subset: the data may have some of the prompts' classes only.
@@ -172,7 +177,9 @@ def _text_tower(text: str, trust: bool) -> tuple[Weights, Spec]:
   weights = checkpoint.load(text)
   spec = weights.model_spec(trust=trust)
   if "context" not in inspect.signature(spec.target).parameters:
-    raise CheckpointError(f"{text} holds {spec.path}, which is no text tower; import it --as clip_text_b")
+    raise CheckpointError(
+      f"{text} holds {spec.path}, which is no text tower; import one with --as clip_text_b or clip_text_l"
+    )
   return weights, spec
 
 

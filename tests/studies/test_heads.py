@@ -153,7 +153,9 @@ def test_a_check_of_the_config_tells_missing_files_and_refuses_wrong_class_names
 def test_the_number_of_classes_that_the_config_gives_is_enough_to_refuse_them(files, start, runtime):
   base = config(files, "nowhere", head=dict(make=".studies.heads.zero_shot", **files))
   base["patching"]["new"]["test"]["num_classes"] = 2
-  with pytest.raises(DataError, match="are for 3 classes, and the data have 2"):
+  with pytest.raises(
+    DataError, match=r"the head of new: .* are for 3 classes, and the data have 2; write subset=True.* other"
+  ):
     recipe.describe(whole(base), runtime())
   base["patching"]["new"]["test"]["num_classes"] = 3
   assert "missing" in recipe.describe(whole(base), runtime())

@@ -205,7 +205,7 @@ def test_statistics_are_estimated_for_merged_weights(many, runtime, tmp_path):
     (dict(methods=("stew",)), "methods is .*some of joint"),
     (dict(step=0.0), "step is 0.0"),
     (dict(density=2.0), "density is 2.0"),
-    (dict(aggregate="median"), "aggregate is 'median'; expected mean or sum"),
+    (dict(aggregate="median"), "aggregate is 'median'; expected one of 'mean', 'sum'"),
     (dict(drop=-1.0), "drop is -1.0"),
     (dict(num_fisher=0), "num_fisher is 0"),
     (dict(max_sweeps=-1), "max_sweeps is -1"),
@@ -213,7 +213,7 @@ def test_statistics_are_estimated_for_merged_weights(many, runtime, tmp_path):
 )
 def test_a_plan_out_of_range_is_one_line(keywords, message):
   with pytest.raises(ConfigError, match=message):
-    Merging(**keywords)
+    parse(keywords, Merging)
 
 
 def test_heads_that_are_trained_cannot_be_merged(many):

@@ -21,6 +21,10 @@ def cold(function):
   """A search that cannot be told of a sweep."""
 
 
+def loose(function, *, warm=(), bounds=(0.0, 1.0)):
+  """A search whose bounds may be anything."""
+
+
 @pytest.mark.parametrize(
   ("path", "value", "message"),
   [
@@ -43,6 +47,11 @@ def cold(function):
       r"search\.bounds is \(0\.2, 0\.8\); expected two numbers",
     ),
     (("search",), SEARCH | dict(bounds=[0.0]), r"search\.bounds is \[0\.0\]; expected 2 values"),
+    (
+      ("search",),
+      dict(fn="tests.studies.test_patching_checks.loose", bounds=[0, 1, 2]),
+      r"search\.bounds is \(0, 1, 2\); expected two numbers",
+    ),
     (("search",), dict(fn="tests.studies.test_patching_checks.cold"), "cold, which takes no 'warm'"),
     (("supported", "new"), task(30) | dict(train=None), "the head of new: .* has no training images"),
     (("patching", "three", "head"), dict(fn=".studies.heads.own"), "the head of three: .* other classes"),

@@ -107,9 +107,9 @@ def test_batch_transforms_are_shared_too(many):
 @pytest.mark.parametrize(
   ("transforms", "message"),
   [
-    ([dict(fn=".data.normalize", mean=[0.5, 0.5, 0.5])], r"normalize\(mean=.*another task has not"),
+    ([dict(fn=".data.normalize", mean=[0.5, 0.5, 0.5])], r"normalize\(mean=.*, which three has not"),
     ([dict(fn=".data.resize", size=12), NORMALIZE], r"patching.two.train.transforms has resize\(size=12\)"),
-    ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which another task has not"),
+    ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which three has not"),
   ],
 )
 def test_tasks_that_differ_in_more_are_refused_before_anything_is_made(
@@ -130,6 +130,18 @@ def test_another_order_is_refused(many):
     shared_transforms(parse(with_transforms(many, **order), Patching))
 
 
+@pytest.mark.parametrize(
+  ("two", "three", "message"),
+  [
+    ([FLIP, NORMALIZE], [FLIP, NORMALIZE, FLIP], "three.*has flip_left_right 2 times, and that of two once"),
+    ([NORMALIZE, NORMALIZE], [NORMALIZE], "three.*has normalize once, and that of two 2 times"),
+  ],
+)
+def test_a_transform_that_is_there_twice_is_refused_with_how_often(many, two, three, message):
+  with pytest.raises(ConfigError, match=message):
+    shared_transforms(parse(with_transforms(many, two=two, three=three), Patching))
+
+
 def test_a_rehearsal_traces_it(many, runtime, monkeypatch):
   traced = []
   monkeypatch.setattr(
@@ -141,3 +153,14 @@ def test_a_rehearsal_traces_it(many, runtime, monkeypatch):
   assert classes == 5
   patching.rehearse(parse(counted(many), Patching), runtime())
   assert traced[-1][0].data.source.path != ".data.joined"
+
+
+def test_a_rehearsal_takes_the_size_from_whichever_task_tells_it(many, runtime, monkeypatch):
+  sizes = []
+  monkeypatch.setattr(
+    patching.experiment, "rehearse", lambda tuned, **facts: sizes.append(facts["image_size"])
+  )
+  told = copy.deepcopy(many)
+  told["patching"]["two"]["test"]["transforms"] = [dict(fn=".data.resize", size=12), NORMALIZE]
+  patching.rehearse(parse(told | dict(merging=JOINT), Patching), runtime())
+  assert sizes == [12, 12, 12]
