@@ -1,13 +1,16 @@
 """Frozen heads: what makes one shared backbone answer for several data sets.
 
 A head is a function from `Surroundings` to the parameters of the model's head, so that a config can name it
-and fix its keywords.
+and fix its keywords. What it cannot be made of it may tell before it is made, by attributes of its own:
+`check(around)`, `check_count(count)` and `missing()`, as the functions of this module that ask for them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,8 +49,40 @@ class Surroundings:
 
 
 Head = Callable[[Surroundings], Params]
+Function = TypeVar("Function", bound=Callable[..., Params])
 
 
+def no_images(name: str) -> ConfigError:
+  """Of a task whose head, or whatever else, needs training images."""
+  return ConfigError(f"the task {name!r} has no training images; give it train=dict(source=...)")
+
+
+def _checked_by(check: Callable[[Surroundings], None]) -> Callable[[Function], Function]:
+  """Gives a function its `check(around)`."""
+
+  def give(head: Function) -> Function:
+    vars(head)["check"] = check
+    return head
+
+  return give
+
+
+def _check_probe(around: Surroundings) -> None:
+  found = sorted(around.start.params[around.head])
+  if found != ["bias", "kernel"]:
+    raise ConfigError(
+      f"a linear probe needs a linear head, and that of {around.start.path} has {' and '.join(found)}; "
+      "give the task a head of another kind"
+    )
+  if not around.has_images:
+    raise no_images(around.name)
+
+
+def _check_own(around: Surroundings) -> None:
+  same_classes(around.start.classes, around.classes, at=around.name)
+
+
+@_checked_by(_check_probe)
 def linear_probe(
   around: Surroundings,
   *,
@@ -120,7 +155,15 @@ class ZeroShotHead:
       )
     train.check_width(around.start, self.make.check(around.classes))
 
+  def check_count(self, count: int) -> None:
+    """Refuses data of so many classes, where the words are for others."""
+    self.make.check_count(count)
 
+  def missing(self) -> list[str]:
+    return self.make.missing()
+
+
+@_checked_by(_check_own)
 def own(around: Surroundings) -> Params:
   """The head that the checkpoint was trained with, for a task with the checkpoint's own classes.
 
@@ -134,40 +177,26 @@ def own(around: Surroundings) -> Params:
 def check(head: Head, around: Surroundings) -> None:
   """Refuses what a head cannot be made of, as far as that can be told before it is made.
 
-  Known of the heads of this module, and of every head that has a `check(around)` of its own.
-
   Raises as the head does.
   """
-  target = getattr(head, "func", head)  # a config's keywords make it a partial
-  for found in (getattr(head, "check", None), *(one for known, one in _CHECKS if known is target)):
-    if found is not None:
-      found(around)
+  if told := _told_by(head, "check"):
+    told(around)
 
 
 def check_count(head: Head, count: int | None) -> None:
   """The same of the number of classes that the config says the data have; None where it does not."""
-  if isinstance(head, ZeroShotHead) and count is not None:
-    head.make.check_count(count)
+  told = _told_by(head, "check_count")
+  if told and count is not None:
+    told(count)
 
 
 def missing(head: Head) -> list[str]:
   """The files that the head needs and that are not there, a line each."""
-  return head.make.missing() if isinstance(head, ZeroShotHead) else []
+  told = _told_by(head, "missing")
+  return list(told()) if told else []
 
 
-def _check_probe(around: Surroundings) -> None:
-  found = sorted(around.start.params[around.head])
-  if found != ["bias", "kernel"]:
-    raise ConfigError(
-      f"a linear probe needs a linear head, and that of {around.start.path} has {' and '.join(found)}; "
-      "give the task a head of another kind"
-    )
-  if not around.has_images:
-    raise ConfigError(f"the task {around.name!r} has no training images; give it train=dict(source=...)")
-
-
-def _check_own(around: Surroundings) -> None:
-  same_classes(around.start.classes, around.classes, at=around.name)
-
-
-_CHECKS = ((linear_probe, _check_probe), (own, _check_own))
+def _told_by(head: Head, name: str) -> Callable[..., Any] | None:
+  """What a head has of a name; a function that keywords made a partial has that of the function."""
+  found: Callable[..., Any] | None = getattr(head, name, None)
+  return _told_by(head.func, name) if found is None and isinstance(head, functools.partial) else found

@@ -17,9 +17,9 @@ from jaxtl import curvature, losses
 from jaxtl import data as data_lib
 from jaxtl import weights as weights_lib
 from jaxtl.config import Spec
-from jaxtl.errors import ConfigError, NonFiniteError
+from jaxtl.errors import NonFiniteError
 from jaxtl.metrics import Mean, in_top
-from jaxtl.studies.heads import Surroundings
+from jaxtl.studies.heads import Surroundings, no_images
 from jaxtl.studies.meter import FORWARD, GRADIENT, Meter
 from jaxtl.studies.patching_plans import PatchTask
 from jaxtl.train import sharding
@@ -192,7 +192,7 @@ class Tasks:
     """The training images as test images are seen: not augmented."""
     task = self._tasks[name]
     if task.train is None:
-      raise ConfigError(f"the task {name!r} has no training images; give it train=dict(source=...)")
+      raise no_images(name)
     return dataclasses.replace(task.train, transforms=task.test.transforms, batch_transforms=())
 
   def _features(self, name: str) -> tuple[np.ndarray, np.ndarray]:

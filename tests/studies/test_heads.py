@@ -1,5 +1,7 @@
 """Zero-shot heads in a patching study: an imported image tower between two tasks of words."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -161,7 +163,7 @@ def test_the_number_of_classes_that_the_config_gives_is_enough_to_refuse_them(fi
   assert "missing" in recipe.describe(whole(base), runtime())
 
 
-def test_a_head_of_ones_own_may_have_a_check(files, start, runtime):
+def test_a_head_of_ones_own_may_tell_what_it_cannot_be_made_of(start):
   class Picky:
     def __call__(self, around):
       raise NotImplementedError
@@ -169,7 +171,33 @@ def test_a_head_of_ones_own_may_have_a_check(files, start, runtime):
     def check(self, around):
       raise DataError(f"not {around.name}")
 
+    def check_count(self, count):
+      raise DataError(f"not {count} classes")
+
+    def missing(self):
+      return ["no luck"]
+
   around = heads.Surroundings("new", checkpoint.load(start), "head", ("a",), lambda: None)
-  with pytest.raises(DataError, match="not new"):
-    heads.check(Picky(), around)
+  for head in (Picky(), functools.partial(Picky(), much=True)):
+    with pytest.raises(DataError, match="not new"):
+      heads.check(head, around)
+    with pytest.raises(DataError, match="not 3 classes"):
+      heads.check_count(head, 3)
+    heads.check_count(head, None)
+    assert heads.missing(head) == ["no luck"]
+
+
+def test_a_head_that_tells_nothing_is_not_asked(start):
+  around = heads.Surroundings("new", checkpoint.load(start), "head", ("a",), lambda: None)
   heads.check(lambda around: {}, around)
+  heads.check_count(lambda around: {}, 3)
+  assert heads.missing(lambda around: {}) == []
+
+
+@pytest.mark.parametrize("keywords", [{}, dict(l2=(1.0,))])
+def test_a_probe_needs_training_images_with_keywords_or_without(keywords):
+  weights = as_weights("clip_vit_b32", size=8, classes=("a", "b"), head="linear", **IMAGE)
+  head = spec(dict(fn=".studies.heads.linear_probe", **keywords)).realize()
+  around = heads.Surroundings("new", weights, "head", ("a",), lambda: None, has_images=False)
+  with pytest.raises(ConfigError, match="the task 'new' has no training images"):
+    heads.check(head, around)
