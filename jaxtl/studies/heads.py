@@ -68,11 +68,13 @@ def _checked_by(check: Callable[[Surroundings], None]) -> Callable[[Function], F
 
 
 def _check_probe(around: Surroundings) -> None:
-  found = sorted(around.start.params[around.head])
+  found = sorted(around.start.params.get(around.head, {}))
   if found != ["bias", "kernel"]:
+    there = (
+      f"that of {around.start.path} has {' and '.join(found)}" if found else f"{around.start.path} has none"
+    )
     raise ConfigError(
-      f"a linear probe needs a linear head, and that of {around.start.path} has {' and '.join(found)}; "
-      "give the task a head of another kind"
+      f"a linear probe needs a linear head, and {there}; give the task a head of another kind"
     )
   if not around.has_images:
     raise no_images(around.name)
