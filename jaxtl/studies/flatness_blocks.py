@@ -11,7 +11,7 @@ import jax
 from jaxtl import curvature, tree
 from jaxtl.studies.flatness_plans import Layers
 from jaxtl.studies.meter import FORWARD, GRADIENT
-from jaxtl.studies.scene import Row, Scene
+from jaxtl.studies.scene import Row, Scene, effective_numbers
 from jaxtl.types import Array, Params
 
 
@@ -54,21 +54,15 @@ def _hessian(at: Scene, plan: Layers, where: str, key: Array) -> Row:
 
 
 def _gauss_newton(at: Scene, plan: Layers, where: str, key: Array) -> Row:
-  """The effective dimension; `change` is what the latter half of its steps did to it."""
+  """The effective dimension, as `Scene.spectrum` has that of the whole network."""
   density = curvature.spectral_density(
     at.gauss_newton_block(where),
     tree.select(at.params, where),
-    jax.random.fold_in(key, 2),
+    jax.random.fold_in(key, 2),  # a split of the key into two is its 0 and 1, which `_hessian` has
     num_samples=plan.effective_probes,
     num_steps=plan.effective_steps,
   )
-  found, before = (d.effective_dimension(alpha=plan.alpha) for d in (density, density.shorter or density))
-  return {
-    "layer_effective_dimension": found.value,
-    "layer_effective_dimension_error": found.standard_error,
-    "layer_effective_dimension_change": abs(found.value - before.value),
-    "layer_alpha": plan.alpha,
-  }
+  return {f"layer_{name}": value for name, value in effective_numbers(density, alpha=plan.alpha).items()}
 
 
 def _sharpness(at: Scene, plan: Layers, where: str, slope: Params) -> float:
