@@ -16,7 +16,18 @@ from jaxtl.types import Array, Params
 
 
 def rows(at: Scene, plan: Layers) -> Iterator[Row]:
-  """A row for each block that has parameters, in forward order."""
+  """A row for each block that has parameters, in forward order.
+
+  Returns:
+    Rows of `layer`, the block's name, and with the prefix `layer_` its `parameters`, scalars; of its Hessian
+    `lambda_max`, with `residual` and `converged`, and `trace`; of its Gauss-Newton matrix
+    `effective_dimension`, with `change`, and the `alpha` of that; `sam_first_order` and its radius `rho`.
+    `error` after a name is a standard error.
+
+  Raises:
+    ConfigError: `plan.where` finds no parameter, or is no regex.
+    InputError: the loss, its gradient or a product is not finite.
+  """
   # One gradient by everything has those by all blocks.
   slope = curvature.gradient_over_batches(at.loss_fn, at.passes(GRADIENT))(at.params)[1]
   for number, (block, where) in enumerate(_blocks(at, plan)):
@@ -66,7 +77,10 @@ def _gauss_newton(at: Scene, plan: Layers, where: str, key: Array) -> Row:
 
 
 def _sharpness(at: Scene, plan: Layers, where: str, slope: Params) -> float:
-  """SAM's sharpness to first order, where the block alone may move."""
+  """SAM's sharpness to first order, where the block alone may move.
+
+  Foret, Kleiner, Mobahi, Neyshabur, 2021, arXiv 2010.01412.
+  """
   loss = curvature.loss_over_batches(at.loss_fn, at.passes(FORWARD))
   return curvature.sam_sharpness(
     lambda block: loss(tree.replace(at.params, block)),
