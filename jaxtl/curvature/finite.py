@@ -37,7 +37,7 @@ def check_loss(loss: Array | float, params: Params) -> None:
   )
 
 
-def check_finite(product: Params, size: float) -> None:
+def check_product(product: Params, size: float) -> None:
   """Raises InputError, which names the first leaf, where `size`, a norm of the product, is not finite."""
   if np.isfinite(size):
     return

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import tree
-from jaxtl.curvature.finite import check_finite
+from jaxtl.curvature.finite import check_product
 from jaxtl.curvature.products import Matvec
 from jaxtl.types import Array, Params
 
@@ -121,7 +121,7 @@ def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> I
     basis.append(vector)
     product = matvec(vector)
     value, length = (float(x) for x in _dot_and_norm(vector, product))
-    check_finite(product, length)
+    check_product(product, length)
     diagonal.append(value)
     scale = max(scale, length)
     rest = basis.project_out(product)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxtl import tree
-from jaxtl.curvature.finite import check_finite
+from jaxtl.curvature.finite import check_product
 from jaxtl.curvature.krylov import tridiagonalize
 from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError
@@ -180,7 +180,7 @@ def _iterate(matvec: Matvec, start: Params, shift: float, *, num_iters: int, tol
   for taken in range(1, num_iters + 1):
     product = matvec(vector)
     value, residual = (float(x) for x in _rayleigh(vector, product))
-    check_finite(product, value + residual)
+    check_product(product, value + residual)
     if residual <= tolerance * abs(value) or taken == num_iters:
       break
     vector = _next(vector, product, shift)

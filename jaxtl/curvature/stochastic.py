@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxtl import tree
 from jaxtl.curvature.estimate import Estimate, check_num_samples, of_samples
-from jaxtl.curvature.finite import check_finite
+from jaxtl.curvature.finite import check_product
 from jaxtl.curvature.krylov import Basis, eigh_tridiagonal, tridiagonalize
 from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError
@@ -71,7 +71,7 @@ def trace_hutch_plus_plus(matvec: Matvec, like: Params, key: Array, *, num_produ
   basis, inside = Basis(like), 0.0
   for vector in _probes(sketch_key, like, third):
     product = matvec(vector)
-    check_finite(product, float(tree.norm(product)))
+    check_product(product, float(tree.norm(product)))
     direction = basis.orthonormal(product)
     if direction is not None:
       inside += _along(matvec, direction)
@@ -116,7 +116,7 @@ def diagonal(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32)
   mean, squares = tree.zeros_like(like), tree.zeros_like(like)
   for number, vector in enumerate(_probes(key, like, num_samples), start=1):
     product = matvec(vector)
-    check_finite(product, float(tree.norm(product)))
+    check_product(product, float(tree.norm(product)))
     mean, squares = _welford(mean, squares, tree.mul(vector, product), number)
   error = jax.tree.map(lambda x: jnp.sqrt(x / (num_samples * (num_samples - 1))), squares)
   return Diagonal(mean, error, num_samples)
@@ -131,7 +131,7 @@ def frobenius(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32
   samples = []
   for vector in _probes(key, like, num_samples):
     length = float(tree.norm(product := matvec(vector)))
-    check_finite(product, length)
+    check_product(product, length)
     samples.append(length**2)
   square = of_samples(samples, num_evaluations=num_samples)
   value = square.value**0.5
@@ -258,7 +258,7 @@ def _probes(key: Array, like: Params, count: int) -> Iterator[Params]:
 def _along(matvec: Matvec, vector: Params) -> float:
   product = matvec(vector)
   value = float(tree.dot(vector, product))
-  check_finite(product, value)
+  check_product(product, value)
   return value
 
 

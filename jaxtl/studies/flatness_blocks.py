@@ -11,12 +11,23 @@ import jax
 from jaxtl import curvature, tree
 from jaxtl.studies.flatness_plans import Layers
 from jaxtl.studies.meter import FORWARD, GRADIENT
-from jaxtl.studies.scene import Row, Scene
+from jaxtl.studies.scene import Row, Scene, effective_numbers
 from jaxtl.types import Array, Params
 
 
 def rows(at: Scene, plan: Layers) -> Iterator[Row]:
-  """A row for each block that has parameters, in forward order."""
+  """A row for each block that has parameters, in forward order.
+
+  Returns:
+    Rows of `layer`, the block's name, and with the prefix `layer_` its `parameters`, scalars; of its Hessian
+    `lambda_max`, with `residual` and `converged`, and `trace`; of its Gauss-Newton matrix
+    `effective_dimension`, with `change`, and the `alpha` of that; `sam_first_order` and its radius `rho`.
+    `error` after a name is a standard error.
+
+  Raises:
+    ConfigError: `plan.where` finds no parameter, or is no regex.
+    InputError: the loss, its gradient or a product is not finite.
+  """
   # One gradient by everything has those by all blocks.
   slope = curvature.gradient_over_batches(at.loss_fn, at.passes(GRADIENT))(at.params)[1]
   for number, (block, where) in enumerate(_blocks(at, plan)):
@@ -54,25 +65,22 @@ def _hessian(at: Scene, plan: Layers, where: str, key: Array) -> Row:
 
 
 def _gauss_newton(at: Scene, plan: Layers, where: str, key: Array) -> Row:
-  """The effective dimension; `change` is what the latter half of its steps did to it."""
+  """The effective dimension, as `Scene.spectrum` has that of the whole network."""
   density = curvature.spectral_density(
     at.gauss_newton_block(where),
     tree.select(at.params, where),
-    jax.random.fold_in(key, 2),
+    jax.random.fold_in(key, 2),  # a split of the key into two is its 0 and 1, which `_hessian` has
     num_samples=plan.effective_probes,
     num_steps=plan.effective_steps,
   )
-  found, before = (d.effective_dimension(alpha=plan.alpha) for d in (density, density.shorter or density))
-  return {
-    "layer_effective_dimension": found.value,
-    "layer_effective_dimension_error": found.standard_error,
-    "layer_effective_dimension_change": abs(found.value - before.value),
-    "layer_alpha": plan.alpha,
-  }
+  return {f"layer_{name}": value for name, value in effective_numbers(density, alpha=plan.alpha).items()}
 
 
 def _sharpness(at: Scene, plan: Layers, where: str, slope: Params) -> float:
-  """SAM's sharpness to first order, where the block alone may move."""
+  """SAM's sharpness to first order, where the block alone may move.
+
+  Foret, Kleiner, Mobahi, Neyshabur, 2021, arXiv 2010.01412.
+  """
   loss = curvature.loss_over_batches(at.loss_fn, at.passes(FORWARD))
   return curvature.sam_sharpness(
     lambda block: loss(tree.replace(at.params, block)),

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
-from jaxtl import tree, weights
+from jaxtl import weights
 from jaxtl.config import Spec
 from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError
 from jaxtl.studies import heads, patching_joint, transfer
+from jaxtl.studies import network as networks
 from jaxtl.studies.extent import Extent
 from jaxtl.studies.patching_bench import fine_tuning, without
 from jaxtl.studies.patching_plans import Patching, PatchTask
@@ -179,5 +180,7 @@ def _try_search(study: Patching) -> None:
 
 
 def _check_finite(start: Weights) -> None:
-  if path := tree.first_nonfinite({"params": start.params, "batch_stats": start.batch_stats}):
-    raise CheckpointError(f"{start.path}: {path} is not finite; start from weights without NaN or infinity")
+  try:
+    networks.check_finite(start.params, start.batch_stats)
+  except InputError as error:
+    raise CheckpointError(f"{start.path}: {error}") from error

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxtl import curvature, tree, weights
 from jaxtl import data as data_lib
-from jaxtl.curvature import Extremes, Matvec
+from jaxtl.curvature import Density, Extremes, Matvec
 from jaxtl.metrics import Mean
 from jaxtl.studies import network as networks
 from jaxtl.studies.flatness_plans import Plane, Sharpness, Slice, Spectrum
@@ -158,19 +158,14 @@ class Scene:
     gauss_newton = curvature.spectral_density(
       self.gauss_newton, self.params, gauss_newton_key, num_samples=plan.num_probes, num_steps=plan.num_steps
     )
-    effective = gauss_newton.effective_dimension(alpha=plan.alpha)
-    before = (gauss_newton.shorter or gauss_newton).effective_dimension(alpha=plan.alpha)
     return {
       "eigenvalues": [pair.value for pair in pairs],
       "eigenvalue_residuals": [pair.residual for pair in pairs],
       "trace": density.trace().value,
       "trace_error": density.trace().standard_error,
-      "effective_dimension": effective.value,
-      "effective_dimension_error": effective.standard_error,
-      "effective_dimension_change": abs(effective.value - before.value),
+      **effective_numbers(gauss_newton, alpha=plan.alpha),
       "gauss_newton_trace": gauss_newton.trace().value,
       "gauss_newton_trace_error": gauss_newton.trace().standard_error,
-      "alpha": plan.alpha,
       "density_nodes": density.nodes.tolist(),
       "density_weights": density.weights.tolist(),
     }
@@ -281,6 +276,17 @@ def extreme_numbers(found: Extremes) -> Row:
     "lambda_by_magnitude": found.by_magnitude.value,
     "residual_by_magnitude": found.by_magnitude.residual,
     "num_products": found.num_products,
+  }
+
+
+def effective_numbers(density: Density, *, alpha: float) -> Row:
+  """The effective dimension; its `change` is what the latter half of the steps did to it."""
+  found, before = (d.effective_dimension(alpha=alpha) for d in (density, density.shorter or density))
+  return {
+    "effective_dimension": found.value,
+    "effective_dimension_error": found.standard_error,
+    "effective_dimension_change": abs(found.value - before.value),
+    "alpha": alpha,
   }
 
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from jaxtl import curvature, tree
 from jaxtl.studies import flatness_blocks
 from jaxtl.studies.flatness_plans import Layers
+from tests.curvature.networks import columns
 from tests.studies.scenes import scene_of
 
 
@@ -28,14 +27,13 @@ def test_blocks_are_diagonal_blocks_and_no_larger_than_the_whole(runtime, checkp
 def test_the_numbers_of_a_block_are_those_of_its_dense_matrices(runtime, checkpointed, settings):
   scene = scene_of(checkpointed[1], runtime(), settings)
   where, like = "^head/", tree.select(scene.params, "^head/")
-  flat, unravel = ravel_pytree(like)
-  hessian, gauss_newton = (
-    np.stack([ravel_pytree(matvec(unravel(row)))[0] for row in jnp.eye(flat.size)])
-    for matvec in (scene.block(where), scene.gauss_newton_block(where))
-  )
+  products = (scene.block(where), scene.gauss_newton_block(where))
+  hessian, gauss_newton = (columns(matvec, like) for matvec in products)
   # The head is linear in its parameters: both matrices are the same, and the latter is another program.
   np.testing.assert_allclose(gauss_newton, hessian, atol=1e-5 * np.abs(hessian).max())
-  plan = Layers(max_products=40, tolerance=1e-4, effective_probes=40, effective_steps=flat.size, alpha=0.01)
+  plan = Layers(
+    max_products=40, tolerance=1e-4, effective_probes=40, effective_steps=tree.size(like), alpha=0.01
+  )
   [head] = (row for row in flatness_blocks.rows(scene, plan) if row["layer"] == "head")
   values = np.maximum(np.linalg.eigvalsh(hessian), 0)
   assert head["layer_lambda_max"] == pytest.approx(values[-1], rel=1e-3)

@@ -85,13 +85,14 @@ def test_a_start_that_is_not_finite_is_refused_by_name(base, runtime, tmp_path, 
   whole = {"params": start.params, "batch_stats": start.batch_stats}
   name = next(path for path in tree.paths(whole) if re.match(where, path))
   spoilt = tree.map_with_path(lambda path, x: np.full_like(x, np.nan) if path == name else x, whole)
+  said = name.replace("batch_stats/", "the statistic '").replace("params/", "the parameter '")
   checkpoint.save_weights(dataclasses.replace(start, **spoilt), tmp_path / "bad")
   bad = dict(base, start=str(tmp_path / "bad"))
-  with pytest.raises(CheckpointError, match=f"bad.*: {name} is not finite") as caught:
+  with pytest.raises(CheckpointError, match=f"bad.*: {said}' is not finite") as caught:
     run(bad, runtime, tmp_path / "run")
   assert caught.value.code == 2
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()
   config = dict(study=".studies.patching.rows", base=bad, arms=dict(a=dict()), seeds=[0])
-  with pytest.raises(CheckpointError, match=f"{name} is not finite"):
+  with pytest.raises(CheckpointError, match=f"{said}' is not finite"):
     recipe.describe(config, runtime())
