@@ -1,5 +1,6 @@
 """Zero-shot heads in a patching study: an imported image tower between two tasks of words."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -201,3 +202,13 @@ def test_a_probe_needs_training_images_with_keywords_or_without(keywords):
   around = heads.Surroundings("new", weights, "head", ("a",), lambda: None, has_images=False)
   with pytest.raises(ConfigError, match="the task 'new' has no training images"):
     heads.check(head, around)
+
+
+def test_a_probe_needs_a_head_to_take_the_place_of(start):
+  """A tower of CLIP has none where it was imported without."""
+  weights = checkpoint.load(start)
+  around = heads.Surroundings("new", weights, "head", ("a",), lambda: None)
+  without = {name: block for name, block in weights.params.items() if name != "head"}
+  bare = dataclasses.replace(around, start=dataclasses.replace(weights, params=without))
+  with pytest.raises(ConfigError, match=f"needs a linear head, and {weights.path} has none; give the task"):
+    heads.check(heads.linear_probe, bare)
