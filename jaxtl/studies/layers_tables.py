@@ -158,13 +158,19 @@ def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:
   lowest = min(others, key=lambda name: _mean(scaled[name]))
   seeds = len(scaled[BASE])
   over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread is known"
-  each = "; ".join(f"{name} {_change(values)}" for name, values in gains.items())
+  still = [name for name in others if all(row["kept_step"] == 0 for row in rows if row["method"] == name)]
+  each = "; ".join(
+    [
+      *(f"{name} {_change(values)}" for name, values in gains.items() if name not in still),
+      *([f"nothing by {' and '.join(still)}, of which the base is kept"] if still else []),
+    ]
+  )
   if min(map(_mean, scaled.values())) == _mean(scaled[BASE]):
     best = f"none of {len(others)} methods is below the base on the test images."
   else:
     best = (
       f"the lowest of {len(others)} methods on the test images, chosen on them (which flatters), is {lowest} "
-      f"with {_mean(scaled[lowest]):.3f}."
+      f"with {_mean(scaled[lowest]):.4f}, the base having {_mean(scaled[BASE]):.4f}."
     )
   return [
     f"{arm}: the test loss of the base is {_mean(plain[BASE]):.3f}, and {_mean(scaled[BASE]):.3f} with a "

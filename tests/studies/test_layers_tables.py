@@ -8,6 +8,7 @@ def row(method, seed, loss, scaled, arm="net"):
   return {
     **{"kind": "post_training", "arm": arm, "seed": seed, "method": method},
     **{"test_loss": loss, "scaled_loss": scaled, "test_error": 0.1, "test_ece": 0.02, "scaled_ece": 0.01},
+    "kept_step": 20,
   }
 
 
@@ -30,7 +31,8 @@ def test_methods_are_compared_with_their_own_base_and_the_lowest_is_called_chose
     "better): pof -0.0150 ± 0.0071 (better in 2 of 2); sgd -0.0400 ± 0.0849 (better in 1 of 2)."
   )
   assert second == (
-    "net: the lowest of 2 methods on the test images, chosen on them (which flatters), is sgd with 0.660."
+    "net: the lowest of 2 methods on the test images, chosen on them (which flatters), is sgd with 0.6600, "
+    "the base having 0.7000."
   )
 
 
@@ -38,6 +40,13 @@ def test_one_seed_has_no_spread():
   first, _ = layers_tables.lead(results_of(ROWS[:3], seeds=(0,)))
   assert "one seed, so no spread is known" in first
   assert first.endswith("pof -0.0100; sgd -0.1000.")
+
+
+def test_methods_of_which_the_base_is_kept_change_nothing():
+  rows = [row("base", 0, 0.9, 0.8), row("pof", 0, 0.9, 0.7)]
+  rows += [row(name, 0, 0.9, 0.8) | {"kept_step": 0} for name in ("sgd", "pol")]
+  first, _ = layers_tables.lead(results_of(rows, seeds=(0,)))
+  assert first.endswith("pof -0.1000; nothing by sgd and pol, of which the base is kept.")
 
 
 def test_where_nothing_is_gained_no_method_is_the_lowest():
