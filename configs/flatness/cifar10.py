@@ -2,7 +2,8 @@
 
 Every number is of the same 256 training images; each network sees them normalised as it was trained with.
 
-jaxtl run configs/pretrain/cifar10.py --data-dir DATA --arms cross_entropy,smoothed_hinge,sam
+jaxtl run configs/pretrain/cifar10.py --data-dir DATA --arms cross_entropy,smoothed_hinge,sam --seeds 0 \\
+  base.transfer=None arms.from_scratch.transfer=None
 jaxtl import DATA/weights/cifar10_resnet20.npz --as resnet20 --layout akamaster \\
   --classes DATA/cifar10/classes.json --out runs/import/cifar_resnet20
 jaxtl import DATA/weights/cifar10_resnet8_mlperftiny.npz --as resnet8 --layout mlperf_tiny \\
