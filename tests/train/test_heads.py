@@ -189,7 +189,9 @@ def test_towers_that_are_no_pair_are_refused(files):
 
 def test_files_that_cannot_be_used_are_one_line(files, tmp_path):
   checkpoint.save_weights(as_weights("resnet8", width=4), tmp_path / "resnet")
-  with pytest.raises(CheckpointError, match=r"holds \.models\.resnet8, which is no text tower; .* clip_text_b or"):
+  with pytest.raises(
+    CheckpointError, match=r"holds \.models\.resnet8, which is no text tower; .* clip_text_b or"
+  ):
     maker(files, text=str(tmp_path / "resnet"))()
   with pytest.raises(CheckpointError, match="no checkpoint at"):
     maker(files, text=str(tmp_path / "nowhere"))()
