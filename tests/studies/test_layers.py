@@ -1,6 +1,5 @@
 """The layers study, small and whole: base, diagnosis, methods, temperatures, and its report."""
 
-import copy
 import dataclasses
 import json
 
@@ -13,6 +12,7 @@ from jaxtl.config import merge, parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError
 from jaxtl.studies import diagnosis, layers, layers_plans, recipe, report, study
 from jaxtl.studies.layers import Layers
+from tests.studies.changed import changed
 from tests.train.conftest import tiny_config
 
 PLAIN = [dict(fn=".data.normalize")]
@@ -280,14 +280,10 @@ def test_a_check_refuses_it_too(base, runtime, changes, message):
   ],
 )
 def test_bad_input_is_one_line(base, runtime, tmp_path, path, value, message):
-  changed = copy.deepcopy(base)
-  at = changed
-  for key in path[:-1]:
-    at = at[key]
-  at[path[-1]] = value
+  wrong = changed(base, path, value)
   if value == data(0):
     value["source"].pop("seed")
   with pytest.raises((CheckpointError, ConfigError, DataError), match=message) as caught:
-    run(changed, runtime, tmp_path / "run")
+    run(wrong, runtime, tmp_path / "run")
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "run" / "a").exists()

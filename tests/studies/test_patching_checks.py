@@ -11,6 +11,7 @@ from jaxtl import tree
 from jaxtl.errors import CheckpointError, ConfigError, DataError
 from jaxtl.studies import recipe
 from jaxtl.train import checkpoint
+from tests.studies.changed import changed
 from tests.studies.test_patching import PLAIN, base, checkpointed, data, half, run, task
 
 __all__ = ["base", "checkpointed"]
@@ -58,16 +59,12 @@ def loose(function, *, warm=(), bounds=(0.0, 1.0)):
   ],
 )
 def test_bad_input_is_one_line(base, runtime, tmp_path, path, value, message):
-  changed = copy.deepcopy(base)
-  at = changed
-  for key in path[:-1]:
-    at = at[key]
-  at[path[-1]] = value
+  wrong = changed(base, path, value)
   if message is None:  # a task may leave the head to the study
-    assert run(changed, runtime, tmp_path / "run")
+    assert run(wrong, runtime, tmp_path / "run")
     return
   with pytest.raises((CheckpointError, ConfigError, DataError), match=message) as caught:
-    run(changed, runtime, tmp_path / "run")
+    run(wrong, runtime, tmp_path / "run")
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()
 
