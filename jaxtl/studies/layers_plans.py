@@ -227,10 +227,8 @@ def _check_cache(
   # What the layers that a diagnosis will choose need is not known yet, nor is the run's folder.
   unknown = method.diagnosed or (method.cache.where == "memmap" and method.cache.folder is None)
   try:
-    if runtime is None or unknown:
-      prefix_cache.check_legal(method.cache, program, state, data)
-    else:
-      prefix_cache.plan(method.cache, program, state, data, runtime)
+    prefix_cache.check_legal(method.cache, program, state, data)
+    if runtime is not None and not unknown:
       prefix_cache.check_room(method.cache, program, state, data, runtime)
   except (ConfigError, StorageError) as error:
     raise type(error)(f"methods.{name}.cache: {error}") from error
