@@ -44,7 +44,9 @@ def get_config():
             task=dict(
               make=".tasks.classification", frozen_stats=True, loss=dict(fn=".losses.softmax_cross_entropy")
             ),
-            optimizer=dict(make=".optim.sgd", peak_rate=1e-3, momentum=0.9),
+            optimizer=dict(
+              make=".optim.sgd", peak_rate=1e-3, momentum=0.9, schedule=dict(make=".optim.constant")
+            ),
             epochs=50.0,
             evaluate_every_epochs=1.0,
           ),

@@ -25,6 +25,7 @@ from jaxtl.data.images import (
 from jaxtl.data.joined import joined
 from jaxtl.data.mix import cutmix, mixup
 from jaxtl.data.opening import choose_split, from_name, open_source
+from jaxtl.data.order import ORDER_VERSION
 from jaxtl.data.pipeline import drawn_batches, drawn_order, draws, eval_batches, train_batches, train_order
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing
@@ -38,6 +39,7 @@ __all__ = [
   "CIFAR10_STD",
   "IMAGENET_MEAN",
   "IMAGENET_STD",
+  "ORDER_VERSION",
   "BadRecords",
   "Deferred",
   "Encoded",

@@ -1,7 +1,8 @@
 """Learning-rate schedules: step -> rate.
 
 `peak_rate` is 1 by default, so that a schedule is also the factor by which a recipe multiplies its own
-peak rate. Spans are given in steps, or in epochs where the run's `steps_per_epoch` is known.
+peak rate. Spans are given in steps, or in epochs where the run's `steps_per_epoch` is known: the number of
+examples over the batch size, which need not be a whole number.
 """
 
 from __future__ import annotations
@@ -16,15 +17,24 @@ from jaxtl.types import Array
 Schedule = Callable[[Array], Array]
 
 
+def steps_of(epochs: float, *, steps_per_epoch: float) -> int:
+  """Rounds a span in epochs to steps; at least one where the span is above 0.
+
+  All that is given in epochs is converted here: the length of a run, its warm-up, its evaluations.
+  """
+  return max(round(epochs * steps_per_epoch), 1) if epochs else 0
+
+
 def constant(
   *,
   peak_rate: float = 1.0,
   warmup_steps: int = 0,
   warmup_epochs: float = 0.0,
-  steps_per_epoch: int | None = None,
+  steps_per_epoch: float | None = None,
+  total_steps: int | None = None,
 ) -> Schedule:
-  """A constant rate after a linear warm-up."""
-  warmup = _span("warmup", warmup_steps, warmup_epochs, steps_per_epoch)
+  """A constant rate after a linear warm-up; `total_steps` only bounds the warm-up."""
+  warmup = _warmup(warmup_steps, warmup_epochs, steps_per_epoch, total_steps)
   return _warmed_up(lambda step: jnp.full_like(step, peak_rate), peak_rate, warmup)
 
 
@@ -35,14 +45,14 @@ def cosine(
   final_rate: float = 0.0,
   warmup_steps: int = 0,
   warmup_epochs: float = 0.0,
-  steps_per_epoch: int | None = None,
+  steps_per_epoch: float | None = None,
 ) -> Schedule:
   """Linear warm-up, then half a cosine from `peak_rate` to `final_rate`.
 
   Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, arXiv 1608.03983,
   without the restarts. The rate of step t < warmup is peak (t + 1) / warmup; the last is above `final_rate`.
   """
-  warmup = _span("warmup", warmup_steps, warmup_epochs, steps_per_epoch)
+  warmup = _warmup(warmup_steps, warmup_epochs, steps_per_epoch, total_steps)
 
   def decay(step: Array) -> Array:
     done = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0, 1)
@@ -58,10 +68,10 @@ def linear(
   final_rate: float = 0.0,
   warmup_steps: int = 0,
   warmup_epochs: float = 0.0,
-  steps_per_epoch: int | None = None,
+  steps_per_epoch: float | None = None,
 ) -> Schedule:
   """Linear warm-up, then a straight line from `peak_rate` to `final_rate`."""
-  warmup = _span("warmup", warmup_steps, warmup_epochs, steps_per_epoch)
+  warmup = _warmup(warmup_steps, warmup_epochs, steps_per_epoch, total_steps)
 
   def decay(step: Array) -> Array:
     done = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0, 1)
@@ -78,7 +88,7 @@ def multi_step(
   peak_rate: float = 1.0,
   warmup_steps: int = 0,
   warmup_epochs: float = 0.0,
-  steps_per_epoch: int | None = None,
+  steps_per_epoch: float | None = None,
 ) -> Schedule:
   """Linear warm-up, then a drop by `factor` at each boundary.
 
@@ -88,7 +98,7 @@ def multi_step(
   """
   if any(not 0 < b < 1 for b in boundaries) or list(boundaries) != sorted(boundaries):
     raise ConfigError(f"boundaries are {tuple(boundaries)}; expected ascending shares of the run in (0, 1)")
-  warmup = _span("warmup", warmup_steps, warmup_epochs, steps_per_epoch)
+  warmup = _warmup(warmup_steps, warmup_epochs, steps_per_epoch, total_steps)
   edges = [round(b * total_steps) for b in boundaries]
 
   def decay(step: Array) -> Array:
@@ -107,9 +117,18 @@ def _warmed_up(after: Schedule, peak_rate: float, warmup: int) -> Schedule:
   return rate
 
 
-def _span(what: str, steps: int, epochs: float, steps_per_epoch: int | None) -> int:
+def _warmup(steps: int, epochs: float, steps_per_epoch: float | None, total_steps: int | None) -> int:
+  """The warm-up in steps, given in steps or in epochs."""
+  if steps < 0 or epochs < 0:
+    raise ConfigError(f"expected a warm-up of 0 or more, got warmup_steps={steps}, warmup_epochs={epochs}")
   if steps and epochs:
-    raise ConfigError(f"{what}_steps is {steps} and {what}_epochs is {epochs}; give one of them")
+    raise ConfigError(f"warmup_steps is {steps} and warmup_epochs is {epochs}; give one of them")
   if epochs and steps_per_epoch is None:
-    raise ConfigError(f"{what}_epochs is {epochs}, but steps_per_epoch is not known here; give {what}_steps")
-  return round(epochs * steps_per_epoch) if epochs and steps_per_epoch else steps
+    raise ConfigError(f"warmup_epochs is {epochs}, but steps_per_epoch is not known here; give warmup_steps")
+  warmup = steps_of(epochs, steps_per_epoch=steps_per_epoch) if epochs and steps_per_epoch else steps
+  if total_steps is not None and warmup > total_steps:
+    given = f"warmup_epochs={epochs:g} is {warmup} steps" if epochs else f"warmup_steps is {warmup}"
+    raise ConfigError(
+      f"{given}, but the whole run has {total_steps}; shorten the warm-up, or train for longer"
+    )
+  return warmup

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.optim import steps_of
 from jaxtl.studies.diagnosis import chosen
 from jaxtl.train import checkpoint
 from jaxtl.train.checkpoint import Weights
-from jaxtl.train.experiment import steps_of
 from jaxtl.train.post_training import PostTraining, post_train
 from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Runtime
@@ -76,7 +76,7 @@ def ends(epochs: float, every: float | None, *, num_examples: int, batch_size: i
   """
   count = 1 if every is None else max(math.ceil(epochs / every - 1e-9), 1)
   spans = [epochs, *(number * (every or 0.0) for number in range(1, count))]
-  return sorted({steps_of(span, num_examples=num_examples, batch_size=batch_size) for span in spans})
+  return sorted({steps_of(span, steps_per_epoch=num_examples / batch_size) for span in spans})
 
 
 def split(settings: PostTraining, every: float | None, *, num_examples: int) -> list[PostTraining]:

@@ -147,7 +147,7 @@ def check_apart(study: Layers, trained: Mapping[str, Any]) -> None:
 
 def rehearse(study: Layers, runtime: Runtime) -> None:
   """Makes and traces the base run and every method whose layers are known."""
-  facts: dict[str, Any] = dict(num_examples=transfer.SOME_EXAMPLES, mesh=runtime.mesh)
+  facts: dict[str, Any] = dict(num_examples=None, mesh=runtime.mesh)
   for data in (study.data, study.validation, study.test):
     for spec in (*data.transforms, *data.batch_transforms):
       spec.realize()
@@ -212,7 +212,7 @@ def _check_parts(
       weights_lib.layer_groups(made, params, groups=study.diagnosis.groups)
     except ConfigError as error:
       raise ConfigError(f"diagnosis.groups: {error}") from error
-  facts: Any = dict(num_classes=num_classes, num_examples=transfer.SOME_EXAMPLES, mesh=runtime.mesh)
+  facts: Any = dict(num_classes=num_classes, num_examples=None, mesh=runtime.mesh)
   for name, tuned in _methods(study, model, num_classes=num_classes, image_size=image_size).items():
     method = study.methods[name]
     if method.cache.where not in ("none", "auto"):
@@ -275,12 +275,15 @@ def check_data(study: Layers, runtime: Runtime) -> None:
     same_classes(classes, runtime.open(getattr(study, name)).classes, at=name)
   if study.base is not None:
     same_classes(classes, runtime.open(study.base.data).classes, at="base.data")
+    experiment.check_schedule(study.base, runtime)
   size = runtime.image_shape(study.data)[0]
   if start is not None:
     model = start.model_spec(trust=runtime.trust)
   else:
     assert study.base is not None  # the study has checked it
     model = study.base.model
+  for tuned in _methods(study, model, num_classes=len(classes), image_size=size).values():
+    experiment.check_schedule(tuned, runtime)
   _check_parts(study, model, runtime, num_classes=len(classes), image_size=size, opened=True)
 
 

@@ -54,7 +54,7 @@ def rehearse(study: Patching, runtime: Runtime) -> None:
 
 
 def _trace(tuned: Experiment, num_classes: int, size: int | None, runtime: Runtime) -> None:
-  facts: dict[str, Any] = dict(num_classes=num_classes, num_examples=transfer.SOME_EXAMPLES)
+  facts: dict[str, Any] = dict(num_classes=num_classes, num_examples=None)
   experiment.rehearse(tuned, image_size=size, mesh=runtime.mesh, **facts)
 
 
@@ -85,7 +85,9 @@ def check_data(study: Patching, runtime: Runtime) -> None:
       if data is not None:
         same_classes(classes, runtime.open(data).classes, at=f"{name}.{part}")
     _check_head(study, name, start, runtime)
-  one_size(study, runtime)
+  model = at_size(start.model_spec(trust=runtime.trust), one_size(study, runtime))
+  for patch in study.patching:
+    experiment.check_schedule(fine_tuning(study, patch, model, head_of(model)), runtime)
 
 
 def one_size(study: Patching, runtime: Runtime) -> int:

@@ -120,6 +120,7 @@ def rehearse(study: Pretrain, runtime: Runtime) -> None:
 def check_data(study: Pretrain, runtime: Runtime) -> None:
   """Refuses evaluation and target sets whose class lists do not fit, and a model that the images do not."""
   experiment.check_classes(study, runtime.open(study.data).classes, runtime)
+  experiment.check_schedule(experiment_of(study), runtime)
   if image_size_of(study.data) is None:
     _rehearse(study, runtime, runtime.image_shape(study.data)[0])
   if study.transfer is not None:
@@ -130,7 +131,7 @@ def _rehearse(study: Pretrain, runtime: Runtime, image_size: int | None) -> None
   experiment.rehearse(
     experiment_of(study),
     num_classes=study.data.num_classes or transfer.SOME_CLASSES,
-    num_examples=study.data.num_examples or transfer.SOME_EXAMPLES,
+    num_examples=study.data.num_examples,
     image_size=image_size,
     mesh=runtime.mesh,
   )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtl import config as config_lib
+from jaxtl import data as data_lib
 from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError
 from jaxtl.studies import provenance
@@ -274,7 +275,8 @@ def claim(
 
 
 def fingerprints(studies: Iterable[Any], runtime: Runtime) -> dict[str, Any]:
-  """What every source of the studies holds: spec -> name, number of examples, fingerprint of all of them."""
+  """What every source of the studies holds: spec -> name, number of examples, fingerprint of all of them, and
+  the version of the order in which they are drawn."""
   sources = {
     json.dumps(config_lib.plain(data.source), sort_keys=True): data
     for study in studies
@@ -282,7 +284,12 @@ def fingerprints(studies: Iterable[Any], runtime: Runtime) -> dict[str, Any]:
   }
   opened = {name: runtime.open(data) for name, data in sources.items()}
   return {
-    name: {"name": source.name, "num_examples": len(source), "fingerprint": source.fingerprint()}
+    name: {
+      "name": source.name,
+      "num_examples": len(source),
+      "fingerprint": source.fingerprint(),
+      "order": data_lib.ORDER_VERSION,
+    }
     for name, source in runtime.moving(opened.items())
   }
 
@@ -300,7 +307,13 @@ def _known_data(path: Path) -> dict[str, Any]:
 
 def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path) -> None:
   for name, now in found.items():
-    old = known.get(name, now)
+    # Before there were versions, there was the first.
+    old = {"order": 1, **known.get(name, now)}
+    if old["order"] != now["order"]:
+      raise InputError(
+        f"{workdir} was made with version {old['order']} of the order of the data, and this jaxtl has "
+        f"version {now['order']}: its results would not be those of one run. Give another --workdir"
+      )
     if old != now:
       raise InputError(
         f"{now['name']} has changed since {workdir} was made: {old['num_examples']} examples with the "

@@ -21,10 +21,12 @@ from jaxtl.train import checkpoint, experiment, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, make_features
 from jaxtl.train.experiment import (
+  ANY_LENGTH,
   PLAIN,
   Experiment,
   check_length,
   make_model,
+  steps_in,
   total_steps,
   work_per_image,
 )
@@ -34,8 +36,8 @@ from jaxtl.train.sizes import at_size, fitted, image_size_of
 from jaxtl.train.training import run
 
 Row = dict[str, Any]
-# Stand-ins for a rehearsal, which opens no data.
-SOME_CLASSES, SOME_EXAMPLES = 10, 1000
+# Stands for the number of classes in a rehearsal, which opens no data.
+SOME_CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,12 +184,12 @@ def _rehearse(
   fine_tune: FineTune, target: Target, model: Spec | None, runtime: Runtime, image_size: int | None
 ) -> None:
   sized = model and at_size(model, image_size) if image_size else model
-  tuned = _experiment(fine_tune, target, sized or PLAIN, SOME_EXAMPLES)
+  tuned = _experiment(fine_tune, target, sized or PLAIN, None)
   if model is not None:
-    facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=SOME_EXAMPLES, image_size=image_size)
+    facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=None, image_size=image_size)
     experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
     return
-  context: dict[str, Any] = dict(total_steps=2, steps_per_epoch=1, blocks=(), mesh=None)
+  context: dict[str, Any] = dict(total_steps=ANY_LENGTH, steps_per_epoch=1, blocks=(), mesh=None)
   tuned.task.realize(num_classes=SOME_CLASSES)
   tuned.optimizer.realize(**context)
   tuned.gradient.realize(**context)
@@ -293,7 +295,7 @@ def _fine_tune_row(
   }
 
 
-def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> Experiment:
+def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int | None) -> Experiment:
   every = fine_tune.evaluate_every_epochs
   return Experiment(
     model=model,
@@ -304,7 +306,7 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int) -> 
     epochs=fine_tune.epochs,
     steps=fine_tune.steps,
     evaluation={"test": target.test},
-    evaluate_every=max(round(every * size / target.train.batch_size), 1) if every else None,
+    evaluate_every=steps_in(every, target.train, size) if every and size else None,
     log_every=1_000_000,
   )
 

@@ -27,6 +27,8 @@ CIRCUMSTANCES = (*PERIODS, "sharding")
 NONFINITE = ("abort", "skip", "roll_back")
 REPLICATE = Spec(".train.replicate", "make", {}, sharding.replicate)
 PLAIN = Spec(".optim.plain", "make", {}, optim.plain)
+# Updates of a run whose length is not known, or does not matter: any schedule fits into it.
+ANY_LENGTH = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,23 +112,30 @@ def total_steps(experiment: Experiment, num_examples: int) -> int:
   """Updates in the whole run; at least one where there is anything to train."""
   if experiment.steps is not None:
     return experiment.steps
-  epochs = experiment.epochs or 0.0
-  return steps_of(epochs, num_examples=num_examples, batch_size=experiment.data.batch_size)
+  return steps_in(experiment.epochs or 0.0, experiment.data, num_examples)
 
 
-def steps_of(epochs: float, *, num_examples: int, batch_size: int) -> int:
-  """Updates in so many epochs, with the rounding of a whole run."""
-  return max(round(epochs * num_examples / batch_size), 1) if epochs else 0
+def steps_in(epochs: float, data: Data, num_examples: int) -> int:
+  """Updates in `epochs` passes over `num_examples` examples, in batches of `data`."""
+  return optim.steps_of(epochs, steps_per_epoch=num_examples / data.batch_size)
 
 
 _programs: dict[str, Program] = {}
 _models: dict[str, Model] = {}
 
 
-def compile_program(experiment: Experiment, *, num_classes: int, num_examples: int, mesh: Any) -> Program:
-  """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice."""
-  steps = total_steps(experiment, num_examples)
-  steps_per_epoch = max(num_examples // experiment.data.batch_size, 1)
+def compile_program(
+  experiment: Experiment, *, num_classes: int, num_examples: int | None, mesh: Any
+) -> Program:
+  """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice.
+
+  Args:
+    num_examples: of the training data; None where they are not known yet, for a program that is only traced.
+
+  Raises:
+    ConfigError: a component refuses its keywords, or the warm-up is longer than the run.
+  """
+  steps, steps_per_epoch = _lengths(experiment, num_examples)
   parts = (
     *(experiment.model, experiment.task, experiment.optimizer, experiment.gradient),
     *(experiment.on_nonfinite == "skip", experiment.sharding),
@@ -138,6 +147,25 @@ def compile_program(experiment: Experiment, *, num_classes: int, num_examples: i
   return _programs[name]
 
 
+def _lengths(experiment: Experiment, num_examples: int | None) -> tuple[int, float]:
+  """The run's updates, and those of one epoch, as its schedules see them."""
+  if num_examples is None:
+    return experiment.steps or ANY_LENGTH, 1.0
+  # A run without updates never asks its schedule for a rate: its warm-up may have any length.
+  steps = total_steps(experiment, num_examples) or ANY_LENGTH
+  return steps, num_examples / experiment.data.batch_size
+
+
+def check_schedule(experiment: Experiment, runtime: Runtime) -> None:
+  """Refuses a schedule that does not fit the length of the run, which the opened data tell.
+
+  Raises:
+    ConfigError: the warm-up is longer than the run.
+  """
+  source = runtime.open(experiment.data)
+  compile_program(experiment, num_classes=len(source.classes), num_examples=len(source), mesh=runtime.mesh)
+
+
 def make_model(spec: Spec, *, num_classes: int) -> Model:
   """The model of a spec; the same object for the same arguments, so that functions of it compile once."""
   name = json.dumps([config_lib.plain(spec), num_classes], sort_keys=True)
@@ -147,12 +175,12 @@ def make_model(spec: Spec, *, num_classes: int) -> Model:
 
 
 def _compile(
-  experiment: Experiment, num_classes: int, steps: int, steps_per_epoch: int, mesh: Any
+  experiment: Experiment, num_classes: int, steps: int, steps_per_epoch: float, mesh: Any
 ) -> Program:
   model = make_model(experiment.model, num_classes=num_classes)
   task = experiment.task.realize(num_classes=num_classes)
   context = {
-    "total_steps": max(steps, 1),
+    "total_steps": steps,
     "steps_per_epoch": steps_per_epoch,
     "blocks": model.blocks,
     "mesh": mesh,
@@ -172,7 +200,7 @@ def _compile(
 
 
 def rehearse(
-  experiment: Experiment, *, num_classes: int, num_examples: int, image_size: int | None, mesh: Any
+  experiment: Experiment, *, num_classes: int, num_examples: int | None, image_size: int | None, mesh: Any
 ) -> tuple[Program, TrainState | None]:
   """Makes all that a run makes and traces its first step: mistakes show, and nothing is computed.
 

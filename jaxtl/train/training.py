@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxtl import config as config_lib
+from jaxtl import data as data_lib
 from jaxtl import optim, weights
 from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
 from jaxtl.train import checkpoint, feed, prefix_cache, sharding, stored
@@ -313,7 +314,12 @@ def _weights(state: TrainState, about: dict[str, Any], steps: int, workdir: Path
 
 
 def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path | None) -> None:
-  """Refuses to go on from a checkpoint of another experiment, seed or class list, with the difference."""
+  """Refuses to go on from a checkpoint of another experiment, seed, class list or order of the data."""
+  if saved.get("order", 1) != new["order"]:
+    raise CheckpointError(
+      f"the checkpoint in {at} was trained with version {saved.get('order', 1)} of the order of the data, "
+      f"and this jaxtl has version {new['order']}; give another --workdir to train from the start"
+    )
 
   def what_matters(about: dict[str, Any]) -> dict[str, Any]:
     # An imported weight has no experiment, and an older version not all fields, which then are None here.
@@ -386,5 +392,6 @@ def _about(
       "transforms": transforms,
       "experiment": experiment,
       "seed": seed,
+      "order": data_lib.ORDER_VERSION,
     }
   )

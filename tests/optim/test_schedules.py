@@ -43,9 +43,39 @@ def test_warm_up_in_epochs_is_that_many_steps():
   assert rates(by_epoch, 20)[4] == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(("examples", "batch", "steps"), [(199, 100, 10), (1000, 128, 39), (50, 100, 2)])
+def test_epochs_need_not_be_whole_numbers_of_steps(examples, batch, steps):
+  """A warm-up of 5 epochs is round(5 N / B) steps; whole steps times 5 would be 5, 35 and 5."""
+  for make in (optim.constant, optim.cosine, optim.linear):
+    schedule = make(total_steps=100, warmup_epochs=5.0, steps_per_epoch=examples / batch)
+    rising = np.diff(rates(schedule, 100)) > 0
+    assert np.flatnonzero(rising).tolist() == list(range(steps - 1))
+
+
+@pytest.mark.parametrize("epochs", [0.001, 1 / 3, 1.0, 2.5, 90.0])
+@pytest.mark.parametrize("examples", [1, 199, 1000, 1_281_167])
+def test_spans_in_epochs_are_the_nearest_number_of_steps_and_at_least_one(epochs, examples):
+  found = optim.steps_of(epochs, steps_per_epoch=examples / 128)
+  assert found >= 1
+  assert found == 1 or abs(found - epochs * examples / 128) <= 0.5
+  assert optim.steps_of(0.0, steps_per_epoch=examples / 128) == 0
+
+
+def test_a_warm_up_may_be_the_whole_run_and_no_longer():
+  for make in (optim.constant, optim.cosine, optim.linear):
+    assert rates(make(total_steps=4, warmup_steps=4), 4).tolist() == [0.25, 0.5, 0.75, 1.0]
+    with pytest.raises(ConfigError, match="warmup_steps is 5, but the whole run has 4; shorten the warm-up"):
+      make(total_steps=4, warmup_steps=5)
+    with pytest.raises(ConfigError, match="warmup_epochs=2 is 6 steps, but the whole run has 4"):
+      make(total_steps=4, warmup_epochs=2.0, steps_per_epoch=3.0)
+  with pytest.raises(ConfigError, match="warmup_steps is 5, but the whole run has 4"):
+    optim.multi_step(total_steps=4, boundaries=(0.5,), warmup_steps=5)
+
+
 @pytest.mark.parametrize(
   ("keywords", "message"),
   [
+    (dict(warmup_steps=-1), "expected a warm-up of 0 or more"),
     (dict(warmup_steps=3, warmup_epochs=1.0), "give one of them"),
     (dict(warmup_epochs=1.0), "steps_per_epoch is not known"),
   ],

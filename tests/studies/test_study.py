@@ -234,6 +234,22 @@ def test_changed_data_are_refused(study_config, runtime, tmp_path, monkeypatch):
     run(study_config, tmp_path, runtime)
 
 
+def test_a_folder_made_with_another_order_of_the_data_is_refused(study_config, runtime, tmp_path):
+  study_config["arms"] = dict(from_scratch=dict(epochs=0.0, tune=None, flatness=None, transfer=None))
+  run(study_config, tmp_path, runtime)
+  (tmp_path / "from_scratch" / "0" / "rows.jsonl").unlink()
+  path = tmp_path / "data.json"
+  found = json.loads(path.read_text())
+  assert {source["order"] for source in found.values()} == {2}
+  without = {name: {k: v for k, v in one.items() if k != "order"} for name, one in found.items()}
+  path.write_text(json.dumps(without))
+  with pytest.raises(
+    InputError, match=r"was made with version 1 of the order of the data, .* version 2: its"
+  ):
+    run(study_config, tmp_path, runtime)
+  assert not (tmp_path / "from_scratch" / "0" / "rows.jsonl").exists()
+
+
 def test_a_changed_config_is_refused_with_the_difference(study_config, tmp_path):
   study.claim(tmp_path, study_config, [])
   study.claim(tmp_path, study_config, [])

@@ -236,6 +236,42 @@ def test_a_length_is_epochs_or_steps(tiny, length, message):
   assert message in str(error.value)
 
 
+def test_a_warm_up_in_epochs_ends_where_that_epoch_ends(tiny, runtime):
+  """12 steps in 2 epochs of 96 images; with batches of 40, 2.4 steps an epoch."""
+  schedule = dict(make=".optim.constant", warmup_epochs=5.0)
+  optimizer = dict(make=".optim.sgd", peak_rate=0.1, schedule=schedule)
+  data_of = tiny().data
+  experiment = dataclasses.replace(
+    tiny(optimizer=optimizer, epochs=10.0, evaluation={}), data=dataclasses.replace(data_of, batch_size=40)
+  )
+  trained = train.run(experiment, seed=0, runtime=runtime())
+  rates = [record["train/rate"] for record in trained.history]
+  assert trained.total_steps == len(rates) == 24
+  np.testing.assert_allclose(rates, np.minimum(np.arange(1, 25) / 12, 1.0) * 0.1, rtol=1e-6)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(tiny, runtime):
+  optimizer = dict(make=".optim.sgd", peak_rate=0.1, schedule=dict(make=".optim.cosine", warmup_epochs=3.0))
+  with pytest.raises(ConfigError, match="warmup_epochs=3 is 18 steps, but the whole run has 12"):
+    train.run(tiny(optimizer=optimizer), seed=0, runtime=runtime())
+  # A run without updates never asks for a rate.
+  train.run(tiny(optimizer=optimizer, epochs=0.0), seed=0, runtime=runtime())
+
+
+def test_a_checkpoint_with_another_order_of_the_data_is_not_resumed(tiny, runtime, tmp_path, monkeypatch):
+  train.run(tiny(), seed=0, runtime=runtime(), workdir=tmp_path)
+  monkeypatch.setattr(data, "ORDER_VERSION", data.ORDER_VERSION + 1)
+  with pytest.raises(CheckpointError, match=r"version 2 of the order of the data, .* has version 3; give"):
+    train.run(tiny(), seed=0, runtime=runtime(), workdir=tmp_path)
+
+
+def test_a_checkpoint_of_a_version_without_orders_has_the_first(tiny, runtime, tmp_path):
+  about = train.run(tiny(), seed=0, runtime=runtime(), workdir=tmp_path).weights.config
+  older = {key: value for key, value in about.items() if key != "order"}
+  with pytest.raises(CheckpointError, match="with version 1 of the order of the data"):
+    same_run(older, about, at=tmp_path)
+
+
 def test_a_run_of_a_version_without_steps_goes_on(tiny, runtime, tmp_path):
   experiment = tiny()
   about = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path).weights.config
