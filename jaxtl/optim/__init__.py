@@ -3,8 +3,18 @@
 from jaxtl.optim.gradients import accumulate, asam, gsam, init_memory, looksam, passes, plain, sam
 from jaxtl.optim.linear_probe import Probe, choose_probe, fit_probe
 from jaxtl.optim.post_training import cut_block, pof, pol, trained_paths, weak_rows
-from jaxtl.optim.schedules import constant, cosine, linear, multi_step
-from jaxtl.optim.transforms import adam, adamw, averaged, chain, ema, layerwise_decay, sgd, where
+from jaxtl.optim.schedules import constant, cosine, linear, multi_step, steps_of
+from jaxtl.optim.transforms import (
+  adam,
+  adamw,
+  averaged,
+  chain,
+  current_rate,
+  ema,
+  layerwise_decay,
+  sgd,
+  where,
+)
 
 __all__ = [
   "Probe",
@@ -17,6 +27,7 @@ __all__ = [
   "choose_probe",
   "constant",
   "cosine",
+  "current_rate",
   "cut_block",
   "ema",
   "fit_probe",
@@ -32,6 +43,7 @@ __all__ = [
   "pol",
   "sam",
   "sgd",
+  "steps_of",
   "trained_paths",
   "weak_rows",
   "where",

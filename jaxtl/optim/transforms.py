@@ -124,6 +124,41 @@ def layerwise_decay(*, blocks: Sequence[str], factor: float = 0.75) -> Rules:
   return tuple((rf"^{block}/", factor ** (depth - i)) for i, block in enumerate(blocks))
 
 
+class RateState(NamedTuple):
+  """Steps taken, and the learning rate of the newest one."""
+
+  steps: Array
+  rate: Array
+
+
+def scale_by_rate(schedule: Schedule) -> optax.GradientTransformation:
+  """Scales updates by minus the scheduled rate of the step, and keeps the rate for `current_rate`."""
+
+  def init(params: Params) -> RateState:
+    return RateState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
+
+  def update(updates: Params, state: RateState, params: Params | None = None) -> tuple[Params, RateState]:
+    rate = jnp.asarray(schedule(state.steps), jnp.float32)
+    return jax.tree.map(lambda u: (-rate).astype(u.dtype) * u, updates), RateState(state.steps + 1, rate)
+
+  return optax.GradientTransformation(init, update)
+
+
+def current_rate(opt_state: Any) -> Array | None:
+  """The learning rate of the newest step inside an optimiser's state; None where it keeps none.
+
+  Of another package's optimiser it is `hyperparams["learning_rate"]` of `optax.inject_hyperparams`.
+  """
+  for x in jax.tree.leaves(opt_state, is_leaf=_keeps_rate):
+    if _keeps_rate(x):
+      return x.rate if isinstance(x, RateState) else x.hyperparams["learning_rate"]
+  return None
+
+
+def _keeps_rate(x: Any) -> bool:
+  return isinstance(x, RateState) or "learning_rate" in getattr(x, "hyperparams", {})
+
+
 class EmaState(NamedTuple):
   """Steps taken, and the moving average of the parameters."""
 
@@ -214,7 +249,7 @@ def _recipe(
   factor = schedule or cosine(total_steps=total_steps)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   parts += core
-  parts += [optax.scale_by_learning_rate(lambda step: peak_rate * factor(step))]
+  parts += [scale_by_rate(lambda step: peak_rate * factor(step))]
   tx = optax.chain(*parts)
   if freeze:
     # A frozen parameter has no optimiser state and no decay, not just no gradient.

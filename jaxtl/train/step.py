@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtl import tree
+from jaxtl import optim, tree
 from jaxtl.optim.gradients import init_memory
 from jaxtl.types import Array, Batch, GradientRule, LossFn, Metrics, Model, Params
 
@@ -65,6 +65,8 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, gradie
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = aux.metrics | {"loss": loss, "grad_norm": tree.norm(grads)}
+    if (rate := optim.current_rate(opt_state)) is not None:
+      metrics["rate"] = rate
     return TrainState(state.step + 1, params, aux.batch_stats, opt_state, aux.memory), metrics
 
   return train_step

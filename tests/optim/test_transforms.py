@@ -284,3 +284,34 @@ def test_the_average_of_a_part_is_completed_by_the_parameters():
   close(found["head"], PARAMS["head"])
   close(found["stem"], tree.lerp(after["stem"], PARAMS["stem"], 0.1))
   assert len(jax.tree.leaves(state)) < len(jax.tree.leaves(sgd(ema_decay=0.9, momentum=0.0).init(PARAMS)))
+
+
+@pytest.mark.parametrize("recipe", [optim.sgd, optim.adam, optim.adamw])
+def test_the_rate_of_the_newest_step_is_kept(recipe):
+  schedule = optim.cosine(total_steps=10, warmup_steps=2)
+  tx = recipe(peak_rate=0.5, total_steps=10, schedule=schedule, freeze="^head/", ema_decay=0.9)
+  params = {"head": {"kernel": jnp.ones(3)}, "body": {"kernel": jnp.ones(3)}}
+  state, found = tx.init(params), []
+  for _ in range(10):
+    _, state = tx.update(params, state, params)
+    found.append(float(optim.current_rate(state)))
+  np.testing.assert_allclose(found, [0.5 * float(schedule(step)) for step in range(10)], rtol=1e-6)
+
+
+def test_the_rate_of_another_package_s_optimiser_is_found_where_it_keeps_one():
+  params = {"kernel": jnp.ones(3)}
+  injected = optax.inject_hyperparams(optax.sgd)(learning_rate=0.25)
+  assert float(optim.current_rate(injected.init(params))) == 0.25
+  assert optim.current_rate(optax.sgd(0.25).init(params)) is None
+
+
+def test_sgd_moves_against_the_gradient_by_the_rate_bit_for_bit_as_optax_does():
+  params = {"kernel": jnp.linspace(-1.0, 1.0, 7)}
+  schedule = optim.cosine(total_steps=5)
+  ours = optim.sgd(peak_rate=0.3, total_steps=5, schedule=schedule)
+  theirs = optax.sgd(lambda step: 0.3 * schedule(step), momentum=0.9)
+  states = [ours.init(params), theirs.init(params)]
+  for _ in range(5):
+    mine, states[0] = ours.update(params, states[0], params)
+    other, states[1] = theirs.update(params, states[1], params)
+    jax.tree.map(np.testing.assert_array_equal, mine, other)
