@@ -12,12 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from jaxtl.models import layers
 from jaxtl.models.inverted import Shape, Stage, divisible, inverted_network
-from jaxtl.types import Array, Model
+from jaxtl.types import Model
 
 _BASE = (
   Stage(1, 3, 1, 1, 16),
@@ -28,12 +26,6 @@ _BASE = (
   Stage(4, 5, 2, 6, 192),
   Stage(1, 3, 1, 6, 320),
 )
-
-
-def _uniform_classes(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-  """U(+-1/sqrt(classes)), the reference's initial classifier."""
-  bound = shape[-1] ** -0.5
-  return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _shape(width: float, depth: float, *, lite: bool) -> Shape:
@@ -50,7 +42,6 @@ def _shape(width: float, depth: float, *, lite: bool) -> Shape:
     top=1280 if lite else divisible(1280 * width),
     activation=nn.relu6 if lite else nn.silu,
     squeeze=0.0 if lite else 0.25,
-    top_init=_uniform_classes,
     bias_init=layers.zero_bias,
   )
 
@@ -100,7 +91,8 @@ _DOC = f"""
   B0 to B7 have the padding, epsilon and momentum of torchvision's weights; those of TensorFlow and of timm's
   `tf_` models need padding="same", bn_epsilon=1e-3, which are the defaults of L2. Lite has no squeeze and
   excitation, ReLU6 instead of swish, and TensorFlow's padding and epsilon. Convolutions start as
-  N(0, 2 / fan_out), depthwise ones as N(0, 2 / k^2), the classifier as U(+-1/sqrt(K)) with zero biases.
+  N(0, 2 / fan_out), depthwise ones as N(0, 2 / k^2), the classifier as U(+-1/sqrt(D)) with zero
+  biases: the reference's U(+-1/sqrt(K)) is 25 times too wide for two classes.
   Features: `stage1` .. `stage7` [B, h, w, D], at strides 2, 4, 8, 16, 16, 32, 32; `pooled` [B, D], `logits`
   [B, K].
 

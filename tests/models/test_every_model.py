@@ -26,10 +26,10 @@ SUFFIXES = 3  # how many a network is cut into two at
 RUN, TRAIN = 18, 8  # blocks; beyond, running and compiling the gradient take too long for a fast test
 
 
-def make_small(name):
+def make_small(name, *, num_classes=3):
   keywords = inspect.signature(FUNCTIONS[name]).parameters
   small = {key: value for key, value in SMALL.items() if key in keywords} | SMALL_OF.get(name, {})
-  return FUNCTIONS[name](num_classes=3, **small)
+  return FUNCTIONS[name](num_classes=num_classes, **small)
 
 
 def small_up_to(blocks):
