@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.train.sizes import image_size_of
 from jaxtl.train.training import Trained
-from jaxtl.train.writer import is_first_process, write_atomically
 
 Row = dict[str, Any]
 
@@ -89,9 +87,6 @@ def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
     trail = Trail(workdir / "eigenvectors", every, reach, runtime.mesh) if every else None
     observers = {"flatness": (every, lambda_max.observer(study.flatness, runtime, trail))}
   trained = train.run(experiment_of(study), seed=seed, runtime=runtime, workdir=workdir, observers=observers)
-  if is_first_process():
-    text = json.dumps(list(trained.weights.classes), ensure_ascii=False) + "\n"
-    write_atomically(workdir / "classes.json", text)
   yield _pretrain_row(study, trained)
   if study.transfer is not None:
     yield from transfer.measure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtl import config as config_lib
 from jaxtl import losses, optim
 from jaxtl.config import Spec
+from jaxtl.errors import ConfigError
 from jaxtl.metrics import in_top
 from jaxtl.train import checkpoint, experiment, sharding
 from jaxtl.train.checkpoint import Weights
@@ -34,10 +36,13 @@ from jaxtl.train.processes import remember
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.sizes import at_size, fitted, image_size_of
 from jaxtl.train.training import run
+from jaxtl.train.writer import is_first_process
 
 Row = dict[str, Any]
 # Stands for the number of classes in a rehearsal, which opens no data.
 SOME_CLASSES = 10
+# Metrics records of a fine-tuning in each epoch, over which its curve takes the mean.
+RECORDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +82,30 @@ class FineTune:
   Attributes:
     task: its loss. Normalisation statistics are frozen unless it says `frozen_stats=False`.
     optimizer, gradient, epochs, steps: as in an experiment.
-    evaluate_every_epochs: period of the test evaluations behind the best accuracy; None is only at the end,
-      and the best is then the last.
+    evaluate_every_epochs: period of the test evaluations behind the curve and the best accuracy; None is only
+      at the end, and the best is then the last.
+    checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning goes on from; None is only
+      at the end.
+    keep: how many checkpoints of each fine-tuning stay; 0 removes its weights as soon as its row is written.
   """
 
   task: Spec
   optimizer: Spec
   epochs: float | None = None
   gradient: Spec = PLAIN
-  evaluate_every_epochs: float | None = None
+  evaluate_every_epochs: float | None = 1.0
   steps: int | None = None
+  checkpoint_every: int | None = 500
+  keep: int = 1
 
   def __post_init__(self) -> None:
-    every = self.evaluate_every_epochs
+    every, period = self.evaluate_every_epochs, self.checkpoint_every
     check_length(self.epochs, self.steps)
-    config_lib.require(evaluate_every_epochs=(every, every is None or every > 0, "a number above 0"))
+    config_lib.require(
+      evaluate_every_epochs=(every, every is None or every > 0, "a number above 0"),
+      checkpoint_every=(period, period is None or period >= 1, "at least 1"),
+      keep=(self.keep, self.keep >= 0, "0 or more"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,21 +138,26 @@ class Transfer:
 def rows(study: Transfer, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
   """One row per target and protocol."""
   start = checkpoint.load(study.start)
-  yield from measure(
-    study.transfer, start.model_spec(trust=runtime.trust), start, seed=seed, workdir=workdir, runtime=runtime
-  )
+  model = start.model_spec(trust=runtime.trust)
+  folder = workdir / "transfer"
+  yield from measure(study.transfer, model, start, seed=seed, workdir=folder, runtime=runtime)
 
 
 def measure(
   protocols: Protocols, model: Spec, start: Weights, *, seed: int, workdir: Path, runtime: Runtime
 ) -> Iterator[Row]:
-  """The rows of `start` on every target; finished ones are read back from `workdir`."""
+  """The rows of `start` on every target; finished ones are read back from `workdir`.
+
+  In `workdir/<target>/`: each protocol's row, and the fine-tuning as `fine_tune/`, which is a run's folder:
+  checkpoints, `metrics.jsonl`, `curve.csv`, `classes.json`.
+  """
   for name, target in protocols.targets.items():
+    folder = workdir / name
     if protocols.linear_probe is not None:
       probe = protocols.linear_probe
       runtime.progress.title = f"{title(workdir)} | probe {name}"
       yield remember(
-        workdir / f"{name}.linear_probe.json",
+        folder / "linear_probe.json",
         functools.partial(_probe_row, probe, name, target, model, start, seed, runtime),
       )
     if protocols.fine_tune is not None:
@@ -146,10 +165,14 @@ def measure(
       passes = _fine_tuning_work(fine_tune, target, model, runtime)
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
       yield remember(
-        workdir / f"{name}.fine_tune.json",
-        functools.partial(_fine_tune_row, fine_tune, name, target, model, start, seed, runtime),
+        folder / "fine_tune.json",
+        functools.partial(
+          _fine_tune_row, fine_tune, name, target, model, start, seed, folder / "fine_tune", runtime
+        ),
         recalled=functools.partial(runtime.progress.skip, passes),
       )
+      if fine_tune.keep == 0 and is_first_process():
+        shutil.rmtree(folder / "fine_tune" / checkpoint.FOLDER, ignore_errors=True)
 
 
 def rehearse(study: Transfer, runtime: Runtime) -> None:
@@ -176,8 +199,18 @@ def check_targets(protocols: Protocols, model: Spec | None, runtime: Runtime) ->
   for name, target in protocols.targets.items():
     classes = runtime.open(target.train).classes
     same_classes(classes, runtime.open(target.test).classes, at=f"targets.{name}.test")
+    if protocols.fine_tune is not None and model is not None:
+      _check_schedule(protocols.fine_tune, name, target, model, runtime)
     if protocols.fine_tune is not None and image_size_of(target.train) is None:
       _rehearse(protocols.fine_tune, target, model, runtime, runtime.image_shape(target.train)[0])
+
+
+def _check_schedule(fine_tune: FineTune, name: str, target: Target, model: Spec, runtime: Runtime) -> None:
+  tuned = _experiment(fine_tune, target, model, len(runtime.open(target.train)))
+  try:
+    experiment.check_schedule(tuned, runtime)
+  except ConfigError as error:
+    raise ConfigError(f"{name}: {error}") from error
 
 
 def _rehearse(
@@ -270,12 +303,19 @@ def _probe_row(
 
 
 def _fine_tune_row(
-  fine_tune: FineTune, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
+  fine_tune: FineTune,
+  name: str,
+  target: Target,
+  model: Spec,
+  start: Weights,
+  seed: int,
+  workdir: Path,
+  runtime: Runtime,
 ) -> Row:
   began = time.monotonic()
-  size = runtime.image_shape(target.train)[0]
-  tuned = _experiment(fine_tune, target, at_size(model, size), len(runtime.open(target.train)))
-  trained = run(tuned, seed=seed, runtime=runtime, start=start, fresh_head=True)
+  size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
+  tuned = _experiment(fine_tune, target, at_size(model, size), num_train)
+  trained = run(tuned, seed=seed, runtime=runtime, workdir=workdir, start=start, fresh_head=True, anew=True)
   return {
     "kind": "transfer",
     "target": name,
@@ -286,7 +326,7 @@ def _fine_tune_row(
     "loss": trained.last("eval/test/cross_entropy"),
     "least_loss": trained.least("eval/test/cross_entropy"),
     "train_loss": trained.last("train/loss"),
-    "num_train": len(runtime.open(target.train)),
+    "num_train": num_train,
     "num_test": len(runtime.open(target.test)),
     "num_classes": len(trained.weights.classes),
     "classes": list(trained.weights.classes),
@@ -307,7 +347,9 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int | No
     steps=fine_tune.steps,
     evaluation={"test": target.test},
     evaluate_every=steps_in(every, target.train, size) if every and size else None,
-    log_every=1_000_000,
+    log_every=steps_in(1 / RECORDS, target.train, size) if size else 1,
+    checkpoint_every=fine_tune.checkpoint_every,
+    keep=max(fine_tune.keep, 1),
   )
 
 

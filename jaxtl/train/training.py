@@ -22,7 +22,7 @@ from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import optim, weights
 from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
-from jaxtl.train import checkpoint, feed, prefix_cache, sharding, stored
+from jaxtl.train import checkpoint, curve, feed, prefix_cache, sharding, stored
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.checkpointer import Checkpointer
 from jaxtl.train.evaluate import evaluate
@@ -98,7 +98,8 @@ def run(
 
   Args:
     seed: of the initialisation, the order of the data and all noise.
-    workdir: for checkpoints, metrics and the class list; None keeps all in memory.
+    workdir: for checkpoints, `metrics.jsonl`, `classes.json` and `curve.csv` by epoch; None keeps all in
+      memory.
     start: weights to start from; they win over `experiment.start`.
     fresh_head: draws the head anew also where the class lists are equal: two data sets whose classes are
       called 0 to 9 are not the same task.
@@ -114,7 +115,8 @@ def run(
   init_key, noise_key = jax.random.split(jax.random.key(seed))
   program, state, about = _beginning(experiment, init_key, seed, runtime, start, fresh_head)
   runtime.beat()
-  steps = total_steps(experiment, len(runtime.open(experiment.data)))
+  num_examples = len(runtime.open(experiment.data))
+  steps = total_steps(experiment, num_examples)
   watching = _evaluations(experiment, program, runtime)
   watching |= {name: (every, make(program)) for name, (every, make) in (observers or {}).items()}
   with contextlib.ExitStack() as stack:
@@ -140,6 +142,8 @@ def run(
     )
     runtime.progress.skip(int(state.step) * session.work_per_step)
     state, history = session.train(state)
+  if workdir is not None and is_first_process():
+    _describe(workdir, about, history, experiment, num_examples)
   return Trained(program, _weights(state, about, steps, workdir), history, steps, planned)
 
 
@@ -302,6 +306,19 @@ def _beginning(
     sharding.put(fresh, program.placement, mesh),
     _about(experiment, source.classes, image_shape, seed),
   )
+
+
+def _describe(
+  workdir: Path,
+  about: Mapping[str, Any],
+  history: list[dict[str, float]],
+  experiment: Experiment,
+  num_examples: int,
+) -> None:
+  """Writes what people and other tools read of a finished run: its classes and its curve."""
+  write_atomically(workdir / "classes.json", json.dumps(about["classes"], ensure_ascii=False) + "\n")
+  rows = curve.by_epoch(history, steps_per_epoch=num_examples / experiment.data.batch_size)
+  write_atomically(workdir / "curve.csv", curve.as_csv(rows))
 
 
 def _weights(state: TrainState, about: dict[str, Any], steps: int, workdir: Path | None) -> Weights:
