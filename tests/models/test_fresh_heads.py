@@ -15,7 +15,7 @@ IMAGES = 16
 
 @functools.cache
 def images():
-  return jnp.asarray(np.random.default_rng(7).standard_normal((IMAGES, 8, 8, 3)), jnp.float32)
+  return np.random.default_rng(7).standard_normal((IMAGES, 8, 8, 3)).astype(np.float32)
 
 
 @functools.cache
