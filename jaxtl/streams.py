@@ -1,6 +1,6 @@
 """Standard output and standard error, which may be gone: a reader that has left, a terminal that was closed.
 
-What is said of a run is worth less than the run: it must not end because nobody can be told how it goes.
+What is said of a run is worth less than the run: it must not end because a status line cannot be written.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def forgiving(*, output: bool) -> Iterator[None]:
       disk.
   """
   before = sys.stdout, sys.stderr
-  sys.stdout = Forgiving(before[0], forgives=ANY if output else (BrokenPipeError,))  # type: ignore[assignment]
-  sys.stderr = Forgiving(before[1])  # type: ignore[assignment]
+  sys.stdout = Forgiving(before[0], forgives=ANY if output else (BrokenPipeError,))
+  sys.stderr = Forgiving(before[1])
   try:
     yield
   finally:

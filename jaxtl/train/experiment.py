@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from jaxtl import optim, tree
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.tasks import Task
-from jaxtl.train import feed, sharding
+from jaxtl.train import compiled, feed, sharding
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.step import Step, TrainState, init_model, init_state, make_train_step, skip_nonfinite
 from jaxtl.types import GradientRule, Model
@@ -119,12 +118,15 @@ def steps_of(epochs: float, *, num_examples: int, batch_size: int) -> int:
   return max(round(epochs * num_examples / batch_size), 1) if epochs else 0
 
 
-_programs: dict[str, Program] = {}
-_models: dict[str, Model] = {}
+_programs: compiled.Kept[Program] = compiled.Kept()
+_models: compiled.Kept[Model] = compiled.Kept()
 
 
 def compile_program(experiment: Experiment, *, num_classes: int, num_examples: int, mesh: Any) -> Program:
-  """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice."""
+  """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice.
+
+  They are kept while arms that follow each other ask for them (`jaxtl.train.compiled`).
+  """
   steps = total_steps(experiment, num_examples)
   steps_per_epoch = max(num_examples // experiment.data.batch_size, 1)
   parts = (
@@ -133,17 +135,13 @@ def compile_program(experiment: Experiment, *, num_classes: int, num_examples: i
   )
   devices = [device.id for device in mesh.devices.flat]
   name = json.dumps([config_lib.plain(parts), num_classes, steps, steps_per_epoch, devices], sort_keys=True)
-  if name not in _programs:
-    _programs[name] = _compile(experiment, num_classes, steps, steps_per_epoch, mesh)
-  return _programs[name]
+  return _programs.get(name, lambda: _compile(experiment, num_classes, steps, steps_per_epoch, mesh))
 
 
 def make_model(spec: Spec, *, num_classes: int) -> Model:
   """The model of a spec; the same object for the same arguments, so that functions of it compile once."""
   name = json.dumps([config_lib.plain(spec), num_classes], sort_keys=True)
-  if name not in _models:
-    _models[name] = spec.realize(num_classes=num_classes)
-  return _models[name]
+  return _models.get(name, lambda: spec.realize(num_classes=num_classes))
 
 
 def _compile(
@@ -191,7 +189,7 @@ def rehearse(
   return program, _traced(program, experiment.data.batch_size, image_size)
 
 
-@functools.cache
+@compiled.kept
 def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
   shape = (image_size, image_size, 3)
   state = jax.eval_shape(

@@ -157,7 +157,7 @@ def only_run_in(folder: Path, *, note: Callable[[str], None] = print) -> Iterato
 
   Args:
     folder: is made where it is not there.
-    note: told where the file system has no locks: the run goes on, and nothing keeps out a second one.
+    note: takes a line where the file system has no locks: the run goes on, and nothing keeps out another.
 
   Raises:
     InputError: another run has it, or it cannot be made or written.
