@@ -1,12 +1,14 @@
 """What is compiled lives as long as arms that follow each other ask for it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxtl.studies import study
-from jaxtl.train import compiled, experiment
-from tests.train.conftest import tiny_config
+from jaxtl.train import compiled
+from jaxtl.train.experiment import compile_program
 
 
 @pytest.fixture
@@ -71,35 +73,59 @@ def test_beyond_a_bound_everything_that_is_compiled_is_dropped(monkeypatch):
   assert cleared
 
 
-def config(arms, seeds):
-  base = tiny_config(epochs=None, steps=1, evaluation={})
-  base["model"] = dict(make=".models.resnet8", width=2)
-  return dict(study=".studies.pretrain.rows", seeds=seeds, base=base, arms=arms)
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+  """A study whose arms each have a program of their own, by its number."""
+
+  number: int = 0
 
 
-def test_a_study_of_many_arms_is_flat_in_memory_maps(runtime, tmp_path, monkeypatch):
-  """Each arm has its own program, of some 390 maps: from the second arm on there are those of two."""
+@compiled.kept
+def program_of(number):
+  made_for.append(number)
+  return jax.jit(lambda x: [jnp.tanh(x @ x * (number + i)) for i in range(20)])
+
+
+made_for: list[int] = []
+
+
+def rows(study: Numbered, *, seed, workdir, runtime):
+  jax.block_until_ready(program_of(study.number)(jnp.ones((7, 7))))
+  yield {"maps": compiled.num_maps()}
+
+
+def run(numbers, seeds, runtime, folder):
+  arms = {f"a{i}": dict(number=number) for i, number in enumerate(numbers)}
+  config = dict(study="tests.train.test_compiled.rows", base={}, arms=arms, seeds=seeds)
+  return study.run_study(config, workdir=folder, runtime=runtime())
+
+
+def test_a_study_of_many_arms_is_flat_in_memory_maps(runtime, tmp_path):
   if not compiled.num_maps():
     pytest.skip("only Linux tells how many memory maps there are")
-  arms = {f"a{i}": dict(optimizer=dict(peak_rate=0.1 + i / 100)) for i in range(5)}
-  here, maps = runtime(), []
-  here.progress.note = lambda text: maps.append(compiled.num_maps())
-  study.run_study(config(arms, [0]), workdir=tmp_path, runtime=here)
-  assert len(maps) == len(arms)
-  one = maps[1] - maps[0]
-  assert one > 200
-  assert max(maps[2:]) - maps[1] < one / 4
+  maps = [row["maps"] for row in run(range(100, 114), [0], runtime, tmp_path)]
+  assert max(maps[2:]) - min(maps[2:]) < 60  # 12 more such programs have more than 200
 
 
-def test_seeds_and_equal_arms_that_follow_each_other_share_their_programs(runtime, tmp_path, monkeypatch):
-  original, programs = experiment._compile, []
+def test_seeds_and_equal_arms_that_follow_each_other_share_their_programs(runtime, tmp_path):
+  made_for.clear()
+  found = run([1, 1, 2, 3, 1], [0, 1], runtime, tmp_path)
+  assert [(row["arm"], row["seed"]) for row in found] == [
+    (f"a{i}", seed) for i in range(5) for seed in (0, 1)
+  ]
+  assert made_for == [1, 2, 3, 1]  # two arms lie between the last one and those that it is equal to
 
-  def counting(*arguments):
-    programs.append(1)
-    return original(*arguments)
 
-  monkeypatch.setattr(experiment, "_compile", counting)
-  arms = dict(a={}, equal=dict(log_every=7), other=dict(optimizer=dict(peak_rate=0.2)))
-  rows = study.run_study(config(arms, [0, 1]), workdir=tmp_path, runtime=runtime())
-  assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in arms for seed in (0, 1)]
-  assert len(programs) == 4  # two for six cells, and as many before that, for the rehearsal of all arms
+def test_the_program_of_an_experiment_is_one_for_arms_that_follow_each_other(tiny, runtime):
+  def program(rate):
+    experiment = tiny(optimizer=dict(make=".optim.sgd", peak_rate=rate))
+    return compile_program(experiment, num_classes=3, num_examples=96, mesh=runtime().mesh)
+
+  first = program(0.1)
+  compiled.next_arm()
+  assert program(0.1) is first
+  program(0.2)
+  compiled.next_arm()
+  program(0.2)
+  compiled.next_arm()
+  assert program(0.1) is not first
