@@ -1,8 +1,8 @@
 """How fair the order of the training data is: class counts in batches against those of numpy's permutations.
 
 For each size: seeds 0 to 20, epochs 0 to 7, a set sorted by class, ten classes, batches of 32. The number is
-the variance of the class counts in the batches of one epoch over the hypergeometric variance: 1 on average for
-a fair shuffle.
+the variance of the class counts in the batches of one epoch over the hypergeometric variance, which is 1 on
+average for a fair shuffle.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """`python -m jaxtl` is `jaxtl`."""
 
+import contextlib
 import os
 import sys
 import time
 import traceback
 
-from jaxtl import supervision
+from jaxtl import streams, supervision
 from jaxtl.cli import main
 
 
@@ -20,13 +21,13 @@ def leave() -> None:
   try:
     code = main()
   except Exception as error:
-    traceback.print_exc()
+    with contextlib.suppress(*streams.ANY):
+      traceback.print_exc()
     if supervision.may_be_a_peers(error):
       sys.exit(1)  # JAX, which waits for the peer now, finds out which
     code = 1
+  streams.let_go()
   if code and supervision.is_child():
-    sys.stdout.flush()
-    sys.stderr.flush()
     time.sleep(2 if supervision.is_first_child() else 0)
     os._exit(code)
   sys.exit(code)

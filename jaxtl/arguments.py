@@ -18,32 +18,53 @@ def command(commands: Any, name: str, function: str, description: str) -> argpar
   return parser
 
 
-def config_options(parser: argparse.ArgumentParser) -> None:
-  """The config, what replaces its values, and where its data are."""
-  parser.add_argument("config", type=Path, metavar="CONFIG", help="a Python file with get_config() (path)")
+def local_path(text: str) -> Path:
+  """A path on this machine: a URL would be taken for one, and its folders made here."""
+  if found := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/+", text):
+    raise argparse.ArgumentTypeError(
+      f"expected a path on this machine, got {text!r}; mount that, and write where it is (for example "
+      f"/mnt/{text[found.end() :]})"
+    )
+  return Path(text)
+
+
+def local_folder(text: str) -> str:
+  """The same, as text."""
+  local_path(text)
+  return text
+
+
+def config_options(parser: argparse.ArgumentParser, *, buckets: bool = False) -> None:
+  """The config, what replaces its values, and where its data are; with `buckets` they may be in one."""
+  parser.add_argument(
+    "config", type=local_path, metavar="CONFIG", help="a Python file with get_config() (path)"
+  )
   parser.add_argument(
     "overrides",
     nargs="*",
     metavar="KEY=VALUE",
     help="replaces a value, e.g. base.epochs=2 or --config.base.epochs=2 (literal or text; default: none)",
   )
-  data_option(parser)
+  data_option(parser, buckets=buckets)
 
 
 def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
   """The folder of a checkpoint."""
   parser.add_argument(
     "checkpoint",
-    type=Path,
+    type=local_path,
     metavar="CHECKPOINT",
     help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
   )
 
 
-def data_option(parser: argparse.ArgumentParser) -> None:
+def data_option(parser: argparse.ArgumentParser, *, buckets: bool = False) -> None:
   """Where sources look."""
   parser.add_argument(
-    "--data-dir", metavar="DIR", help="folder below which sources look (path; default: here)"
+    "--data-dir",
+    type=str if buckets else local_folder,
+    metavar="DIR",
+    help="folder below which sources look (path; default: here)",
   )
 
 
@@ -134,7 +155,7 @@ def class_options(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--class-map",
-    type=Path,
+    type=local_path,
     metavar="FILE",
     help="the same, with a JSON object of data class to model class (path; default: names agree)",
   )
@@ -150,13 +171,13 @@ def zero_shot_options(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--text",
-    type=Path,
+    type=local_path,
     metavar="CHECKPOINT",
     help="the text tower for --zero-shot (path; default: none)",
   )
   parser.add_argument(
     "--vocabulary",
-    type=Path,
+    type=local_path,
     metavar="FILE",
     help="the text tower's vocabulary for --zero-shot, as bpe_simple_vocab_16e6.txt.gz or a tokenizer.json "
     "(path; default: none)",

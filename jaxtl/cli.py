@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jaxtl import cluster, parsers, supervision
+from jaxtl import cluster, parsers, streams, supervision
 from jaxtl.errors import InputError, RunError, exit_code
 
 DESCRIPTION = """\
@@ -38,13 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.parser.error(f"{' '.join(unknown)!r} is no argument of {options.parser.prog}")
   options.overrides = [*overrides, *getattr(options, "overrides", [])]
   options.command_line = ["jaxtl", *arguments]
+  with streams.forgiving(output=options.command == "run"):
+    return _do(options, arguments)
+
+
+def _do(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+  """Does what the options say, and returns the exit code; an error is one line."""
   try:
     if (watched := _watched(options, arguments)) is not None:
       return watched
     # The commands import JAX and TensorFlow; nothing above does.
     from jaxtl import commands
 
-    return getattr(commands, options.command)(options) or 0
+    code = getattr(commands, options.command)(options) or 0
+    sys.stdout.flush()
+    return code
   except (InputError, RunError) as error:
     print(f"jaxtl: {error}", file=sys.stderr)
     return error.code
@@ -73,7 +81,12 @@ def _watched(options: argparse.Namespace, arguments: Sequence[str]) -> int | Non
   if options.cluster.alone or supervision.is_child() or options.command != "run":
     return None
   folder = options.workdir or supervision.default_workdir(options.config)
-  return supervision.run(arguments, folder=folder, process=options.cluster.number)
+  return supervision.run(
+    arguments,
+    folder=folder,
+    process=options.cluster.number,
+    num_processes=options.cluster.num_processes,
+  )
 
 
 class _Parser(argparse.ArgumentParser):

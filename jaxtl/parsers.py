@@ -14,6 +14,7 @@ from jaxtl.arguments import (
   data_option,
   device_options,
   layer_options,
+  local_path,
   number,
   pattern,
   preprocessing_options,
@@ -49,7 +50,7 @@ def add_run(commands: Any) -> None:
   config_options(run)
   run.add_argument(
     "--workdir",
-    type=Path,
+    type=local_path,
     metavar="DIR",
     help="folder of the run; running again continues it (path; default: runs/CONFIG)",
   )
@@ -98,7 +99,7 @@ def add_eval(commands: Any) -> None:
   )
   evaluate.add_argument(
     "--out",
-    type=Path,
+    type=local_path,
     metavar="DIR",
     help="also write scores, tables, pictures and a page to a new folder (path; default: no files)",
   )
@@ -131,7 +132,10 @@ def add_import(commands: Any) -> None:
     "make a checkpoint, where every study can start, of somebody's weights",
   )
   importing.add_argument(
-    "file", type=Path, metavar="FILE", help=".safetensors, .npz, .pth, or a folder that holds one (path)"
+    "file",
+    type=local_path,
+    metavar="FILE",
+    help=".safetensors, .npz, .pth, or a folder that holds one (path)",
   )
   importing.add_argument(
     "overrides",
@@ -146,11 +150,11 @@ def add_import(commands: Any) -> None:
     "--layout", required=True, choices=LAYOUTS, help=f"whose names the file has: {', '.join(LAYOUTS)} (text)"
   )
   importing.add_argument(
-    "--out", type=Path, metavar="DIR", help="folder that is made (path; default: runs/import/MODEL)"
+    "--out", type=local_path, metavar="DIR", help="folder that is made (path; default: runs/import/MODEL)"
   )
   importing.add_argument(
     "--classes",
-    type=Path,
+    type=local_path,
     metavar="FILE",
     help="JSON list of class names in the order of the outputs (path; default: ImageNet's for 1,000)",
   )
@@ -174,7 +178,9 @@ def add_import(commands: Any) -> None:
 def add_export(commands: Any) -> None:
   export = command(commands, "export", "export", "write a checkpoint's weights in another format")
   checkpoint_argument(export)
-  export.add_argument("out", type=Path, metavar="OUT", help="folder that is made (path; must not exist)")
+  export.add_argument(
+    "out", type=local_path, metavar="OUT", help="folder that is made (path; must not exist)"
+  )
   export.add_argument(
     "--format",
     choices=EXPORTS,
@@ -189,9 +195,9 @@ def add_report(commands: Any) -> None:
   report = command(
     commands, "report", "report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
   )
-  report.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of the run (path)")
+  report.add_argument("workdir", type=local_path, metavar="WORKDIR", help="folder of the run (path)")
   report.add_argument(
-    "--out", type=Path, metavar="DIR", help="where to write (path; default: WORKDIR/report)"
+    "--out", type=local_path, metavar="DIR", help="where to write (path; default: WORKDIR/report)"
   )
   data_option(report)
   trust_option(report)
@@ -213,7 +219,7 @@ def add_data(commands: Any) -> None:
   )
   data_check.add_argument(
     "--out",
-    type=Path,
+    type=local_path,
     default=Path("data_check"),
     metavar="DIR",
     help="for the pictures (path; default: data_check)",
@@ -232,11 +238,13 @@ def add_ckpt(commands: Any) -> None:
     verbs, "verify", "ckpt_verify", "read every step whole and compare each file and array with its digest"
   )
   verify.add_argument(
-    "path", type=Path, metavar="PATH", help="one step, or a folder that has some at any depth (path)"
+    "path", type=local_path, metavar="PATH", help="one step, or a folder that has some at any depth (path)"
   )
   diff = command(verbs, "diff", "ckpt_diff", "how two checkpoints differ: config, and each array by its norm")
   checkpoint_argument(diff)
-  diff.add_argument("other", type=Path, metavar="OTHER", help="the second checkpoint, like the first (path)")
+  diff.add_argument(
+    "other", type=local_path, metavar="OTHER", help="the second checkpoint, like the first (path)"
+  )
 
 
 def add_verify_resume(commands: Any) -> None:
@@ -275,7 +283,7 @@ def add_doctor(commands: Any) -> None:
   doctor.add_argument(
     "config",
     nargs="?",
-    type=Path,
+    type=local_path,
     metavar="CONFIG",
     help="also compare this config and its data over the processes (path; default: neither)",
   )

@@ -20,12 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from jaxtl import exit_reason, signals
+from jaxtl import exit_reason, signals, streams
 from jaxtl.errors import Restart
 
 CHILD = "JAXTL_SUPERVISED"
 _WATCHER = "JAXTL_WATCHER"  # its process id
 _PR_SET_PDEATHSIG = 1
+# How JAX's log names processes that are gone, each by its number; and what it says where one is gone.
+_UNHEALTHY = re.compile(r"tasks are unhealthy[^\n]*\n((?:\d+\n)+)")
+_TIMED_OUT = re.compile(r"Task (\d+) heartbeat timeout")
+_OF_PEERS = ("leader task", "coordination service", "distributed service detected fatal errors")
 
 
 def is_child() -> bool:
@@ -61,13 +65,14 @@ def end_with_watcher() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(arguments: Sequence[str], *, folder: Path, process: int) -> int:
+def run(arguments: Sequence[str], *, folder: Path, process: int, num_processes: int | None = None) -> int:
   """Runs `jaxtl` with the arguments as a child, and returns the exit code to end with.
 
   Args:
     arguments: of the command line.
     folder: of the run, where the reason is put on record if the child could not.
     process: the number of this process among those of the run.
+    num_processes: how many those are; None where that is not known.
   """
   passed_on = signals.PassedOn()  # first, so that no signal finds this process without an ear
   child = subprocess.Popen(
@@ -85,10 +90,15 @@ def run(arguments: Sequence[str], *, folder: Path, process: int) -> int:
   reader.join(timeout=5)
   if code >= 0:
     return code
-  reason = f"{lost_peer(''.join(last))}; the process ended by {signal.Signals(-code).name}"
+  lost = lost_peer("".join(last), process=process, num_processes=num_processes)
+  reason = f"{lost}; the process ended by {signal.Signals(-code).name}"
   with contextlib.suppress(OSError):  # the disk may be full, and the code must be right
     exit_reason.write(folder, code=Restart.code, reason=reason, process=process)
-  print(f"jaxtl: {reason}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+  print(
+    f"jaxtl: {reason}; the same command goes on from the last checkpoint",
+    file=streams.Forgiving(sys.stderr),
+    flush=True,
+  )
   return Restart.code
 
 
@@ -99,17 +109,29 @@ def default_workdir(config: Path) -> Path:
   return Path("runs", *below)
 
 
-def lost_peer(log: str) -> str:
-  """What the end of a process's log says about its peers."""
-  if found := re.search(r"tasks are unhealthy[^\n]*\n((?:\d+\n)+)", log):
-    return f"process {', '.join(found.group(1).split())} of this run was lost"
-  if "leader task" in log or "coordination service" in log:
+def lost_peer(log: str, *, process: int, num_processes: int | None = None) -> str:
+  """What the end of a process's log says about its peers; it never names the process itself.
+
+  JAX ends a process as soon as one thread knows of a loss, whether or not another has written whose it is.
+
+  Args:
+    log: its last lines.
+    process, num_processes: which process wrote it, of how many.
+  """
+  listed = [number for lines in _UNHEALTHY.findall(log) for number in lines.split()]
+  numbers = {int(number) for number in (*listed, *_TIMED_OUT.findall(log))} - {process}
+  if numbers:
+    return f"process {', '.join(map(str, sorted(numbers)))} of this run was lost"
+  if not any(words in log for words in _OF_PEERS):
+    return "it died"
+  if process != 0:
     return "process 0 of this run, the coordinator, was lost"
-  return "it died"
+  return f"{'process 1' if num_processes == 2 else 'another process'} of this run was lost"
 
 
 def _pass_on(stream: IO[str], last: collections.deque[str]) -> None:
+  told = streams.Forgiving(sys.stderr)  # the child waits where nobody reads what it says
   for line in stream:
     last.append(line)
-    sys.stderr.write(line)
-    sys.stderr.flush()
+    told.write(line)
+    told.flush()

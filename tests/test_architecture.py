@@ -32,7 +32,19 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   ),
   "tasks": (BASIC | {"losses", "metrics", "models"}, NUMERIC | {"flax", "tokenizers"}),
   "train": (
-    BASIC | {"cluster", "data", "exit_reason", "losses", "metrics", "models", "optim", "tasks", "weights"},
+    BASIC
+    | {
+      "cluster",
+      "data",
+      "exit_reason",
+      "losses",
+      "metrics",
+      "models",
+      "optim",
+      "streams",
+      "tasks",
+      "weights",
+    },
     NUMERIC | {"orbax", "rich", "tensorboardX"},
   ),
   "studies": (
@@ -65,10 +77,11 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "exit_reason": (set(), set()),
   "launching": ({"arguments", "errors", "signals"}, set()),
   "signals": (set(), set()),
-  "supervision": ({"errors", "exit_reason", "signals"}, set()),
+  "streams": (set(), set()),
+  "supervision": ({"errors", "exit_reason", "signals", "streams"}, set()),
   "parsers": ({"arguments", "launching"}, set()),
-  "cli": ({"__init__", "cluster", "commands", "errors", "parsers", "supervision"}, set()),
-  "__main__": ({"cli", "supervision"}, set()),
+  "cli": ({"__init__", "cluster", "commands", "errors", "parsers", "streams", "supervision"}, set()),
+  "__main__": ({"cli", "streams", "supervision"}, set()),
   "__init__": (set(), set()),
 }
 

@@ -132,20 +132,36 @@ def test_a_child_whose_watcher_was_killed_before_it_looked_ends_at_once():
   assert subprocess.run(command, env=gone, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
 
 
+COORDINATOR = "process 0 of this run, the coordinator, was lost"
+
+
 @pytest.mark.parametrize(
-  ("log", "said"),
+  ("process", "log", "said"),
   [
+    (0, "These tasks are unhealthy (no heartbeats):\n1\nThe", "process 1 of this run was lost"),
+    (1, "These tasks are unhealthy (no heartbeats):\n0\n2\nThe", "process 0, 2 of this run was lost"),
+    # As process 0 leaves it where it ends before the thread that lists them has written (faults of one peer).
     (
-      "These tasks are unhealthy (no heartbeats):\n1\nThe",
+      0,
+      "Polled an error from coordination service (this can be an error from this or another task).\nBarrier "
+      "failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout. This indicates",
       "process 1 of this run was lost",
     ),
-    ("failed to reach the leader task", "process 0 of this run, the coordinator, was lost"),
-    ("some other end", "it died"),
-    ("", "it died"),
+    (0, "These tasks are unhealthy (stopped):\nE1130 other\n1\n coordination service", None),
+    (0, "Failed to send RPC to coordination service. Either the leader task was preempted", None),
+    (0, "the JAX distributed service detected fatal errors", None),
+    (1, "failed to reach the leader task", COORDINATOR),
+    (2, "the JAX distributed service detected fatal errors", COORDINATOR),
+    (1, "Task 1 heartbeat timeout; coordination service", COORDINATOR),
+    (0, "some other end", "it died"),
+    (1, "", "it died"),
   ],
 )
-def test_the_end_of_a_log_says_who_was_lost(log, said):
-  assert supervision.lost_peer(log) == said
+def test_the_end_of_a_log_says_who_was_lost_and_never_the_process_itself(process, log, said):
+  found = {count: supervision.lost_peer(log, process=process, num_processes=count) for count in (2, 3, None)}
+  unnamed = {2: "process 1 of this run was lost", 3: "another process of this run was lost"}
+  unnamed[None] = unnamed[3]
+  assert found == (unnamed if said is None else dict.fromkeys(found, said))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from jaxtl.arguments import command, config_options, count, number, run_options
+from jaxtl.arguments import command, config_options, count, local_path, number, run_options
 from jaxtl.launching.job import Job, label
 from jaxtl.launching.targets import TARGETS
 
@@ -62,7 +61,7 @@ def add(commands: Any) -> None:
   )
   about = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
   parser.add_argument("target", choices=tuple(TARGETS), metavar="TARGET", help=f"where to: {about} (text)")
-  config_options(parser)
+  config_options(parser, buckets=True)
   parser.add_argument(
     "--workdir",
     metavar="DIR",
@@ -89,7 +88,7 @@ def _acting(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--write",
-    type=Path,
+    type=local_path,
     metavar="DIR",
     help="folder for the files (path; default: runs/launch/NAME, with --yes)",
   )

@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
+from jaxtl.errors import InputError
 from jaxtl.pretrained.targets import name_of
+from jaxtl.train import stored
 from jaxtl.train.checkpoint import Weights
 
 _USE = {
@@ -109,9 +111,12 @@ def _measured(weights: Weights) -> str:
   if folder is None:
     return ""
   last: dict[str, float] = {}
-  for line in (folder / "metrics.jsonl").read_text().splitlines():
-    record = json.loads(line)
-    last |= {key: value for key, value in record.items() if key.startswith("eval/")}
+  path = folder / "metrics.jsonl"
+  try:
+    for line in path.read_text(encoding="utf-8").splitlines():
+      last |= {key: value for key, value in stored.record(line).items() if key.startswith("eval/")}
+  except ValueError as error:
+    raise InputError(f"{path} is damaged ({error}); restore it, or remove its damaged line") from error
   return _table(
     ["measure", "value"], [[key.removeprefix("eval/"), f"{value:.4f}"] for key, value in last.items()]
   )

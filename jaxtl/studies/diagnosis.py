@@ -100,7 +100,7 @@ def rows(study: DiagnosisOf, *, seed: int, workdir: Path, runtime: Runtime) -> I
     loss = losses.softmax_cross_entropy
     return {"rows": diagnose(plan, network.model, network.params, network.batch_stats, loss, runtime)}
 
-  for row in remember(workdir / "layers.json", compute)["rows"]:
+  for row in remember(workdir / "layers.json", compute, note=runtime.progress.note)["rows"]:
     yield {**row, **about}
 
 

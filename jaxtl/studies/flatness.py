@@ -85,7 +85,8 @@ def rows(study: FlatnessOf, *, seed: int, workdir: Path, runtime: Runtime) -> It
       return {"rows": _measured(at, flatness, study, work[name], other)}
 
     recalled = functools.partial(runtime.progress.skip, sum(work[name].values()))
-    for row in remember(workdir / f"{name}.json", compute, recalled=recalled)["rows"]:
+    note = runtime.progress.note
+    for row in remember(workdir / f"{name}.json", compute, recalled=recalled, note=note)["rows"]:
       yield {**row, "loss": name, "differentiated": _loss_name(name, network.task), **about}
 
 

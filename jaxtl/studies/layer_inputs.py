@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtl import tree
 from jaxtl.studies.scene import summed
 from jaxtl.tasks.classify import PerExampleLoss
-from jaxtl.train import sharding
+from jaxtl.train import compiled, sharding
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Array, Batch, Model, Params
 from jaxtl.weights import Group
@@ -79,7 +78,7 @@ class LayerInputs:
     return {name: self._params[name] for name in blocks[blocks.index(start) : last] if name in self._params}
 
 
-@functools.cache
+@compiled.kept
 def _prefix(model: Model, start: str, stop: str, mesh: Any) -> Callable[[Params, Params, Array], Array]:
   def prefix(params: Params, batch_stats: Params, hidden: Array) -> Array:
     return model.apply(params, batch_stats, hidden, start=start, stop=stop)[0]["hidden"]

@@ -25,7 +25,7 @@ from jaxtl.studies import diagnosis as diagnosis_lib
 from jaxtl.studies import layers_parts, layers_plans, transfer
 from jaxtl.studies.layers_parts import Part
 from jaxtl.studies.layers_plans import BASE, Layers, Method, check_data, extent, rehearse, work
-from jaxtl.train import checkpoint, experiment, memory, prefix_cache, sharding
+from jaxtl.train import checkpoint, compiled, experiment, memory, prefix_cache, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features
 from jaxtl.train.experiment import make_model
@@ -59,7 +59,8 @@ def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterat
     found = scene.diagnosed()
     runtime.progress.skip(layers_plans.diagnosis_work(study.diagnosis))
     yield from found
-  yield remember(workdir / "methods" / f"{BASE}.json", lambda: scene.report(BASE, base))
+  note = runtime.progress.note
+  yield remember(workdir / "methods" / f"{BASE}.json", lambda: scene.report(BASE, base), note=note)
   chosen = diagnosis_lib.chosen(found) if found else (None, None)
   for name in study.methods:
     runtime.progress.title = f"{transfer.title(workdir)} | {name}"
@@ -70,7 +71,7 @@ def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterat
       yield {"kind": "not_run", "method": name, "reason": missing}
       continue
     compute = functools.partial(scene.go_on, name)
-    yield remember(workdir / "methods" / f"{name}.json", compute, recalled=left_out)
+    yield remember(workdir / "methods" / f"{name}.json", compute, recalled=left_out, note=note)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +87,9 @@ class Scene:
   def diagnosed(self) -> list[Row]:
     """The rows of the base network's diagnosis, made or read back."""
     compute = functools.partial(self.diagnose, self.base)
-    found: list[Row] = remember(self.workdir / "diagnosis.json", compute)["rows"]
+    found: list[Row] = remember(self.workdir / "diagnosis.json", compute, note=self.runtime.progress.note)[
+      "rows"
+    ]
     return found
 
   def diagnose(self, weights: Weights) -> dict[str, list[Row]]:
@@ -254,7 +257,7 @@ def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   }
 
 
-@functools.cache
+@compiled.kept
 def _make_logits(model: Any) -> Any:
   def logits(params: Params, batch_stats: Params, image: Array) -> Array:
     return model.apply(params, batch_stats, image)[0]["logits"]

@@ -124,7 +124,7 @@ def train(
   for number, settings in enumerate(plans):
     place = folder if len(plans) == 1 else folder / f"part{number + 1}"
     if number:
-      found = remember(place / "diagnosis.json", functools.partial(diagnose, weights))["rows"]
+      found = remember(place / "diagnosis.json", functools.partial(diagnose, weights), note=note)["rows"]
       if reason := lacking(chosen(found)):
         note(f"ended after step {begin}: {reason}")
         return done, reason

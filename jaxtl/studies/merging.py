@@ -52,6 +52,7 @@ def rows(bench: Bench, merging: Merging) -> Iterator[Row]:
       bench.workdir / "merges" / f"{name}.json",
       functools.partial(_metered, bench, merging, scale, method, patch, passes),
       recalled=functools.partial(progress.skip, passes + trained),
+      note=progress.note,
     )
     progress.note(f"{row['method']}: {row['num_evaluations']} evaluations")
     yield row

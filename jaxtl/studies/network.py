@@ -96,7 +96,7 @@ def same_weights(workdir: Path, now: Row) -> None:
   Raises:
     InputError: they are others.
   """
-  before = remember(workdir / "checkpoint.json", lambda: now)
+  before = remember(workdir / "checkpoint.json", lambda: now, replace=False)
   if before != now:
     found = config_lib.first_few(config_lib.differences(before, now))
     raise InputError(

@@ -48,6 +48,7 @@ def rows(study: Patching, *, seed: int, workdir: FilePath, runtime: Runtime) -> 
         workdir / "pairs" / f"{supported}.{patch}.json",
         functools.partial(_pair_row, bench, supported, patch, passes),
         recalled=functools.partial(runtime.progress.skip, passes),
+        note=runtime.progress.note,
       )
       runtime.progress.note(f"{supported} x {patch}: alpha {row['optimised/alpha']:.3f}")
       yield row

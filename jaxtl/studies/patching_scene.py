@@ -22,7 +22,7 @@ from jaxtl.metrics import Mean, in_top
 from jaxtl.studies.heads import Surroundings, no_images
 from jaxtl.studies.meter import FORWARD, GRADIENT, Meter
 from jaxtl.studies.patching_plans import PatchTask
-from jaxtl.train import sharding
+from jaxtl.train import compiled, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, evaluate
 from jaxtl.train.experiment import make_model
@@ -258,13 +258,13 @@ class Path:
     return found
 
 
-@functools.cache
+@compiled.kept
 def _hidden(model: Model) -> Callable[[Params, Params, Array], Array]:
   """(backbone, batch_stats, images) -> what enters the head; one program for all tasks."""
   return jax.jit(lambda params, stats, images: model.prefix(params, stats, images, stop=model.head))
 
 
-@functools.cache
+@compiled.kept
 def _measure(model: Model) -> Callable[[Params, Array, Batch], dict[str, Mean]]:
   def measure(head: Params, hidden: Array, batch: Batch) -> dict[str, Mean]:
     logits = model.suffix({model.head: head}, {}, hidden, start=model.head)["logits"]
@@ -277,12 +277,12 @@ def _measure(model: Model) -> Callable[[Params, Array, Batch], dict[str, Mean]]:
   return jax.jit(measure)
 
 
-@functools.cache
+@compiled.kept
 def _pooled(model: Model) -> Callable[[Array], Array]:
   return jax.jit(lambda hidden: model.suffix({}, {}, hidden, start=model.head)["pooled"])
 
 
-@functools.cache
+@compiled.kept
 def _summed(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
   """(backbone, batch with its head) -> (sum of the cross-entropies, their number)."""
 
@@ -294,7 +294,7 @@ def _summed(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
   return loss_fn
 
 
-@functools.cache
+@compiled.kept
 def _logits(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
   """(backbone, batch with its head) -> (logits [B, K], mask [B])."""
 

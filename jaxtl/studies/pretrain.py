@@ -84,7 +84,8 @@ def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
   if study.flatness is not None:
     every = study.flatness.evaluate_every or study.checkpoint_every
     reach = study.keep * (study.checkpoint_every or 0)
-    trail = Trail(workdir / "eigenvectors", every, reach, runtime.mesh) if every else None
+    place, note = workdir / "eigenvectors", runtime.progress.note
+    trail = Trail(place, every, reach, runtime.mesh, note) if every else None
     observers = {"flatness": (every, lambda_max.observer(study.flatness, runtime, trail))}
   trained = train.run(experiment_of(study), seed=seed, runtime=runtime, workdir=workdir, observers=observers)
   yield _pretrain_row(study, trained)
@@ -159,7 +160,8 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
     trial = _trial(study, tuning, rate)
     compute = functools.partial(_trial_row, trial, rate, tuning, runtime)
     recalled = functools.partial(runtime.progress.skip, work_once(study, runtime) / len(tuning.peak_rates))
-    trials.append(remember(workdir / f"{rate!r}.json", compute, recalled=recalled))
+    note = runtime.progress.note
+    trials.append(remember(workdir / f"{rate!r}.json", compute, recalled=recalled, note=note))
   best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
   return trials, dataclasses.replace(study, optimizer=with_rate(study.optimizer, best))
 

@@ -7,7 +7,6 @@ import datetime
 import functools
 import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +83,7 @@ def add_session(path: Path, session: Mapping[str, Any]) -> list[str]:
     for key in MATTER:
       matter += config_lib.differences(first.get(key), session.get(key), at=key)
     first["later"] = [*first["later"], changed]
-  write_atomically(path, json.dumps(first, indent=1) + "\n")
+  write_atomically(path, stored.text(first))
   return matter
 
 

@@ -49,7 +49,7 @@ class Results:
   @property
   def missing(self) -> tuple[tuple[str, int], ...]:
     """The cells without rows, in the order in which they would run."""
-    cells = [(arm, seed) for seed in self.seeds for arm in self.arms]
+    cells = [(arm, seed) for arm in self.arms for seed in self.seeds]
     return tuple(cell for cell in cells if cell not in self.finished)
 
   @property
@@ -173,8 +173,13 @@ def _records(path: Path) -> list[dict[str, float]]:
   """Complete records: the line that a running or killed writer has not finished is left out."""
   if not path.is_file():
     return []
+  found: list[dict[str, float]] = []
   try:
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [stored.record(line) for line in lines if line.strip()]
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+      if line.strip():
+        found.append(stored.record(line))
   except ValueError as error:
-    raise InputError(f"{path} is damaged ({error}); restore it, or run the study anew") from error
+    raise InputError(
+      f"{path} is damaged (record {len(found) + 1}: {error}); restore it, or remove its line and go on"
+    ) from error
+  return found

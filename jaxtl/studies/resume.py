@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 from jaxtl import train
 from jaxtl.errors import ConfigError, Restart, RunError
 from jaxtl.studies.study import parse_config
-from jaxtl.train import checkpoint, manifest
+from jaxtl.train import checkpoint, manifest, stored
 from jaxtl.train.experiment import Experiment, total_steps
 from jaxtl.train.loop import RATES, Observer
 from jaxtl.train.runtime import Runtime
@@ -193,7 +192,7 @@ def _digests(folder: Path, step: int) -> dict[str, str | None]:
 def records(folder: Path) -> list[dict[str, Any]]:
   """The metrics records of a run, without what they say of the machine."""
   lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-  return [{key: value for key, value in json.loads(line).items() if key not in RATES} for line in lines]
+  return [{key: value for key, value in stored.record(line).items() if key not in RATES} for line in lines]
 
 
 def _experiments(value: Any) -> Iterator[Experiment]:

@@ -19,7 +19,7 @@ from jaxtl.studies import network as networks
 from jaxtl.studies.flatness_plans import Plane, Sharpness, Slice, Spectrum
 from jaxtl.studies.meter import BLOCK, FORWARD, GRADIENT, PRODUCT, Meter
 from jaxtl.tasks.classify import PerExampleLoss
-from jaxtl.train import sharding
+from jaxtl.train import compiled, sharding
 from jaxtl.train.processes import gather_texts
 from jaxtl.train.runtime import Data, Runtime
 from jaxtl.types import Array, Batch, Model, Params
@@ -296,7 +296,7 @@ def timed(measure: Callable[[], Row]) -> Row:
   return {**measure(), "seconds": time.monotonic() - began}
 
 
-@functools.cache
+@compiled.kept
 def summed(
   model: Model, loss: PerExampleLoss, start: str | None = None
 ) -> Callable[[Params, Batch], tuple[Array, Array]]:
@@ -315,7 +315,7 @@ def summed(
   return loss_fn
 
 
-@functools.cache
+@compiled.kept
 def _summed_of_logits(loss: PerExampleLoss) -> Callable[[Array, Batch], tuple[Array, Array]]:
   def loss_fn(logits: Array, batch: Batch) -> tuple[Array, Array]:
     mean = Mean.of(loss(logits, batch["label"]), batch["mask"])
@@ -354,7 +354,7 @@ def _total(batches: Iterable[Mapping[str, np.ndarray]]) -> int:
   return sum(map(int, gather_texts(str(here))))
 
 
-@functools.cache
+@compiled.kept
 def _logits(model: Model) -> Callable[[Params, Batch], Array]:
   def logits(params: Params, batch: Batch) -> Array:
     return model.apply(params, batch["batch_stats"], batch["image"])[0]["logits"]
@@ -362,7 +362,7 @@ def _logits(model: Model) -> Callable[[Params, Batch], Array]:
   return logits
 
 
-@functools.cache
+@compiled.kept
 def _masked_logits(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
   return lambda params, batch: (_logits(model)(params, batch), batch["mask"])
 

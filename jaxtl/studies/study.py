@@ -30,10 +30,10 @@ from jaxtl import data as data_lib
 from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError
 from jaxtl.studies import provenance
-from jaxtl.train import processes, stored
+from jaxtl.train import compiled, processes, stored
 from jaxtl.train.guard import on_record, only_run_in
 from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
-from jaxtl.train.writer import is_first_process, write_atomically
+from jaxtl.train.writer import is_first_process, put_aside, write_atomically
 
 Rows = Callable[..., Iterator[Any]]
 
@@ -141,18 +141,20 @@ def run_study(
   rows = config_lib.find(study.study)
   cells = [
     Cell(name, seed, arm, workdir / name / str(seed))
+    for name, arm in parsed.items()  # an arm's seeds follow each other, and share what is compiled for it
     for seed in study.seeds
-    for name, arm in parsed.items()
     if (not arms or name in arms) and (not seeds or seed in seeds)
   ]
-  finished = processes.from_first(lambda: [str(cell.rows_file) for cell in cells if cell.rows_file.exists()])
+  finished = processes.from_first(lambda: [str(cell.rows_file) for cell in cells if _is_finished(cell)])
   unfinished = [cell for cell in cells if str(cell.rows_file) not in finished]
   to_run = {cell.arm: cell.study for cell in unfinished}
   for name, arm in runtime.moving(to_run.items()):
     rehearse_arm(rows, name, arm, runtime)
+    compiled.next_arm()
   # Opens the data: a folder is claimed only by a run that can start.
   for name, arm in runtime.moving(to_run.items()):
     _check_arm(rows, "check_data", name, arm, runtime)
+    compiled.next_arm()
   _expect(rows, unfinished, runtime)
   data = fingerprints([cell.study for cell in unfinished], runtime) if unfinished else None
   processes.check_agreement(
@@ -163,7 +165,10 @@ def run_study(
     claim(workdir, config, command, asked=asked)
     return _all_rows_of(cells)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(only_run_in(workdir))
+    stack.enter_context(only_run_in(workdir, note=runtime.progress.note))
+    old = processes.from_first(
+      lambda: _files_without_digest(workdir, cells)
+    )  # of those that claim rewrites, too
     changed = claim(workdir, config, command, asked=asked, data=data)
     stack.enter_context(on_record(workdir))
     if is_first_process():
@@ -171,14 +176,51 @@ def run_study(
     for line in changed:
       runtime.progress.note(f"not as in the first session: {line}")
     runtime.list_unreadable()
+    if old:
+      more = f" and {len(old) - 1} more" if len(old) > 1 else ""
+      runtime.progress.note(
+        f"without a digest, as an older version wrote files, and taken as they are: {old[0]}{more}"
+      )
+    processes.from_first(lambda: _put_damaged_aside(cells, runtime.progress.note))
     session = processes.from_first(lambda: len(provenance.read_sessions(workdir / "env.json")["later"]))
-    for cell in unfinished:
-      found = [{"session": session} | row for row in _rows_of(cell, rows, runtime)]
-      if is_first_process():
-        write_atomically(cell.rows_file, "".join(json.dumps(row) + "\n" for row in found))
-      runtime.progress.note(f"{cell.arm}/{cell.seed} is done: {_summary(found)}")
+    _run_cells(rows, unfinished, runtime, session=session)
     runtime.progress.close()
   return _all_rows_of(cells)
+
+
+def _run_cells(rows: Rows, cells: Sequence[Cell], runtime: Runtime, *, session: int) -> None:
+  """Runs cells one after the other, and writes the rows of each; `session` is this session's number."""
+  for before, cell in zip([None, *cells], cells):
+    if before is not None and before.arm != cell.arm:
+      compiled.next_arm()
+    found = [{"session": session} | row for row in _rows_of(cell, rows, runtime)]
+    if is_first_process():
+      write_atomically(cell.rows_file, stored.lines_text(found))
+    runtime.progress.note(f"{cell.arm}/{cell.seed} is done: {_summary(found)}")
+
+
+def _is_finished(cell: Cell) -> bool:
+  """Whether the rows of a cell are there, and whole."""
+  try:
+    return cell.rows_file.exists() and read_rows(cell.rows_file) is not None
+  except InputError:
+    return False
+
+
+def _files_without_digest(workdir: Path, cells: Sequence[Cell]) -> list[str]:
+  """The files of a folder that say what it is and what was measured, and have no digest."""
+  own = [workdir / name for name in ("config.json", "data.json", "env.json")]
+  return [str(path) for path in (*own, *(cell.rows_file for cell in cells)) if stored.lacks_digest(path)]
+
+
+def _put_damaged_aside(cells: Sequence[Cell], note: Callable[[str], None]) -> None:
+  """Renames damaged rows, whose cells are measured again."""
+  for cell in cells:
+    if cell.rows_file.exists() and not _is_finished(cell):
+      aside = put_aside(cell.rows_file)
+      note(
+        f"{cell.rows_file} is damaged. It is {aside.name} now, and {cell.arm}/{cell.seed} is measured again"
+      )
 
 
 def check_chosen(arms: Sequence[str] | None, seeds: Sequence[int] | None, study: StudyConfig) -> None:
@@ -266,9 +308,9 @@ def claim(
     return []
   try:
     changed = provenance.add_session(workdir / "env.json", provenance.environment(command, asked))
-    write_atomically(workdir / "data.json", json.dumps({**known, **(data or {})}, indent=1) + "\n")
+    write_atomically(workdir / "data.json", stored.text({**known, **(data or {})}))
     if not path.exists():
-      write_atomically(path, json.dumps(config, indent=1) + "\n")
+      write_atomically(path, stored.text(config))
   except OSError as error:
     raise InputError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from error
   return changed
@@ -329,12 +371,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     InputError: the file is damaged.
   """
   try:
-    found = [stored.parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = stored.read_lines(path)
     if not all(isinstance(row.get("arm"), str) and isinstance(row.get("seed"), int) for row in found):
       raise ValueError("a row without arm and seed")
     return found
   except ValueError as error:
-    raise InputError(f"{path} is damaged ({error}); remove it, and its cell is measured again") from error
+    raise InputError(f"{path} is damaged ({error}); jaxtl run measures its cell again") from error
 
 
 def all_rows(workdir: Path) -> list[dict[str, Any]]:

@@ -109,6 +109,8 @@ def read_item(folder: Path) -> Any:
 
 def find(path: str | Path) -> Path:
   """The newest step folder at or below `path`."""
+  if "://" in str(path):
+    raise CheckpointError(f"expected a checkpoint on this machine, got {str(path)!r}; mount or copy it first")
   path = Path(path).absolute()
   if not path.is_dir():
     raise CheckpointError(f"no checkpoint at {path}: there is no such folder")
@@ -127,10 +129,11 @@ def steps_folder(path: Path) -> Path:
 
 
 def steps_in(folder: Path) -> list[int]:
-  """The steps that have a folder, whole or not, in no order."""
+  """The steps that have a folder, whole or not, in no order; a folder named 07 is none."""
   if not folder.is_dir():
     return []
-  return [int(child.name) for child in folder.iterdir() if child.name.isdecimal() and child.is_dir()]
+  names = [child.name for child in folder.iterdir() if child.name.isdecimal() and child.is_dir()]
+  return [int(name) for name in names if name == str(int(name))]
 
 
 def writer() -> ocp.AsyncCheckpointer:

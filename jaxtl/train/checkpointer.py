@@ -11,7 +11,7 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from jaxtl.train import checkpoint, processes
 from jaxtl.train import manifest as manifest_lib
 from jaxtl.train.manifest import size_text
 from jaxtl.train.step import TrainState
-from jaxtl.train.writer import existing, is_first_process
+from jaxtl.train.writer import DAMAGED, existing, is_first_process, put_aside
 
-# What a step's folder is called before it is complete, while it is removed, and when it is found damaged.
-WRITING, REMOVING, DAMAGED = ".writing", ".removing", ".damaged"
+# What a step's folder is called before it is complete, and while it is removed.
+WRITING, REMOVING = ".writing", ".removing"
 # The last save of a run waits this long between its attempts, in seconds, and makes none that lasts beyond
 # LONGEST: a run that was asked to end must have given up, and said why, in its grace (`guard.GRACE`).
 PATIENCE, LONGEST = (1.0, 5.0, 10.0), 20.0
@@ -245,12 +245,19 @@ class Checkpointer:
       self._writer.wait_until_finished()
       if is_first_process():
         manifest_lib.write(folder, step, leaves)
+        self._make_way(self._folder / str(step))
         folder.rename(self._folder / str(step))
     except Exception as error:
       self._failed(step, error)
     else:
       self._newest, self._problem, self._failures = step, None, 0
       self._prune()
+
+  def _make_way(self, path: Path) -> None:
+    """Puts a folder aside that has the name of the step at hand: this run has not written it."""
+    if path.exists():
+      aside = put_aside(path)
+      self._note(f"{path} was there, and is not of this run. It is {aside.name} now")
 
   def _failed(self, step: int, error: Exception) -> None:
     self._problem = error
@@ -266,7 +273,9 @@ class Checkpointer:
     if not is_first_process():
       return
     try:
-      for number in sorted(checkpoint.steps_in(self._folder))[: -self._keep]:
+      # A folder with a later number was not written by this run, and must not cost it a step.
+      own = [number for number in checkpoint.steps_in(self._folder) if number <= (self._newest or 0)]
+      for number in sorted(own)[: -self._keep]:
         _remove(self._folder / str(number))
     except OSError as error:  # what is too much stays; the step itself is saved
       self._note(f"an old checkpoint cannot be removed: {error}")
@@ -295,7 +304,7 @@ def newest_whole(
       manifest_lib.verify_files(path, but_arrays=but_arrays)
       return step
     except DamagedError as error:
-      aside = _put_aside(path)
+      aside = put_aside(path)
       then = "there is no older step" if older is None else f"step {older} is looked at next"
       note(f"checkpoint damaged: {error}. It is {aside.name} now; {then}")
   if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
@@ -333,21 +342,6 @@ def _remove(path: Path) -> None:
   leaving = path.with_name(f"{path.name}{REMOVING}")
   path.rename(leaving)
   shutil.rmtree(leaving, ignore_errors=True)
-
-
-def _put_aside(path: Path) -> Path:
-  aside = next(p for p in _aside(path) if not p.exists())
-  try:
-    return path.rename(aside)
-  except OSError as error:
-    what = f"{path} is damaged, and cannot be renamed to {aside.name}"
-    raise StorageError(f"{what}: {error.strerror}") from error
-
-
-def _aside(path: Path) -> Iterator[Path]:
-  yield path.with_name(f"{path.name}{DAMAGED}")
-  for number in range(2, 1000):
-    yield path.with_name(f"{path.name}{DAMAGED}.{number}")
 
 
 def _more(items: Sequence[Any], shown: int) -> str:

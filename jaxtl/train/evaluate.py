@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from jaxtl import metrics
 from jaxtl.metrics import Mean
+from jaxtl.train import compiled
 from jaxtl.train.processes import whole
 from jaxtl.train.sharding import put_batch
 from jaxtl.types import Array, Batch, Model, Params
@@ -39,7 +39,7 @@ def evaluate(
   return metrics.compute(total or {})
 
 
-@functools.cache
+@compiled.kept
 def make_features(model: Model) -> Callable[[Params, Params, Array], Array]:
   """The jitted function (params, batch_stats, image) -> pooled features [B, D], on the stored statistics."""
   return jax.jit(lambda params, batch_stats, image: model.apply(params, batch_stats, image)[0]["pooled"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from jaxtl import optim, tree
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.tasks import Task
-from jaxtl.train import feed, sharding
+from jaxtl.train import compiled, feed, sharding
 from jaxtl.train.runtime import Data, Runtime, same_classes
 from jaxtl.train.step import Step, TrainState, init_model, init_state, make_train_step, skip_nonfinite
 from jaxtl.types import GradientRule, Model
@@ -120,14 +119,16 @@ def steps_in(epochs: float, data: Data, num_examples: int) -> int:
   return optim.steps_of(epochs, steps_per_epoch=num_examples / data.batch_size)
 
 
-_programs: dict[str, Program] = {}
-_models: dict[str, Model] = {}
+_programs: compiled.Kept[Program] = compiled.Kept()
+_models: compiled.Kept[Model] = compiled.Kept()
 
 
 def compile_program(
   experiment: Experiment, *, num_classes: int, num_examples: int | None, mesh: Any
 ) -> Program:
   """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice.
+
+  They are kept while arms that follow each other ask for them (`jaxtl.train.compiled`).
 
   Args:
     num_examples: of the training data; None where they are not known yet, for a program that is only traced.
@@ -142,9 +143,7 @@ def compile_program(
   )
   devices = [device.id for device in mesh.devices.flat]
   name = json.dumps([config_lib.plain(parts), num_classes, steps, steps_per_epoch, devices], sort_keys=True)
-  if name not in _programs:
-    _programs[name] = _compile(experiment, num_classes, steps, steps_per_epoch, mesh)
-  return _programs[name]
+  return _programs.get(name, lambda: _compile(experiment, num_classes, steps, steps_per_epoch, mesh))
 
 
 def _lengths(experiment: Experiment, num_examples: int | None) -> tuple[int, float]:
@@ -169,9 +168,7 @@ def check_schedule(experiment: Experiment, runtime: Runtime) -> None:
 def make_model(spec: Spec, *, num_classes: int) -> Model:
   """The model of a spec; the same object for the same arguments, so that functions of it compile once."""
   name = json.dumps([config_lib.plain(spec), num_classes], sort_keys=True)
-  if name not in _models:
-    _models[name] = spec.realize(num_classes=num_classes)
-  return _models[name]
+  return _models.get(name, lambda: spec.realize(num_classes=num_classes))
 
 
 def _compile(
@@ -219,7 +216,7 @@ def rehearse(
   return program, _traced(program, experiment.data.batch_size, image_size)
 
 
-@functools.cache
+@compiled.kept
 def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
   shape = (image_size, image_size, 3)
   state = jax.eval_shape(

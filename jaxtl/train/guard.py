@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import os
 import signal
@@ -10,14 +11,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import jax
 from jax.experimental import multihost_utils
 
-from jaxtl import exit_reason
+from jaxtl import exit_reason, streams
 from jaxtl.errors import InputError, Restart, exit_code
 from jaxtl.train.writer import is_first_process
 
@@ -27,6 +29,8 @@ GRACE = 25.0
 # A process that hangs stays for so long: its peers hang with it, and its end would cut short what they are
 # about to put on record.
 LINGER = 3.0
+# What `flock` says on a file system that has no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Interruption:
@@ -131,7 +135,8 @@ def exit_now(folder: Path | None, reason: str, *, stacks: bool = False) -> None:
     stacks: also what every thread was doing, there and on standard error.
   """
   if stacks:
-    faulthandler.dump_traceback()
+    with contextlib.suppress(*streams.ANY, AttributeError, RuntimeError):  # there may be no standard error
+      faulthandler.dump_traceback()
     with contextlib.suppress(OSError):
       if folder is not None:
         path = folder / exit_reason.of_process(STACKS_FILE, jax.process_index())
@@ -140,15 +145,19 @@ def exit_now(folder: Path | None, reason: str, *, stacks: bool = False) -> None:
   with contextlib.suppress(OSError):  # the disk may be what hangs, or what is full
     exit_reason.write(folder, code=Restart.code, reason=reason, process=jax.process_index())
   advice = "the same command goes on from the last checkpoint"
-  print(f"jaxtl: {reason}; {advice}", file=sys.__stderr__, flush=True)
+  print(f"jaxtl: {reason}; {advice}", file=streams.Forgiving(sys.__stderr__), flush=True)
   if stacks and jax.process_count() > 1:
     time.sleep(LINGER)
   os._exit(Restart.code)
 
 
 @contextlib.contextmanager
-def only_run_in(folder: Path) -> Iterator[None]:
+def only_run_in(folder: Path, *, note: Callable[[str], None] = print) -> Iterator[None]:
   """Holds a folder for this run; the system gives it free when the process ends, however it ends.
+
+  Args:
+    folder: is made where it is not there.
+    note: takes a line where the file system has no locks: the run goes on, and nothing keeps out another.
 
   Raises:
     InputError: another run has it, or it cannot be made or written.
@@ -156,24 +165,36 @@ def only_run_in(folder: Path) -> Iterator[None]:
   if not is_first_process():
     yield
     return
-  import fcntl
-
   try:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LOCK_FILE).touch()
   except OSError as error:
     raise InputError(f"cannot write to {folder}: {error.strerror}; give another --workdir") from error
   with (folder / LOCK_FILE).open("a+", encoding="utf-8", errors="replace") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      who = file.read().strip() or "another run"
-      raise InputError(f"{folder} is in use by {who}; wait for that, or give another --workdir") from None
+    _lock(file, folder, note)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     yield
+
+
+def _lock(file: TextIO, folder: Path, note: Callable[[str], None]) -> None:
+  """Takes the lock, or says who has it, or that there is none to take."""
+  import fcntl
+
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.seek(0)
+    who = file.read().strip() or "another run"
+    raise InputError(f"{folder} is in use by {who}; wait for that, or give another --workdir") from None
+  except OSError as error:
+    if error.errno not in _NO_LOCKS:
+      raise InputError(f"cannot lock {folder}: {error.strerror}; give another --workdir") from error
+    note(
+      f"the file system of {folder} has no locks ({error.strerror}): nothing keeps a second run out of this "
+      "folder, so start none"
+    )
 
 
 @contextlib.contextmanager

@@ -130,7 +130,7 @@ def read(folder: Path) -> Manifest:
   """The manifest of a step's folder.
 
   Raises:
-    DamagedError: it is missing, damaged, or not what a manifest is.
+    DamagedError: it is missing, damaged, not what a manifest is, or of another step than the folder is named.
     CheckpointError: it is whole, and of another format.
     StorageError: it cannot be read.
   """
@@ -164,6 +164,11 @@ def read(folder: Path) -> Manifest:
   ) as error:
     why = str(error) or type(error).__name__
     raise DamagedError(f"{path} is damaged: {why}; use another step") from error
+  if folder.name.isdecimal() and folder.name != str(manifest.step):
+    # Whole by its own digest: a copy under another name. A run would take it for a step that it is not.
+    raise DamagedError(
+      f"{folder} holds step {manifest.step} by its manifest; name it {manifest.step}, or use another step"
+    )
   return manifest
 
 

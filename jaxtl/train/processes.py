@@ -18,7 +18,7 @@ from jaxtl import config as config_lib
 from jaxtl.cluster import Cluster
 from jaxtl.errors import ConfigError, DataError, InputError, Restart, RunError, exit_code
 from jaxtl.train import stored
-from jaxtl.train.writer import is_first_process, write_atomically
+from jaxtl.train.writer import is_first_process, put_aside, tell, write_atomically
 
 T = TypeVar("T")
 
@@ -177,7 +177,14 @@ def differing(found: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, di
       yield f"process {number} on {host}", by_fact
 
 
-def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], None] | None = None) -> T:
+def remember(
+  path: Path,
+  compute: Callable[[], T],
+  *,
+  recalled: Callable[[], None] | None = None,
+  note: Callable[[str], None] = tell,
+  replace: bool = True,
+) -> T:
   """The JSON result at `path`; computed and written there if it is not there yet.
 
   This is how an interrupted study goes on: every finished measurement is a file. Whether there is one, and
@@ -186,23 +193,35 @@ def remember(path: Path, compute: Callable[[], T], *, recalled: Callable[[], Non
   Args:
     compute: makes a JSON object.
     recalled: called where the result was there already.
+    note: takes a line about a file that is damaged, or has no digest.
+    replace: a damaged file is put aside, and computed again. Otherwise it is refused, for what a study must
+      not take over as it is now.
 
   Raises:
-    InputError: the file is damaged.
+    InputError: the file is damaged, without `replace`.
   """
-  known = from_first(lambda: [_recall(path)] if path.exists() else [])
+  known = from_first(lambda: _recall(path, note, replace=replace))
   if known:
     if recalled is not None:
       recalled()
     return known[0]
-  result = compute()
+  result = json.loads(json.dumps(compute()))
   if is_first_process():
-    write_atomically(path, json.dumps(result, indent=1) + "\n")
-  return json.loads(json.dumps(result))
+    write_atomically(path, stored.text(result))
+  return result
 
 
-def _recall(path: Path) -> Any:
+def _recall(path: Path, note: Callable[[str], None], *, replace: bool) -> list[Any]:
+  """The result in a list, which is empty where there is none."""
+  if not path.exists():
+    return []
   try:
-    return stored.read(path)
+    found = stored.read(path)
   except ValueError as error:
-    raise InputError(f"{path} is damaged ({error}); remove it, and it is measured again") from error
+    if not replace:
+      raise InputError(f"{path} is damaged ({error}); bring it back, or give another --workdir") from error
+    note(f"{path} is damaged ({error}). It is {put_aside(path).name} now, and is measured again")
+    return []
+  if stored.lacks_digest(path):
+    note(f"{path} has no digest, as an older version wrote it; it is taken as it is")
+  return [found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxtl import tree
 from jaxtl.errors import ConfigError
+from jaxtl.train import compiled
 from jaxtl.train.sharding import put_batch
 from jaxtl.types import Array, Model, Params
 
@@ -51,7 +51,7 @@ def reestimated(
   return _around_the_mean(tree.scale(1 / count, total))
 
 
-@functools.cache
+@compiled.kept
 def _batch_statistics(model: Model) -> Callable[[Params, Params, Array], Params]:
   """(params, batch_stats, images) -> mean, and mean of squares, of each normalised activation in the batch.
 

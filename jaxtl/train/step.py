@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import optax
 
 from jaxtl import optim, tree
 from jaxtl.optim.gradients import init_memory
+from jaxtl.train import compiled
 from jaxtl.types import Array, Batch, GradientRule, LossFn, Metrics, Model, Params
 
 
@@ -94,7 +94,7 @@ def init_model(model: Model, key: Array, image_shape: tuple[int, ...]) -> tuple[
   return _jitted_init(model, tuple(image_shape))(key)
 
 
-@functools.cache
+@compiled.kept
 def _jitted_init(model: Model, image_shape: tuple[int, ...]) -> Callable[[Array], tuple[Params, Params]]:
   return jax.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))
 

@@ -1,10 +1,80 @@
-"""JSON that an earlier session left in a run's folder: somebody's disk may have damaged it since."""
+"""JSON that an earlier session left in a run's folder: somebody's disk may have damaged it since.
+
+What is read again carries a digest, so that one flipped bit is not read as another number. A JSON object has
+it as its last key, `digest`; a list of objects has the digest of the whole list in each of them. The files
+stay plain JSON and JSON lines. What has no digest was written by an older version or by hand, and is taken as
+it is.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+KEY = "digest"
+# Begins every digest: where a bit of the key is flipped, the value still tells that there was one.
+MARK = "sha256:"
+
+
+def digest(value: Any) -> str:
+  """The digest of JSON data: its first 16 hexadecimal digits of SHA-256, whatever the order of its keys."""
+  plain = json.loads(json.dumps(value))  # keys that are numbers become text, which sorts in another way
+  return MARK + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+  """A JSON object with its digest."""
+  return {**value, KEY: digest(value)}
+
+
+def sealed_list(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """JSON objects, each with the digest of all, so that none can be lost; of none, an object of that alone."""
+  found = digest(list(values))
+  return [{**value, KEY: found} for value in values] or [{KEY: found}]
+
+
+def opened(value: dict[str, Any]) -> dict[str, Any]:
+  """A JSON object without its digest.
+
+  Raises:
+    ValueError: it does not have its digest.
+  """
+  rest = _without_digest(value)
+  _check([value], rest)
+  return rest
+
+
+def opened_list(values: Sequence[Any]) -> list[dict[str, Any]]:
+  """JSON objects without the digest of all.
+
+  Raises:
+    ValueError: one is no object, or they do not have their digest.
+  """
+  if not all(isinstance(value, dict) for value in values):
+    raise ValueError("no JSON object")
+  rest = [_without_digest(value) for value in values]
+  rest = [] if rest == [{}] else rest
+  _check(values, rest)
+  return rest
+
+
+def _without_digest(value: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: item for name, item in value.items() if name != KEY}
+
+
+def _check(values: Sequence[Mapping[str, Any]], rest: Any) -> None:
+  """Compares `rest` with the digest in each of `values`; none of them may have one."""
+  strays = [item for value in values for item in _without_digest(value).values() if _is_digest(item)]
+  found = {str(value[KEY]) if KEY in value else None for value in values}
+  if strays or (found and found != {None} and found != {digest(rest)}):
+    raise ValueError("its contents do not have its digest")
+
+
+def _is_digest(item: Any) -> bool:
+  return isinstance(item, str) and item.startswith(MARK)
 
 
 def parse(text: str, kind: type = dict) -> Any:
@@ -23,13 +93,51 @@ def parse(text: str, kind: type = dict) -> Any:
 
 
 def read(path: Path, kind: type = dict) -> Any:
-  """The same of a whole file. Raises ValueError, also where its bytes are no text."""
-  return parse(path.read_text(encoding="utf-8"), kind)
+  """A JSON object, or list of objects, that a whole file is, compared with its digest.
+
+  Raises:
+    ValueError: it is none, its bytes are no text, or it does not have its digest.
+  """
+  value = parse(path.read_text(encoding="utf-8"), kind)
+  return opened(value) if kind is dict else opened_list(value)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+  """The JSON objects that the lines of a file are, compared with the digest of all.
+
+  Raises:
+    ValueError: as for `read`; also where there is no line.
+  """
+  lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+  if not lines:
+    raise ValueError("it is empty")
+  return opened_list([parse(line) for line in lines])
+
+
+def text(value: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, indent: int | None = 1) -> str:
+  """A file for `read`, of one object or a list of them."""
+  whole = sealed(value) if isinstance(value, Mapping) else sealed_list(value)
+  return json.dumps(whole, indent=indent) + "\n"
+
+
+def lines_text(values: Sequence[Mapping[str, Any]]) -> str:
+  """A file for `read_lines`."""
+  return "".join(json.dumps(value) + "\n" for value in sealed_list(values))
+
+
+def line(value: Mapping[str, float]) -> str:
+  """A line for `record`, with its own digest."""
+  return json.dumps(sealed(value)) + "\n"
 
 
 def record(line: str) -> dict[str, float]:
   """A metrics record: numbers by name, among them the step. Raises ValueError for anything else."""
-  value: dict[str, float] = parse(line)
+  value: dict[str, float] = opened(parse(line))
   if not isinstance(value.get("step"), int) or not all(isinstance(x, (int, float)) for x in value.values()):
     raise ValueError("no metrics record")
   return value
+
+
+def lacks_digest(path: Path) -> bool:
+  """Whether a file that is there has no digest."""
+  return path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -264,7 +263,7 @@ class Detours:
     """From `step` on, the data continue behind the batch that step `beyond` read."""
     self._found.append({"step": step, "offset": beyond + self.offset(beyond - 1) - step})
     if self._path is not None and is_first_process():
-      write_atomically(self._path, json.dumps(self._found) + "\n")
+      write_atomically(self._path, stored.text(self._found, indent=None))
 
 
 def _read_detours(path: Path) -> list[dict[str, int]]:

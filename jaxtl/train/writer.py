@@ -5,13 +5,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
-import json
 import os
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,16 @@ import rich.console
 import rich.progress
 from rich.markup import escape
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, StorageError
+from jaxtl.streams import Forgiving
 from jaxtl.train import stored
+
+# What a file or a step's folder is called when it turns out to be damaged.
+DAMAGED = ".damaged"
 
 
 class MetricsWriter:
-  """`metrics.jsonl`, one line per record, and TensorBoard events beside it.
+  """`metrics.jsonl`, one line per record with its digest, and TensorBoard events beside it.
 
   A resumed run first drops the records beyond the step it resumes from, so that the files always tell one
   uninterrupted run. A disk that is full, or a folder that is gone, stops nothing: it is told once, and the
@@ -46,9 +49,11 @@ class MetricsWriter:
     self._note = note
     if folder is None:
       return
-    records, lost = _read_records(folder / "metrics.jsonl")
+    records, lost, old = _read_records(folder / "metrics.jsonl")
     self.records = [record for record in records if record["step"] <= start_step]
     if is_first_process():
+      if old:
+        note(f"{folder / 'metrics.jsonl'}: {old} lines have no digest, and are taken as they are")
       if lost:
         note(f"{folder / 'metrics.jsonl'}: {lost} lines are torn or damaged, and are left out")
       self._sinks = [_Lines(folder / "metrics.jsonl"), _Events(folder / "tb")]
@@ -108,13 +113,13 @@ class _Sink(abc.ABC):
 class _Lines(_Sink):
   def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
     self.close()
-    write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in records))
+    write_atomically(self.path, "".join(stored.line(record) for record in records))
     self._file = self.path.open("a", encoding="utf-8")
 
   def append(self, record: Mapping[str, float]) -> None:
     if not self.path.exists():
       raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
-    self._file.write(json.dumps(record) + "\n")
+    self._file.write(stored.line(record))
     self._file.flush()
 
 
@@ -151,11 +156,12 @@ class Progress:
   """One status line for a whole run: what runs, how far, how fast, how long it takes yet.
 
   In a terminal it is a bar that is redrawn; elsewhere a line is printed at most every `interval` seconds. The
-  time left is for everything announced with `expect`, measured in image passes.
+  time left is for everything announced with `expect`, measured in image passes. A line that cannot be written
+  is dropped, and the run goes on.
   """
 
   def __init__(self, *, interval: float = 15.0, stream: Any = None):
-    self._stream = stream or sys.stderr
+    self._stream = Forgiving(stream or sys.stderr)
     self._interval = interval
     self._start = time.monotonic()
     self._printed = float("-inf")
@@ -225,6 +231,11 @@ def _terminal_bar(stream: Any) -> rich.progress.Progress:
   return bar
 
 
+def tell(text: str) -> None:
+  """A line on standard error, for who has no status line."""
+  print(text, file=Forgiving(sys.stderr), flush=True)
+
+
 def is_first_process() -> bool:
   """Whether this process is the one that writes."""
   return jax.process_index() == 0
@@ -239,6 +250,26 @@ def write_atomically(path: Path, text: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   temporary.replace(path)
+
+
+def put_aside(path: Path) -> Path:
+  """Renames what is damaged, which is never deleted, and returns what it is now.
+
+  Raises:
+    StorageError: it cannot be renamed.
+  """
+  aside = next(name for name in _aside(path) if not name.exists())
+  try:
+    return path.rename(aside)
+  except OSError as error:
+    what = f"{path} is damaged, and cannot be renamed to {aside.name}"
+    raise StorageError(f"{what}: {error.strerror}") from error
+
+
+def _aside(path: Path) -> Iterator[Path]:
+  yield path.with_name(f"{path.name}{DAMAGED}")
+  for number in range(2, 1000):
+    yield path.with_name(f"{path.name}{DAMAGED}.{number}")
 
 
 def existing(path: Path) -> Path:
@@ -283,18 +314,22 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _read_records(path: Path) -> tuple[list[dict[str, float]], int]:
-  """The records of a file, and how many lines are none: a killed writer may have left half of one."""
+def _read_records(path: Path) -> tuple[list[dict[str, float]], int, int]:
+  """The records of a file, how many lines are none, and how many records have no digest.
+
+  A writer that was killed may have left half a line.
+  """
   if not path.exists():
-    return [], 0
-  found, lost = [], 0
+    return [], 0, 0
+  found, lost, old = [], 0, 0
   for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
     try:
       if line.strip():
         found.append(stored.record(line))
+        old += stored.MARK not in line
     except ValueError:
       lost += 1
-  return found, lost
+  return found, lost, old
 
 
 def _clock(seconds: float) -> str:

@@ -1,12 +1,14 @@
 """A file of a run's folder that was damaged between two sessions is one line, and never a traceback."""
 
 import json
+import random
 import shutil
 
 import pytest
 
 from jaxtl.errors import InputError, StorageError
-from jaxtl.studies import results, study
+from jaxtl.studies import provenance, results, study
+from jaxtl.train import stored, writer
 from jaxtl.train.processes import remember
 from jaxtl.train.training import Detours
 
@@ -30,13 +32,11 @@ OF_OTHER_TYPES = {
   "arm/0/rows.jsonl": {"a list": other("[]\n"), "an arm": other('{"arm": 3, "seed": 0}\n')},
   "config.json": {"a list": other("[]")},
 }
-REFUSED = [
-  (name, damage, spoil)
-  for name in OF_OTHER_TYPES
-  for damage, spoil in {**EVERYWHERE, **OF_OTHER_TYPES[name]}.items()
-  # Of lines, none is as good as any: a study may have no rows.
-  if (name, damage) != ("arm/0/rows.jsonl", "empty")
+DAMAGED = [
+  (name, spoil) for name, more in OF_OTHER_TYPES.items() for spoil in (*EVERYWHERE.values(), *more.values())
 ]
+REFUSED = [(name, spoil) for name, spoil in DAMAGED if not name.endswith("rows.jsonl")]
+ROWS = [spoil for name, spoil in DAMAGED if name.endswith("rows.jsonl")]
 
 
 @pytest.fixture
@@ -82,13 +82,29 @@ def refused(action, kind, path):
   return said
 
 
-@pytest.mark.parametrize(("name", "spoil"), [(name, spoil) for name, _, spoil in REFUSED])
+@pytest.mark.parametrize(("name", "spoil"), REFUSED)
 def test_what_a_run_is_known_by_is_refused_in_one_line(session, name, spoil):
   folder, again = session
   damage(folder / name, spoil)
-  if not name.endswith("rows.jsonl"):
-    (folder / "arm" / "0" / "rows.jsonl").unlink()  # something is left to do
+  (folder / "arm" / "0" / "rows.jsonl").unlink()  # something is left to do
   refused(again, InputError, folder / name)
+
+
+@pytest.mark.parametrize("spoil", ROWS)
+def test_damaged_rows_are_named_and_their_cell_is_measured_again(session, spoil):
+  folder, again = session
+  path = folder / "arm" / "0" / "rows.jsonl"
+  whole = study.read_rows(path)
+  damage(path, spoil)
+  refused(lambda: results.load(folder), InputError, path)
+  notes = again()
+  assert f"{path} is damaged. It is rows.jsonl.damaged now, and arm/0 is measured again" in notes
+  found = study.read_rows(path)
+  timed = {"seconds", "images_per_second", "data_wait", "session"}
+  assert [{k: v for k, v in row.items() if k not in timed} for row in found] == [
+    {k: v for k, v in row.items() if k not in timed} for row in whole
+  ]
+  assert path.with_name("rows.jsonl.damaged").exists()
 
 
 @pytest.mark.parametrize("spoil", [*EVERYWHERE.values(), other("{}"), other("[3]"), other('[{"step": "x"}]')])
@@ -129,8 +145,133 @@ def test_a_report_refuses_damaged_metrics_in_one_line(session, spoil):
 
 
 @pytest.mark.parametrize("spoil", EVERYWHERE.values())
-def test_a_result_that_is_damaged_says_that_it_can_be_measured_again(tmp_path, spoil):
-  path = tmp_path / "two.fine_tune.json"
-  path.write_bytes(spoil(json.dumps({"accuracy": 0.5}).encode()))
-  said = refused(lambda: remember(path, dict), InputError, path)
-  assert "remove it, and it is measured again" in said
+def test_a_result_that_is_damaged_is_named_and_measured_again(tmp_path, spoil):
+  path, notes = tmp_path / "two.fine_tune.json", []
+  path.write_bytes(spoil(stored.text({"accuracy": 0.5}).encode()))
+  for _ in range(2):
+    assert remember(path, lambda: {"accuracy": 0.75}, note=notes.append) == {"accuracy": 0.75}
+  assert len(notes) == 1
+  assert notes[0].startswith(f"{path} is damaged (")
+  assert notes[0].endswith("It is two.fine_tune.json.damaged now, and is measured again")
+  assert path.with_name("two.fine_tune.json.damaged").exists()
+
+
+def test_a_result_that_must_not_be_replaced_is_refused(tmp_path):
+  path = tmp_path / "checkpoint.json"
+  remember(path, lambda: {"weights": "1a"})
+  path.write_text(path.read_text().replace("1a", "1b"))
+  said = refused(lambda: remember(path, dict, replace=False), InputError, path)
+  assert "bring it back, or give another --workdir" in said
+
+
+def test_files_of_an_older_version_are_taken_as_they_are_and_named(session):
+  """They have no digest: whether they are whole cannot be known."""
+  folder, again = session
+  cell = folder / "arm" / "0"
+  for path in (folder / "config.json", folder / "data.json"):
+    path.write_text(json.dumps(stored.read(path)))
+  records = [stored.record(line) for line in (cell / "metrics.jsonl").open()]
+  (cell / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+  num_lines = len(records)
+  (cell / "rows.jsonl").unlink()
+  notes = again()
+  assert [note for note in notes if "digest" in note] == [
+    f"without a digest, as an older version wrote files, and taken as they are: {folder / 'config.json'} and "
+    "1 more",
+    f"{cell / 'metrics.jsonl'}: {num_lines} lines have no digest, and are taken as they are",
+  ]
+  old = cell / "old.json"
+  old.write_text('{"accuracy": 0.5}')
+  assert remember(old, dict, note=notes.append) == {"accuracy": 0.5}
+  assert notes[-1] == f"{old} has no digest, as an older version wrote it; it is taken as it is"
+
+
+def flips(path, rng, read, wanted):
+  """Reads a file with one bit flipped, 150 times: what it has then, where that is not what was written."""
+  content, others = path.read_bytes(), []
+  for _ in range(150):
+    bit = rng.randrange(8 * len(content))
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(changed)
+    try:
+      found = read(path)
+    except (InputError, StorageError):
+      continue
+    if found != wanted:
+      others.append((bit, found))
+  path.write_bytes(content)
+  return others
+
+
+def lines_of(path):
+  """The records that a run goes on from: some may be left out, and none may be another one."""
+  return writer.MetricsWriter(path.parent, start_step=10**9, note=lambda text: None).records
+
+
+READERS = {
+  "config.json": provenance.read_json,
+  "data.json": study._known_data,
+  "env.json": provenance.read_sessions,
+  "arm/0/rows.jsonl": study.read_rows,
+  "arm/0/metrics.jsonl": results._records,
+  "arm/0/detours.json": lambda path: vars(Detours(path.parent))["_found"],
+  "arm/0/result.json": lambda path: remember(path, lambda: ANOTHER, note=lambda text: None),
+}
+RESULT = {"accuracy": 0.5, "losses": [0.25, None, 1e-5], "rows": [{"layer": "stem", "share": 1}], "n": 10**18}
+ANOTHER = {"measured": "again"}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_one_flipped_bit_is_never_read_as_another_value(session, name):
+  folder, _ = session
+  path = folder / name
+  if name.endswith("detours.json"):
+    Detours(path.parent).add(step=3, beyond=5)
+    Detours(path.parent).add(step=9, beyond=12)
+  if name.endswith("result.json"):
+    remember(path, lambda: RESULT)
+  others = flips(path, random.Random(0), READERS[name], READERS[name](path))
+  if name.endswith("result.json"):
+    assert len(others) > 50
+    others = [found for _, found in others if found != ANOTHER]
+  assert not others
+
+
+def test_one_flipped_bit_costs_a_run_at_most_the_lines_that_it_is_in(session):
+  folder, _ = session
+  path = folder / "arm" / "0" / "metrics.jsonl"
+  wanted = results._records(path)
+  found = flips(path, random.Random(1), lines_of, wanted)
+  assert found
+  for _, records in found:
+    assert len(records) >= len(wanted) - 2  # where it is the end of a line, two have become one
+    assert all(record in wanted for record in records)
+
+
+def test_rows_that_are_lost_are_missed(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  rows = [{"arm": "a", "seed": 0, "x": x} for x in range(3)]
+  path.write_text(stored.lines_text(rows))
+  assert study.read_rows(path) == rows
+  lines = path.read_text().splitlines(keepends=True)
+  for left in (lines[:2], lines[1:], lines[:1] + lines[2:], lines[::-1]):
+    path.write_text("".join(left))
+    refused(lambda: study.read_rows(path), InputError, path)
+  path.write_text(stored.lines_text([]))
+  assert study.read_rows(path) == []
+
+
+def test_the_files_are_plain_json_for_everybody_else(session):
+  folder, _ = session
+  for line in (folder / "arm" / "0" / "metrics.jsonl").open():
+    record = json.loads(line)
+    assert [*record][:: len(record) - 1] == ["step", "digest"]
+    assert {k: v for k, v in record.items() if k != "digest"} == stored.record(line)
+  assert json.loads((folder / "config.json").read_text())["seeds"] == [0]
+
+
+@pytest.mark.parametrize("value", [{1: 2, 10: 3, 9: (1, 2)}, {"x": float("nan"), "y": float("inf")}, {}])
+def test_what_json_makes_of_a_value_has_the_same_digest(value):
+  assert stored.opened(json.loads(stored.text(value))) is not None
+  assert stored.digest(json.loads(json.dumps(value))) == stored.digest(value)

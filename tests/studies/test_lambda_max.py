@@ -1,8 +1,9 @@
 """λ_max during training, and the eigenvectors that it goes on from."""
 
-import json
+import random
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from jaxtl import tree
 from jaxtl.errors import Restart
 from jaxtl.studies import study
 from jaxtl.studies.lambda_max import Trail
+from jaxtl.train import stored
 from tests.train.conftest import tiny_config
 
 
@@ -32,7 +34,7 @@ def observing(runtime, folder, steps, *, period, num_iters=200):
   else:
     study.run_study(config, workdir=folder, runtime=here)
   lines = (folder / "a" / "0" / "metrics.jsonl").read_text().splitlines()
-  records = [json.loads(line) for line in lines]
+  records = [stored.record(line) for line in lines]
   return {r["step"]: r for r in records if "flatness/lambda_max" in r}
 
 
@@ -85,3 +87,20 @@ def test_old_eigenvectors_go_and_damaged_ones_are_started_without(runtime, tmp_p
     (trail.folder / "8.0.npz").write_bytes(torn)
     assert trail.before(10, like) is None
   assert trail.before(12, {"b": jnp.ones(3)}) is None
+
+
+def test_one_flipped_bit_of_an_eigenvector_is_never_read_as_another_vector(runtime, tmp_path):
+  like, rng, notes = {"a": jnp.arange(3.0), "b": {"c": jnp.ones((2, 2))}}, random.Random(0), []
+  trail = Trail(tmp_path, 2, 4, runtime().mesh, notes.append)
+  trail.keep(2, like)
+  file = tmp_path / "2.0.npz"
+  content = file.read_bytes()
+  for _ in range(150):
+    bit, changed = rng.randrange(8 * len(content)), bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(changed)
+    found, lost = trail.before(4, like), len(notes)
+    assert (found is None) == (lost > 0)
+    if found is not None:
+      jax.tree.map(np.testing.assert_array_equal, found, like)
+    notes.clear()

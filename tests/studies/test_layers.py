@@ -1,7 +1,6 @@
 """The layers study, small and whole: base, diagnosis, methods, temperatures, and its report."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtl.config import merge, parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError
 from jaxtl.studies import diagnosis, layers, layers_plans, recipe, report, study
 from jaxtl.studies.layers import Layers
+from jaxtl.train import stored
 from tests.studies.changed import changed
 from tests.train.conftest import tiny_config
 
@@ -147,7 +147,7 @@ def test_what_is_finished_is_read_back(base, runtime, tmp_path):
   folder = tmp_path / "run" / "a" / "0"
   (folder / "rows.jsonl").unlink()
   file = folder / "methods" / "sgd.json"
-  file.write_text(json.dumps(json.loads(file.read_text()) | {"test_loss": 7.0}))
+  file.write_text(stored.text(stored.read(file) | {"test_loss": 7.0}))
   again = run(base, runtime, tmp_path / "run")
   assert [row["test_loss"] for row in again if row.get("method") == "sgd"] == [7.0]
 

@@ -1,7 +1,5 @@
 """Patching a small network, whole: heads, fine-tuning, the path, the coefficient, and the report."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from jaxtl.errors import Restart
 from jaxtl.studies import heads, patching, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
-from jaxtl.train import Experiment
+from jaxtl.train import Experiment, stored
 from tests.studies.test_flatness import Counted
 from tests.studies.test_meter import Stop
 from tests.train.conftest import tiny_config
@@ -172,8 +170,8 @@ def test_gradient_similarity_looks_at_what_is_fine_tuned_alone(base, runtime, tm
 def test_an_interrupted_study_goes_on_with_the_pairs_that_are_left(base, runtime, tmp_path):
   first = run(base, runtime, tmp_path / "run")
   folder = tmp_path / "run" / "a" / "0"
-  kept = json.loads((folder / "pairs" / "old.two.json").read_text()) | {"gain": 7.0}
-  (folder / "pairs" / "old.two.json").write_text(json.dumps(kept))
+  kept = stored.read(folder / "pairs" / "old.two.json") | {"gain": 7.0}
+  (folder / "pairs" / "old.two.json").write_text(stored.text(kept))
   (folder / "pairs" / "old.three.json").unlink()
   (folder / "rows.jsonl").unlink()
   again = run(base, runtime, tmp_path / "run")
@@ -338,13 +336,13 @@ def finished(base, runtime, tmp_path):
 
 def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
   file = finished / "a" / "0" / "rows.jsonl"
-  first = json.loads(file.read_text())
+  [first] = stored.read_lines(file)
   more = [
     first | {"patching": f"task{i}", "gradient_similarity": i / 4, "backward_transfer": i / 2 - 0.3}
     for i in range(3)
   ]
   more[0] |= {"unimodal": False, "boundary": 1}
-  file.write_text("\n".join(map(json.dumps, [first, *more])) + "\n")
+  file.write_text(stored.lines_text([first, *more]))
   report.write(finished, tmp_path / "out")
   text = (tmp_path / "out" / "report.md").read_text()
   assert "mean over 4 pairs (and seeds)" in text

@@ -1,12 +1,12 @@
 """A whole study in two processes: training, curvature, probe and fine-tuning give what one process gives."""
 
-import json
 import pprint
 
 import numpy as np
 
 from jaxtl import train
 from jaxtl.config import parse
+from jaxtl.studies import study
 from jaxtl.train import Experiment
 from tests.several import start, start_pair
 from tests.studies.conftest import study_config
@@ -33,10 +33,7 @@ def rows_of_one_and_two(config_of_study, arm, tmp_path):
   finally:
     for process in (one, *pair):
       process.kill()
-  return [
-    [json.loads(line) for line in (tmp_path / name / arm / "0" / "rows.jsonl").open()]
-    for name in ("one", "two")
-  ]
+  return [study.read_rows(tmp_path / name / arm / "0" / "rows.jsonl") for name in ("one", "two")]
 
 
 def test_two_processes_measure_what_one_does(study_config, tmp_path):

@@ -1,13 +1,12 @@
 """`jaxtl verify-resume`: killed and started again equals uninterrupted, and what does not is found."""
 
 import dataclasses
-import json
 
 import pytest
 
 from jaxtl import cli
 from jaxtl.studies import resume, study
-from jaxtl.train import manifest
+from jaxtl.train import manifest, stored
 from tests.several import ROOT, start, write_config
 
 EMA = dict(make=".optim.sgd", peak_rate=0.1, ema_decay=0.9)
@@ -117,8 +116,8 @@ def test_an_array_that_differs_is_named(plan, both):
 def test_a_metric_that_differs_is_named(plan, both):
   path = both / resume.CUT / "metrics.jsonl"
   lines = path.read_text().splitlines()
-  record = json.loads(lines[2]) | {"train/loss": 0.0}
-  path.write_text("\n".join([*lines[:2], json.dumps(record), lines[3]]) + "\n")
+  record = stored.record(lines[2]) | {"train/loss": 0.0}
+  path.write_text("\n".join([*lines[:2], stored.line(record)[:-1], lines[3]]) + "\n")
   assert resume._compare(plan, both, 2).unequal[0].startswith("metrics of step 3: ")
   path.write_text("\n".join(lines[:3]) + "\n")
   assert resume._compare(plan, both, 2).unequal == ["4 metrics records, and 3 of the resumed run"]

@@ -8,6 +8,7 @@ import pytest
 
 from jaxtl.errors import ConfigError, InputError
 from jaxtl.studies import pretrain, provenance, report, results, study, transfer
+from jaxtl.train import stored
 
 
 def run(config, folder, runtime, **keywords):
@@ -77,11 +78,11 @@ def test_an_interrupted_study_goes_on_where_it_was(study_config, runtime, tmp_pa
 
 def test_every_session_is_on_record(study_config, tmp_path):
   study.claim(tmp_path, study_config, ["jaxtl", "run", "a"])
-  first = json.loads((tmp_path / "env.json").read_text())
+  first = stored.read(tmp_path / "env.json")
   study.claim(tmp_path, study_config, ["jaxtl", "run", "nothing left to do"])
-  assert json.loads((tmp_path / "env.json").read_text()) == first
+  assert stored.read(tmp_path / "env.json") == first
   study.claim(tmp_path, study_config, ["jaxtl", "run", "b"], data={})
-  after = json.loads((tmp_path / "env.json").read_text())
+  after = stored.read(tmp_path / "env.json")
   (later,) = after.pop("later")
   assert after == first
   assert later["command"] == ["jaxtl", "run", "b"]

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import types
 
 import jax
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxtl import train
-from jaxtl.errors import StorageError
-from jaxtl.train import checkpointer, guard, manifest
+from jaxtl.errors import DamagedError, StorageError
+from jaxtl.train import checkpoint, checkpointer, guard, manifest
 from jaxtl.train.checkpointer import Checkpointer
 from tests.train.test_checkpoint import CONFIG, DAMAGES, equal, files_of, made_state, saved
 
@@ -170,6 +171,47 @@ def test_a_run_goes_on_from_before_a_damaged_array_and_ends_the_same(tiny, runti
   again = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path)
   jax.tree.map(np.testing.assert_array_equal, whole.weights.params, again.weights.params)
   assert (tmp_path / "checkpoints" / "6.damaged").exists()
+
+
+@pytest.mark.parametrize("name", ["2", "9"])
+def test_a_copy_under_another_name_is_damaged_and_saving_that_step_works(folder, name):
+  shutil.rmtree(folder / name, ignore_errors=True)
+  shutil.copytree(folder / "1", folder / name)
+  with pytest.raises(DamagedError, match=rf"/{name} holds step 1 by its manifest; name it 1, or use another"):
+    checkpoint.load(folder / name)
+  notes = []
+  state, step = restored(folder, notes)
+  newest = 1 if name == "2" else 2
+  assert step == newest
+  equal(state, made_state(newest))
+  assert len(notes) == 1
+  assert f"{folder / name} holds step 1" in notes[0]
+  saved(folder, int(name))
+  equal(checkpoint.load(folder).params, made_state(int(name)).params)
+  assert {path.name for path in folder.iterdir()} == {str(newest), name, f"{name}.damaged"}
+
+
+def test_a_copy_that_appears_during_a_run_makes_way_and_costs_no_step(folder):
+  notes = []
+  saver = Checkpointer(folder, note=notes.append)
+  assert saver.latest_step() == 2
+  shutil.copytree(folder / "2", folder / "9")
+  for step in (3, 4, 9):
+    saver.save(made_state(step), CONFIG, last=True)
+  saver.close()
+  assert {path.name for path in folder.iterdir()} == {"4", "9", "9.damaged"}
+  equal(checkpoint.load(folder).params, made_state(9).params)
+  assert notes == [f"{folder / '9'} was there, and is not of this run. It is 9.damaged now"]
+
+
+def test_a_copy_elsewhere_has_any_name_that_is_no_number(folder, tmp_path):
+  shutil.copytree(folder / "2", tmp_path / "best")
+  equal(checkpoint.load(tmp_path / "best").params, made_state(2).params)
+
+
+def test_a_folder_with_a_number_that_no_step_is_written_with_is_no_step(folder):
+  shutil.copytree(folder / "1", folder / "007")
+  assert sorted(checkpoint.steps_in(folder)) == [1, 2]
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 """What the watchdog takes for a hang, and what it does not."""
 
+import errno
+import fcntl
+import os
 import time
 
 import numpy as np
 import pytest
 
+from jaxtl.errors import InputError
 from jaxtl.metrics import Mean
 from jaxtl.train import guard
 from jaxtl.train.evaluate import collect_features, evaluate
@@ -70,3 +74,41 @@ def test_who_does_not_watch_finds_nothing(watched, ended):
   with place.watched():
     pass
   assert not ended
+
+
+def lock_fails(monkeypatch, code):
+  def refuse(file, operation):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_noted_and_the_run_goes_on(tmp_path, monkeypatch, code):
+  lock_fails(monkeypatch, code)
+  notes, folder = [], tmp_path / "run"
+  with guard.only_run_in(folder, note=notes.append):
+    assert str(os.getpid()) in (folder / guard.LOCK_FILE).read_text()
+  assert notes == [
+    f"the file system of {folder} has no locks ({os.strerror(code)}): nothing keeps a second run out of this "
+    "folder, so start none"
+  ]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EPERM])
+def test_a_lock_that_fails_otherwise_names_folder_and_remedy(tmp_path, monkeypatch, code):
+  lock_fails(monkeypatch, code)
+  with pytest.raises(InputError) as caught, guard.only_run_in(tmp_path):
+    pass
+  assert str(caught.value) == f"cannot lock {tmp_path}: {os.strerror(code)}; give another --workdir"
+
+
+def test_a_lock_that_works_says_nothing(tmp_path):
+  notes = []
+  with (
+    guard.only_run_in(tmp_path, note=notes.append),
+    pytest.raises(InputError, match="is in use by process"),
+    guard.only_run_in(tmp_path),
+  ):
+    pass
+  assert not notes

@@ -1,5 +1,4 @@
 import io
-import json
 import shutil
 import struct
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxtl.errors import InputError
+from jaxtl.train import stored
 from jaxtl.train.processes import remember
 from jaxtl.train.writer import (
   MetricsWriter,
@@ -27,7 +27,7 @@ def test_records_are_lines_and_a_resumed_run_drops_what_is_beyond(tmp_path):
   resumed = MetricsWriter(tmp_path, start_step=2)
   resumed.write(3, {"loss": 7.0})
   resumed.close()
-  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  lines = [stored.record(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert lines == resumed.records
   assert [(r["step"], r["loss"]) for r in lines] == [(1, 1.0), (2, 0.5), (3, 7.0)]
   assert list((tmp_path / "tb").iterdir())
@@ -46,7 +46,7 @@ def test_a_folder_that_is_gone_is_told_once_and_made_whole_again(tmp_path):
   (tmp_path / "run").unlink()
   writer.write(5, {"loss": 0.2})
   writer.close()
-  lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  lines = [stored.record(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   assert lines == writer.records
   assert [record["step"] for record in lines] == [1, 2, 3, 4, 5]
   assert events(tmp_path / "run") == [(step, "loss", 1.0 / step) for step in (1, 2, 3, 4, 5)]
@@ -62,7 +62,7 @@ def test_a_full_disk_stops_no_metrics_from_being_kept(small_disk):
   assert 1 <= len(notes) <= 2
   (small_disk / "filler").unlink()
   writer.close()
-  lines = [json.loads(line) for line in (small_disk / "run" / "metrics.jsonl").read_text().splitlines()]
+  lines = [stored.record(line) for line in (small_disk / "run" / "metrics.jsonl").read_text().splitlines()]
   assert [record["step"] for record in lines] == list(range(1, 400))
 
 
