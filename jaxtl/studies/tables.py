@@ -222,6 +222,8 @@ def _speed(results: Results) -> list[Column]:
   if first is None:
     return []
   reference = mean_and_spread(list(found[first].values()))[0]
+  if not reference:
+    return []
   relative = {arm: {seed: x / reference for seed, x in by_seed.items()} for arm, by_seed in found.items()}
   title = f"images/s of pre-training relative to {first} ({reference:.0f} images/s)"
   return [Column("speed", "Cost", title, relative, better=0, decimals=2)]
