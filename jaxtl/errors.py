@@ -95,6 +95,21 @@ def exit_code(error: BaseException) -> int:
   return 1
 
 
+def cannot_write(where: object, error: OSError, *, instead: str = "") -> InputError | StorageError:
+  """The error to raise for a file or folder that cannot be written.
+
+  Args:
+    where: the place, as the message names it.
+    error: why.
+    instead: what to write instead, such as "give another --out".
+
+  Returns:
+    A StorageError if the disk is full or fails, otherwise an InputError.
+  """
+  kind = StorageError if exit_code(error) == StorageError.code else InputError
+  return kind(f"cannot write to {where}: {error.strerror or error}{f'; {instead}' if instead else ''}")
+
+
 def instead(name: str, blocks: Sequence[str]) -> str:
   """What a message says to write for a block that there is not: the nearest one, and all there are."""
   near = difflib.get_close_matches(name, blocks, n=1, cutoff=0.5)

@@ -28,6 +28,17 @@ def test_exit_codes(error, code):
   assert errors.exit_code(error) == code
 
 
+@pytest.mark.parametrize(
+  ("number", "code"),
+  [(errno.ENOSPC, 5), (errno.EDQUOT, 5), (errno.EIO, 5), (errno.EROFS, 5), (errno.EACCES, 2), (errno.ENOTDIR, 2)],
+)
+def test_a_place_that_cannot_be_written_is_the_disk_s_fault_or_the_user_s(number, code):
+  error = errors.cannot_write("out", OSError(number, "why"), instead="give another --out")
+  assert errors.exit_code(error) == code
+  assert str(error) == "cannot write to out: why; give another --out"
+  assert str(errors.cannot_write("out", OSError("odd"))) == "cannot write to out: odd"
+
+
 def test_what_to_write_instead_is_the_nearest_block_and_all_there_are():
   assert errors.instead("haed", ["stem", "head"]) == "; did you mean 'head'? The blocks are stem, head"
   assert errors.instead("xyz", ["stem", "head"]) == ". The blocks are stem, head"

@@ -27,7 +27,7 @@ from typing import Any
 
 from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
-from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError
+from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError, cannot_write
 from jaxtl.studies import provenance
 from jaxtl.train import processes, stored
 from jaxtl.train.guard import on_record, only_run_in
@@ -250,6 +250,7 @@ def claim(
 
   Raises:
     InputError: the folder cannot be written, is damaged, or was made with another config or other data.
+    StorageError: the disk is full or fails.
   """
   path = workdir / "config.json"
   if path.exists():
@@ -269,7 +270,7 @@ def claim(
     if not path.exists():
       write_atomically(path, json.dumps(config, indent=1) + "\n")
   except OSError as error:
-    raise InputError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from error
+    raise cannot_write(workdir, error, instead="give another --workdir") from error
   return changed
 
 

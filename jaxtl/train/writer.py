@@ -20,7 +20,7 @@ import rich.console
 import rich.progress
 from rich.markup import escape
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, cannot_write
 from jaxtl.train import stored
 
 
@@ -269,6 +269,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
   Raises:
     InputError: the folder holds something, or cannot be made.
+    StorageError: the disk is full or fails.
   """
   check_new_folder(folder)
   temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
@@ -278,7 +279,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
       (temporary / name).write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(folder)
   except OSError as error:
-    raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    raise cannot_write(folder, error) from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
