@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import config as config_lib
+from jaxtl.errors import printable
 from jaxtl.studies import provenance, study
 from jaxtl.train import processes, sharding
 from jaxtl.train.manifest import size_text
@@ -145,4 +146,4 @@ def _differing(facts: Mapping[str, Any]) -> bool:
 
 
 def _say(what: str, text: str) -> None:
-  print(f"{what:10} {text}", flush=True)
+  print(f"{what:10} {printable(text)}", flush=True)

@@ -30,7 +30,14 @@ def test_exit_codes(error, code):
 
 @pytest.mark.parametrize(
   ("number", "code"),
-  [(errno.ENOSPC, 5), (errno.EDQUOT, 5), (errno.EIO, 5), (errno.EROFS, 5), (errno.EACCES, 2), (errno.ENOTDIR, 2)],
+  [
+    (errno.ENOSPC, 5),
+    (errno.EDQUOT, 5),
+    (errno.EIO, 5),
+    (errno.EROFS, 5),
+    (errno.EACCES, 2),
+    (errno.ENOTDIR, 2),
+  ],
 )
 def test_a_place_that_cannot_be_written_is_the_disk_s_fault_or_the_user_s(number, code):
   error = errors.cannot_write("out", OSError(number, "why"), instead="give another --out")

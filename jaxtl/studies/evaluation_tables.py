@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl import config as config_lib
+from jaxtl.errors import printable
 from jaxtl.studies.evaluation import Evaluation
 from jaxtl.studies.sentences import call
 from jaxtl.train.runtime import class_key
@@ -143,7 +144,7 @@ def terminal_table(result: Evaluation) -> str:
     "transforms": transforms_text(result),
   }
   left, right = max(map(len, [*texts, *cells])), max(map(len, cells.values()))
-  lines = [f"{name:{left}}  {text}" for name, text in texts.items()]
+  lines = [f"{name:{left}}  {printable(text)}" for name, text in texts.items()]
   return "\n".join([*lines, *(f"{name:{left}}  {text:>{right}}" for name, text in cells.items())])
 
 

@@ -18,8 +18,11 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import runpy
+import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +38,8 @@ from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
 from jaxtl.train.writer import is_first_process, write_atomically
 
 Rows = Callable[..., Iterator[Any]]
+# What a working folder has beside its arms.
+RESERVED = ("config", "data", "env", "exit_reason", "log", "quarantine", "report", "stacks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,7 @@ class StudyConfig:
   def __post_init__(self) -> None:
     good = len(self.seeds) > 0 and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
     config_lib.require(seeds=(self.seeds, good, "different whole numbers from 0"))
+    config_lib.check_names(self.arms, at="arms", reserved=RESERVED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +85,60 @@ class Cell:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
   """The config of a Python file as plain data, overrides applied.
 
+  What the file prints goes to standard error. Its folder joins the end of the import path, and so does the
+  current folder, so that the config can name components of modules there, however jaxtl was started.
+
   Raises:
-    ConfigError: no such file, a file without `get_config`, or an override that leads nowhere.
+    ConfigError: no such file, a file without `get_config`, one that fails or exits, or an override that
+      leads nowhere.
   """
   if not path.is_file():
     raise ConfigError(f"no config at {path}; expected a Python file with get_config()")
-  try:
-    module = runpy.run_path(str(path))
-    if "get_config" not in module:
-      raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
-    made = module["get_config"]()
-  except ConfigError:
-    raise
-  except Exception as error:  # it is a program: it can fail in any way
-    first = (str(error).splitlines() or [""])[0]
-    raise ConfigError(f"{path} cannot be run: {type(error).__name__}: {first}") from error
-  plain = config_lib.plain(made)
+  for folder in (str(path.resolve().parent), os.getcwd()):
+    if folder not in sys.path:
+      sys.path.append(folder)
+  with _interrupts() as interrupts:
+    try:
+      plain = _run(path)
+    except ConfigError:
+      raise
+    except BaseException as error:  # it is a program: it can fail in any way, and it can exit
+      if interrupts:
+        raise
+      raise ConfigError(f"{path} cannot be run: {config_lib.summary(error)}") from error
   if not isinstance(plain, dict):
     raise ConfigError(f"{path}: get_config() returns {plain!r}; expected a ConfigDict")
   return config_lib.override(plain, overrides)
+
+
+def _run(path: Path) -> Any:
+  """What `get_config` of a Python file returns, as plain data."""
+  with contextlib.redirect_stdout(sys.stderr):
+    module = runpy.run_path(str(path))
+    if not callable(module.get("get_config")):
+      raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
+    return config_lib.plain(module["get_config"]())
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+  """Collects the interrupts that somebody types: a KeyboardInterrupt that a program raises is not one."""
+  found: list[int] = []
+  if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    yield found
+    return
+
+  def interrupt(number: int, frame: Any) -> None:
+    found.append(number)
+    raise KeyboardInterrupt
+
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, interrupt)
+  try:
+    yield found
+  finally:
+    if signal.getsignal(signal.SIGINT) is interrupt:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
@@ -116,8 +157,11 @@ def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]
 def study_class(path: str) -> type:
   """The dataclass that a study's generator takes."""
   rows = config_lib.find(path, at="config.study")
-  parameters = list(inspect.signature(rows).parameters)
-  hint = typing.get_type_hints(rows).get(parameters[0]) if parameters else None
+  try:
+    parameters = list(inspect.signature(rows).parameters)
+    hint = typing.get_type_hints(rows).get(parameters[0]) if parameters else None
+  except (NameError, TypeError, ValueError):  # a function in C, or annotations that lead nowhere
+    hint = None
   if not dataclasses.is_dataclass(hint):
     raise ConfigError(
       f"config.study names {path!r}, which is no study; expected one like '.studies.pretrain.rows'"
@@ -336,6 +380,7 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   config = provenance.read_json(workdir / "config.json")
   if not isinstance(config.get("arms"), dict) or not isinstance(config.get("seeds", []), list):
     raise InputError(f"{workdir / 'config.json'} has no arms and seeds; give the --workdir of a run")
+  config_lib.check_names(config["arms"], at=f"{workdir / 'config.json'}: arms")
   files = [
     workdir / arm / str(seed) / "rows.jsonl" for arm in config["arms"] for seed in config.get("seeds", [0])
   ]

@@ -105,6 +105,9 @@ class Protocols:
   linear_probe: LinearProbe | None = None
   fine_tune: FineTune | None = None
 
+  def __post_init__(self) -> None:
+    config_lib.check_names(self.targets, at="targets")
+
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:

@@ -20,7 +20,7 @@ import rich.console
 import rich.progress
 from rich.markup import escape
 
-from jaxtl.errors import InputError, cannot_write
+from jaxtl.errors import InputError, cannot_write, printable
 from jaxtl.train import stored
 
 
@@ -195,13 +195,14 @@ class Progress:
       f"{self.title} | {text} | {images_per_second:.0f} images/s{data} | {_clock(elapsed)} gone, {left} left"
     )
     if self._bar is None:
-      print(f"{share:4.0%} | {line}", file=self._stream, flush=True)
+      print(f"{share:4.0%} | {printable(line)}", file=self._stream, flush=True)
     else:
       self._bar.start()
-      self._bar.update(self._bar.task_ids[0], completed=share, description=escape(line))
+      self._bar.update(self._bar.task_ids[0], completed=share, description=escape(printable(line)))
 
   def note(self, text: str) -> None:
     """A line that stays."""
+    text = printable(text)
     if self._bar is None:
       print(text, file=self._stream, flush=True)
     else:
