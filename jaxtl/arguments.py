@@ -118,7 +118,7 @@ def process_options(parser: argparse.ArgumentParser) -> None:
     "--num-processes",
     type=count,
     metavar="N",
-    help="how many there are (integer; default: as found)",
+    help="how many there are; 1 without the other two trains alone (integer; default: as found)",
   )
   parser.add_argument(
     "--process-id", type=number, metavar="I", help="which of them this is (integer; default: as found)"

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl import cluster
 from jaxtl import config as config_lib
 from jaxtl.errors import printable
 from jaxtl.studies import provenance, study
@@ -30,6 +31,7 @@ from jaxtl.train.writer import existing
 SHOWN = (
   *("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST"),
   *("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "MEGASCALE_COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX"),
+  *(name for names in cluster.LAUNCHERS.values() for name in names),
   *("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS", "XLA_PYTHON_CLIENT_MEM_FRACTION"),
 )
 

@@ -1,4 +1,4 @@
-"""A config file is somebody's program: whatever it does, a command reads its values or refuses it in one line."""
+"""A config file is somebody's program: whatever it does, its values are read or it is refused in one line."""
 
 import os
 import signal
