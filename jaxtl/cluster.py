@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from jaxtl.errors import ConfigError
 
-
 # What starts several processes -> its variables for how many there are and for which of them this is.
 LAUNCHERS = {
   "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),

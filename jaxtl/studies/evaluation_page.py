@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -156,7 +155,7 @@ def _gallery(
   ]
   for mistakes, pictures in zip(worst, images):
     titles = [" ".join(title.split("\n")) for title in figures.mistakes_titles(result, mistakes)]
-    parts += [f"<h3>{escape(figures.mistakes_heading(mistakes))}</h3>", page.pictures(pictures, titles)]
+    parts += [f"<h3>{page.escape(figures.mistakes_heading(mistakes))}</h3>", page.pictures(pictures, titles)]
   return parts
 
 

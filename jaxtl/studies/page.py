@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 
 import numpy as np
 
+from jaxtl.errors import printable
 from jaxtl.studies.appendix import AT_END, Grid
 from jaxtl.studies.drawing import COLORS, Figure
 from jaxtl.studies.formats import Caption, heading
@@ -18,6 +19,11 @@ from jaxtl.studies.style import style_sheet
 from jaxtl.studies.tables import ABSENT, Column, Table
 
 _WRAPS = 60  # characters from which a cell of words may wrap
+
+
+def escape(text: str) -> str:
+  """Text from outside as a page shows it: markup and control characters are escaped."""
+  return escape_markup(printable(text, lines=True))
 
 
 def to_html(
