@@ -104,9 +104,11 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
   """
   results = load(workdir)
   found = [(table, part.caption(results, table)) for part in PARTS for table in part.tables(results)]
+  grids = [grid for part in PARTS for grid in part.grids(results)]
+  if not found and not grids and (plain := tables.plain_table(results)):
+    found = [(plain, sentences.plain_caption(results))]
   shown, captions = [table for table, _ in found], [caption for _, caption in found]
   told = (results.config.get("title") or "Study", _lead(results, shown), shown, captions)
-  grids = [grid for part in PARTS for grid in part.grids(results)]
   drawn = [figure for part in PARTS for figure in part.figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)

@@ -23,6 +23,8 @@ from rich.markup import escape
 from jaxtl.errors import InputError, cannot_write, printable
 from jaxtl.train import stored
 
+_ENOUGH = 5.0  # seconds of steps that a time left is told from
+
 
 class MetricsWriter:
   """`metrics.jsonl`, one line per record, and TensorBoard events beside it.
@@ -151,7 +153,9 @@ class Progress:
   """One status line for a whole run: what runs, how far, how fast, how long it takes yet.
 
   In a terminal it is a bar that is redrawn; elsewhere a line is printed at most every `interval` seconds. The
-  time left is for everything announced with `expect`, measured in image passes.
+  time left is for everything announced with `expect`, measured in image passes. Its speed is that between two
+  steps of one part of the run: what comes before the first step of a part, compilation above all, does
+  not count.
   """
 
   def __init__(self, *, interval: float = 15.0, stream: Any = None):
@@ -161,6 +165,8 @@ class Progress:
     self._printed = float("-inf")
     self._done = 0.0
     self._expected = 0.0
+    self._last: tuple[str, float] | None = None  # part and time of the step before
+    self._measured = self._seconds = 0.0  # work between two steps of one part, and its time
     self._log: Path | None = None
     self._bar = _terminal_bar(self._stream) if self._stream.isatty() else None
     self.title = ""
@@ -183,13 +189,17 @@ class Progress:
     """Counts work as done, and shows where the run is; `waiting` is the share of time spent on data."""
     self._done += work
     now = time.monotonic()
+    part = f"{self.title} | {text.partition(' ')[0]}"
+    if self._last is not None and self._last[0] == part:
+      self._measured += work
+      self._seconds += now - self._last[1]
+    self._last = part, now
     if self._bar is None and now - self._printed < self._interval:
       return
     self._printed = now
     elapsed = now - self._start
     share = min(self._done / self._expected, 1.0) if self._expected > 0 else 0.0
-    # The first moments are compilation, which says nothing of the rest.
-    left = _clock(elapsed / share - elapsed) if share > 0 and elapsed >= self._interval else "?"
+    left = self._time_left()
     data = "" if waiting is None else f" | data {waiting:.0%}"
     line = (
       f"{self.title} | {text} | {images_per_second:.0f} images/s{data} | {_clock(elapsed)} gone, {left} left"
@@ -199,6 +209,12 @@ class Progress:
     else:
       self._bar.start()
       self._bar.update(self._bar.task_ids[0], completed=share, description=escape(printable(line)))
+
+  def _time_left(self) -> str:
+    """By the speed so far; a question mark until that has been measured for a while."""
+    if self._expected <= 0 or self._measured <= 0 or self._seconds < min(self._interval, _ENOUGH):
+      return "?"
+    return _clock((self._expected - self._done) * self._seconds / self._measured)
 
   def note(self, text: str) -> None:
     """A line that stays."""
