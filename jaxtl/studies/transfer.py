@@ -203,6 +203,18 @@ def _model_of(study: Transfer, runtime: Runtime) -> Spec | None:
   return checkpoint.load(study.start).model_spec(trust=runtime.trust)
 
 
+def extent(study: Transfer, runtime: Runtime) -> Any:
+  """The network, the images of every target, and its fine-tuning: an `Extent`."""
+  from jaxtl.studies import transfer_extent  # which imports this module
+
+  return transfer_extent.of_study(study, runtime)
+
+
+def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int) -> Experiment:
+  """The experiment that fine-tunes `model` on a target of so many training examples."""
+  return _experiment(fine_tune, target, model, num_examples)
+
+
 def work(study: Transfer, runtime: Runtime) -> float:
   """Image passes of one cell, for the time left."""
   return work_of(study.transfer, runtime)

@@ -68,7 +68,8 @@ def test_fine_tuning_below_the_probe_is_told():
   said = sentences.qualifications(dataclasses.replace(results, rows=[*results.rows, *probes]))
   [told] = [text for text in said if "below the linear probe" in text]
   assert told == (
-    "Fine-tuning ends below the linear probe: a on pets (0.700 against 0.750). Another rate or length may help."
+    "Fine-tuning ends below the linear probe: a on pets (0.700 against 0.750). "
+    "Another rate or length may help."
   )
   assert not [text for text in sentences.qualifications(results) if "below" in text]
 
