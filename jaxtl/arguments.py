@@ -240,8 +240,8 @@ def names(text: str) -> list[str]:
 
 def count(text: str) -> int:
   """A whole number from 1."""
-  if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1; write one like 8")
+  if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 1; write one like 8")
   return int(text)
 
 
@@ -259,8 +259,8 @@ def fraction(text: str) -> float | str:
 
 def number(text: str) -> int:
   """A whole number from 0."""
-  if not text.isdecimal():
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0; write one like 2")
+  if not re.fullmatch("[0-9]{1,18}", text):
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 0; write one like 2")
   return int(text)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -266,7 +267,7 @@ def builder_of(name: str, data_dir: DataDir) -> Any:
   """
   import tensorflow_datasets as tfds
 
-  place = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  place = Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
   try:
     builder = tfds.builder(name, data_dir=str(place), try_gcs=False)
   except tfds.core.DatasetNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
 from jaxtl.pretrained.targets import name_of
+from jaxtl.train import stored
 from jaxtl.train.checkpoint import Weights
 
 _USE = {
@@ -109,9 +111,9 @@ def _measured(weights: Weights) -> str:
   if folder is None:
     return ""
   last: dict[str, float] = {}
-  for line in (folder / "metrics.jsonl").read_text().splitlines():
-    record = json.loads(line)
-    last |= {key: value for key, value in record.items() if key.startswith("eval/")}
+  for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+    with contextlib.suppress(ValueError):  # a line that was torn when the run was killed
+      last |= {key: value for key, value in stored.record(line).items() if key.startswith("eval/")}
   return _table(
     ["measure", "value"], [[key.removeprefix("eval/"), f"{value:.4f}"] for key, value in last.items()]
   )

@@ -378,7 +378,8 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   if not (workdir / "config.json").is_file():
     raise InputError(f"no study in {workdir}: there is no config.json; give the --workdir of a run")
   config = provenance.read_json(workdir / "config.json")
-  if not isinstance(config.get("arms"), dict) or not isinstance(config.get("seeds", []), list):
+  arms, seeds = config.get("arms"), config.get("seeds", [])
+  if not isinstance(arms, dict) or not isinstance(seeds, list) or not {*map(type, seeds)} <= {int}:
     raise InputError(f"{workdir / 'config.json'} has no arms and seeds; give the --workdir of a run")
   config_lib.check_names(config["arms"], at=f"{workdir / 'config.json'}: arms")
   files = [

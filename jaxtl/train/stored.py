@@ -37,6 +37,6 @@ def read(path: Path, kind: type = dict) -> Any:
 def record(line: str) -> dict[str, float]:
   """A metrics record: numbers by name, among them the step. Raises ValueError for anything else."""
   value: dict[str, float] = parse(line)
-  if not isinstance(value.get("step"), int) or not all(isinstance(x, (int, float)) for x in value.values()):
+  if type(value.get("step")) is not int or not all(isinstance(x, (int, float)) for x in value.values()):
     raise ValueError("no metrics record")
   return value
