@@ -139,7 +139,7 @@ def process_options(parser: argparse.ArgumentParser) -> None:
     "--num-processes",
     type=count,
     metavar="N",
-    help="how many there are (integer; default: as found)",
+    help="how many there are; 1 without the other two trains alone (integer; default: as found)",
   )
   parser.add_argument(
     "--process-id", type=number, metavar="I", help="which of them this is (integer; default: as found)"
@@ -261,8 +261,8 @@ def names(text: str) -> list[str]:
 
 def count(text: str) -> int:
   """A whole number from 1."""
-  if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1; write one like 8")
+  if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 1; write one like 8")
   return int(text)
 
 
@@ -280,8 +280,8 @@ def fraction(text: str) -> float | str:
 
 def number(text: str) -> int:
   """A whole number from 0."""
-  if not text.isdecimal():
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0; write one like 2")
+  if not re.fullmatch("[0-9]{1,18}", text):
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 0; write one like 2")
   return int(text)
 
 

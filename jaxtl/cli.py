@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jaxtl import cluster, parsers, streams, supervision
-from jaxtl.errors import InputError, RunError, exit_code
+from jaxtl.errors import InputError, RunError, exit_code, printable
 
 DESCRIPTION = """\
 What makes a pre-trained weight good for transfer, and how do you make it better?
@@ -54,14 +54,18 @@ def _do(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     sys.stdout.flush()
     return code
   except (InputError, RunError) as error:
-    print(f"jaxtl: {error}", file=sys.stderr)
+    _complain(str(error))
     return error.code
   except OSError as error:
-    print(f"jaxtl: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
+    _complain(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
     return exit_code(error)
   except KeyboardInterrupt as error:
-    print("jaxtl: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    _complain("interrupted; the same command goes on from the last checkpoint")
     return exit_code(error)
+
+
+def _complain(message: str) -> None:
+  print(f"jaxtl: {printable(message)}", file=sys.stderr)
 
 
 def _watched(options: argparse.Namespace, arguments: Sequence[str]) -> int | None:
@@ -93,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
   """Refuses in one line, and without the usage, which of some commands is longer than a screen."""
 
   def error(self, message: str) -> NoReturn:
-    said = " ".join(message.removeprefix("argument ").split())
+    said = printable(" ".join(message.removeprefix("argument ").split()))
     self.exit(InputError.code, f"jaxtl: {said}; see {self.prog} --help\n")
 
 

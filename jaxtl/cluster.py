@@ -11,6 +11,19 @@ from collections.abc import Mapping
 
 from jaxtl.errors import ConfigError
 
+# What starts several processes -> its variables for how many there are and for which of them this is.
+LAUNCHERS = {
+  "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+  "MPICH or Intel MPI": ("PMI_SIZE", "PMI_RANK"),
+  "MVAPICH2": ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+  "jsrun": ("JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+  "Flux": ("FLUX_JOB_SIZE", "FLUX_TASK_RANK"),
+  "Horovod": ("HOROVOD_SIZE", "HOROVOD_RANK"),
+  "torchrun": ("WORLD_SIZE", "RANK"),
+  "JAX's own variables": ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+  "a JAXJob": ("NUM_PROCESSES", "PROCESS_ID"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
@@ -44,34 +57,55 @@ def detect(
 ) -> Cluster:
   """Options win over SLURM, SLURM over TPU hosts; an environment that says half of it means one process.
 
+  `--num-processes 1` alone says that this process trains alone, whatever started it.
+
   Args:
     environment: of the process.
     coordinator, num_processes, process_id: the command's options.
 
   Raises:
-    ConfigError: some of the three options without the others, or numbers that do not fit.
+    ConfigError: some of the three options without the others, numbers that do not fit, or a launcher whose
+      processes would each train alone.
   """
   given = {
     "--coordinator": coordinator,
     "--num-processes": num_processes,
     "--process-id": process_id,
   }
+  if num_processes == 1 and coordinator is None and process_id is None:
+    return Cluster("--num-processes 1", num_processes=1)
   if any(value is not None for value in given.values()):
     return _from_options(given, coordinator, num_processes, process_id)
   if "SLURM_JOB_ID" in environment:
-    return _from_slurm(environment)
+    found = _from_slurm(environment)
+    # srun sets variables of MPI too; where mpirun runs inside a job, SLURM counts its daemons.
+    _refuse_launcher(environment, tasks="1" if found.alone else environment["SLURM_STEP_NUM_TASKS"])
+    return found
   hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
   if len(hosts) > 1:
     why = f"TPU_WORKER_HOSTNAMES names {len(hosts)} hosts; JAX asks the TPU's metadata for the rest"
     return Cluster(why, number=_number(environment, "TPU_WORKER_ID"))
   if "MEGASCALE_COORDINATOR_ADDRESS" in environment:
     return Cluster("MEGASCALE_COORDINATOR_ADDRESS is set: several TPU slices, found by JAX")
+  _refuse_launcher(environment, tasks="1")
   if "JOB_COMPLETION_INDEX" in environment:
     index = environment["JOB_COMPLETION_INDEX"]
     return Cluster(
       f"a Kubernetes job of index {index}, but no --coordinator: every pod trains alone", num_processes=1
     )
   return Cluster("nothing that starts several processes was found", num_processes=1)
+
+
+def _refuse_launcher(environment: Mapping[str, str], *, tasks: str) -> None:
+  """Raises ConfigError if a launcher started several processes, and not as many as `tasks`."""
+  for launcher, (size, rank) in LAUNCHERS.items():
+    count = environment.get(size, "")
+    if rank in environment and count.isdecimal() and count not in ("0", "1", tasks):
+      raise ConfigError(
+        f"{size} is {count[:20]}: {launcher} started several processes, and each would train alone; write "
+        f"--coordinator HOST:PORT --num-processes {count[:20]} --process-id ${rank} with the host of process "
+        "0, or --num-processes 1 if each is to train alone"
+      )
 
 
 def _from_options(

@@ -18,7 +18,7 @@ import jax
 
 from jaxtl import config as config_lib
 from jaxtl import exit_reason, launching, supervision, train
-from jaxtl.errors import CheckpointError, ConfigError, InputError, RunError, StorageError
+from jaxtl.errors import CheckpointError, ConfigError, InputError, RunError, StorageError, printable
 from jaxtl.launching import arguments as launch_arguments
 from jaxtl.studies import study
 from jaxtl.train import checkpoint, processes
@@ -69,7 +69,7 @@ def launch(options: argparse.Namespace) -> int:
   plan = launching.render(options.target, job, folder, given=given)
   if options.yes:
     return launching.submit(plan, folder)
-  print(plan.text(folder), end="")
+  _show(plan.text(folder), end="")
   if not options.dry_run:
     if options.write:
       launching.write(plan, folder)
@@ -83,9 +83,9 @@ def check(options: argparse.Namespace) -> None:
 
   config = study.load_config(options.config, options.overrides)
   if options.print_config:
-    print(json.dumps(config, indent=2))
+    _show(json.dumps(config, indent=2))
     return
-  print(recipe.describe(config, make_runtime(options), compiled=options.compile), end="")
+  _show(recipe.describe(config, make_runtime(options), compiled=options.compile), end="")
 
 
 def verify_resume(options: argparse.Namespace) -> int:
@@ -101,7 +101,7 @@ def verify_resume(options: argparse.Namespace) -> int:
     return 0
   with tempfile.TemporaryDirectory(prefix="jaxtl-") as folder:
     finding = resume.verify(plan, options.command_line[1:], Path(folder))
-  print(finding)
+  _show(finding)
   return 1 if finding.unequal else 0
 
 
@@ -109,7 +109,7 @@ def ckpt_inspect(options: argparse.Namespace) -> None:
   """`jaxtl ckpt inspect`: what a checkpoint holds, by its manifest alone."""
   from jaxtl.train import contents
 
-  print(contents.describe(options.checkpoint))
+  _show(contents.describe(options.checkpoint))
 
 
 def ckpt_verify(options: argparse.Namespace) -> int:
@@ -119,7 +119,7 @@ def ckpt_verify(options: argparse.Namespace) -> int:
   verdicts = []
   for verdict in contents.verify(options.path):
     verdicts.append(verdict)
-    print(verdict, flush=True)
+    _show(verdict, flush=True)
   kinds = {verdict.kind for verdict in verdicts}
   if kinds & {"damaged", "unread"}:
     return StorageError.code
@@ -131,7 +131,7 @@ def ckpt_diff(options: argparse.Namespace) -> int:
   from jaxtl.train import contents
 
   lines = contents.differences(options.checkpoint, options.other)
-  print("\n".join(lines) or "equal: config and every array")
+  _show("\n".join(lines) or "equal: config and every array")
   return 1 if lines else 0
 
 
@@ -177,10 +177,10 @@ def evaluate(options: argparse.Namespace) -> None:
   )
   if not is_first_process():
     return
-  print(evaluation_tables.terminal_table(result))
+  _show(evaluation_tables.terminal_table(result))
   if options.out:
     write_folder(options.out, evaluation_page.files(result))
-    print(f"report: {options.out / 'index.html'}")
+    _show(f"report: {options.out / 'index.html'}")
 
 
 def _check_zero_shot(options: argparse.Namespace) -> None:
@@ -271,7 +271,7 @@ def _measure(options: argparse.Namespace, measure: str) -> None:
       raise type(error)(_as_typed(str(error))) from error
     if not is_first_process():
       return
-    print((flatness_tables if measure == "flatness" else diagnosis_tables).terminal_table(rows))
+    _show((flatness_tables if measure == "flatness" else diagnosis_tables).terminal_table(rows))
     if options.out:
       _write_report(options.out, options.out / "report", options.data_dir, trust=options.trust)
 
@@ -329,12 +329,12 @@ def import_weights(options: argparse.Namespace) -> None:
     allow=options.allow,
     preprocessing=_preprocessing(options),
   )
-  print(mapping.table(imported), end="")
+  _show(mapping.table(imported), end="")
   if options.verify:
     error = verify.verify(imported, library=layout.library)
-    print(f"verified with {layout.library}: 8 inputs, largest difference {error:.1e} of the largest output")
+    _show(f"verified with {layout.library}: 8 inputs, largest difference {error:.1e} of the largest output")
   checkpoint.save_weights(imported.weights, out)
-  print(f"wrote {out}")
+  _show(f"wrote {out}")
 
 
 def export(options: argparse.Namespace) -> None:
@@ -344,7 +344,7 @@ def export(options: argparse.Namespace) -> None:
   weights = checkpoint.load(options.checkpoint)
   make_runtime(options)
   exporting.export(weights, options.out, format=options.format, trust=options.trust)
-  print(f"wrote {options.out} from {weights.path}")
+  _show(f"wrote {options.out} from {weights.path}")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -362,7 +362,7 @@ def data_check(options: argparse.Namespace) -> None:
   """`jaxtl data check`: what a data set holds."""
   from jaxtl import data as data_lib
 
-  print(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out))
+  _show(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out))
 
 
 def make_runtime(options: argparse.Namespace) -> Runtime:
@@ -381,8 +381,13 @@ def make_runtime(options: argparse.Namespace) -> Runtime:
   )
 
 
+def _show(what: object, *, end: str = "\n", flush: bool = False) -> None:
+  """Prints what may hold names from outside."""
+  print(printable(str(what), lines=True), end=end, flush=flush)
+
+
 def _write_report(workdir: Path, out: Path, data_dir: str | None, *, trust: bool) -> None:
   from jaxtl.studies import report as report_lib
 
   page = report_lib.write(workdir, out, data_dir=data_dir, trust=trust)
-  print(f"report: {page}")
+  _show(f"report: {page}")

@@ -16,16 +16,20 @@ import functools
 import importlib
 import inspect
 import json
+import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, printable
 
 T = TypeVar("T")
 KINDS = ("fn", "make")
+_DEEPEST = 64  # levels of a config: one that is deeper is a mistake, and would exhaust Python's stack
+_LONGEST_NAME = 100  # bytes: file systems take 255, and some files have two names and a suffix
 # What a component may receive without being told, if its signature has the name and the spec leaves it open.
 CONTEXT = ("blocks", "data_dir", "mesh", "num_classes", "steps_per_epoch", "total_steps")
 # Configs that come with a checkpoint are somebody else's data: only public names of these packages are used.
@@ -97,17 +101,38 @@ def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None)
     raise ConfigError(
       f"{at} names {path!r}, which is not a public part of {', '.join(trusted)}; pass --trust"
     )
-  try:
-    module = importlib.import_module(module_path)
-  except ImportError as error:
-    if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
-      raise  # the module exists, and something that it imports does not
-    raise ConfigError(f"{at} names {path!r}, but there is no module {error.name!r}") from error
+  module = _module(module_path, path, at)
   target = getattr(module, name, None)
   if not callable(target) or inspect.ismodule(target):
     public = [x for x in getattr(module, "__all__", dir(module)) if not x.startswith("_")]
     raise ConfigError(f"{at} names {path!r}, but {module_path} has no {name!r}{nearest(name, public)}")
   return target
+
+
+def _module(name: str, path: str, at: str) -> types.ModuleType:
+  """The imported module; a module is a program, which can fail in any way.
+
+  Raises:
+    ConfigError: there is none, or its import ends in an error or an exit.
+  """
+  try:
+    return importlib.import_module(name)
+  except (KeyboardInterrupt, ConfigError):
+    raise
+  except BaseException as error:
+    missing = error.name if isinstance(error, ImportError) else None
+    if missing is not None and f"{name}.".startswith(f"{missing}."):
+      raise ConfigError(f"{at} names {path!r}, but there is no module {missing!r}") from error
+    raise ConfigError(f"{at} names {path!r}, and its module cannot be imported: {summary(error)}") from error
+
+
+def summary(error: BaseException) -> str:
+  """The type of an error and the first line of its message."""
+  try:
+    lines = str(error).splitlines()
+  except Exception:  # the error may be somebody's own class
+    lines = []
+  return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def parse(value: Any, cls: type[T], *, at: str = "config", trusted: Sequence[str] | None = None) -> T:
@@ -147,11 +172,11 @@ def require(**conditions: tuple[Any, bool, str]) -> None:
 def merge(base: Any, difference: Any) -> Any:
   """`base` with a nested difference: mappings merge, all else replaces.
 
-  A mapping that names its own component replaces the whole, so that an old loss's keywords never leak into
+  A mapping that names another component replaces the whole, so that an old loss's keywords never leak into
   a new one.
   """
   both = isinstance(base, Mapping) and isinstance(difference, Mapping)
-  if not both or any(kind in difference for kind in KINDS):
+  if not both or any(kind in difference and base.get(kind) != difference[kind] for kind in KINDS):
     return difference
   return {**base, **{key: merge(base.get(key), item) for key, item in difference.items()}}
 
@@ -160,25 +185,41 @@ def override(config: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
   """Applies command-line overrides such as `arms.sam.gradient.rho=0.1` to a copy of the config.
 
   Values are Python literals (`0.1`, `True`, `None`, `(0, 1)`, `"text"`); anything else is text.
-  A number in the path indexes a list.
+  A number in the path indexes a list. Where another component is named, as by `base.model.make=...`, the old
+  one's keywords go, except those that are assigned here too.
+
+  Raises:
+    ConfigError: an assignment without `=`, a path that leads nowhere, or a value that no config holds.
   """
   result: Any = json.loads(json.dumps(config))
-  for assignment in assignments:
-    path, sign, text = assignment.partition("=")
+  split = [assignment.partition("=") for assignment in assignments]
+  for path, sign, text in split:
     if not sign:
-      raise ConfigError(f"override {assignment!r} has no '='; write path.to.key=value")
+      raise ConfigError(f"override {path!r} has no '='; write path.to.key=value")
     node = result
     *parents, last = path.split(".")
+    if len(parents) > _DEEPEST:
+      raise ConfigError(f"override {path[:40]!r}...: expected a path of at most {_DEEPEST} keys")
     for key in parents:
       node = _child(node, key, path)
+    value = _literal(text, path)
     if isinstance(node, list):
       _child(node, last, path)
-      node[int(last)] = _literal(text)
+      node[int(last)] = value
     elif isinstance(node, dict):
-      node[last] = _literal(text)
+      if last in KINDS and node.get(last) != value:
+        _clear(node, ".".join(parents), [path for path, _, _ in split])
+      node[last] = value
     else:
       raise ConfigError(f"override {path!r}: {'.'.join(parents)} is {node!r}, which has no keys")
   return result
+
+
+def _clear(node: dict[str, Any], at: str, assigned: Sequence[str]) -> None:
+  """Removes the keys of the mapping at a path, except those that are assigned or lead to what is."""
+  for key in list(node):
+    if not any(f"{path}.".startswith(f"{at}.{key}.") for path in assigned):
+      del node[key]
 
 
 def differences(old: Any, new: Any, *, at: str = "") -> list[str]:
@@ -210,22 +251,44 @@ def first_few(lines: Sequence[str], *, most: int = 3) -> str:
 
 
 def plain(value: Any) -> Any:
-  """A config, a spec or a parsed dataclass as JSON data: mappings, lists, numbers, text."""
-  if hasattr(value, "to_dict"):
+  """A config, a spec or a parsed dataclass as JSON data: mappings, lists, numbers, text.
+
+  Raises:
+    ConfigError: it holds something else, an integer of more than 64 bits, or is nested too deeply.
+  """
+  return _plain(value, 0)
+
+
+def _plain(value: Any, depth: int) -> Any:
+  if depth > _DEEPEST:
+    raise ConfigError(f"a config is nested at most {_DEEPEST} deep; this one is deeper, or contains itself")
+  if hasattr(value, "to_dict") and not isinstance(value, type):
     value = value.to_dict()
   if isinstance(value, Mapping):
-    return {str(key): plain(item) for key, item in value.items()}
+    return {str(key): _plain(item, depth + 1) for key, item in value.items()}
   if isinstance(value, (list, tuple)):
-    return [plain(item) for item in value]
+    return [_plain(item, depth + 1) for item in value]
   if isinstance(value, Spec):
-    return {value.kind: value.path, **plain(value.keywords)}
+    return {value.kind: value.path, **_plain(value.keywords, depth)}
   if isinstance(value, Path):
     return str(value)
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    fields = dataclasses.fields(value)
+    return {field.name: _plain(getattr(value, field.name), depth + 1) for field in fields}
+  if type(value) is int:
+    _check_size(value, "a config")
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
   raise ConfigError(f"a config holds numbers, text, lists and mappings; it has {value!r}")
+
+
+def _check_size(value: int, at: str) -> None:
+  """Refuses an integer that neither an array nor a float can hold; its digits may be too many to print."""
+  if value.bit_length() > 63:
+    raise ConfigError(
+      f"{at} has an integer of {value.bit_length()} bits; expected at most 63 bits (write 1e30 for a number "
+      "that large)"
+    )
 
 
 def _realize_value(value: Any, context: Mapping[str, Any]) -> Any:
@@ -275,8 +338,15 @@ def _takes_data(target: Callable[..., Any]) -> bool:
   return any(p.kind not in keyword for p in _signature(target).parameters.values())
 
 
-@functools.cache
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
+  try:
+    return _known_signature(target)
+  except (TypeError, ValueError):  # it is written in C
+    raise ConfigError(f"{target!r} does not say what arguments it takes; wrap it in a function") from None
+
+
+@functools.cache
+def _known_signature(target: Callable[..., Any]) -> inspect.Signature:
   return inspect.signature(target)
 
 
@@ -295,6 +365,8 @@ def _hint(target: Callable[..., Any], keyword: str) -> Any:
 
 def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -> Any:
   """`value` as the type that an annotation asks for, or one line that says what was expected."""
+  if type(value) is int:
+    _check_size(value, at)
   if hint is Verbatim:
     if not isinstance(value, Mapping):
       raise ConfigError(f"{at} is {value!r}; expected a mapping")
@@ -377,11 +449,53 @@ def nearest(key: str, names: Iterable[str]) -> str:
   return f"; it has {', '.join(names[:12])}" if names else "; it takes none"
 
 
+def check_names(names: Iterable[str], *, at: str, reserved: Iterable[str] = ()) -> None:
+  """Checks names that files or folders get: each stays one part of a path, on every system.
+
+  Args:
+    names: given by the user.
+    at: the config path that error messages name.
+    reserved: names that are taken, in lower case; also with suffixes, so that `log` reserves `log.txt`.
+
+  Raises:
+    ConfigError: for the first name that cannot be used.
+  """
+  taken = set(reserved)
+  for name in names:
+    if problem := _problem_of(name, taken):
+      shown = repr(name) if len(name) <= 40 else f"{name[:40]!r}..."
+      raise ConfigError(f"{at} has the name {shown}, which {problem}; expected a name like 'sam_0.1'")
+
+
+def _problem_of(name: str, reserved: set[str]) -> str:
+  """What is wrong with a file's name; empty where nothing is."""
+  try:
+    length = len(name.encode())
+  except UnicodeEncodeError:
+    return "is not valid text"
+  if not name:
+    return "is empty"
+  if "/" in name or "\\" in name:
+    return "has a slash"
+  if name != printable(name):
+    return "has characters that cannot be printed"
+  if name.startswith("."):
+    return "begins with a dot"
+  if name != name.strip():
+    return "begins or ends with a space"
+  if length > _LONGEST_NAME:
+    return f"has {length} bytes (at most {_LONGEST_NAME} fit)"
+  lower = name.lower()
+  if lower in reserved or (lower.split(".")[0] in reserved and "." in lower):
+    return "jaxtl uses for files of its own"
+  return ""
+
+
 def _child(node: Any, key: str, path: str) -> Any:
   if path.startswith("arms.") and path.split(".")[1] == key and isinstance(node, dict) and key not in node:
     raise ConfigError(f"override {path!r}: no arm {key!r}{nearest(key, node)}")
   if isinstance(node, list):
-    if not key.isdigit() or int(key) >= len(node):
+    if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= len(node):
       raise ConfigError(f"override {path!r}: {key!r} is no index of a list of {len(node)}")
     return node[int(key)]
   if not isinstance(node, dict):
@@ -389,8 +503,13 @@ def _child(node: Any, key: str, path: str) -> Any:
   return node.setdefault(key, {})
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str, path: str) -> Any:
   try:
-    return plain(ast.literal_eval(text))
-  except (ValueError, SyntaxError):
+    with warnings.catch_warnings(action="ignore"):  # of texts that look like badly written numbers
+      value = ast.literal_eval(text)
+  except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     return text
+  try:
+    return plain(value)
+  except ConfigError as error:
+    raise ConfigError(f"override {path!r}: {error}") from error

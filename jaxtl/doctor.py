@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl import cluster
 from jaxtl import config as config_lib
+from jaxtl.errors import printable
 from jaxtl.studies import provenance, study
 from jaxtl.train import processes, sharding
 from jaxtl.train.manifest import size_text
@@ -29,6 +31,7 @@ from jaxtl.train.writer import existing
 SHOWN = (
   *("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST"),
   *("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "MEGASCALE_COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX"),
+  *(name for names in cluster.LAUNCHERS.values() for name in names),
   *("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS", "XLA_PYTHON_CLIENT_MEM_FRACTION"),
 )
 
@@ -145,4 +148,4 @@ def _differing(facts: Mapping[str, Any]) -> bool:
 
 
 def _say(what: str, text: str) -> None:
-  print(f"{what:10} {text}", flush=True)
+  print(f"{what:10} {printable(text)}", flush=True)

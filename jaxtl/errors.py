@@ -7,6 +7,7 @@ starts runs (SLURM, Kubernetes) may do that at once, and must not for the others
 import difflib
 import errno
 import math
+import re
 from collections.abc import Sequence
 
 # Of the disk, not of a name that was given: no space, over quota, worn out, read-only.
@@ -93,6 +94,39 @@ def exit_code(error: BaseException) -> int:
   if isinstance(error, OSError):
     return StorageError.code if error.errno in _OF_THE_DISK else InputError.code
   return 1
+
+
+# Controls, line separators, marks that reorder what is shown, and bytes that are no text.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+  """Text in which nothing acts on a terminal: what would is escaped as Python writes it, such as `\\x1b`.
+
+  Args:
+    text: may hold names from outside, of files or classes for example.
+    lines: keeps line breaks and tabs, for text of several lines.
+  """
+  return _UNSAFE.sub(lambda found: _escaped(found.group(), lines), text)
+
+
+def _escaped(character: str, lines: bool) -> str:
+  return character if lines and character in "\n\t" else character.encode("unicode_escape").decode("ascii")
+
+
+def cannot_write(where: object, error: OSError, *, instead: str = "") -> InputError | StorageError:
+  """The error to raise for a file or folder that cannot be written.
+
+  Args:
+    where: the place, as the message names it.
+    error: why.
+    instead: what to write instead, such as "give another --out".
+
+  Returns:
+    A StorageError if the disk is full or fails, otherwise an InputError.
+  """
+  kind = StorageError if exit_code(error) == StorageError.code else InputError
+  return kind(f"cannot write to {where}: {error.strerror or error}{f'; {instead}' if instead else ''}")
 
 
 def instead(name: str, blocks: Sequence[str]) -> str:

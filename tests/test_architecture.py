@@ -56,7 +56,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     # torch and what builds on it only in the two scripts that run in a process of their own
     NUMERIC | {"open_clip", "orbax", "safetensors", "timm", "torch", "torchvision", "transformers"},
   ),
-  "doctor": (BASIC | {"studies", "train"}, {"jax", "numpy"}),
+  "doctor": (BASIC | {"cluster", "studies", "train"}, {"jax", "numpy"}),
   "commands": (
     BASIC
     | {

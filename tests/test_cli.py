@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, and one line with an exit code for what is wrong."""
 
 import dataclasses
+import errno
 import json
 import pprint
 import re
@@ -13,7 +14,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jaxtl import cli, commands, supervision
-from jaxtl.train import checkpoint
+from jaxtl.errors import StorageError
+from jaxtl.launching import plan, submission
+from jaxtl.train import checkpoint, writer
 from tests.studies.conftest import study_config
 
 __all__ = ["study_config"]  # a fixture
@@ -158,6 +161,31 @@ def test_a_report_of_nothing_is_refused(finished, tmp_path, capsys):
   for metrics in finished.glob("*/*/metrics.jsonl"):
     metrics.unlink()  # a study of linear probes alone has none
   assert cli.main(["report", str(finished), "--out", str(out)]) == 0
+
+
+def full_disk(monkeypatch):
+  """Every file that is opened for writing is on a disk without space."""
+
+  def write(path, *_, **__):
+    path.touch()
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+  monkeypatch.setattr(Path, "write_bytes", write)
+  monkeypatch.setattr(Path, "write_text", write)
+
+
+def test_a_disk_that_is_full_under_a_report_or_a_result_ends_with_the_code_of_storage(
+  finished, tmp_path, capsys, monkeypatch
+):
+  with monkeypatch.context() as patch:
+    full_disk(patch)
+    line = refused(capsys, "report", finished, "--out", tmp_path / "out", code=5)
+    assert line.endswith("out: No space left on device; give another --out")
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(StorageError, match="No space left"):
+      writer.write_folder(tmp_path / "scores", {"x": "1"})
+    with pytest.raises(StorageError, match="No space left"):
+      submission.write(plan.Plan((plan.File("x", "1"),), (), ()), tmp_path / "launch")
 
 
 def test_seeds_are_integers(config_file, capsys):

@@ -42,6 +42,30 @@ def test_what_an_environment_means(environment, alone, why):
   assert why in found.why
 
 
+@pytest.mark.parametrize(("size", "rank"), cluster.LAUNCHERS.values())
+def test_a_launcher_whose_processes_would_each_train_alone_is_refused(size, rank):
+  started = {size: "4", rank: "2"}
+  with pytest.raises(
+    ConfigError, match=rf"^{size} is 4: .*--num-processes 4 --process-id \${rank} "
+  ) as caught:
+    cluster.detect(started)
+  assert len(str(caught.value).splitlines()) == 1
+  assert cluster.detect(started, num_processes=1).alone
+  assert cluster.detect(started, coordinator="h:1", num_processes=4, process_id=2).number == 2
+  for one in ({size: "1", rank: "0"}, {size: "4"}, {rank: "2"}, {size: "x", rank: "2"}, {size: "", rank: ""}):
+    assert cluster.detect(one).alone
+  # Inside a SLURM job without srun, and with srun for the launcher's daemons.
+  for job in (
+    {"SLURM_JOB_ID": "7"},
+    SLURM | {"SLURM_STEP_NUM_TASKS": "2"},
+    SLURM | {"SLURM_STEP_NUM_TASKS": "1"},
+  ):
+    with pytest.raises(ConfigError, match=size):
+      cluster.detect(job | started)
+  assert cluster.detect(SLURM | started).number == 2  # srun itself sets them
+  assert not cluster.detect({"TPU_WORKER_HOSTNAMES": "a,b"} | started).alone
+
+
 def test_options_win():
   found = cluster.detect(SLURM, coordinator="h:1234", num_processes=3, process_id=0)
   assert (found.coordinator, found.num_processes, found.process_id) == ("h:1234", 3, 0)

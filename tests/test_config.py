@@ -1,5 +1,6 @@
 """Every mistake in a config is one line that names the place, the key and the nearest right one."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
@@ -241,3 +242,143 @@ def test_plain_gives_back_what_was_written():
   assert config.plain(config.spec(value)) == value
   with pytest.raises(ConfigError, match="a config holds numbers"):
     config.plain(dict(a=object()))
+
+
+def test_another_component_takes_no_keywords_of_the_old_one_and_the_same_one_merges():
+  base = dict(model=dict(make="a", width=4, depth=16), lr=1)
+  assert config.merge(base, dict(model=dict(make="b"))) == dict(model=dict(make="b"), lr=1)
+  assert config.merge(base, dict(model=dict(fn="a"))) == dict(model=dict(fn="a"), lr=1)
+  same = dict(model=dict(make="a", width=4, depth=10), lr=1)
+  assert config.merge(base, dict(model=dict(make="a", depth=10))) == same
+  assert config.merge(base, dict(model=dict(depth=10))) == same
+
+
+@pytest.mark.parametrize(
+  ("overrides", "expected"),
+  [
+    (["base.model.make=b"], dict(make="b")),
+    (["base.model.fn=a"], dict(fn="a")),
+    (["base.model.make=a"], dict(make="a", width=4, inner=dict(fn="i", x=1))),
+    (["base.model.make=b", "base.model.width=5"], dict(make="b", width=5)),
+    (["base.model.width=5", "base.model.make=b"], dict(make="b", width=5)),
+    (["base.model.inner.x=2", "base.model.make=b"], dict(make="b", inner=dict(fn="i", x=2))),
+    (["base.model.inner.fn=j"], dict(make="a", width=4, inner=dict(fn="j"))),
+  ],
+)
+def test_an_override_with_another_component_takes_no_keywords_of_the_old_one(overrides, expected):
+  base = dict(base=dict(model=dict(make="a", width=4, inner=dict(fn="i", x=1))))
+  assert config.override(base, overrides)["base"]["model"] == expected
+
+
+@pytest.mark.parametrize(
+  ("name", "problem"),
+  [
+    ("", "is empty"),
+    ("..", "begins with a dot"),
+    (".hidden", "begins with a dot"),
+    ("/abs", "has a slash"),
+    ("a/b", "has a slash"),
+    ("a\\b", "has a slash"),
+    ("a\0b", "cannot be printed"),
+    ("a\nb", "cannot be printed"),
+    ("\x1b[31mred", "cannot be printed"),
+    ("\u202eb", "cannot be printed"),
+    ("\ud800", "is not valid text"),
+    (" a", "begins or ends with a space"),
+    ("\u00e9" * 51, "has 102 bytes"),
+    ("Report", "files of its own"),
+    ("log.txt", "files of its own"),
+  ],
+)
+def test_a_name_that_leads_out_of_its_folder_is_refused_in_one_line(name, problem):
+  with pytest.raises(ConfigError, match=f"arms has the name .*{problem}") as caught:
+    config.check_names([name], at="arms", reserved=("report", "log"))
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_ordinary_names_are_used_as_they_are():
+  names = ["sam_0.1", "a b", "\u00e9" * 50, "a,b", "reports", "log2", "-0.5"]
+  config.check_names(names, at="x", reserved=("report", "log"))
+
+
+@pytest.mark.parametrize("digits", [20, 400, 5000])
+def test_an_integer_that_fits_nowhere_is_refused(digits):
+  number = 10**digits
+  for value in (number, -number, [number], {"a": (1, number)}):
+    with pytest.raises(ConfigError, match=r"integer of \d+ bits") as caught:
+      config.plain(value)
+    assert len(str(caught.value)) < 200
+  with pytest.raises(ConfigError, match=r"config.inner.size has an integer of \d+ bits"):
+    config.parse(GOOD | dict(inner=dict(size=number)), Outer)
+  with pytest.raises(ConfigError, match=r"rates.0 has an integer"):
+    config.parse(GOOD | dict(rates=[number]), Outer)
+  assert config.plain([2**63 - 1, -(2**63) + 1, 1e30]) == [2**63 - 1, -(2**63) + 1, 1e30]
+
+
+@pytest.mark.parametrize(
+  "override", ["seeds.0={}", "base.x={}", "base.x=[{}]", "base.x=-{}", "base.list.{}=1", "base.{}=1"]
+)
+def test_overrides_with_400_digits_are_refused_or_used(override):
+  base = dict(seeds=[0], base=dict(x=1, list=[1]))
+  assignment = override.format("9" * 400)
+  if override == "base.{}=1":
+    assert config.override(base, [assignment])["base"]["9" * 400] == 1
+    return
+  with pytest.raises(ConfigError, match=r"^override '"):
+    config.override(base, [assignment])
+
+
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    ("{[]: 1}", "{[]: 1}"),
+    ("[" * 500, "[" * 500),
+    ("1if", "1if"),
+    ("-" * 5000 + "1", "-" * 5000 + "1"),
+    ("1_0", 10),
+  ],
+)
+def test_a_value_that_is_no_literal_is_text(text, value, recwarn):
+  assert config.override({}, [f"x={text}"]) == {"x": value}
+  assert not recwarn
+
+
+def test_a_list_has_no_place_that_is_no_number():
+  for key in ("\u00b2", "\u0663", "-1", "1.5", "9" * 5000):
+    with pytest.raises(ConfigError, match="override"):
+      config.override({"a": [1, 2, 3, 4]}, [f"a.{key}=1"])
+
+
+def test_a_config_that_contains_itself_is_refused():
+  endless: dict = {}
+  endless["a"] = [endless]
+  with pytest.raises(ConfigError, match="nested at most 64 deep"):
+    config.plain(endless)
+  with pytest.raises(ConfigError, match="at most 64 keys"):
+    config.override({}, [".".join("a" * 100) + "=1"])
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("raise SystemExit(0)", "cannot be imported: SystemExit: 0"),
+    ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ("1 +", "cannot be imported: SyntaxError"),
+    ("raise ValueError('a\\nb')", "cannot be imported: ValueError: a"),
+  ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, text, said):
+  monkeypatch.syspath_prepend(tmp_path)
+  name = f"broken_{abs(hash(text))}"
+  (tmp_path / f"{name}.py").write_text(text)
+  with pytest.raises(ConfigError, match=said):
+    config.spec(dict(fn=f"{name}.loss"))
+
+
+@pytest.mark.parametrize(
+  "path", ["builtins.print", "builtins.dict", "builtins.iter", "os.\0", "a\0.b", "..", "."]
+)
+def test_any_path_is_used_or_refused(path):
+  for kind in config.KINDS:
+    with contextlib.suppress(ConfigError):
+      config.spec({kind: path})

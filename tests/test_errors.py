@@ -28,6 +28,31 @@ def test_exit_codes(error, code):
   assert errors.exit_code(error) == code
 
 
+@pytest.mark.parametrize(
+  ("number", "code"),
+  [
+    (errno.ENOSPC, 5),
+    (errno.EDQUOT, 5),
+    (errno.EIO, 5),
+    (errno.EROFS, 5),
+    (errno.EACCES, 2),
+    (errno.ENOTDIR, 2),
+  ],
+)
+def test_a_place_that_cannot_be_written_is_the_disk_s_fault_or_the_user_s(number, code):
+  error = errors.cannot_write("out", OSError(number, "why"), instead="give another --out")
+  assert errors.exit_code(error) == code
+  assert str(error) == "cannot write to out: why; give another --out"
+  assert str(errors.cannot_write("out", OSError("odd"))) == "cannot write to out: odd"
+
+
+def test_what_would_act_on_a_terminal_is_escaped():
+  text = "a\tb\n\x1b]0;x\x07\x9b1m\r\u202e\u2066\u2028\ud800\0 \u00e9\u03bb"
+  shown = r"a\tb\n\x1b]0;x\x07\x9b1m\r\u202e\u2066\u2028\ud800\x00 " + "\u00e9\u03bb"
+  assert errors.printable(text) == shown
+  assert errors.printable(text, lines=True) == shown.replace(r"\t", "\t").replace(r"\n", "\n")
+
+
 def test_what_to_write_instead_is_the_nearest_block_and_all_there_are():
   assert errors.instead("haed", ["stem", "head"]) == "; did you mean 'head'? The blocks are stem, head"
   assert errors.instead("xyz", ["stem", "head"]) == ". The blocks are stem, head"

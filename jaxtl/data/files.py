@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import tokenize
 import zipfile
 import zlib
@@ -167,7 +168,7 @@ def sheet_splits(root: Path) -> dict[str, np.ndarray]:
 
 def locate(path: str | Path, data_dir: DataDir) -> Path:
   """`data_dir / path`, which must exist."""
-  result = (Path(data_dir or ".") / path).expanduser()
+  result = Path(os.path.expanduser(Path(data_dir or ".") / path))
   if not result.exists():
     hint = (
       ""

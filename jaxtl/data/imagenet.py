@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from jaxtl.data.folder import class_folders, from_folder
@@ -28,7 +29,7 @@ def imagenet(*, split: str, data_dir: DataDir = None) -> Source | RecordSource |
   """
   if split not in _TFDS:
     raise DataError(f"imagenet has no split {split!r}; write 'train' or 'val'")
-  root = Path(data_dir or ".").expanduser()
+  root = Path(os.path.expanduser(data_dir or "."))
   folders = {name: root / name for name in _TFDS if (root / name).is_dir()}
   if split in folders and class_folders(folders[split]):
     # The classes of both splits, so that labels agree where one lacks a class.

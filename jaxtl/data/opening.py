@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
       split: from_tfds(name=name, split=split, data_dir=data_dir)
       for split in builder_of(name, data_dir).info.splits
     }
-  place = (Path(data_dir or ".") / text).expanduser()
+  place = Path(os.path.expanduser(Path(data_dir or ".") / text))
   if not place.exists():
     raise DataError(
       f"there is no {place}; give a folder, a .parquet or .npz file, tfds:NAME, or {', '.join(drawn)}"

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtl.data.runtime import no_autograph, tf
 from jaxtl.data.sources import DataDir, Source, checked_labels, describe, read_encoded
 from jaxtl.data.storage import Encoded
-from jaxtl.errors import DataError
+from jaxtl.errors import DataError, printable
 
 # Records that the buffer shuffle of a stream holds; undecoded, about 1.5 GB of ImageNet.
 _BUFFER = 16_384
@@ -266,7 +267,7 @@ def builder_of(name: str, data_dir: DataDir) -> Any:
   """
   import tensorflow_datasets as tfds
 
-  place = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  place = Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
   try:
     builder = tfds.builder(name, data_dir=str(place), try_gcs=False)
   except tfds.core.DatasetNotFoundError as error:
@@ -288,7 +289,7 @@ def _prepared(name: str, place: Path, manual: Path) -> Any:
 
   builder = tfds.builder(name, data_dir=str(place), try_gcs=False, file_format="array_record")
   config = tfds.download.DownloadConfig(manual_dir=str(manual), max_examples_per_split=None)
-  print(f"preparing {name} from {manual} in {builder.data_path}", file=sys.stderr, flush=True)
+  print(printable(f"preparing {name} from {manual} in {builder.data_path}"), file=sys.stderr, flush=True)
   try:
     builder.download_and_prepare(download_config=config)
   except (AssertionError, ValueError, OSError, tf.errors.OpError) as error:

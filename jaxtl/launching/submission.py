@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from jaxtl import signals
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, cannot_write
 from jaxtl.launching.plan import Plan
 
 
@@ -18,7 +18,9 @@ def write(plan: Plan, folder: Path) -> None:
   """Writes the files; a folder that has other files of these names is refused.
 
   Raises:
-    ConfigError: the folder has the files of another launch, or cannot be written.
+    ConfigError: the folder has the files of another launch.
+    InputError: it cannot be written.
+    StorageError: the disk is full or fails.
   """
   for file in plan.files:
     path = folder / file.path
@@ -30,7 +32,7 @@ def write(plan: Plan, folder: Path) -> None:
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_text(file.text, encoding="utf-8")
   except OSError as error:
-    raise ConfigError(f"cannot write to {folder}: {error.strerror}; give another --write") from error
+    raise cannot_write(folder, error, instead="give another --write") from error
 
 
 def submit(plan: Plan, folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
-from jaxtl.errors import InputError
 from jaxtl.pretrained.targets import name_of
 from jaxtl.train import stored
 from jaxtl.train.checkpoint import Weights
@@ -111,12 +111,9 @@ def _measured(weights: Weights) -> str:
   if folder is None:
     return ""
   last: dict[str, float] = {}
-  path = folder / "metrics.jsonl"
-  try:
-    for line in path.read_text(encoding="utf-8").splitlines():
+  for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+    with contextlib.suppress(ValueError):  # a line that was torn when the run was killed
       last |= {key: value for key, value in stored.record(line).items() if key.startswith("eval/")}
-  except ValueError as error:
-    raise InputError(f"{path} is damaged ({error}); restore it, or remove its damaged line") from error
   return _table(
     ["measure", "value"], [[key.removeprefix("eval/"), f"{value:.4f}"] for key, value in last.items()]
   )

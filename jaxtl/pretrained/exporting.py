@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, cannot_write
 from jaxtl.pretrained import cards, targets
 from jaxtl.pretrained.layout import Layout, write
 from jaxtl.train.checkpoint import Weights
@@ -50,7 +50,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
   try:
     partial.mkdir(parents=True)
   except OSError as error:
-    raise InputError(f"cannot write to {out}: {error.strerror}") from error
+    raise cannot_write(out, error) from error
   try:
     yield partial
     partial.rename(out)

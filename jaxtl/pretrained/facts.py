@@ -71,7 +71,7 @@ def _json(file: Path) -> dict[str, Any]:
     return {}
   try:
     return dict(json.loads(file.read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
+  except (RecursionError, ValueError, TypeError) as error:
     raise InputError(f"{file} is no JSON object") from error
 
 

@@ -238,7 +238,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
   try:
     text = path.read_text(encoding="utf-8")
     names = json.loads(text) if as_json else [line for line in text.splitlines() if line]
-  except ValueError as error:
+  except (RecursionError, ValueError) as error:
     raise InputError(f"{path} is no {'JSON' if as_json else 'UTF-8 text'}") from error
   if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
     raise InputError(f"{path} is no JSON list of names")

@@ -98,7 +98,7 @@ def _shards(index: Path) -> list[Path]:
   """The files that an index names."""
   try:
     names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-  except (ValueError, KeyError, AttributeError, TypeError) as error:
+  except (RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
     raise CheckpointError(f"{index} is no index of safetensors files") from error
   missing = [name for name in names if not (index.parent / name).is_file()]
   if missing:

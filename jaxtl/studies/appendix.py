@@ -9,7 +9,7 @@ from typing import Any
 from jaxtl import config as config_lib
 from jaxtl.studies.results import Results, is_number
 from jaxtl.studies.samples import DataSet
-from jaxtl.studies.sentences import end_of_grid
+from jaxtl.studies.sentences import end_of_grid, ends_of_rates
 from jaxtl.studies.tables import ABSENT, Column, Table
 
 CHOSEN = "✓"
@@ -37,12 +37,10 @@ def rates(results: Results) -> Grid | None:
   if not trials:
     return None
   columns = sorted({rate for by_rate in trials.values() for rate in by_rate})
-  rows, ends = [], {}
+  rows, ends = [], ends_of_rates(results)
   for arm, by_rate in trials.items():
     chosen = max(by_rate.values(), key=lambda row: row["accuracy"])["peak_rate"]
     cells = [_trial(by_rate[rate], rate == chosen) if rate in by_rate else ABSENT for rate in columns]
-    if len(by_rate) > 1 and chosen in (min(by_rate), max(by_rate)):
-      ends[arm] = "smallest" if chosen == min(by_rate) else "largest"
     rows.append([arm, *cells, f"{chosen:g}{f' ({AT_END})' if arm in ends else ''}"])
   epochs = sorted(
     {row["epochs"] for by_rate in trials.values() for row in by_rate.values() if "epochs" in row}

@@ -54,8 +54,8 @@ def finding(results: Results) -> list[str]:
       else "no curvature can be compared"
     )
     said.append(
-      f"{arm}: of the loss of {_start(own):.4g}, {update} alone can take away {gain:.3g} "
-      f"({gain / _start(own):.1%}), the most of all that are not small{_agreement(own, update, 'update')}; "
+      f"{arm}: of the loss of {_start(own):.4g}, {update} alone can take away {gain:.3g}"
+      f"{_share(gain, _start(own))}, the most of all that are not small{_agreement(own, update, 'update')}; "
       f"{curved}."
     )
   return said
@@ -136,6 +136,11 @@ def _agreement(rows: Sequence[Mapping[str, Any]], layer: str, key: str) -> str:
   seeds = len({row["seed"] for row in rows})
   chose = sum(bool(row[key]) for row in rows if row["layer"] == layer)
   return "" if seeds == 1 else f" (in the mean, and the choice of {chose} of {seeds} seeds)"
+
+
+def _share(part: float, whole: float) -> str:
+  """The share in per cent in parentheses; empty if the whole is 0."""
+  return f" ({part / whole:.1%})" if whole else ""
 
 
 def _start(rows: Sequence[Mapping[str, Any]]) -> float:

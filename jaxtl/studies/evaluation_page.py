@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def to_html(
     *([page.text_table(pairs)] if pairs.rows else ['<p class="note">There is none.</p>']),
     *_gallery(result, worst, images),
     '<h2 id="classes">Classes</h2>',
-    page.text_table(_classes(result, by_class), tall=len(by_class) > 14),
+    page.text_table(_classes(result, by_class)),
     '<h2 id="behind">Behind the numbers</h2>',
     page.text_table(_behind(result)),
     *_class_map(result),
@@ -156,7 +155,7 @@ def _gallery(
   ]
   for mistakes, pictures in zip(worst, images):
     titles = [" ".join(title.split("\n")) for title in figures.mistakes_titles(result, mistakes)]
-    parts += [f"<h3>{escape(figures.mistakes_heading(mistakes))}</h3>", page.pictures(pictures, titles)]
+    parts += [f"<h3>{page.escape(figures.mistakes_heading(mistakes))}</h3>", page.pictures(pictures, titles)]
   return parts
 
 
@@ -204,4 +203,4 @@ def _class_map(result: Evaluation) -> list[str]:
   grid = Grid(
     "Classes of the data and of the model", ["of the data", "of the model"], rows, words=frozenset({1})
   )
-  return [f"<h3>{grid.title}</h3>", page.text_table(grid, tall=len(rows) > 14)]
+  return [f"<h3>{grid.title}</h3>", page.text_table(grid)]

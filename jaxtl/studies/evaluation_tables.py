@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxtl import config as config_lib
+from jaxtl.errors import printable
 from jaxtl.studies.evaluation import Evaluation
+from jaxtl.studies.formats import csv_text
 from jaxtl.studies.sentences import call
 from jaxtl.train.runtime import class_key
 
@@ -143,7 +142,7 @@ def terminal_table(result: Evaluation) -> str:
     "transforms": transforms_text(result),
   }
   left, right = max(map(len, [*texts, *cells])), max(map(len, cells.values()))
-  lines = [f"{name:{left}}  {text}" for name, text in texts.items()]
+  lines = [f"{name:{left}}  {printable(text)}" for name, text in texts.items()]
   return "\n".join([*lines, *(f"{name:{left}}  {text:>{right}}" for name, text in cells.items())])
 
 
@@ -162,14 +161,14 @@ def per_class_csv(result: Evaluation) -> str:
   """A line for each class; what a class without examples does not have is empty."""
   header = ["class", "examples", "top1", "top5", "loss", "confidence", "most_common_wrong", "wrong_share"]
   rows = (dataclasses.astuple(scores)[1:] for scores in per_class(result))
-  return _csv(header, (["" if value is None else value for value in row] for row in rows))
+  return csv_text(header, (["" if value is None else value for value in row] for row in rows))
 
 
 def confusion_csv(result: Evaluation) -> str:
   """Counts with the true class's name first in each line and the predicted classes' in the header."""
   names = result.labels.classes
   rows = ([name, *row] for name, row in zip(names, result.confusion.tolist()))
-  return _csv(["true \\ predicted", *names], rows)
+  return csv_text(["true \\ predicted", *names], rows)
 
 
 def predictions_csv(result: Evaluation) -> str:
@@ -185,12 +184,4 @@ def predictions_csv(result: Evaluation) -> str:
       examples.loss.astype(str),
     )
   )
-  return _csv(["row", "file", "label", "predicted", "confidence", "loss"], rows)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(header)
-  writer.writerows(rows)
-  return text.getvalue()
+  return csv_text(["row", "file", "label", "predicted", "confidence", "loss"], rows)

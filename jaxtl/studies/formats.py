@@ -7,9 +7,10 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from jaxtl.errors import printable
 from jaxtl.studies.appendix import Grid
 from jaxtl.studies.drawing import Figure
 from jaxtl.studies.results import Results
@@ -19,6 +20,9 @@ Caption = Sequence[tuple[str, str]]
 """Topics and what is said of each, as `sentences.caption` gives them."""
 
 _FIRST = ("kind", "arm", "seed", "protocol", "target")
+# What begins a formula, the wide forms that some spreadsheets take for the same included.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|Infinity|nan|NaN)", re.ASCII)
 _LATEX = {
   "\\": r"\textbackslash{}",
   "~": r"\textasciitilde{}",
@@ -37,16 +41,32 @@ def to_csv(results: Results) -> str:
   """One line for each row of the study: its numbers and texts in full precision, and where they are from.
 
   Mappings are JSON, class lists are left out (they are in the cells' `rows.jsonl`), what a row does not have
-  is empty. The last columns are the digest of the config and the command.
+  is empty. The last columns are the digest of the config and the command. Texts are as `csv_text` has them.
   """
   rows = [{key: value for key, value in row.items() if key != "classes"} for row in results.rows]
   columns = list(dict.fromkeys([*_FIRST, *(key for row in rows for key in row)]))
+  header = [*columns, "config_sha256", "command"]
+  lines = ([*(_csv_value(row.get(key)) for key in columns), results.digest, results.command] for row in rows)
+  return csv_text(header, lines)
+
+
+def csv_text(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+  """Lines of comma-separated values that a spreadsheet shows and does not run.
+
+  A text that a spreadsheet would take for a formula gets an apostrophe in front; a number stays as it is.
+  Control characters are escaped as Python writes them.
+  """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
-  writer.writerow([*columns, "config_sha256", "command"])
-  for row in rows:
-    writer.writerow([*(_csv_value(row.get(key)) for key in columns), results.digest, results.command])
+  writer.writerows([_csv_cell(value) for value in row] for row in (header, *rows))
   return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+  if not isinstance(value, str):
+    return value
+  is_formula = value.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(value)
+  return printable(f"'{value}" if is_formula else value, lines=True)
 
 
 def to_latex(results: Results, tables: Sequence[Table], captions: Sequence[Caption]) -> str:
@@ -54,7 +74,7 @@ def to_latex(results: Results, tables: Sequence[Table], captions: Sequence[Capti
   head = [
     "% needs \\usepackage{booktabs}",
     f"% config SHA-256 {results.digest}",
-    f"% command: {' '.join(results.command.split())}",
+    f"% command: {printable(' '.join(results.command.split()))}",
   ]
   return "\n".join([*head, *(_latex_table(table, text) for table, text in zip(tables, captions))]) + "\n"
 
@@ -91,7 +111,9 @@ def heading(table: Table) -> str:
 
 def markdown(text: str) -> str:
   """Text that Markdown shows as it is, inside a table too."""
-  text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+  text = (
+    printable(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+  )
   text = re.sub(r"([\\`*\[\]|~#$!])", r"\\\1", text)
   # Inside a word an underscore is only itself.
   return re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", text)
@@ -99,7 +121,7 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
   """Text that LaTeX shows as it is."""
-  text = "".join(_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
+  text = "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(str(text).split())))
   return text.replace(r"$\lambda$\_max", r"$\lambda_{\max}$")
 
 

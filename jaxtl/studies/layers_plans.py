@@ -109,6 +109,7 @@ class Layers:
       diagnosis=(self.diagnosis, self.diagnosis is not None or not diagnosed, "one, for diagnosed methods"),
       epochs=(self.epochs, self.epochs > 0, "a number above 0"),
     )
+    config_lib.check_names(self.methods, at="methods")
     for name, method in self.methods.items():
       every = method.rediagnose_every
       if every is not None and self.epochs / every > _MOST_PARTS:

@@ -112,8 +112,15 @@ def _row(bench: Bench, merging: Merging, scale: _Scale, method: str, patch: str)
     "test_supported_top1": float(np.mean([top1[name] for name in scale.supported])),
     "test_patching_top1": float(np.mean([top1[name] for name in scale.patching])),
     # Ilharco et al., "Editing Models with Task Arithmetic", 2022, arXiv 2212.04089.
-    "normalised_accuracy": float(np.mean([top1[name] / single[name] for name in scale.patching])),
+    "normalised_accuracy": _mean_share(top1, single),
   }
+
+
+def _mean_share(top1: Mapping[str, float], single: Mapping[str, float]) -> float:
+  """The mean of `top1` over `single`, task by task; NaN if an accuracy in `single` is 0."""
+  if not all(single.values()):
+    return float("nan")
+  return float(np.mean([top1[name] / accuracy for name, accuracy in single.items()]))
 
 
 def _joint(bench: Bench, merging: Merging, scale: _Scale) -> Merged:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 
 import numpy as np
 
+from jaxtl.errors import printable
 from jaxtl.studies.appendix import AT_END, Grid
 from jaxtl.studies.drawing import COLORS, Figure
 from jaxtl.studies.formats import Caption, heading
@@ -17,7 +18,13 @@ from jaxtl.studies.samples import Preview, encoded
 from jaxtl.studies.style import style_sheet
 from jaxtl.studies.tables import ABSENT, Column, Table
 
+_MOST_ROWS = 60  # of a table that is shown whole
 _WRAPS = 60  # characters from which a cell of words may wrap
+
+
+def escape(text: str) -> str:
+  """Text from outside as a page shows it: markup and control characters are escaped."""
+  return escape_markup(printable(text, lines=True))
 
 
 def to_html(
@@ -202,12 +209,11 @@ def figure(drawn: Figure) -> str:
   )
 
 
-def text_table(grid: Grid, *, ids: Sequence[str] = (), tall: bool = False, shaded: str = "") -> str:
-  """A grid as a table.
+def text_table(grid: Grid, *, ids: Sequence[str] = (), shaded: str = "") -> str:
+  """A grid as a table; one that is longer than a screen scrolls inside itself, and says so.
 
   Args:
     ids: anchors of the rows, or none.
-    tall: scrolls inside itself.
     shaded: cells with this text are marked.
   """
   head = "".join(
@@ -221,7 +227,10 @@ def text_table(grid: Grid, *, ids: Sequence[str] = (), tall: bool = False, shade
     )
     lines.append(f'<tr{anchor}><th scope="row">{escape(row[0])}</th>{cells}</tr>')
   header = f"<thead><tr>{head}</tr></thead>" if any(grid.header) else ""
-  note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""
+  tall = len(grid.rows) > _MOST_ROWS
+  scrolls = f"{len(grid.rows):,} rows: scroll inside the table to see all of them." if tall else ""
+  notes = " ".join(filter(None, (scrolls, grid.note)))
+  note = f'<p class="note">{escape(notes)}</p>' if notes else ""
   return (
     f'<div class="box{" tall" if tall else ""}" tabindex="0" role="region" aria-label="{escape(grid.title)}">'
     f"<table>{header}<tbody>{''.join(lines)}</tbody></table></div>{note}"
@@ -236,8 +245,8 @@ def _kind(grid: Grid, column: int, text: str, shaded: str = "") -> str:
 
 
 def _titled(grid: Grid, ids: Sequence[str] = ()) -> str:
-  """A grid under its title; a long one scrolls."""
-  return f"<h3>{escape(grid.title)}</h3>\n{text_table(grid, ids=ids, tall=len(grid.rows) > 14)}"
+  """A grid under its title."""
+  return f"<h3>{escape(grid.title)}</h3>\n{text_table(grid, ids=ids)}"
 
 
 def _preview(preview: Preview) -> str:

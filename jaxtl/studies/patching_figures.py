@@ -133,11 +133,11 @@ def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
   searched = curve["searched"].astype(bool)
   first = np.argmin(np.abs(curve["alpha"]))  # alpha = 0; there may be points below it
   shares = {
-    "supported loss": curve["supported_loss"] / curve["supported_loss"][first],
-    "patching loss": curve["patching_loss"] / curve["patching_loss"][first],
+    "supported loss": _relative(curve["supported_loss"], first),
+    "patching loss": _relative(curve["patching_loss"], first),
   }
   # The arm's own: losses that are normalised otherwise have their minimum elsewhere.
-  total = curve["objective"] / curve["objective"][first]
+  total = _relative(curve["objective"], first)
   # Wide, pale and below: where the sum and a loss nearly coincide, both are seen.
   axes.plot(curve["alpha"], total, color=canvas.color("sum"), linewidth=5, alpha=0.4, zorder=1.5)
   for name, values in shares.items():
@@ -158,5 +158,12 @@ def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
   axes.plot(curve["alpha"][best], total[best], markersize=7, zorder=4, **canvas.marker("sum"))
   axes.axvline(row["optimised/alpha"], color=INK, linewidth=1, linestyle="--")
   # A forgotten task can be many times worse; what happens below twice the first loss is what matters.
-  highest = max(map(np.max, (total, *shares.values())))
-  axes.set_ylim(0, min(max(2.2, float(total.min()) + 1), 1.05 * float(highest)))
+  drawn = [values for values in (total, *shares.values()) if np.isfinite(values).all()]
+  highest = max((float(values.max()) for values in drawn), default=1.0)
+  lowest = float(total.min()) if np.isfinite(total).all() else 0.0
+  axes.set_ylim(0, min(max(2.2, lowest + 1), 1.05 * highest))
+
+
+def _relative(values: np.ndarray, first: np.intp) -> np.ndarray:
+  """Values over the one at index `first`; NaN, which is not drawn, if that one is 0."""
+  return values / values[first] if values[first] else np.full(len(values), np.nan)

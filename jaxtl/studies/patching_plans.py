@@ -153,6 +153,8 @@ class Patching:
       merging=(self.merging, not (self.merging and self.train_head), "None where heads are trained"),
       statistics_batches=(self.statistics_batches, self.statistics_batches >= 0, "0 or more"),
     )
+    config_lib.check_names(self.supported, at="supported")
+    config_lib.check_names(self.patching, at="patching", reserved=("joint", "sequential"))
 
   @property
   def bounds(self) -> tuple[float, float]:

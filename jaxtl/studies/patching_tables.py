@@ -56,7 +56,11 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   if table.title == _MERGED:
     said += [
       ("patching, supported", "Means over the tasks of each group."),
-      ("normalised", "Accuracy as a share of the fine-tuned specialist's, mean over the patching tasks."),
+      (
+        "normalised",
+        "Accuracy as a share of the fine-tuned specialist's, mean over the patching tasks; not defined if a "
+        "specialist's accuracy is 0.",
+      ),
     ]
     joint = "Fine-tuned with the augmentations that all patching tasks have; the notes tell what is left out."
     is_there = any(row["method"] == "joint" for arm in results.arms for row in merges(results, arm))

@@ -133,6 +133,17 @@ def _rehearse(study: Pretrain, runtime: Runtime, image_size: int | None) -> None
   )
 
 
+def extent(study: Pretrain, runtime: Runtime) -> Any:
+  """The targets that the weights are transferred to: an `Extent`."""
+  from jaxtl.studies import extent as extents
+  from jaxtl.studies import transfer_extent
+
+  found = extents.Extent()
+  if study.transfer is not None:
+    transfer_extent.add_protocols(found, study.transfer, study.model, runtime)
+  return found
+
+
 def work(study: Pretrain, runtime: Runtime) -> float:
   """Image passes of one cell, for the time left; the arm's tuning is counted by `work_once`."""
   passes = _training_work(experiment_of(study), runtime)

@@ -30,8 +30,8 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
   `jax.eval_shape`. The first arm is told whole, the others by what differs from it.
 
   Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
-  the image size. A study that is no experiment tells what it amounts to by its module's `extent(study,
-  runtime)`, an `Extent`; data and checkpoints that are not there are a line then.
+  the image size. What a study does beside an experiment, or instead, is the `Extent` that its module's
+  `extent(study, runtime)` returns; data and checkpoints that are not there are a line of it.
 
   Args:
     config: of `study.load_config`.
@@ -60,7 +60,7 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
       lines += described
       table = table or parameters
       compile_now = compiled == "all"
-    elif extent_of := hook(rows, "extent"):
+    if extent_of := hook(rows, "extent"):
       extent = extent_of(arm, runtime)
       if extent != first_extent:
         lines += _extent(extent, runtime, compile_now and compiled)

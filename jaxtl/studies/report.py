@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxtl.errors import InputError
+from jaxtl.errors import cannot_write
 from jaxtl.studies import (
   appendix,
   diagnosis_figures,
@@ -100,12 +100,15 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
 
   Raises:
     InputError: no study ran in `workdir`, or `out` cannot be written.
+    StorageError: the disk is full or fails.
   """
   results = load(workdir)
   found = [(table, part.caption(results, table)) for part in PARTS for table in part.tables(results)]
+  grids = [grid for part in PARTS for grid in part.grids(results)]
+  if not found and not grids and (plain := tables.plain_table(results)):
+    found = [(plain, sentences.plain_caption(results))]
   shown, captions = [table for table, _ in found], [caption for _, caption in found]
   told = (results.config.get("title") or "Study", _lead(results, shown), shown, captions)
-  grids = [grid for part in PARTS for grid in part.grids(results)]
   drawn = [figure for part in PARTS for figure in part.figures(results)]
   preview = samples.preview(results.config, data_dir=data_dir, trust=trust)
   rates = appendix.rates(results)
@@ -170,7 +173,10 @@ def _write(out: Path, files: dict[str, str | bytes]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
       temporary = out / f".{name}.{os.getpid()}"
-      temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-      temporary.replace(out / name)
+      try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(out / name)
+      finally:
+        temporary.unlink(missing_ok=True)
   except OSError as error:
-    raise InputError(f"cannot write the report to {out}: {error.strerror}; give another --out") from error
+    raise cannot_write(f"the report's folder {out}", error, instead="give another --out") from error

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from jaxtl import config as config_lib
 from jaxtl.errors import ConfigError
-from jaxtl.studies.results import Results, Values
+from jaxtl.studies.results import Results, Values, is_number
 from jaxtl.studies.tables import (
   Table,
   curvature_values,
   curvatures,
   decimals_for,
   mean_and_spread,
+  measures_of,
   protocol_title,
 )
 from jaxtl.studies.transfer import LinearProbe
@@ -43,7 +44,7 @@ def finding(results: Results) -> list[str]:
   if found is None:
     return []
   if not found.values:
-    return ["No cell of this study is finished: there are no numbers yet."]
+    return [_without_headline(results)]
   values, digits = found.values, found.digits
   best, *others = _ordered(values, found.larger)
   number = f"{_number(values[best], digits)}{_over_seeds(values[best])}"
@@ -56,11 +57,30 @@ def finding(results: Results) -> list[str]:
   compared = [(others[0], "the next best")]
   if first in others[1:]:
     compared.append((first, "the first arm"))
-  gaps = [
-    f"{_gap(values, best, other):.{digits}f} {'ahead of' if found.larger else 'below'} {other} ({what})"
-    for other, what in compared
-  ]
+  gaps = [f"{_ahead(found, best, other)} {other} ({what})" for other, what in compared]
   return [f"{text}; {' and '.join(gaps)}."]
+
+
+def _without_headline(results: Results) -> str:
+  """What is said of a study without any of the numbers that a headline compares."""
+  if not results.finished:
+    return "No cell of this study is finished: there are no numbers yet."
+  total = len(results.arms) * len(results.seeds)
+  done = f"{len(results.finished)} of {total} cells of this study are finished"
+  if not (measures := measures_of(results)):
+    return f"{done}; their rows have no numbers."
+  named = f"{', '.join(measures[:6])}{', ...' if len(measures) > 6 else ''}"
+  return (
+    f"{done}. The study does not say which of its measures decides ({named}), so no arm is called the best."
+  )
+
+
+def _ahead(found: _Headline, best: str, other: str) -> str:
+  """How far the best arm is from another; a difference that would be printed as 0 is called a tie."""
+  gap = _gap(found.values, best, other)
+  if not float(f"{gap:.{found.digits}f}"):
+    return "equal to" if not gap else f"a tie, less than {10**-found.digits:.{found.digits}f} from"
+  return f"{gap:.{found.digits}f} {'ahead of' if found.larger else 'below'}"
 
 
 def qualifications(results: Results) -> list[str]:
@@ -74,6 +94,7 @@ def qualifications(results: Results) -> list[str]:
     first = results.arms[0]
     if first not in (best, other) and values.get(first):
       said.append(_apart(values, best, first, larger))
+  said += [*_at_ends(results), *_worse_by_tuning(results)]
   if results.missing:
     said += _what_is_missing(results)
     counts = {len(by_seed) for by_seed in values.values()}
@@ -81,6 +102,79 @@ def qualifications(results: Results) -> list[str]:
     if headline and (len(counts) > 1 or (unfinished and set(values) != set(results.arms))):
       said.append("Arms are compared over the seeds that each has, so the order may change.")
   return said
+
+
+def ends_of_rates(results: Results) -> dict[str, str]:
+  """arm -> "smallest" or "largest", if the best of several rates is at that end of those that were tried."""
+  trials: dict[str, dict[float, float]] = {}
+  for row in results.rows:
+    if row.get("kind") == "tune":
+      trials.setdefault(row["arm"], {})[row["peak_rate"]] = row["accuracy"]
+  ends = {}
+  for arm, accuracies in trials.items():
+    chosen = max(accuracies, key=lambda rate: accuracies[rate])
+    if len(accuracies) > 1 and chosen in (min(accuracies), max(accuracies)):
+      ends[arm] = "smallest" if chosen == min(accuracies) else "largest"
+  return ends
+
+
+def _at_ends(results: Results) -> list[str]:
+  """Peak rates and penalties that are at an end of their grids."""
+  said = [text] if (text := end_of_grid(ends_of_rates(results))) else []
+  places = []
+  for row in results.rows:
+    if row.get("kind") != "transfer" or not is_number(penalty := row.get("l2")):
+      continue
+    grid = _penalties(results, row["arm"])
+    if len(grid) > 1 and penalty in (min(grid), max(grid)):
+      places.append(f"{row['arm']} on {row['target']} ({'smallest' if penalty == min(grid) else 'largest'})")
+  places = list(dict.fromkeys(places))
+  if places:
+    said.append(f"At an end of the probe's penalties: {_some(places)}. A better penalty may lie beyond.")
+  return said
+
+
+def _penalties(results: Results, arm: str) -> tuple[float, ...]:
+  recipe = (results.arm_config(arm).get("transfer") or {}).get("linear_probe") or {}
+  try:
+    return config_lib.parse(recipe, LinearProbe).l2
+  except ConfigError:  # a folder of another version
+    return ()
+
+
+def _worse_by_tuning(results: Results) -> list[str]:
+  """Fine-tuning that ends below the linear probe of the same weights, or below where it began."""
+  said = []
+  tuned, probed = (
+    {
+      (arm, target): _mean(by_seed)
+      for target in results.targets
+      for arm, by_seed in results.values(
+        "accuracy", kind="transfer", protocol=protocol, target=target
+      ).items()
+    }
+    for protocol in ("fine_tune", "linear_probe")
+  )
+  below = [
+    f"{arm} on {target} ({tuned[arm, target]:.3f} against {probed[arm, target]:.3f})"
+    for arm, target in tuned
+    if probed.get((arm, target), 0.0) > tuned[arm, target]
+  ]
+  if below:
+    said.append(f"Fine-tuning ends below the linear probe: {_some(below)}. Another rate or length may help.")
+  worse = [
+    f"{row['arm']} on {row['patching']} ({end:.3f} after {start:.3f})"
+    for row in results.rows
+    if row.get("kind") == "patch"
+    and (end := row["fine_tuned/test_patching_top1"]) < (start := row["zero_shot/test_patching_top1"])
+  ]
+  if worse := list(dict.fromkeys(worse)):
+    said.append(f"Fine-tuning ends below its own start: {_some(worse)}. Another rate or length may help.")
+  return said
+
+
+def _some(places: Sequence[str]) -> str:
+  return "; ".join(places[:4]) + (f"; and {len(places) - 4} more" if len(places) > 4 else "")
 
 
 def _what_is_missing(results: Results) -> list[str]:
@@ -144,6 +238,18 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     )
   )
   return said
+
+
+def plain_caption(results: Results) -> list[tuple[str, str]]:
+  """How to read the table of a study that this report knows nothing of."""
+  said = [("Seeds", _seeds_sentence(results))]
+  counts = [(row["arm"], row["seed"]) for row in results.rows]
+  if len(set(counts)) < len(counts):
+    said.append(("Rows", "Some cells have several rows: each number is the mean over those that have it."))
+  return [
+    *said,
+    ("Numbers", "Every numeric key of the study's rows; which values are good, it does not say."),
+  ]
 
 
 def curvature_sentence(results: Results) -> str:
@@ -234,7 +340,8 @@ def _apart(values: Values, best: str, other: str, larger: bool) -> str:
     )
   apart = min(a) > max(b) if larger else max(a) < min(b)
   shared = sorted(set(values[best]) & set(values[other]))
-  ahead = sum((values[best][seed] > values[other][seed]) == larger for seed in shared)
+  sign = 1 if larger else -1
+  ahead = sum(sign * values[best][seed] > sign * values[other][seed] for seed in shared)
   pairs = f"{best} is ahead in {ahead} of {len(shared)} seeds"
   if apart:
     return f"{best} against {other}: the seeds do not overlap ({pairs})."

@@ -18,8 +18,11 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import runpy
+import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +31,7 @@ from typing import Any
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl.config import Verbatim
-from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError
+from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError, cannot_write
 from jaxtl.studies import provenance
 from jaxtl.train import compiled, processes, stored
 from jaxtl.train.guard import on_record, only_run_in
@@ -36,6 +39,8 @@ from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
 from jaxtl.train.writer import is_first_process, put_aside, write_atomically
 
 Rows = Callable[..., Iterator[Any]]
+# What a working folder has beside its arms.
+RESERVED = ("config", "data", "env", "exit_reason", "log", "quarantine", "report", "stacks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,7 @@ class StudyConfig:
   def __post_init__(self) -> None:
     good = len(self.seeds) > 0 and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
     config_lib.require(seeds=(self.seeds, good, "different whole numbers from 0"))
+    config_lib.check_names(self.arms, at="arms", reserved=RESERVED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,25 +86,60 @@ class Cell:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
   """The config of a Python file as plain data, overrides applied.
 
+  What the file prints goes to standard error. Its folder joins the end of the import path, and so does the
+  current folder, so that the config can name components of modules there, however jaxtl was started.
+
   Raises:
-    ConfigError: no such file, a file without `get_config`, or an override that leads nowhere.
+    ConfigError: no such file, a file without `get_config`, one that fails or exits, or an override that
+      leads nowhere.
   """
   if not path.is_file():
     raise ConfigError(f"no config at {path}; expected a Python file with get_config()")
-  try:
-    module = runpy.run_path(str(path))
-    if "get_config" not in module:
-      raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
-    made = module["get_config"]()
-  except ConfigError:
-    raise
-  except Exception as error:  # it is a program: it can fail in any way
-    first = (str(error).splitlines() or [""])[0]
-    raise ConfigError(f"{path} cannot be run: {type(error).__name__}: {first}") from error
-  plain = config_lib.plain(made)
+  for folder in (str(path.resolve().parent), os.getcwd()):
+    if folder not in sys.path:
+      sys.path.append(folder)
+  with _interrupts() as interrupts:
+    try:
+      plain = _run(path)
+    except ConfigError:
+      raise
+    except BaseException as error:  # it is a program: it can fail in any way, and it can exit
+      if interrupts:
+        raise
+      raise ConfigError(f"{path} cannot be run: {config_lib.summary(error)}") from error
   if not isinstance(plain, dict):
     raise ConfigError(f"{path}: get_config() returns {plain!r}; expected a ConfigDict")
   return config_lib.override(plain, overrides)
+
+
+def _run(path: Path) -> Any:
+  """What `get_config` of a Python file returns, as plain data."""
+  with contextlib.redirect_stdout(sys.stderr):
+    module = runpy.run_path(str(path))
+    if not callable(module.get("get_config")):
+      raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
+    return config_lib.plain(module["get_config"]())
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+  """Collects the interrupts that somebody types: a KeyboardInterrupt that a program raises is not one."""
+  found: list[int] = []
+  if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    yield found
+    return
+
+  def interrupt(number: int, frame: Any) -> None:
+    found.append(number)
+    raise KeyboardInterrupt
+
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, interrupt)
+  try:
+    yield found
+  finally:
+    if signal.getsignal(signal.SIGINT) is interrupt:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
@@ -117,8 +158,11 @@ def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]
 def study_class(path: str) -> type:
   """The dataclass that a study's generator takes."""
   rows = config_lib.find(path, at="config.study")
-  parameters = list(inspect.signature(rows).parameters)
-  hint = typing.get_type_hints(rows).get(parameters[0]) if parameters else None
+  try:
+    parameters = list(inspect.signature(rows).parameters)
+    hint = typing.get_type_hints(rows).get(parameters[0]) if parameters else None
+  except (NameError, TypeError, ValueError):  # a function in C, or annotations that lead nowhere
+    hint = None
   if not dataclasses.is_dataclass(hint):
     raise ConfigError(
       f"config.study names {path!r}, which is no study; expected one like '.studies.pretrain.rows'"
@@ -293,6 +337,7 @@ def claim(
 
   Raises:
     InputError: the folder cannot be written, is damaged, or was made with another config or other data.
+    StorageError: the disk is full or fails.
   """
   path = workdir / "config.json"
   if path.exists():
@@ -312,7 +357,7 @@ def claim(
     if not path.exists():
       write_atomically(path, stored.text(config))
   except OSError as error:
-    raise InputError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from error
+    raise cannot_write(workdir, error, instead="give another --workdir") from error
   return changed
 
 
@@ -388,8 +433,10 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
   if not (workdir / "config.json").is_file():
     raise InputError(f"no study in {workdir}: there is no config.json; give the --workdir of a run")
   config = provenance.read_json(workdir / "config.json")
-  if not isinstance(config.get("arms"), dict) or not isinstance(config.get("seeds", []), list):
+  arms, seeds = config.get("arms"), config.get("seeds", [])
+  if not isinstance(arms, dict) or not isinstance(seeds, list) or not {*map(type, seeds)} <= {int}:
     raise InputError(f"{workdir / 'config.json'} has no arms and seeds; give the --workdir of a run")
+  config_lib.check_names(config["arms"], at=f"{workdir / 'config.json'}: arms")
   files = [
     workdir / arm / str(seed) / "rows.jsonl" for arm in config["arms"] for seed in config.get("seeds", [0])
   ]

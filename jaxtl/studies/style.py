@@ -46,7 +46,7 @@ figure{margin:0}
 figcaption{margin-top:.6rem}
 .box{overflow-x:auto;max-width:100%;-webkit-overflow-scrolling:touch}
 .box:focus-visible{outline:2px solid var(--link);outline-offset:2px}
-.tall{max-height:26rem;overflow:auto}
+.tall{max-height:40rem;overflow:auto}
 table{border-collapse:collapse;font-size:.92rem;line-height:1.3;min-width:min(100%,30rem)}
 th,td{padding:.45rem .55rem;text-align:right;vertical-align:top;white-space:nowrap}
 th.word,td.word{text-align:left}

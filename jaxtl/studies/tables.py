@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxtl.studies.results import Results, Values, mean_over
+from jaxtl.studies.results import Results, Values, is_number, mean_over
 
 ABSENT = "-"
 
@@ -96,6 +96,32 @@ def make_tables(results: Results) -> list[Table]:
   if not any(row.get("kind") in ("pretrain", "transfer") for row in results.rows):
     return []
   return [table for table in (_table(results, name) for name in results.protocols or ("",)) if table.columns]
+
+
+def measures_of(results: Results) -> list[str]:
+  """The keys that have finite numbers in some row, in the order in which they come."""
+  keys = dict.fromkeys(key for row in results.rows for key, value in row.items() if is_number(value))
+  return [key for key in keys if key not in ("seed", "session")]
+
+
+def plain_table(results: Results) -> Table | None:
+  """Every numeric key of the rows, for a study that this report knows no table of; None without any number.
+
+  Nothing is marked as best: whether more is better is not known.
+  """
+  columns = []
+  for key in measures_of(results):
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in results.rows:
+      if is_number(row.get(key)):
+        found.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(float(row[key]))
+    values = {
+      arm: {seed: math.fsum(numbers) / len(numbers) for seed, numbers in by_seed.items()}
+      for arm, by_seed in found.items()
+    }
+    columns.append(Column(key, "Numbers of the rows", key, values, better=0, decimals=decimals_for(values)))
+  arms = tuple(arm for arm in results.arms if any(column.values.get(arm) for column in columns))
+  return Table("", arms, tuple(columns), title="Measures") if columns else None
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -222,6 +248,8 @@ def _speed(results: Results) -> list[Column]:
   if first is None:
     return []
   reference = mean_and_spread(list(found[first].values()))[0]
+  if not reference:
+    return []
   relative = {arm: {seed: x / reference for seed, x in by_seed.items()} for arm, by_seed in found.items()}
   title = f"images/s of pre-training relative to {first} ({reference:.0f} images/s)"
   return [Column("speed", "Cost", title, relative, better=0, decimals=2)]

@@ -121,6 +121,9 @@ class Protocols:
   linear_probe: LinearProbe | None = None
   fine_tune: FineTune | None = None
 
+  def __post_init__(self) -> None:
+    config_lib.check_names(self.targets, at="targets")
+
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
@@ -233,6 +236,18 @@ def _model_of(study: Transfer, runtime: Runtime) -> Spec | None:
   if not Path(study.start).exists():
     return None
   return checkpoint.load(study.start).model_spec(trust=runtime.trust)
+
+
+def extent(study: Transfer, runtime: Runtime) -> Any:
+  """The network, the images of every target, and its fine-tuning: an `Extent`."""
+  from jaxtl.studies import transfer_extent  # which imports this module
+
+  return transfer_extent.of_study(study, runtime)
+
+
+def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:
+  """The experiment that fine-tunes `model` on a target of so many training examples."""
+  return _experiment(fine_tune, target, model, num_examples)
 
 
 def work(study: Transfer, runtime: Runtime) -> float:

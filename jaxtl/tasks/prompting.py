@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import json
+import os
 from pathlib import Path
 
 from jaxtl import config as config_lib
@@ -64,7 +65,7 @@ def read_prompts(name: str) -> Prompts:
   Raises:
     ConfigError: no such set and no such file, or the file holds something else.
   """
-  file = Path(name).expanduser()
+  file = Path(os.path.expanduser(name))
   if name in prompt_sets():
     text = (_FOLDER / f"{name}.json").read_text(encoding="utf-8")
   elif file.is_file():

@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import html
 import json
+import os
 import unicodedata
 import zlib
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def tokenizer(*, vocabulary: str) -> Tokenizer:
   Raises:
     InputError: no such file, or it holds no such vocabulary; or the package `tokenizers` is missing.
   """
-  path = Path(vocabulary).expanduser()
+  path = Path(os.path.expanduser(vocabulary))
   text = _read(path)
   tokens, merges = _of_json(text, path) if text.lstrip().startswith("{") else _of_merges(text, path)
   end = tokens.get(END, -1)

@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxtl import exit_reason, streams
-from jaxtl.errors import InputError, Restart, exit_code
+from jaxtl.errors import InputError, Restart, cannot_write, exit_code
 from jaxtl.train.writer import is_first_process
 
 STACKS_FILE, LOCK_FILE = "stacks.txt", ".lock"
@@ -161,6 +161,7 @@ def only_run_in(folder: Path, *, note: Callable[[str], None] = print) -> Iterato
 
   Raises:
     InputError: another run has it, or it cannot be made or written.
+    StorageError: the disk is full or fails.
   """
   if not is_first_process():
     yield
@@ -169,7 +170,7 @@ def only_run_in(folder: Path, *, note: Callable[[str], None] = print) -> Iterato
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LOCK_FILE).touch()
   except OSError as error:
-    raise InputError(f"cannot write to {folder}: {error.strerror}; give another --workdir") from error
+    raise cannot_write(folder, error, instead="give another --workdir") from error
   with (folder / LOCK_FILE).open("a+", encoding="utf-8", errors="replace") as file:
     _lock(file, folder, note)
     file.truncate(0)

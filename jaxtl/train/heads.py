@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class ZeroShot:
       checkpoint.find(self.text)
     except CheckpointError:
       found.append(f"no text tower at {self.text}: import it with --as clip_text_b or clip_text_l")
-    if not Path(self.vocabulary).expanduser().exists():
+    if not Path(os.path.expanduser(self.vocabulary)).exists():
       found.append(f"no vocabulary at {self.vocabulary}")
     return found
 

@@ -84,12 +84,19 @@ def parse(text: str, kind: type = dict) -> Any:
     ValueError: it is none; says why in one line.
   """
   try:
-    value = json.loads(text)
+    value = json.loads(text, parse_int=_integer)
   except RecursionError:
     raise ValueError("it is nested too deeply") from None
   if not isinstance(value, kind):
     raise ValueError(f"no JSON {'object' if kind is dict else 'list'}")
   return value
+
+
+def _integer(text: str) -> int:
+  """Refuses what no array and no float can hold."""
+  if len(text.lstrip("-")) > 18:
+    raise ValueError(f"an integer of {len(text)} digits")
+  return int(text)
 
 
 def read(path: Path, kind: type = dict) -> Any:
@@ -133,7 +140,7 @@ def line(value: Mapping[str, float]) -> str:
 def record(line: str) -> dict[str, float]:
   """A metrics record: numbers by name, among them the step. Raises ValueError for anything else."""
   value: dict[str, float] = opened(parse(line))
-  if not isinstance(value.get("step"), int) or not all(isinstance(x, (int, float)) for x in value.values()):
+  if type(value.get("step")) is not int or not all(isinstance(x, (int, float)) for x in value.values()):
     raise ValueError("no metrics record")
   return value
 

@@ -19,12 +19,13 @@ import rich.console
 import rich.progress
 from rich.markup import escape
 
-from jaxtl.errors import InputError, StorageError
+from jaxtl.errors import InputError, StorageError, cannot_write, printable
 from jaxtl.streams import Forgiving
 from jaxtl.train import stored
 
 # What a file or a step's folder is called when it turns out to be damaged.
 DAMAGED = ".damaged"
+_ENOUGH = 5.0  # seconds of steps that a time left is told from
 
 
 class MetricsWriter:
@@ -156,8 +157,9 @@ class Progress:
   """One status line for a whole run: what runs, how far, how fast, how long it takes yet.
 
   In a terminal it is a bar that is redrawn; elsewhere a line is printed at most every `interval` seconds. The
-  time left is for everything announced with `expect`, measured in image passes. A line that cannot be written
-  is dropped, and the run goes on.
+  time left is for everything announced with `expect`, measured in image passes. Its speed is that between two
+  steps of one part of the run: what comes before the first step of a part, compilation above all, does
+  not count. A line that cannot be written is dropped, and the run goes on.
   """
 
   def __init__(self, *, interval: float = 15.0, stream: Any = None):
@@ -167,6 +169,8 @@ class Progress:
     self._printed = float("-inf")
     self._done = 0.0
     self._expected = 0.0
+    self._last: tuple[str, float] | None = None  # part and time of the step before
+    self._measured = self._seconds = 0.0  # work between two steps of one part, and its time
     self._log: Path | None = None
     self._bar = _terminal_bar(self._stream) if self._stream.isatty() else None
     self.title = ""
@@ -189,25 +193,36 @@ class Progress:
     """Counts work as done, and shows where the run is; `waiting` is the share of time spent on data."""
     self._done += work
     now = time.monotonic()
+    part = f"{self.title} | {text.partition(' ')[0]}"
+    if self._last is not None and self._last[0] == part:
+      self._measured += work
+      self._seconds += now - self._last[1]
+    self._last = part, now
     if self._bar is None and now - self._printed < self._interval:
       return
     self._printed = now
     elapsed = now - self._start
     share = min(self._done / self._expected, 1.0) if self._expected > 0 else 0.0
-    # The first moments are compilation, which says nothing of the rest.
-    left = _clock(elapsed / share - elapsed) if share > 0 and elapsed >= self._interval else "?"
+    left = self._time_left()
     data = "" if waiting is None else f" | data {waiting:.0%}"
     line = (
       f"{self.title} | {text} | {images_per_second:.0f} images/s{data} | {_clock(elapsed)} gone, {left} left"
     )
     if self._bar is None:
-      print(f"{share:4.0%} | {line}", file=self._stream, flush=True)
+      print(f"{share:4.0%} | {printable(line)}", file=self._stream, flush=True)
     else:
       self._bar.start()
-      self._bar.update(self._bar.task_ids[0], completed=share, description=escape(line))
+      self._bar.update(self._bar.task_ids[0], completed=share, description=escape(printable(line)))
+
+  def _time_left(self) -> str:
+    """By the speed so far; a question mark until that has been measured for a while."""
+    if self._expected <= 0 or self._measured <= 0 or self._seconds < min(self._interval, _ENOUGH):
+      return "?"
+    return _clock((self._expected - self._done) * self._seconds / self._measured)
 
   def note(self, text: str) -> None:
     """A line that stays."""
+    text = printable(text)
     if self._bar is None:
       print(text, file=self._stream, flush=True)
     else:
@@ -300,6 +315,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
   Raises:
     InputError: the folder holds something, or cannot be made.
+    StorageError: the disk is full or fails.
   """
   check_new_folder(folder)
   temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
@@ -309,7 +325,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
       (temporary / name).write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(folder)
   except OSError as error:
-    raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    raise cannot_write(folder, error) from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 

@@ -10,11 +10,12 @@ from jaxtl.errors import CheckpointError, DamagedError
 from jaxtl.studies import recipe, study
 from jaxtl.train import manifest
 from jaxtl.train.manifest import size_text
+from tests.studies.conftest import study_config
 from tests.studies.test_layers import base as layers_base
 from tests.studies.test_patching import base as patching_base
 from tests.studies.test_patching import checkpointed
 
-__all__ = ["checkpointed", "layers_base", "patching_base"]  # fixtures
+__all__ = ["checkpointed", "layers_base", "patching_base", "study_config"]  # fixtures
 NOWHERE = dict(source=dict(make=".data.from_sheets", folder="nowhere", split="train"))
 
 
@@ -90,6 +91,51 @@ def test_a_layers_study_of_a_checkpoint_tells_its_network(layers_base, checkpoin
 
 
 @pytest.fixture
+def transfer_base(patching_base):
+  two, three = (patching_base["patching"][name] for name in ("two", "three"))
+  targets = {name: dict(train=task["train"], test=task["test"]) for name, task in (("x", two), ("y", three))}
+  fine_tune = patching_base["fine_tune"]
+  probe = dict(l2=[0.1], max_iters=7)
+  return dict(
+    start=patching_base["start"], transfer=dict(targets=targets, linear_probe=probe, fine_tune=fine_tune)
+  )
+
+
+def test_a_transfer_study_tells_its_network_images_probe_and_fine_tunings(transfer_base, runtime, tmp_path):
+  config = config_of("transfer", transfer_base, a=dict(), b=dict(start="nowhere"))
+  text = recipe.describe(config, runtime(), compiled="first")
+  params = train.load(transfer_base["start"]).params
+  assert told(text, "network") == [f"resnet8(width=4), {tree.size(params):,} parameters"]
+  assert told(text, "images") == ["96 train, 96 test: x", "96 train, 96 test: y"] * 2
+  assert told(text, "probe") == ["1 penalty, at most 7 L-BFGS steps: every target"] * 2
+  assert told(text, "training") == ["fine-tune x", "fine-tune y"] * 2
+  assert told(text, "steps") == ["12 = 2 epochs of 96 images in batches of 16"] * 4
+  assert told(text, "missing") == [
+    "no checkpoint at nowhere: make it first; its parameters and memory are told then"
+  ]
+  assert text.count("as compiled") == 1
+  assert len(told(text, "memory")) == 2  # of the arm whose network is known
+  rows = study.run_study(config, workdir=tmp_path / "run", runtime=runtime(), arms=["a"])
+  assert {row["steps"] for row in rows if row["protocol"] == "fine_tune"} == {12}
+  probe_alone = transfer_base | dict(transfer=transfer_base["transfer"] | dict(fine_tune=None))
+  text = recipe.describe(config_of("transfer", probe_alone), runtime())
+  assert told(text, "images") == ["96 train, 96 test: x", "96 train, 96 test: y"]
+  assert not told(text, "training")
+
+
+def test_pretraining_tells_its_targets_too(study_config, runtime):
+  config = json.loads(json.dumps(study_config))
+  targets = config["base"]["transfer"]["targets"]
+  text = recipe.describe(config, runtime())
+  assert len(told(text, "images")) == len(targets)
+  for name in targets:
+    assert f"fine-tune {name}" in told(text, "training")
+  target = next(iter(targets.values()))
+  target["test"]["source"] = dict(make=".data.from_parquet", path="none.parquet")
+  assert told(recipe.describe(config, runtime()), "missing")[0].startswith("there is no none.parquet")
+
+
+@pytest.fixture
 def flatness_base(checkpointed):
   source = dict(make="tests.train.conftest.squares")
   return dict(start=checkpointed, flatness=dict(data=dict(source=source, batch_size=16), num_examples=48))
@@ -108,11 +154,12 @@ def test_a_flatness_study_tells_its_network_images_and_a_gradients_memory(flatne
   assert told(text, "missing")[0].startswith("no checkpoint at nowhere")
 
 
-@pytest.mark.parametrize("name", ["patching", "layers", "flatness"])
+@pytest.mark.parametrize("name", ["patching", "layers", "flatness", "transfer"])
 def test_what_is_not_there_is_a_line_and_the_rest_is_told(
-  name, patching_base, layers_base, flatness_base, runtime
+  name, patching_base, layers_base, flatness_base, transfer_base, runtime
 ):
-  base = dict(patching=patching_base, layers=layers_base, flatness=flatness_base)[name]
+  bases = dict(patching=patching_base, layers=layers_base, flatness=flatness_base, transfer=transfer_base)
+  base = bases[name]
 
   def moved(value):
     """The same with every source replaced by a file that there is none of; equal ones by the same one."""
@@ -129,7 +176,7 @@ def test_what_is_not_there_is_a_line_and_the_rest_is_told(
   assert ("no checkpoint at runs/nowhere" in " ".join(missing)) == ("start" in gone)
   assert "unknown" in told(text, "images")[0]
   assert not told(text, "memory")
-  steps = dict(patching="2 epochs in batches of 16", layers="2 epochs in batches of 16", flatness=None)[name]
+  steps = None if name == "flatness" else "2 epochs in batches of 16"
   assert (steps in told(text, "steps")) == (steps is not None)
 
 

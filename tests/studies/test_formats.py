@@ -1,10 +1,12 @@
 import csv
+import dataclasses
 import io
 import json
+import re
 
 import pytest
 
-from jaxtl.studies import formats
+from jaxtl.studies import formats, page
 from jaxtl.studies import results as results_lib
 from jaxtl.studies.tables import make_tables
 from tests.studies import example_study
@@ -27,6 +29,50 @@ def test_csv_parses_back_to_the_rows(results):
     assert all(text == "" for key, text in line.items() if key not in (*row, "config_sha256", "command"))
     assert line["config_sha256"] == results.digest
     assert line["command"] == "jaxtl run x.py"
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "=1+1",
+    "+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(A1)",
+    " =1+1",
+    "\t=1",
+    "-",
+    "--5",
+    "+",
+    "-1_000",
+    "\uff1d1",
+    "-\u0661",
+  ],
+)
+def test_a_text_that_spreadsheets_would_run_is_text_in_csv(text):
+  [[name, value], [first, second]] = csv.reader(io.StringIO(formats.csv_text([text, "b"], [["a", text]])))
+  assert name == second == f"'{text}"
+  assert (value, first) == ("b", "a")
+
+
+@pytest.mark.parametrize(
+  "value", [-0.5, -3, "-0.5", "+1e-7", "-inf", "nan", "-.5", "-1.", 1e-30, None, "a=b", "", "x-1"]
+)
+def test_numbers_and_other_texts_stay_as_they_are_in_csv(value):
+  [[found]] = list(csv.reader(io.StringIO(formats.csv_text([value], [])))) or [[""]]
+  assert found == ("" if value is None else str(value))
+
+
+def test_a_study_s_csv_has_no_formula_of_its_rows(results):
+  row = {"kind": "=1", "arm": "-x", "seed": 0, "=key": "@a", "loss": -0.5}
+  [line] = csv.DictReader(io.StringIO(formats.to_csv(dataclasses.replace(results, rows=[row]))))
+  assert (line["kind"], line["arm"], line["'=key"], line["loss"]) == ("'=1", "'-x", "'@a", "-0.5")
+
+
+def test_no_format_has_control_characters(results):
+  text = "a\x1b[31mb\x9b\u202ec\0"
+  for shown in (formats.markdown(text), formats.latex(text), formats.csv_text([text], []), page.escape(text)):
+    assert not re.search("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202e]", shown)
+    assert "x1b" in shown
 
 
 def test_markdown_is_escaped():

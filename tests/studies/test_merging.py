@@ -136,6 +136,25 @@ def test_normalised_accuracy_is_a_share_of_the_specialists(many, runtime, tmp_pa
   assert abs(row["normalised_accuracy"] - 1) > 0.01
 
 
+@pytest.mark.parametrize("accuracies", [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+def test_a_share_of_a_specialist_without_accuracy_is_not_defined(
+  many, runtime, tmp_path, monkeypatch, accuracies
+):
+  """With few test images a specialist may have none of them right."""
+  single = dict(zip(("two", "three"), accuracies))
+  monkeypatch.setattr(patching_bench.Bench, "specialist", lambda bench, name: {"top1": single[name]})
+  run(many, runtime, tmp_path / "run", merging=dict(methods=["uniform_soup"]))
+  table = patching_tables.make_tables(results := load(tmp_path / "run"))[1]
+  assert "normalised" not in [column.title for column in table.columns]
+  other = dict(next(row for row in results.rows if row["kind"] == "merge"), arm="b", normalised_accuracy=0.5)
+  both = dataclasses.replace(
+    results, rows=[*results.rows, other], config={**results.config, "arms": {"a": {}, "b": {}}}
+  )
+  [normalised] = [c for c in patching_tables.make_tables(both)[1].columns if c.title == "normalised"]
+  assert [normalised.cell(arm).mean for arm in "ab"] == ["-", "0.500"]
+  report.write(tmp_path / "run", tmp_path / "out")
+
+
 def test_a_row_says_which_normalisation_was_in_use(many, runtime, tmp_path, monkeypatch):
   """Where the losses do not have two ends, endpoints falls back to initial."""
   monkeypatch.setattr(objective, "SMALLEST_RANGE", -1e9)

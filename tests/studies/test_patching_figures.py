@@ -28,6 +28,22 @@ def test_the_sum_is_the_arm_s_own_and_below_the_losses(finished, normalise):
     assert best.get_xdata() == [row["optimised/alpha"]]
 
 
+@pytest.mark.parametrize("zero", [["supported_loss"], ["patching_loss", "objective"], ["objective"]])
+def test_a_curve_that_begins_at_0_has_no_multiples_and_is_not_drawn(finished, zero):
+  [row] = load(finished).rows
+  for all_of_it in (False, True):
+    curve = {key: list(values) for key, values in row["curve"].items()}
+    for key in zero:
+      curve[key] = [0.0] * len(curve[key]) if all_of_it else [0.0, *curve[key][1:]]
+    with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
+      patching_figures._panel(canvas.axes[0], canvas, row | {"curve": curve})
+      wide, *_ = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
+      assert np.isnan(wide.get_ydata()).all() == ("objective" in zero)
+      low, high = canvas.axes[0].get_ylim()
+      assert (low, np.isfinite(high)) == (0, True)
+      assert high > 0
+
+
 def test_shapes_tell_the_patching_tasks(finished):
   results = load(finished)
   [row] = results.rows

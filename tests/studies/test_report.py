@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxtl.errors import InputError
-from jaxtl.studies import report
+from jaxtl.studies import page, report
+from jaxtl.studies.appendix import Grid
 from tests.studies import example_study
 from tests.studies.test_diagnosis_tables import ROWS
 
@@ -216,6 +217,60 @@ def test_every_number_has_its_seeds_beside_it(full):
   value = next(r["accuracy"] for r in rows if r.get("target") == "pets" and r["protocol"] == "fine_tune")
   title = re.search(r'title="(sam, accuracy on pets, fine-tuning: [^"]*)"', full.read_text(encoding="utf-8"))
   assert f"seed 1: {value:.6g}" in title[1]
+
+
+def foreign(workdir, rows):
+  """A study whose module is not in jaxtl: two arms, one seed, and rows of its own."""
+  config = {"study": "mylab.study.rows", "base": {}, "arms": {"a": {}, "b": {}}, "seeds": [0]}
+  workdir.mkdir()
+  (workdir / "config.json").write_text(json.dumps(config))
+  for arm, own in rows.items():
+    (workdir / arm / "0").mkdir(parents=True)
+    lines = [json.dumps({"arm": arm, "seed": 0, "session": 0} | row) + "\n" for row in own]
+    (workdir / arm / "0" / "rows.jsonl").write_text("".join(lines))
+  return report.write(workdir, workdir / "report")
+
+
+def test_a_study_from_outside_has_a_table_of_its_numbers(tmp_path):
+  rows = {
+    "a": [{"accuracy": 0.5, "name": "x", "good": True}, {"accuracy": 0.7}],
+    "b": [{"accuracy": 0.25, "seconds": 1234.5, "loss": float("nan")}],
+  }
+  out = foreign(tmp_path / "run", rows)
+  text = (out.parent / "report.md").read_text()
+  assert "No cell" not in text
+  assert (
+    "2 of 2 cells of this study are finished. The study does not say which of its measures decides "
+    "(accuracy, seconds), so no arm is called the best."
+  ) in text
+  assert "| arm | accuracy | seconds |" in text
+  assert "| a | 0.600 | - |" in text
+  assert "| b | 0.250 | 1234 |" in text or "| b | 0.250 | 1235 |" in text
+  assert "the mean over those that have it" in text
+  assert "0.600" in out.read_text()
+  assert r"\begin{tabular}" in (out.parent / "table.tex").read_text()
+
+
+@pytest.mark.parametrize(
+  ("rows", "said"),
+  [
+    ({"a": [], "b": []}, "2 of 2 cells of this study are finished; their rows have no numbers."),
+    ({"a": [{"text": "x"}]}, "1 of 2 cells of this study are finished; their rows have no numbers."),
+    ({"a": [{"x": 1}]}, "1 of 2 cells of this study are finished. The study does not say"),
+    ({}, "No cell of this study is finished"),
+  ],
+)
+def test_a_study_from_outside_is_told_as_far_as_it_is(tmp_path, rows, said):
+  assert said in (foreign(tmp_path / "run", rows).parent / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("count", "scrolls"), [(15, False), (60, False), (61, True)])
+def test_a_table_is_shown_whole_or_says_that_it_scrolls(count, scrolls):
+  grid = Grid("Layers", ["layer", "gain"], [[f"layer{number}", "1"] for number in range(count)], "A note.")
+  for text in (page.text_table(grid), page._titled(grid)):
+    assert ("tall" in text) is scrolls
+    assert (f"{count} rows: scroll inside the table to see all of them." in text) is scrolls
+    assert "A note." in text
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):

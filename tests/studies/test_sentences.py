@@ -35,6 +35,85 @@ def test_finding_names_the_best_the_next_and_the_first():
   )
 
 
+@pytest.mark.parametrize(
+  ("other", "said"),
+  [
+    (0.8, "a 0.800 (one seed); equal to b (the next best)."),
+    (0.7997, "a 0.800 (one seed); a tie, less than 0.001 from b (the next best)."),
+    (0.799, "a 0.800 (one seed); 0.001 ahead of b (the next best)."),
+  ],
+)
+def test_a_difference_that_is_not_seen_is_a_tie(other, said):
+  [found] = sentences.finding(study({"a": [0.8], "b": [other]}, seeds=(0,)))
+  assert found.endswith(said)
+  assert "0.000" not in found
+
+
+def test_a_tie_in_a_seed_is_no_lead_in_it():
+  said = sentences.qualifications(study({"a": [0.8, 0.9], "b": [0.8, 0.9]}))
+  assert "ahead in 0 of 2 seeds" in said[0]
+  rows = [
+    {"arm": arm, "seed": seed, "kind": "flatness", "loss": "cross_entropy", "lambda_max": 3.0, "converged": 1}
+    for arm in "ab"
+    for seed in (0, 1)
+  ]
+  config = {"study": "x", "base": {}, "arms": {"a": {}, "b": {}}, "seeds": [0, 1]}
+  cells = frozenset((row["arm"], row["seed"]) for row in rows)
+  assert "ahead in 0 of 2 seeds" in sentences.qualifications(Results(config, {}, rows, {}, cells))[0]
+
+
+def test_fine_tuning_below_the_probe_is_told():
+  results = study({"a": [0.6, 0.8], "b": [0.9, 0.9]})
+  probes = [row | {"protocol": "linear_probe", "accuracy": 0.75, "l2": 0.01} for row in results.rows]
+  said = sentences.qualifications(dataclasses.replace(results, rows=[*results.rows, *probes]))
+  [told] = [text for text in said if "below the linear probe" in text]
+  assert told == (
+    "Fine-tuning ends below the linear probe: a on pets (0.700 against 0.750). "
+    "Another rate or length may help."
+  )
+  assert not [text for text in sentences.qualifications(results) if "below" in text]
+
+
+def test_fine_tuning_below_its_own_start_is_told():
+  rows = [
+    {"arm": "a", "seed": 0, "kind": "patch", "patching": name, "optimised/test_supported_top1": 0.5}
+    | {
+      "optimised/test_patching_top1": 0.5,
+      "zero_shot/test_patching_top1": start,
+      "fine_tuned/test_patching_top1": end,
+    }
+    for name, start, end in (
+      ("worse", 0.5, 0.4),
+      ("worse", 0.5, 0.4),
+      ("better", 0.5, 0.6),
+      ("same", 0.5, 0.5),
+    )
+  ]
+  config = {"study": "x", "base": {}, "arms": {"a": {}}, "seeds": [0]}
+  said = sentences.qualifications(Results(config, {}, rows, {}, frozenset({("a", 0)})))
+  assert said == [
+    "Fine-tuning ends below its own start: a on worse (0.400 after 0.500). Another rate or length may help."
+  ]
+
+
+@pytest.mark.parametrize(("chosen", "end"), [(0.05, "smallest"), (0.2, "largest"), (0.1, None)])
+def test_a_rate_or_penalty_at_the_end_of_its_grid_is_told_at_the_head(chosen, end):
+  results = study({"a": [0.8, 0.9]})
+  trials = [
+    {"arm": "a", "seed": 0, "kind": "tune", "peak_rate": rate, "accuracy": 0.5 + 0.1 * (rate == chosen)}
+    for rate in (0.05, 0.1, 0.2)
+  ]
+  rates = dataclasses.replace(results, rows=[*results.rows, *trials])
+  told = [text for text in sentences.qualifications(rates) if text.startswith("At an end of the rates tried")]
+  assert told == ([f"At an end of the rates tried: a ({end}). A better rate may lie beyond."] if end else [])
+  probes = [row | {"protocol": "linear_probe", "l2": chosen} for row in results.rows]
+  config = results.config | {"base": {"transfer": {"targets": {}, "linear_probe": {"l2": [0.05, 0.1, 0.2]}}}}
+  penalties = dataclasses.replace(results, rows=[*results.rows, *probes], config=config)
+  told = [text for text in sentences.qualifications(penalties) if "penalties" in text]
+  expected = f"At an end of the probe's penalties: a on pets ({end}). A better penalty may lie beyond."
+  assert told == ([expected] if end else [])
+
+
 def test_seeds_that_overlap_are_called_so():
   said = sentences.qualifications(study({"a": [0.8, 0.9], "b": [0.7, 0.85]}))
   assert "the seeds overlap, so the difference is within the spread" in said[0]

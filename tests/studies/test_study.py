@@ -1,12 +1,13 @@
 """The runner: cells are kept, killed runs go on, and a folder belongs to one config."""
 
 import dataclasses
+import errno
 import json
 
 import chex
 import pytest
 
-from jaxtl.errors import ConfigError, InputError
+from jaxtl.errors import ConfigError, InputError, StorageError
 from jaxtl.studies import pretrain, provenance, report, results, study, transfer
 from jaxtl.train import stored
 
@@ -266,6 +267,15 @@ def test_a_folder_that_cannot_be_written_is_refused(study_config, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match="cannot write to"):
     study.claim(tmp_path / "file" / "run", study_config, [])
+
+
+def test_a_full_disk_is_not_the_user_s_mistake(study_config, tmp_path, monkeypatch):
+  def full(path, text):
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+  monkeypatch.setattr(study, "write_atomically", full)
+  with pytest.raises(StorageError, match="No space left on device; give another --workdir"):
+    study.claim(tmp_path / "run", study_config, [])
 
 
 def test_only_the_chosen_arms_and_seeds_run(study_config, runtime, tmp_path):

@@ -128,8 +128,29 @@ def test_progress_says_share_rate_and_time_left(monkeypatch):
     progress.advance(50, "step", images_per_second=123.4, waiting=0.05)
   lines = stream.getvalue().splitlines()
   assert len(lines) == 2  # 25 s is too soon after 20 s
-  assert lines[0] == " 25% | arm/0 | step | 123 images/s | data 5% | 0:20 gone, 1:00 left"
-  assert lines[1].endswith("0:40 gone, 0:13 left")
+  assert lines[0] == " 25% | arm/0 | step | 123 images/s | data 5% | 0:20 gone, ? left"
+  assert lines[1].endswith("0:40 gone, 0:10 left")  # 100 in the 20 s since the first step, and 50 are left
+
+
+def test_the_time_left_counts_no_compilation(monkeypatch):
+  """Two parts that compile for 100 s each, then take a second a step: the truth is a second for each step."""
+  now = [0.0]
+  monkeypatch.setattr("time.monotonic", lambda: now[0])
+  stream = io.StringIO()
+  progress = Progress(interval=10.0, stream=stream)
+  progress.expect(2 * 300)
+  for part in range(2):
+    progress.title = f"part {part}"
+    now[0] += 100
+    for step in range(300):
+      now[0] += step > 0
+      progress.advance(1, "step", images_per_second=1.0)
+  told = [line.rpartition(", ")[2].removesuffix(" left") for line in stream.getvalue().splitlines()]
+  assert told[0] == "?"
+  assert len(told) > 50
+  seconds = [int(text.split(":")[0]) * 60 + int(text.split(":")[1]) for text in told[1:]]
+  assert seconds[:3] == [589, 579, 569]
+  assert seconds == sorted(seconds, reverse=True)
 
 
 def test_the_time_left_is_not_told_at_once_and_waiting_only_where_it_is_known(monkeypatch):
@@ -142,8 +163,26 @@ def test_the_time_left_is_not_told_at_once_and_waiting_only_where_it_is_known(mo
     progress.advance(50, "pass", images_per_second=123.4)
   assert [line.split(" | ", 2)[2] for line in stream.getvalue().splitlines()] == [
     "pass | 123 images/s | 0:04 gone, ? left",
-    "pass | 123 images/s | 0:20 gone, 1:00 left",
+    "pass | 123 images/s | 0:20 gone, 1:36 left",  # 50 in 16 s, and 300 are left
   ]
+
+
+def test_names_on_the_status_line_do_not_act_on_the_terminal(tmp_path):
+  stream = io.StringIO()
+  progress = Progress(stream=stream)
+  progress.title = "a\x1b[31m"
+  progress.log_to(tmp_path / "log.txt")
+  progress.advance(1, "step", images_per_second=1.0)
+  progress.note("b\x1b]0;x\x07")
+  for text in (stream.getvalue(), (tmp_path / "log.txt").read_text()):
+    assert not {"\x1b", "\x07"} & set(text)
+  assert "a\\x1b[31m" in stream.getvalue()
+  terminal = Terminal()
+  bar = Progress(stream=terminal)
+  bar.note("\x1b]0;x\x07")
+  bar.close()
+  assert "]0;x" in terminal.getvalue()
+  assert "\x1b]" not in terminal.getvalue()
 
 
 def test_notes_go_to_the_log_too(tmp_path):
