@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import chex
+import numpy as np
 import pytest
+from PIL import Image
 
 from jaxtl.errors import ConfigError, InputError
 from jaxtl.studies import pretrain, provenance, report, results, study, transfer
@@ -232,6 +234,30 @@ def test_changed_data_are_refused(study_config, runtime, tmp_path, monkeypatch):
     InputError, match=r"has changed since .* fingerprint \w+, and now \d+ with another. Bring"
   ):
     run(study_config, tmp_path, runtime)
+
+
+def test_images_that_are_replaced_by_others_of_the_same_size_are_refused(study_config, runtime, tmp_path):
+  def write(seed):
+    rng = np.random.default_rng(seed)
+    for number in range(36):
+      file = tmp_path / "set" / "abc"[number % 3] / f"{number}.bmp"
+      file.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+
+  write(0)
+  base, source = study_config["base"], dict(make=".data.from_folder", folder=str(tmp_path / "set"))
+  base["data"]["source"] = base["evaluation"]["test"]["source"] = source
+  study_config["arms"] = dict(from_scratch=dict(epochs=0.0, tune=None, flatness=None, transfer=None))
+  workdir = tmp_path / "run"
+  rows = workdir / "from_scratch" / "0" / "rows.jsonl"
+  run(study_config, workdir, runtime)
+  rows.unlink()
+  write(0)  # the same bytes with another time go on
+  run(study_config, workdir, runtime)
+  rows.unlink()
+  write(1)
+  with pytest.raises(InputError, match=r"set has changed since .*: 36 examples with .*, and now 36 with"):
+    run(study_config, workdir, runtime)
 
 
 def test_a_changed_config_is_refused_with_the_difference(study_config, tmp_path):
