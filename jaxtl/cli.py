@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.parser.error(f"{' '.join(unknown)!r} is no argument of {options.parser.prog}")
   options.overrides = [*overrides, *getattr(options, "overrides", [])]
   options.command_line = ["jaxtl", *arguments]
+  if hasattr(sys.stdout, "reconfigure"):
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8; stderr does this by itself
   with streams.forgiving(output=options.command == "run"):
     return _do(options, arguments)
 

@@ -157,6 +157,8 @@ def evaluate(options: argparse.Namespace) -> None:
   _check_zero_shot(options)
   weights = checkpoint.load(options.checkpoint)
   source = data_lib.from_name(name=options.data, split=options.split, data_dir=options.data_dir)
+  data_lib.need_two_classes(source.classes, name=source.name)
+  runtime.note_left_out(source)
   if options.zero_shot:
     weights = _with_zero_shot_head(weights, source.classes, options)
   plan = evaluation.plan_of(weights, _preprocessing(options), trust=options.trust)

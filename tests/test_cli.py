@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import pprint
 import re
 from pathlib import Path
@@ -226,6 +227,41 @@ def test_eval_skips_as_many_unreadable_images_as_it_may(finished, tmp_path, caps
   captured = capsys.readouterr()
   assert "top1" in captured.out
   assert "broken.png" in captured.err
+
+
+def test_class_folders_of_any_name_are_trained_on_evaluated_and_checked(tmp_path, study_config, capsys):
+  names = ["a\nb", os.fsdecode("ガ表".encode("shift_jis")), "\u30ab\u3099"]
+  folder = class_folders(tmp_path / names[1] / "set", names)
+  (folder / names[0] / "x.heic").write_bytes(b"x")
+  (folder / names[0] / "y").write_bytes(b"x")
+  base = study_config["base"]
+  for data in (base["data"], base["evaluation"]["test"]):
+    data |= dict(source=dict(make=".data.from_folder", folder=str(folder)), batch_size=4)
+  study_config["arms"] = dict(one=dict(epochs=0.0, tune=None, flatness=None, transfer=None))
+  config, out = tmp_path / "study.py", tmp_path / names[1] / "evaluation"
+  config.write_text(f"def get_config():\n  return {pprint.pformat(study_config)}\n")
+  told = "set: 2 files are left out: 1 with the suffix .heic, 1 without a suffix (a\\nb/x.heic, a\\nb/y)"
+  assert cli.main(["run", str(config), "--workdir", str(tmp_path / "run"), "--num-devices", "1"]) == 0
+  assert capsys.readouterr().err.count(told) == 1  # though a training set, a test set and a report use it
+  common = ["--data", str(folder), "--batch-size", "4", "--num-devices", "1", "--out", str(out)]
+  assert cli.main(["eval", str(tmp_path / "run" / "one" / "0"), *common]) == 0
+  assert capsys.readouterr().err.count(told) == 1
+  shown = ["a\\nb", "\u30ac", "\\x83K\\x95\\"]
+  lines = (out / "predictions.csv").read_text(encoding="utf-8").splitlines()
+  assert [line.split(",")[1:3] for line in lines[1::4]] == [[f"{name}/0.png", name] for name in shown]
+  assert cli.main(["data", "check", str(folder), "--out", str(out / "pictures")]) == 0
+  table = capsys.readouterr().out.splitlines()[1:4]
+  assert [line.split() for line in table] == [[str(i), name, "4"] for i, name in enumerate(shown)]
+
+
+def test_a_single_class_is_refused_whatever_holds_it(finished, config_file, tmp_path, capsys):
+  place = tmp_path / "one.npz"
+  np.savez(place, train_images=np.zeros((8, 8, 8, 3), np.uint8), train_labels=np.zeros(8, int))
+  line = refused(capsys, "eval", finished / "sam" / "0", "--data", place, "--split", "train", code=3)
+  assert "has the single class '0'; expected at least 2" in line
+  source = f"base.data.source={{'make': '.data.from_npz', 'path': '{place}', 'split': 'train'}}"
+  line = refused(capsys, "run", config_file, "--workdir", tmp_path / "other", source, code=3)
+  assert "has the single class '0'; expected at least 2" in line
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from jaxtl.data.bundled import digits, photo_patches
 from jaxtl.data.check import Report, check_source
 from jaxtl.data.drawn import glyphs
 from jaxtl.data.files import from_npz, from_parquet, from_sheets
-from jaxtl.data.folder import from_folder
+from jaxtl.data.folder import from_folder, left_out_line
 from jaxtl.data.imagenet import imagenet
 from jaxtl.data.images import (
   CIFAR10_MEAN,
@@ -30,7 +30,7 @@ from jaxtl.data.pipeline import drawn_batches, drawn_order, draws, eval_batches,
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing
 from jaxtl.data.preview import augmented_preview, contact_sheet, gallery
-from jaxtl.data.sources import Source, from_arrays, part_of, subset
+from jaxtl.data.sources import Source, from_arrays, need_two_classes, part_of, subset
 from jaxtl.data.storage import Deferred, Encoded, Files
 from jaxtl.data.tfds import RecordSource, StreamSource, from_tfds
 
@@ -73,7 +73,9 @@ __all__ = [
   "glyphs",
   "imagenet",
   "joined",
+  "left_out_line",
   "mixup",
+  "need_two_classes",
   "normalize",
   "open_source",
   "pad_crop",

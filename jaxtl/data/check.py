@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxtl.data import augment, images
-from jaxtl.data.folder import left_out
+from jaxtl.data.folder import why_left_out
 from jaxtl.data.opening import open_source
 from jaxtl.data.pipeline import train_batches
 from jaxtl.data.preview import augmented_preview, contact_sheet
 from jaxtl.data.sources import DataDir, Source
-from jaxtl.data.storage import Files
 from jaxtl.data.stream import AnySource, Transform
 from jaxtl.data.tfds import RecordSource, StreamSource
 from jaxtl.errors import DataError
@@ -42,7 +41,7 @@ class Report:
     duplicates: groups of examples with exactly equal pixels; each example with its class.
     overlaps: name of another split -> pairs (example here, example there) with equal pixels.
     fingerprint: of the source.
-    left_out: files of a folder that are not used because of their suffix.
+    left_out: files of a folder that are not used, most because of their suffix.
   """
 
   name: str
@@ -187,7 +186,7 @@ def _report(scan: _Scan, others: Sequence[_Scan]) -> Report:
     duplicates=tuple(tuple(map(scan.name, group)) for group in scan.groups.values() if len(group) > 1),
     overlaps=overlaps,
     fingerprint=source.fingerprint(),
-    left_out=tuple(left_out(source.images.root)) if isinstance(source.images, Files) else (),
+    left_out=source.left_out if isinstance(source, Source) else (),
   )
 
 
@@ -286,10 +285,14 @@ def _table(reports: Mapping[str, Report]) -> list[str]:
 
 
 def _left_out(files: Sequence[str]) -> list[str]:
-  if not files:
-    return []
-  named = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
-  return [f"  files left out because of their suffix: {len(files)} ({named})"]
+  by_reason: dict[str, list[str]] = {}
+  for file in files:
+    why = why_left_out(file)
+    by_reason.setdefault("because of their suffix" if why.startswith("with") else why, []).append(file)
+  return [
+    f"  files left out {why}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    for why, names in by_reason.items()
+  ]
 
 
 def _listed(what: str, lines: Sequence[str]) -> list[str]:

@@ -110,7 +110,7 @@ def from_npz(
     images, labels = arrays[keys[0]], arrays[keys[1]].reshape(-1)
     if classes is None:
       every = [arrays[key] for key in arrays if key.endswith("_labels") or key.startswith("y_")]
-      classes = numbered_classes(every)
+      classes = numbered_classes(every, name=str(file))
   return from_arrays(images=images, labels=labels, classes=classes, name=name or f"{file.stem}/{split}")
 
 
@@ -158,6 +158,10 @@ def sheet_splits(root: Path) -> dict[str, np.ndarray]:
   if (root / "domain.npy").is_file():
     ranges = _domains(root, count, info)
   else:
+    if info.get("n_train", 0) > count > 0:
+      raise DataError(
+        f"{root / 'info.json'}: n_train is {info['n_train']}, and labels.npy has {count} labels; add the rest"
+      )
     num_train = min(info.get("n_train", _CIFAR10_TRAIN), count)
     ranges = {"train": np.arange(num_train), "test": np.arange(num_train, count)}
   ranges = {name: indices for name, indices in ranges.items() if len(indices)}
@@ -219,6 +223,12 @@ def _domains(root: Path, count: int, info: dict[str, Any]) -> dict[str, np.ndarr
   if "domains" not in info:
     raise DataError(
       f"{root / 'info.json'} names no domains; add a list of names for the numbers in domain.npy"
+    )
+  unnamed = np.flatnonzero(~np.isin(domain, np.arange(len(info["domains"]))))
+  if len(unnamed):
+    raise DataError(
+      f"{root / 'domain.npy'}: picture {unnamed[0]} is of domain {domain[unnamed[0]]}; {root / 'info.json'} "
+      f"names the domains 0 to {len(info['domains']) - 1} (pictures like this: {len(unnamed)})"
     )
   return {name: np.flatnonzero(domain == number) for number, name in enumerate(info["domains"])}
 

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxtl.data.files import class_names, locate
-from jaxtl.data.sources import DataDir, Source
+from jaxtl.data.names import shown, split_kind, split_rank, split_words
+from jaxtl.data.sources import DataDir, Source, need_two_classes
 from jaxtl.data.storage import Files
-from jaxtl.errors import DataError
+from jaxtl.errors import DataError, listed
 
 # What Pillow opens besides images: documents, films, and formats that it only recognises.
 _NOT_IMAGES = frozenset(
   [".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf"]
 )
+# What systems put into folders, in lower case: thumbnails, waste baskets, settings of a view.
+_SYSTEM_FOLDERS = frozenset(
+  [
+    *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler"),
+    *("lost+found", "system volume information"),
+  ]
+)
+_SYSTEM_FILES = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"])
+
+_Marks = frozenset[tuple[int, int]]
 
 
 def from_folder(
@@ -28,62 +43,127 @@ def from_folder(
 ) -> Source:
   """Image files in class folders, of any depth and of every format that TensorFlow or Pillow reads.
 
-  Files with other suffixes, and folders whose name starts with "." or "__", are left out. Whether a file can
-  be decoded is found out when it is used: see `BadRecords`, or run `jaxtl data check`, which also counts the
-  files that are left out.
+  Links are followed. Hidden files and folders, those of systems (`__MACOSX`), and folders whose name starts
+  with "__" are left out. So are files with other suffixes, and images outside the class folders; the source
+  lists both in `left_out`. Whether a file can be decoded is found out when it is used: see `BadRecords`, or
+  run `jaxtl data check`.
 
   Args:
     folder: holds the class folders.
     data_dir: the folder that `folder` is relative to.
     classes: the folder names in the order of their labels, or the name of a JSON list of them in the folder.
-      None means `classes.json` in the folder, else the sorted folder names. A class that is given needs no
-      folder.
+      None means `classes.json` in the folder or, if the folder has a split's name, in the one above; else the
+      sorted folder names. Names are compared in NFC. A class that is given needs no folder.
     name: shown in reports; None takes the folder's name.
 
   Raises:
-    DataError: the folder or its class folders are missing, one holds no image or is not among the classes, or
-      the folder names are numbers that sort differently as text.
+    DataError: the folder or its class folders are missing or cannot be read; a link leads back or to nothing;
+      a class folder holds no image or is not among the classes; the only class folder holds folders alone;
+      the class folders are splits, or numbers that sort differently as text.
   """
   root = locate(folder, data_dir)
-  found = class_folders(root)
-  if not found:
-    raise DataError(f"{root} has no class folders; expected {root.name}/<class>/<image files>")
-  listed = classes is not None or (root / "classes.json").is_file()
-  names = class_names(classes, beside=root / "classes.json") if listed else found
-  if not listed:
-    _refuse_numbers(root, found)
-  unknown = [entry for entry in found if entry not in names]
+  folders = _folders(root)
+  if not folders:
+    raise DataError(f"{shown(root)} has no class folders; expected {shown(root.name)}/<class>/<image files>")
+  names = _given_classes(root, classes)
+  given = names is not None
+  if names is None:
+    names = list(folders)
+    refuse_numbers(root, names)
+  unknown = [entry for entry in folders if entry not in names]
   if unknown:
     raise DataError(
-      f"{root / unknown[0]} is not one of the {len(names)} classes; add it to the list, or move it away"
+      f"{shown(root / unknown[0])} is not one of the {len(names)} classes; "
+      "add it to the list, or move it away"
     )
-  paths, labels = [], []
-  for entry in found:
-    files = _image_files(root / entry)
-    if not files:
-      raise DataError(f"{root / entry} holds no image files; remove the folder or fill it")
-    paths += [str(file.relative_to(root)) for file in files]
-    labels += [names.index(entry)] * len(files)
+  holders = _holders(root)
+  contents = {entry: _contents(root, places, holders) for entry, places in folders.items()}
+  if not given:
+    _refuse_splits(root, {entry: images for entry, (images, _) in contents.items()})
+  if classes is None and not any(path.count("/") == 1 for images, _ in contents.values() for path in images):
+    refuse_one_class(root, names)
+  empty = [entry for entry, (images, _) in contents.items() if not images]
+  if empty:
+    raise DataError(f"{shown(root / empty[0])} holds no image files; remove the folder or fill it")
+  label = {entry: number for number, entry in enumerate(names)}
   return Source(
     name=name or root.name,
     classes=tuple(names),
-    labels=np.array(labels),
-    images=Files(root.absolute(), paths),
+    labels=np.repeat([label[entry] for entry in contents], [len(images) for images, _ in contents.values()]),
+    images=Files(root.absolute(), [path for images, _ in contents.values() for path in images]),
+    left_out=(*_outside(root), *(shown(path) for _, others in contents.values() for path in others)),
   )
 
 
 def class_folders(root: Path) -> list[str]:
-  """The sorted names of the class folders in a folder."""
-  if not root.is_dir():
-    raise DataError(f"{root} is a file; give the folder that holds the class folders")
-  entries = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-  return [entry for entry in entries if not entry.startswith((".", "__"))]
+  """Returns the sorted names of the class folders in a folder, as they are shown.
+
+  Raises:
+    DataError: the folder is a file, or cannot be read.
+  """
+  return list(_folders(root))
 
 
-def left_out(root: Path) -> list[str]:
-  """The files in the class folders that `from_folder` leaves out because of their suffix."""
-  found = [file for entry in class_folders(root) for file in _files(root / entry)]
-  return [str(file.relative_to(root)) for file in found if file.suffix.lower() not in image_suffixes()]
+def given_names(root: Path) -> list[str] | None:
+  """Returns the names in `classes.json` of a folder; None if there is no such file."""
+  file = root / "classes.json"
+  return [shown(name) for name in class_names(None, beside=file)] if file.is_file() else None
+
+
+def refuse_one_class(root: Path, names: Sequence[str]) -> None:
+  """Raises DataError if there is a single class; names the folder below that has several folders."""
+  if len(names) != 1:
+    return
+  place, below = root, _folders(root)
+  while len(below) == 1 and (deeper := place / next(iter(below.values()))[0]).is_dir():
+    place, below = deeper, _folders(deeper)
+  need_two_classes(
+    names,
+    name=str(root),
+    hint=f"{shown(place)} has the folders {listed(list(below), most=6)}: if these are the classes, open it"
+    if below
+    else f"put the images of each class into a folder of its own below {shown(root)}",
+  )
+
+
+def refuse_numbers(root: Path, names: Sequence[str]) -> None:
+  """Raises DataError if names are numbers whose order as text is not theirs as numbers."""
+  # Sorted as text, folder "10" would become label 2: right in itself, wrong for whoever reads labels as
+  # numbers.
+  if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+    example = json.dumps(sorted(names, key=int)[:3])[:-1]
+    raise DataError(
+      f"the class folders of {shown(root)} are numbers that sort as {', '.join(names[:3])}, ...; write "
+      f"{shown(root / 'classes.json')}, a JSON list of the names in the order of their labels, like "
+      f"{example}, ...] (in a config, classes=[...] does the same)"
+    )
+
+
+def left_out_line(source: object) -> str | None:
+  """Returns one line about the files that a source of class folders leaves out; None if there are none.
+
+  Parts of one folder have the same line.
+  """
+  if not isinstance(source, Source) or not source.left_out:
+    return None
+  files = source.left_out
+  kinds = Counter(map(why_left_out, files))
+  counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
+  more = ", ..." if len(kinds) > 3 else ""
+  some = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+  place = shown(source.images.root) if isinstance(source.images, Files) else source.name
+  number = f"{len(files)} files are" if len(files) > 1 else "1 file is"
+  return f"{place}: {number} left out: {counts}{more} ({some})"
+
+
+def why_left_out(file: str) -> str:
+  """Returns why a source of class folders leaves a file out, as it stands behind a number."""
+  if file.endswith("/"):
+    return 'folders whose name starts with "__"'
+  suffix = os.path.splitext(file)[1].lower()
+  if suffix in image_suffixes():
+    return "outside the class folders"
+  return f"with the suffix {suffix}" if suffix else "without a suffix"
 
 
 @functools.cache
@@ -96,20 +176,165 @@ def image_suffixes() -> frozenset[str]:
   return frozenset(known) - _NOT_IMAGES
 
 
-def _image_files(folder: Path) -> list[Path]:
-  return [file for file in _files(folder) if file.suffix.lower() in image_suffixes()]
+# ---- what lies in the folder
 
 
-def _files(folder: Path) -> list[Path]:
-  """All files that are not hidden, of any depth."""
-  return sorted(file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
+def _folders(root: Path) -> dict[str, list[str]]:
+  """Class name -> the folders of that name; one name in two normal forms is one class."""
+  if not root.is_dir():
+    raise DataError(f"{shown(root)} is a file; give the folder that holds the class folders")
+  folders: dict[str, list[str]] = {}
+  for _, name, is_folder in _entries(str(root)):
+    if is_folder and not _unused_folder(name):
+      folders.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+  # Sorted by what is compared, then shown: two names that only look the same stay two, and are refused.
+  by_name: dict[str, list[str]] = {}
+  for name, places in sorted(folders.items()):
+    if (text := shown(name)) in by_name:
+      raise DataError(f"two class folders of {shown(root)} are both shown as {text}; rename one of them")
+    by_name[text] = places
+  return by_name
 
 
-def _refuse_numbers(root: Path, names: list[str]) -> None:
-  # Sorted as text, folder "10" would become label 2: right in itself, wrong for whoever reads labels as
-  # numbers.
-  if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
+def _contents(root: Path, places: Sequence[str], holders: _Marks) -> tuple[list[str], list[str]]:
+  """The images, and the other files, of the folders of one class, relative to the root."""
+  images: list[str] = []
+  others: list[str] = []
+  suffixes = image_suffixes()
+  for place in places:
+    for path in _files_below(str(root), place, holders):
+      is_image = os.path.splitext(path)[1].lower() in suffixes
+      (images if is_image else others).append(path)
+  return images, others
+
+
+def _files_below(root: str, place: str, holders: _Marks) -> Iterator[str]:
+  """The files of a folder, of any depth, relative to the root; a folder that is left out ends with "/"."""
+  # None marks a file. A stack, since the depth of folders may exceed that of Python's calls.
+  pending: list[tuple[str, _Marks | None]] = [(place, holders)]
+  while pending:
+    path, above = pending.pop()
+    if above is None:
+      yield path
+      continue
+    here = _mark(f"{root}/{path}")
+    if here in above:
+      raise DataError(f"{shown(f'{root}/{path}')} is a link to a folder that holds it; remove the link")
+    inside = above | {here}
+    for _, name, is_folder in reversed(_entries(f"{root}/{path}")):
+      if not is_folder:
+        pending.append((f"{path}/{name}", None))
+      elif not _unused_folder(name):
+        pending.append((f"{path}/{name}", inside))
+      elif name.startswith("__") and name.casefold() not in _SYSTEM_FOLDERS:
+        pending.append((f"{path}/{name}/", None))
+
+
+def _entries(folder: str) -> list[tuple[str, str, bool]]:
+  """The (NFC name, name, is a folder) of all that is not hidden in a folder, sorted."""
+  try:
+    with os.scandir(folder) as found:
+      entries = [
+        (entry.name if entry.name.isascii() else unicodedata.normalize("NFC", entry.name), entry.name, kind)
+        for entry in found
+        if entry.name[0] != "." and entry.name.casefold() not in _SYSTEM_FILES
+        if (kind := _is_folder(entry)) is not None
+      ]
+  except OSError as error:
     raise DataError(
-      f"the class folders of {root} are numbers that sort as {', '.join(names[:3])}, ...; "
-      "write classes=[...] to say which label each has"
+      f"{shown(error.filename or folder)} cannot be read: {error.strerror or error}; "
+      "give it permission, mend it, or move it away"
+    ) from error
+  return sorted(entries)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+  """Whether an entry is a folder or a file; None for pipes, sockets and devices.
+
+  Raises:
+    DataError: a link leads to nothing, and its name is not an image's: it may stand for a whole folder.
+  """
+  if entry.is_dir():
+    return True
+  if entry.is_file():
+    return False
+  if not entry.is_symlink() or os.path.exists(entry.path):
+    return None
+  if os.path.splitext(entry.name)[1].lower() in image_suffixes():
+    return False  # one image: it is unreadable when it is used, and the budget for those counts it
+  raise DataError(f"{shown(entry.path)} is a link to nothing; mend it or remove it")
+
+
+def _unused_folder(name: str) -> bool:
+  return name.startswith("__") or name.casefold() in _SYSTEM_FOLDERS
+
+
+def _holders(root: Path) -> _Marks:
+  """The root and all folders above it."""
+  real = root.resolve()
+  return frozenset(_mark(str(folder)) for folder in (real, *real.parents))
+
+
+def _mark(folder: str) -> tuple[int, int]:
+  """What a folder is known by, whatever links lead to it."""
+  try:
+    status = os.stat(folder)
+  except OSError as error:
+    raise DataError(
+      f"{shown(folder)} cannot be read: {error.strerror or error}; mend it or move it away"
+    ) from error
+  return status.st_dev, status.st_ino
+
+
+def _outside(root: Path) -> list[str]:
+  """Images beside the class folders, and folders there whose names leave them out."""
+  names = []
+  for _, name, is_folder in _entries(str(root)):
+    if is_folder and name.startswith("__") and name.casefold() not in _SYSTEM_FOLDERS:
+      names.append(shown(name) + "/")
+    elif not is_folder and os.path.splitext(name)[1].lower() in image_suffixes():
+      names.append(shown(name))
+  return names
+
+
+# ---- what its folders are
+
+
+def _given_classes(root: Path, classes: str | Sequence[str] | None) -> list[str] | None:
+  """The class names that the user gives, as an argument or beside the data."""
+  if classes is not None:
+    return [shown(name) for name in class_names(classes, beside=root / "classes.json")]
+  names = given_names(root)
+  if names is None and split_kind(root.absolute().name):
+    names = given_names(root.absolute().parent)
+    # Where the list names the split itself, it is about the folders above.
+    names = None if names is not None and shown(root.absolute().name) in names else names
+  return names
+
+
+def _refuse_splits(root: Path, images: Mapping[str, Sequence[str]]) -> None:
+  """Raises DataError if class folders are splits, or are split themselves."""
+  direct = {entry: any(path.count("/") == 1 for path in paths) for entry, paths in images.items()}
+  named = [entry for entry in images if split_kind(entry)]
+  hinted = [entry for entry in images if split_words(entry) and not direct[entry]]
+  several = lambda names: len({kind for name in names for kind in split_words(name)}) > 1  # noqa: E731
+  nested = [entry for entry in named if images[entry] and not direct[entry]]
+  splits = named if several(named) or len(named) == len(images) else nested
+  splits = splits or (hinted if several(hinted) else [])
+  if splits:
+    splits = sorted(splits, key=split_rank)
+    others = [entry for entry in images if entry not in splits]
+    beside = f", beside {listed(others, most=6)}" if others else ""
+    raise DataError(
+      f"{shown(root)} holds the splits {listed(splits, most=6)}{beside}; open one of them, like "
+      f"{shown(root / splits[0])}, or keep nothing beside them (if they are classes, list all of them in "
+      f"{shown(root / 'classes.json')})"
     )
+  for entry, paths in images.items():
+    below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
+    parts = [name for name in below if split_kind(name)]
+    if several(parts):
+      raise DataError(
+        f"{shown(root / entry)} holds the splits {listed(parts, most=6)}; write them above the classes, like "
+        f"{shown(root.name)}/{parts[0]}/{entry}"
+      )

@@ -46,7 +46,10 @@ def joined(*, sources: Mapping[str, Source | RecordSource | StreamSource], name:
     offset += len(source.classes)
   classes = tuple(f"{key}/{class_name}" for key, source in held.items() for class_name in source.classes)
   kind = "real" if all(source.kind == "real" for source in held.values()) else "drawn"
-  return Source(name=name, classes=classes, labels=labels, images=Encoded(images), kind=kind)
+  left_out = tuple(file for source in held.values() for file in getattr(source, "left_out", ()))
+  return Source(
+    name=name, classes=classes, labels=labels, images=Encoded(images), kind=kind, left_out=left_out
+  )
 
 
 def _encoded(source: Source | RecordSource, index: int) -> bytes:

@@ -10,21 +10,21 @@ from pathlib import Path
 from jaxtl.data.bundled import digits, photo_patches
 from jaxtl.data.drawn import glyphs
 from jaxtl.data.files import from_npz, from_parquet, from_sheets, npz_splits, sheet_splits
-from jaxtl.data.folder import class_folders, from_folder
+from jaxtl.data.folder import class_folders, from_folder, given_names, refuse_numbers, refuse_one_class
+from jaxtl.data.names import shown, split_kind, split_rank
 from jaxtl.data.sources import DataDir, Source
 from jaxtl.data.stream import AnySource
 from jaxtl.data.tfds import builder_of, from_tfds
 from jaxtl.errors import DataError
-
-_SPLITS = ("train", "val", "validation", "test")
 
 
 def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
   """The splits of what a user names on the command line.
 
   Args:
-    text: a folder of class folders, or of train / val / test folders of them; a Parquet file, or a folder of
-      them; a folder of sheets; an npz file; `tfds:NAME`; `glyphs`, `digits` or `photo_patches`.
+    text: a folder of class folders, or of train / val / test folders of them (also valid, dev, testing, ...);
+      a Parquet file, or a folder of them; a folder of sheets; an npz file; `tfds:NAME`; `glyphs`, `digits` or
+      `photo_patches`.
     data_dir: the folder that paths are relative to, and TFDS's.
 
   Returns:
@@ -49,7 +49,7 @@ def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
   place = Path(os.path.expanduser(Path(data_dir or ".") / text))
   if not place.exists():
     raise DataError(
-      f"there is no {place}; give a folder, a .parquet or .npz file, tfds:NAME, or {', '.join(drawn)}"
+      f"there is no {shown(place)}; give a folder, a .parquet or .npz file, tfds:NAME, or {', '.join(drawn)}"
     )
   return _open_file(place) if place.is_file() else _open_folder(place)
 
@@ -70,7 +70,7 @@ def from_name(*, name: str, split: str | None = None, data_dir: DataDir = None) 
 
 
 def choose_split(splits: Collection[str], split: str | None) -> str:
-  """The split that is asked for; where none is, the only one, else test, val or validation.
+  """The split that is asked for; where none is, the only one, else the test set, else the validation set.
 
   Raises:
     DataError: no such split, or several to choose from.
@@ -81,9 +81,12 @@ def choose_split(splits: Collection[str], split: str | None) -> str:
     return split
   if len(splits) == 1:
     return next(iter(splits))
-  for held_out in ("test", "val", "validation"):
-    if held_out in splits:
-      return held_out
+  for kind in ("test", "val"):
+    # Of several, like test and test2, the one with the plain name.
+    names = [name for name in splits if split_kind(name) == kind]
+    plain = [name for name in names if name in ("test", "val", "validation")]
+    if len(names) == 1 or plain:
+      return (plain or names)[0]
   raise DataError(f"which split? Give --split, one of {', '.join(splits)}")
 
 
@@ -103,22 +106,39 @@ def _open_file(file: Path) -> dict[str, AnySource]:
 def _open_folder(folder: Path) -> dict[str, AnySource]:
   if (folder / "sheet_000.webp").is_file():
     return {split: from_sheets(folder=str(folder), split=split) for split in sheet_splits(folder)}
-  tables = {file.stem: file for file in folder.glob("*.parquet")}
+  tables = {file.stem: file for file in folder.glob("*.parquet") if not file.name.startswith(".")}
   if tables:
     return {split: from_parquet(path=str(tables[split])) for split in _sorted_splits(tables)}
   parts = class_folders(folder)
-  if parts and set(parts) <= set(_SPLITS):
-    # One class list for all, so that labels agree where a split lacks a class.
-    names = sorted({name for part in parts for name in class_folders(folder / part)})
-    classes = None if (folder / parts[0] / "classes.json").is_file() else names
-    numbers = all(name.isdecimal() for name in names) and names != sorted(names, key=int)
-    classes = None if numbers else classes
+  if parts and all(map(split_kind, parts)) and not set(parts) <= set(given_names(folder) or ()):
+    classes = _classes_of_splits(folder, parts)
     return {
       part: from_folder(folder=str(folder / part), classes=classes, name=f"{folder.name}/{part}")
       for part in _sorted_splits(parts)
     }
-  return {"all": from_folder(folder=str(folder))}
+  source = from_folder(folder=str(folder))
+  refuse_one_class(folder, source.classes)
+  return {"all": source}
+
+
+def _classes_of_splits(folder: Path, parts: Sequence[str]) -> list[str]:
+  """One class list for all, so that labels agree where a split lacks a class."""
+  given = {
+    place: names for place in (folder, *(folder / part for part in parts)) if (names := given_names(place))
+  }
+  for place, names in given.items():
+    first = next(iter(given))
+    if names != given[first]:
+      raise DataError(
+        f"{shown(first / 'classes.json')} and {shown(place / 'classes.json')} differ; keep one of them"
+      )
+  if given:
+    return next(iter(given.values()))
+  names = sorted({name for part in parts for name in class_folders(folder / part)})
+  refuse_one_class(folder / parts[0], names)
+  refuse_numbers(folder, names)
+  return names
 
 
 def _sorted_splits(names: Mapping[str, Path] | Sequence[str]) -> list[str]:
-  return sorted(names, key=lambda name: (_SPLITS.index(name) if name in _SPLITS else len(_SPLITS), name))
+  return sorted(names, key=lambda name: (split_rank(name), name))

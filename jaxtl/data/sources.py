@@ -15,11 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from jaxtl.data import images as images_lib
+from jaxtl.data.names import shown
 from jaxtl.data.runtime import tf
 from jaxtl.data.storage import Deferred, Encoded, Files
 from jaxtl.errors import DataError
 
 DataDir = str | Path | None
+
+# Without a class list, labels may exceed the number of images up to this, for a few images of ImageNet.
+_UNNAMED_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +36,9 @@ class Source:
     labels: int32 [N].
     images: N images: a uint8 [N, H, W, 3] array, `Deferred`, `Encoded` or `Files`.
     kind: "real" for measured images, "drawn" for made ones.
+    left_out: files of its folder that are not used; a run tells of them once.
+
+  Names and classes are kept as `shown` gives them: in NFC and printable.
 
   Raises:
     DataError: the numbers of images and labels differ, a label is not the index of a class, or two classes
@@ -43,8 +50,10 @@ class Source:
   labels: np.ndarray
   images: np.ndarray | Encoded | Files | Deferred
   kind: str = "real"
+  left_out: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
+    object.__setattr__(self, "name", shown(self.name))
     if self.kind not in ("real", "drawn"):
       raise DataError(f"{self.name}: kind is {self.kind!r}; write 'real' or 'drawn'")
     object.__setattr__(self, "classes", _distinct(self.classes, name=self.name))
@@ -92,8 +101,8 @@ class Source:
     return dataclasses.replace(self, name=name or self.name, labels=self.labels[indices], images=images)
 
   def fingerprint(self) -> str:
-    """16 hexadecimal digits of a SHA-256 over class names, labels and images (of `Files`: names and
-    sizes)."""
+    """16 hexadecimal digits of a SHA-256 over class names, labels and images (of `Files`: names, sizes and
+    sampled bytes)."""
     digest = hashlib.sha256(json.dumps(self.classes).encode())
     digest.update(np.ascontiguousarray(self.labels, "<i4").data)
     if isinstance(self.images, Encoded | Files):
@@ -130,7 +139,7 @@ def from_arrays(
   if images.dtype != np.uint8:
     raise DataError(f"{name}: images are {images.dtype}; give uint8 pixels from 0 to 255")
   images = three_channels(images, name=name)
-  classes = numbered_classes([labels]) if classes is None else classes
+  classes = numbered_classes([labels], name=name) if classes is None else classes
   return Source(name=name, classes=tuple(classes), labels=labels, images=images, kind=kind)
 
 
@@ -184,12 +193,30 @@ def subset(*, source: Source, num_examples: int, seed: int = 0) -> Source:
   return source.take(indices, name=f"{source.name}[{len(indices)}]")
 
 
-def numbered_classes(labels: Sequence[np.ndarray]) -> list[str]:
-  """Class names "0", "1", ... up to the largest of several arrays' labels."""
+def numbered_classes(labels: Sequence[np.ndarray], *, name: str) -> list[str]:
+  """Class names "0", "1", ... up to the largest of several arrays' labels.
+
+  Raises:
+    DataError: the largest label is neither below 1000 nor below the number of labels.
+  """
   # What is no number, or not finite, is refused as a label when the source is made.
   numbers = [array for array in map(np.asarray, labels) if array.dtype.kind in "iufb"]
   largest = [np.max(array.astype(np.float64), initial=-1, where=np.isfinite(array)) for array in numbers]
-  return [str(index) for index in range(1 + int(max(largest, default=-1)))]
+  most, count = max(largest, default=-1.0), sum(map(np.size, numbers))
+  if most >= max(count, _UNNAMED_CLASSES):
+    raise DataError(
+      f"{shown(name)}: the largest label is {most:.0f}, for {count} images; expected labels from 0 on, "
+      f"below {max(count, _UNNAMED_CLASSES)}; number the classes 0, 1, 2, ..., or write classes=[...]"
+    )
+  return [str(index) for index in range(1 + int(most))]
+
+
+def need_two_classes(
+  classes: Sequence[str], *, name: str, hint: str = "give data of several classes"
+) -> None:
+  """Raises DataError if there is a single class: nothing can be learned from it."""
+  if len(classes) == 1:
+    raise DataError(f"{shown(name)} has the single class {shown(classes[0])!r}; expected at least 2; {hint}")
 
 
 def _need_random_access(source: Source, what: str) -> None:
@@ -229,8 +256,8 @@ def _array_or_none(images: Sequence | np.ndarray) -> np.ndarray | None:
 
 
 def _distinct(classes: Sequence[str], *, name: str) -> tuple[str, ...]:
-  """The class names as text."""
-  names = tuple(str(entry) for entry in classes)
+  """The class names as text that can be shown."""
+  names = tuple(shown(entry) for entry in classes)
   if len(set(names)) < len(names):
     twice = next(entry for entry in names if names.count(entry) > 1)
     places = " and ".join(str(label) for label, entry in enumerate(names) if entry == twice)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.data.names import shown
 from jaxtl.data.runtime import no_autograph, tf
 from jaxtl.data.sources import DataDir, Source, checked_labels, describe, read_encoded
-from jaxtl.data.storage import Encoded
+from jaxtl.data.storage import Encoded, sampled
 from jaxtl.errors import DataError, printable
 
 # Records that the buffer shuffle of a stream holds; undecoded, about 1.5 GB of ImageNet.
@@ -25,6 +26,9 @@ _BUFFER = 16_384
 _FILES_AT_ONCE = 16
 # A record of a stream is named by (file number) * _PER_FILE + (record number).
 _PER_FILE = 2**32
+# Blocks of a file that stand for its records. They show a replaced file; one replaced record of a large file
+# may lie between them.
+_SAMPLED_BLOCKS = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,7 +39,7 @@ class RecordSource:
     name, classes, kind: as in `Source`.
     records: TFDS's data source, which gives a mapping for each index and leaves images encoded.
     keys: (image, label), the names of the two features in a record.
-    identity: what `fingerprint` hashes in place of the images: version, splits, bytes.
+    identity: what `fingerprint` hashes in place of the images: version, split, and samples of its files.
     indices: the chosen records; None for all.
   """
 
@@ -73,7 +77,9 @@ class RecordSource:
     image, label = self.keys
     images = np.empty(len(records), object)
     images[:] = [record[image] for record in records]
-    return np.array([record[label] for record in records], np.int32), images
+    # A label beyond int32 is refused later, as the label of no class; cut off, it might be another class's.
+    labels = np.array([int(record[label]) for record in records], np.int64)
+    return np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32), images
 
   def where(self, index: int) -> str:
     return describe(index, None)
@@ -184,7 +190,8 @@ class StreamSource:
 
   def _parsed(self, index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     label, image = self.parse(record)
-    return index, tf.cast(label, tf.int32), image
+    # As in `RecordSource.fetch`: a label beyond int32 stays the label of no class.
+    return index, tf.cast(tf.clip_by_value(tf.cast(label, tf.int64), -1, tf.int32.max), tf.int32), image
 
 
 class _Images(Sequence):
@@ -239,12 +246,16 @@ def from_tfds(
       f"TFDS {name} has no split {split!r}; it has {known}, and parts like train[:90%]"
     ) from error
   label = features[label_key]
+  if not getattr(label, "num_classes", None):
+    raise DataError(f"TFDS {name}: the feature {label_key!r} has no classes; name a ClassLabel in label_key")
   classes = getattr(label, "names", None) or [str(number) for number in range(label.num_classes)]
-  identity = json.dumps([builder.info.full_name, split, info.num_examples, builder.info.dataset_size])
+  instructions = info.file_instructions
+  described = [builder.info.full_name, split, info.num_examples, builder.info.dataset_size]
+  files = [Path(part.filename) for part in instructions]
   common: dict[str, Any] = {
     "name": f"{builder.name}/{split}",
-    "classes": tuple(classes),
-    "identity": identity,
+    "classes": tuple(map(shown, classes)),
+    "identity": json.dumps([*described, *(_identity(file) for file in files)]),
   }
   decoders = {image_key: tfds.decode.SkipDecoding()}
   if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
@@ -255,8 +266,8 @@ def from_tfds(
     example = features.deserialize_example(record, decoders=decoders)
     return example[label_key], example[image_key]
 
-  files = tuple((str(part.filename), part.skip, part.take) for part in info.file_instructions)
-  return StreamSource(num_examples=info.num_examples, files=files, parse=parse, **common)
+  parts = tuple((str(part.filename), part.skip, part.take) for part in instructions)
+  return StreamSource(num_examples=info.num_examples, files=parts, parse=parse, **common)
 
 
 def builder_of(name: str, data_dir: DataDir) -> Any:
@@ -296,6 +307,11 @@ def _prepared(name: str, place: Path, manual: Path) -> Any:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise DataError(f"TFDS {name} cannot be prepared from {manual}: {first}") from error
   return builder
+
+
+def _identity(file: Path) -> str:
+  """The name of a file of records, its size, and a digest of bytes that are spread over it."""
+  return f"{file.name} {hashlib.sha256(sampled(os.fsencode(file), blocks=_SAMPLED_BLOCKS)).hexdigest()}"
 
 
 def _short_hash(classes: Sequence[str], content: bytes) -> str:

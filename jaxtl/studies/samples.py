@@ -48,7 +48,7 @@ class Preview:
 
 def describe(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> list[DataSet]:
   """Every data set that the base of a config names, in the order of use."""
-  runtime = Runtime(None, data_dir=data_dir)
+  runtime = Runtime(None, data_dir=data_dir, tells_left_out=False)
   found = []
   for role, value in _named(config.get("base", {})).items():
     text = call(value.get("source", {}))
@@ -68,7 +68,7 @@ def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = Fa
     return Preview()
   try:
     data = dataclasses.replace(_parse(value, trust), batch_size=_NUM_IMAGES)
-    runtime = Runtime(None, data_dir=data_dir)
+    runtime = Runtime(None, data_dir=data_dir, tells_left_out=False)
     seed = (config.get("seeds") or [0])[0]
     batch = next(iter(runtime.train_batches(data, seed=seed, start_step=0)))
     classes = runtime.open(data).classes

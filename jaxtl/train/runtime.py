@@ -16,6 +16,7 @@ import numpy as np
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl.config import Spec
+from jaxtl.data.names import shown
 from jaxtl.errors import DataError
 from jaxtl.train import sharding
 from jaxtl.train.guard import Watchdog
@@ -73,7 +74,8 @@ class Runtime:
     interruption: asks whether to stop; None never does.
     watchdog: ends a run that hangs; None waits for ever.
     trust: imports whatever a checkpoint's config names, not only the library's own parts.
-    sources, bad_records, shapes: what is known of data that were opened already.
+    sources, bad_records, shapes, notes: what is known, and was said, of data that were opened already.
+    tells_left_out: says which files of a folder are not used.
   """
 
   mesh: Any
@@ -86,6 +88,8 @@ class Runtime:
   sources: dict[str, Any] = dataclasses.field(default_factory=dict)
   bad_records: dict[str, Any] = dataclasses.field(default_factory=dict)
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  notes: set[str] = dataclasses.field(default_factory=set)
+  tells_left_out: bool = True
 
   def stop_due(self, step: int) -> bool:
     """Whether the run is to save and stop after this step."""
@@ -109,6 +113,8 @@ class Runtime:
     name = json.dumps(config_lib.plain(data.source), sort_keys=True)
     if name not in self.sources:
       self.sources[name] = data.source.realize(data_dir=self.data_dir)
+      data_lib.need_two_classes(self.sources[name].classes, name=self.sources[name].name)
+      self.note_left_out(self.sources[name])
       self.beat()
     source = self.sources[name]
     for what, found, expected in (
@@ -118,6 +124,13 @@ class Runtime:
       if expected is not None and found != expected:
         raise DataError(f"{source.name} holds {found} {what}; the config says num_{what} = {expected}")
     return source
+
+  def note_left_out(self, source: Any) -> None:
+    """Says once which files of a source's folder are not used."""
+    line = data_lib.left_out_line(source)
+    if self.tells_left_out and line is not None and line not in self.notes:
+      self.notes.add(line)
+      self.progress.note(line)
 
   def unreadable(self, data: Data) -> Any:
     """The budget of unreadable images of a source, one for all that read it."""
@@ -214,10 +227,11 @@ def check_batch_sizes(study: Any, mesh: Any) -> None:
 def class_key(name: str) -> str:
   """What a class is known by: the WordNet id that its name begins with, else the whole name.
 
-  `n01629819` and `n01629819 European fire salamander, Salamandra salamandra` are one class.
+  `n01629819` and `n01629819 European fire salamander, Salamandra salamandra` are one class. Names are
+  compared as sources have them, in NFC.
   """
   found = _WORDNET_ID.match(name)
-  return found.group() if found else name
+  return found.group() if found else shown(name)
 
 
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:

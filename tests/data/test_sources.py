@@ -238,6 +238,11 @@ def write_sheets(folder):
     ("domain.npy", b"junk", "domain.npy cannot be read as npy"),
     ("domain.npy", np.zeros(5, int), "has 5 entries; expected one for each of 900 labels"),
     ("domain.npy", np.zeros(900, int), "names no domains"),
+    (
+      "info.json",
+      b'{"n_train": 901, "classes": ["a", "b"]}',
+      "n_train is 901, and labels.npy has 900 labels",
+    ),
     ("sheet_000.webp", b"junk", "sheet_000.webp cannot be read as a picture"),
     ("sheet_000.webp", encoded(smooth_image(4, 9), "PNG"), "4 x 9 pixels; expected rows of 40"),
     ("sheet_000.webp", encoded(smooth_image(4, 160), "PNG"), "hold 40 pictures; labels.npy has more"),
@@ -254,6 +259,55 @@ def test_damaged_sheets_are_one_line(tmp_path, file, contents, said):
     return [source.pixels for source in data.open_source(str(tmp_path)).values()]
 
   refused(pixels, said)
+
+
+def test_pictures_of_a_domain_without_a_name_are_refused(tmp_path):
+  write_sheets(tmp_path)
+  (tmp_path / "info.json").write_text(json.dumps({"classes": ["a", "b"], "domains": ["x", "y"]}))
+  np.save(tmp_path / "domain.npy", np.arange(900) % 3)
+  refused(
+    lambda: data.open_source(str(tmp_path)),
+    r"picture 2 is of domain 2; .* 0 to 1 \(pictures like this: 300\)",
+  )
+  np.save(tmp_path / "domain.npy", np.arange(900) % 2)
+  assert {name: len(source) for name, source in data.open_source(str(tmp_path)).items()} == {
+    "x": 450,
+    "y": 450,
+  }
+
+
+@pytest.mark.parametrize("label", [1000, 10**9, 2**63 - 1, 1e300])
+def test_labels_that_no_class_list_explains_are_refused(tmp_path, label):
+  said = r"the largest label is \d+, for 4 images; expected labels from 0 on, below 1000"
+  labels = np.array([0, 1, 2, label])
+  refused(lambda: data.from_arrays(images=GRAY, labels=labels), said)
+  np.savez(tmp_path / "d.npz", train_images=GRAY, train_labels=labels)
+  refused(lambda: data.open_source(str(tmp_path / "d.npz")), said)
+  refused(
+    lambda: data.from_npz(path="d.npz", split="train", data_dir=tmp_path, classes=list("abc")),
+    "expected an integer from 0 to 2",
+  )
+  # Parquet needs a class list, whose length is the bound.
+  pixel = encoded(smooth_image(4, 4), "PNG")
+  if labels.dtype.kind == "i":
+    pq.write_table(pa.table({"image": [pixel] * 4, "label": labels}), tmp_path / "d.parquet")
+    refused(
+      lambda: data.from_parquet(path="d.parquet", data_dir=tmp_path, classes=list("abc")),
+      f"example 3 has the label {label}; expected an integer from 0 to 2",
+    )
+
+
+def test_labels_up_to_the_bound_need_no_class_list():
+  assert len(data.from_arrays(images=GRAY, labels=[0, 1, 2, 999]).classes) == 1000
+  many = np.zeros((2000, 1, 1, 3), np.uint8)
+  assert len(data.from_arrays(images=many, labels=np.arange(2000)).classes) == 2000
+
+
+def test_class_names_of_every_source_are_compared_in_nfc():
+  make = lambda *classes: data.from_arrays(images=GRAY, labels=[0, 1, 0, 1], classes=classes)  # noqa: E731
+  assert make("\u30ab\u3099", "b").classes == make("\u30ac", "b").classes == ("\u30ac", "b")
+  assert make("\u30ab\u3099", "b").fingerprint() == make("\u30ac", "b").fingerprint()
+  refused(lambda: make("\u30ab\u3099", "\u30ac"), "for the labels 0 and 1")
 
 
 def test_folders_hold_every_format_that_pillow_opens(tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from functools import partial
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import jaxtl.data as data
@@ -93,6 +95,49 @@ def test_resume_and_shards_equal_the_whole_stream(source):
   shards = [take(9, source, transforms, batch_size=8, seed=0, shard=(k, 2)) for k in range(2)]
   for batch, *parts in zip(whole, *shards, strict=True):
     np.testing.assert_array_equal(batch["image"], np.concatenate([part["image"] for part in parts]))
+
+
+def test_a_replaced_file_of_records_is_other_data(prepared, tmp_path):
+  folder = tmp_path / "copy"
+  shutil.copytree(prepared[1], folder)
+  opened = lambda: data.from_tfds(name="tiny_squares", split="train", data_dir=folder)  # noqa: E731
+  before = opened().fingerprint()
+  assert before == data.from_tfds(name="tiny_squares", split="train", data_dir=prepared[1]).fingerprint()
+  file = max(
+    (path for path in folder.rglob("*train*") if path.is_file()), key=lambda path: path.stat().st_size
+  )
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  assert opened().fingerprint() != before
+
+
+def test_a_feature_without_classes_is_refused(prepared):
+  with pytest.raises(DataError, match="the feature 'image' has no classes; name a ClassLabel in label_key"):
+    data.from_tfds(name="tiny_squares", split="train", data_dir=prepared[1], label_key="image")
+
+
+def test_a_label_beyond_int32_is_the_label_of_no_class():
+  for label in (2**32 + 1, -(2**40), 2**31):
+    records = data.RecordSource("x", ("a", "b"), _Records(label), ("image", "label"), identity="")
+    assert records.fetch(np.array([0]))[0][0] not in (0, 1)
+    with pytest.raises(DataError, match="expected an integer from 0 to 1"):
+      _ = records.labels
+    stream = data.StreamSource("x", ("a", "b"), 1, (("f", 0, 1),), lambda record: (record, b""), identity="")
+    assert int(stream._parsed(0, tf.constant(label, tf.int64))[1]) not in (0, 1)
+
+
+class _Records:
+  """One record with a label."""
+
+  def __init__(self, label):
+    self.label = label
+
+  def __len__(self):
+    return 1
+
+  def __getitems__(self, indices):
+    return [{"image": b"", "label": self.label} for _ in indices]
 
 
 def test_part_of_a_split(prepared):

@@ -5,7 +5,9 @@ import errno
 import json
 
 import chex
+import numpy as np
 import pytest
+from PIL import Image
 
 from jaxtl.errors import ConfigError, InputError, StorageError
 from jaxtl.studies import pretrain, provenance, report, results, study, transfer
@@ -241,7 +243,7 @@ def test_a_folder_made_with_another_order_of_the_data_is_refused(study_config, r
   run(study_config, tmp_path, runtime)
   (tmp_path / "from_scratch" / "0" / "rows.jsonl").unlink()
   path = tmp_path / "data.json"
-  found = json.loads(path.read_text())
+  found = stored.read(path)
   assert {source["order"] for source in found.values()} == {2}
   without = {name: {k: v for k, v in one.items() if k != "order"} for name, one in found.items()}
   path.write_text(json.dumps(without))
@@ -250,6 +252,30 @@ def test_a_folder_made_with_another_order_of_the_data_is_refused(study_config, r
   ):
     run(study_config, tmp_path, runtime)
   assert not (tmp_path / "from_scratch" / "0" / "rows.jsonl").exists()
+
+
+def test_images_that_are_replaced_by_others_of_the_same_size_are_refused(study_config, runtime, tmp_path):
+  def write(seed):
+    rng = np.random.default_rng(seed)
+    for number in range(36):
+      file = tmp_path / "set" / "abc"[number % 3] / f"{number}.bmp"
+      file.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+
+  write(0)
+  base, source = study_config["base"], dict(make=".data.from_folder", folder=str(tmp_path / "set"))
+  base["data"]["source"] = base["evaluation"]["test"]["source"] = source
+  study_config["arms"] = dict(from_scratch=dict(epochs=0.0, tune=None, flatness=None, transfer=None))
+  workdir = tmp_path / "run"
+  rows = workdir / "from_scratch" / "0" / "rows.jsonl"
+  run(study_config, workdir, runtime)
+  rows.unlink()
+  write(0)  # the same bytes with another time go on
+  run(study_config, workdir, runtime)
+  rows.unlink()
+  write(1)
+  with pytest.raises(InputError, match=r"set has changed since .*: 36 examples with .*, and now 36 with"):
+    run(study_config, workdir, runtime)
 
 
 def test_a_changed_config_is_refused_with_the_difference(study_config, tmp_path):
