@@ -168,6 +168,11 @@ def like(vector: Params, other: Params) -> Params:
   return jax.tree.map(lambda x, y: x.astype(y.dtype), vector, other)
 
 
+def narrowing(vector: Params) -> float:
+  """The relative error of rounding from the types of the basis to a vector's: 0 for float32 or wider."""
+  return 0.0 if _precision(vector) <= float(jnp.finfo(jnp.float32).eps) else _precision(vector) / 2
+
+
 def _widened(vector: Params) -> Params:
   return jax.tree.map(tree.wide, vector)
 

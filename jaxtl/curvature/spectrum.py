@@ -151,12 +151,14 @@ def top_eigenpairs(
     raise ConfigError(f"max_products is {max_products}; {k} eigenvalues need at least {k} products")
   start_key, more_key = jax.random.split(key)
   seen: np.ndarray | None = None
+  rounding = krylov.narrowing(like)
   for found in krylov.tridiagonalize(matvec, _start(start, like, start_key), more_key):
     values, vectors = found.eigh()
     taken = len(values)
     size = np.abs(values)
-    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|, and some rounding.
-    rest = found.rest(vectors)
+    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|, and some rounding,
+    # of which a vector in a type narrower than the basis adds its own.
+    rest = np.hypot(found.rest(vectors), rounding * np.max(size))
     residuals = np.divide(rest, size, out=np.where(rest > 0, np.inf, 0.0), where=size > 0)
     if taken == max_products or taken == tree.size(like):
       break
