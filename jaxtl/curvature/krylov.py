@@ -158,6 +158,7 @@ def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> I
       vector = tree.scale(1 / beta, rest)
     else:
       lost[-1], coupling = float(np.hypot(lost[-1], beta)), 0.0
+      assert key is not None  # without one the loop has ended above
       key, now = jax.random.split(key)
       vector = basis.orthonormal(tree.random_like(now, rest))
     off_diagonal.append(coupling)
