@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,11 +30,41 @@ class Estimate(NamedTuple):
     """Half the width of the confidence interval, by Student's t: the error that an estimate states.
 
     Args:
-      confidence: how often an interval made so holds the truth.
+      confidence: how often an interval made so holds the truth, if the samples are normal. See `coverage`.
     """
     from scipy import stats
 
     return self.standard_error * float(stats.t.ppf(0.5 + confidence / 2, self.num_samples - 1))
+
+  def coverage(self, largest: float, confidence: float = 0.95) -> float:
+    """How often `error` holds the truth of a trace, of which the largest eigenvalue is a known part.
+
+    A probe sees that eigenvalue with the skewed distribution of a squared normal variable, of variance
+    2 largest^2, and all others count as normal. Found by simulation with 20,000 draws, to within 0.5 %. Where
+    the eigenvalue makes all of the variance, 95 % intervals hold the truth in 82 % of cases with 4 probes, in
+    85 % with 8, 88 % with 16 and 91 % with 32.
+
+    Args:
+      largest: the eigenvalue of the largest size; its share of the trace is largest / value.
+      confidence: of the interval.
+    """
+    variance = self.num_samples * self.standard_error**2
+    part = min(1.0, 2 * largest**2 / variance) if variance > 0 else 1.0
+    return _coverage(round(part, 3), self.num_samples, confidence)
+
+
+@functools.cache
+def _coverage(part: float, num_samples: int, confidence: float) -> float:
+  """Of intervals by Student's t of samples whose variance is in part that of a squared normal variable."""
+  from scipy import stats
+
+  rng = np.random.default_rng(0)
+  shape = (20_000, num_samples)
+  skewed = (rng.standard_normal(shape) ** 2 - 1) / 2**0.5
+  samples = part**0.5 * skewed + (1 - part) ** 0.5 * rng.standard_normal(shape)
+  half = np.std(samples, axis=1, ddof=1) / num_samples**0.5
+  half *= float(stats.t.ppf(0.5 + confidence / 2, num_samples - 1))
+  return float(np.mean(np.abs(np.mean(samples, axis=1)) <= half))
 
 
 def of_samples(samples: Sequence[float], *, num_evaluations: int) -> Estimate:

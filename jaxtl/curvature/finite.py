@@ -13,11 +13,26 @@ from jaxtl.types import Array, Params
 
 
 def check_params(params: Params) -> None:
-  """Raises InputError, which names the first, where a parameter is not finite; traced ones are let by."""
+  """Raises InputError, which names the first, where a parameter is no float or not finite.
+
+  The values of traced ones are not looked at.
+  """
+  check_floating(params)
   if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params)):
     return
   if path := tree.first_nonfinite(params):
     raise InputError(f"the parameter {path!r} is not finite; curvature needs finite weights")
+
+
+def check_floating(params: Params) -> None:
+  """Raises InputError, which names the first, where a leaf has no floating type, and so no derivative."""
+  for path, leaf in zip(tree.paths(params), jax.tree.leaves(params), strict=True):
+    dtype = jax.dtypes.result_type(leaf)
+    if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+      raise InputError(
+        f"expected float parameters, got {dtype} in {path!r}; "
+        "leave it out and close over it in the loss, or write it as float32"
+      )
 
 
 def check_loss(loss: Array | float, params: Params) -> None:

@@ -26,12 +26,14 @@ _BLOCK = 8  # vectors that are stored and projected on together
 class Basis:
   """Orthonormal trees, kept on the devices in blocks of equal shape, so that few programs are compiled.
 
+  They are kept in float32 or wider: vectors in bfloat16 are orthogonal to no more than two digits.
+
   Args:
-    like: a tree with the shapes and types of the vectors.
+    like: a tree with the shapes of the vectors.
   """
 
   def __init__(self, like: Params):
-    self._like = like
+    self._like = _widened(like)
     self._blocks: list[Params] = []
     self._size = 0
 
@@ -47,7 +49,8 @@ class Basis:
     self._size += 1
 
   def project_out(self, vector: Params) -> Params:
-    """The part of a vector that is orthogonal to all of the basis."""
+    """The part of a vector that is orthogonal to all of the basis, in the basis' types."""
+    vector = _widened(vector)
     for _ in range(2):  # once leaves rounding errors of the size of what it takes away
       for block in self._blocks:
         vector = _project_out(block, vector)
@@ -55,6 +58,7 @@ class Basis:
 
   def orthonormal(self, vector: Params) -> Params | None:
     """The unit vector along `project_out(vector)`; None where it lies in the span, up to rounding."""
+    vector = _widened(vector)
     before, rest = float(tree.norm(vector)), self.project_out(vector)
     after = float(tree.norm(rest))
     if not after > before * len(self) ** 0.5 * 10 * _precision(vector):
@@ -73,19 +77,32 @@ class Basis:
 
 
 class Tridiagonal(NamedTuple):
-  """H in the basis Q of m Lanczos vectors: Q^T H Q = T, and H Q - Q T = beta_m r e_m^T with a unit vector r.
+  """H in the basis Q of m Lanczos vectors: H Q - Q T = beta_m r e_m^T + E with a unit vector r.
+
+  In exact arithmetic E is zero. It holds what rounding in the products adds, and what a random restart drops.
 
   Attributes:
     diagonal: float64 [m].
     off_diagonal: float64 [m - 1].
-    beta: what T leaves out; 0 where the basis spans all that there is.
+    beta: the length of what the last product has outside the basis, as measured.
     basis: Q.
+    lost: float64 [m], the lengths of the columns of E.
+    exhausted: beta is within the rounding of the products, or the basis spans the whole space.
   """
 
   diagonal: np.ndarray
   off_diagonal: np.ndarray
   beta: float
   basis: Basis
+  lost: np.ndarray
+  exhausted: bool
+
+  def rest(self, vectors: np.ndarray) -> np.ndarray:
+    """The lengths of H y - value y for the Ritz vectors y = Q s, s a column of `vectors` [m, k]: [k].
+
+    beta |s_m|, together with what rounding has added; its columns count as independent.
+    """
+    return np.hypot(self.beta * vectors[-1], np.sqrt(self.lost**2 @ vectors**2))
 
   def eigh(self) -> tuple[np.ndarray, np.ndarray]:
     return eigh_tridiagonal(self.diagonal, self.off_diagonal)
@@ -99,44 +116,66 @@ def eigh_tridiagonal(diagonal: np.ndarray, off_diagonal: np.ndarray) -> tuple[np
 def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> Iterator[Tridiagonal]:
   """T after each product of the Lanczos recursion with full reorthogonalisation.
 
-  Where the Krylov space of `start` is exhausted, `key` gives another random vector orthogonal to it and the
-  recursion goes on: a matrix with few different eigenvalues has a small Krylov space. It ends when the basis
-  spans the whole space; or, without `key`, where the Krylov space is exhausted. Lanczos, "An iteration method
-  for the solution of the eigenvalue problem of linear differential and integral operators", 1950.
+  Where the Krylov space of `start` is exhausted, and a product has nothing but rounding outside the basis,
+  `key` gives another random vector orthogonal to the basis, and the recursion goes on: a matrix with few
+  different eigenvalues has a small Krylov space. It ends when the basis spans the whole space; or, without
+  `key`, where the Krylov space is exhausted. Lanczos, "An iteration method for the solution of the eigenvalue
+  problem of linear differential and integral operators", 1950.
 
   Args:
-    matvec: v -> H v, symmetric.
+    matvec: v -> H v, symmetric; it is given vectors in the types of `start`.
     start: the first vector, of any length but 0.
     key: for new vectors.
 
   Raises:
     InputError: a product has a NaN or an infinity; the message names its first leaf.
   """
-  basis = Basis(start)
-  vector: Params | None = tree.scale(1 / tree.norm(start), start)
+  basis, size = Basis(start), tree.size(start)
+  vector: Params | None = _unit(start)
+  before = tree.zeros_like(vector)
   diagonal: list[float] = []
   off_diagonal: list[float] = []
-  scale = 0.0
+  lost: list[float] = []
+  scale = coupling = 0.0
   while vector is not None:
     basis.append(vector)
-    product = matvec(vector)
-    value, length = (float(x) for x in _dot_and_norm(vector, product))
+    product = matvec(like(vector, start))
+    value, length, unexplained = _split(product, vector, before, coupling)
+    length = float(length)
     check_product(product, length)
-    diagonal.append(value)
+    diagonal.append(float(value))
     scale = max(scale, length)
-    rest = basis.project_out(product)
+    rest = basis.project_out(unexplained)
     beta = float(tree.norm(rest))
-    exhausted = len(basis) == tree.size(start) or beta <= 10 * scale * _precision(start)
-    beta = 0.0 if exhausted else beta
-    yield Tridiagonal(np.array(diagonal), np.array(off_diagonal), beta, basis)
-    if not exhausted:
-      vector = tree.scale(1 / beta, rest)
-    elif key is None or len(basis) == tree.size(start):
+    lost.append(float(_distance(unexplained, rest)))
+    # Only the wide type's own rounding: a rest above it is taken along, with the length that was measured.
+    exhausted = len(basis) == size or beta <= 2 * scale * _precision(rest)
+    yield Tridiagonal(np.array(diagonal), np.array(off_diagonal), beta, basis, np.array(lost), exhausted)
+    before, coupling = vector, beta
+    if len(basis) == size or (exhausted and key is None):
       vector = None
+    elif not exhausted:
+      vector = tree.scale(1 / beta, rest)
     else:
+      lost[-1], coupling = float(np.hypot(lost[-1], beta)), 0.0
+      assert key is not None  # without one the loop has ended above
       key, now = jax.random.split(key)
-      vector = basis.orthonormal(tree.random_like(now, start))
-    off_diagonal.append(beta)
+      vector = basis.orthonormal(tree.random_like(now, rest))
+    off_diagonal.append(coupling)
+
+
+def like(vector: Params, other: Params) -> Params:
+  """A vector in the types of another."""
+  return jax.tree.map(lambda x, y: x.astype(y.dtype), vector, other)
+
+
+def narrowing(vector: Params) -> float:
+  """The relative error of rounding from the types of the basis to a vector's: 0 for float32 or wider."""
+  return 0.0 if _precision(vector) <= float(jnp.finfo(jnp.float32).eps) else _precision(vector) / 2
+
+
+def _widened(vector: Params) -> Params:
+  return jax.tree.map(tree.wide, vector)
 
 
 def _precision(a: Params) -> float:
@@ -145,8 +184,26 @@ def _precision(a: Params) -> float:
 
 
 @jax.jit
-def _dot_and_norm(vector: Params, product: Params) -> tuple[Array, Array]:
-  return tree.dot(vector, product), tree.norm(product)
+def _unit(vector: Params) -> Params:
+  """The unit vector along another, in wide types: a length that bfloat16 has rounded is none of 1."""
+  wide = _widened(vector)
+  return tree.scale(1 / tree.norm(wide), wide)
+
+
+@jax.jit
+def _split(
+  product: Params, vector: Params, before: Params, coupling: Array | float
+) -> tuple[Array, Array, Params]:
+  """(<v, H v>, |H v|, what T leaves out of H v)."""
+  product = _widened(product)
+  value = tree.dot(vector, product)
+  explained = tree.add(tree.scale(value, vector), tree.scale(coupling, before))
+  return value, tree.norm(product), tree.sub(product, explained)
+
+
+@jax.jit
+def _distance(a: Params, b: Params) -> Array:
+  return tree.norm(tree.sub(a, b))
 
 
 def _put_into(block: Params, vector: Params, place: Array) -> Params:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxtl import tree
 from jaxtl.curvature import streaming
-from jaxtl.curvature.finite import check_loss, check_params
+from jaxtl.curvature.finite import check_floating, check_loss, check_params
 from jaxtl.curvature.streaming import Batches
 from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Params
@@ -38,7 +38,7 @@ def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
     A function from a tree like `params` to a tree like `params`, compiled at its first call.
 
   Raises:
-    InputError: a parameter is not finite; the message names it.
+    InputError: a parameter is no float or not finite; the message names it.
     NonFiniteLossError: at the first product: the loss is not finite.
   """
   return _at(lambda params, vector: _along_gradient(loss, params, vector), params)
@@ -48,9 +48,9 @@ def ggn(predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: 
   """v -> J^T H_L J v, the generalised Gauss-Newton matrix: the Hessian without the network's own curvature.
 
   J is the Jacobian of the outputs, H_L the Hessian of the loss with respect to them. Positive semi-definite
-  where the loss is convex in the outputs, as the cross-entropy is (the smoothed hinge only nearly, see
-  there), and equal to the Hessian where the outputs are linear in the parameters. Schraudolph, "Fast
-  curvature matrix-vector products for second-order gradient descent", 2002.
+  where the loss is convex in the outputs, as the cross-entropy is. With the smoothed hinge, which is not,
+  it is indefinite (see there). It is equal to the Hessian where the outputs are linear in the parameters.
+  Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
 
   Args:
     predict: params -> outputs, an array or a tree.
@@ -245,6 +245,7 @@ def gradient_over_batches(
   stream = streaming.stream_of(batches)
 
   def value_and_gradient(params: Params) -> tuple[float, Params]:
+    check_floating(params)
     like = {"loss": streaming.wide_scalar(params), "gradient": params}
     mean = streaming.mean(_summed_gradient, (loss_fn,), like, params, stream, vector=())
     check_loss(loss := float(mean["loss"]), params)

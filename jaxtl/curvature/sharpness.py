@@ -11,6 +11,7 @@ Python, and never traced.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jaxtl import tree
 from jaxtl.config import first_few
 from jaxtl.curvature.estimate import Estimate, check_num_samples, of_samples
+from jaxtl.curvature.krylov import tridiagonalize
 from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError, InputError, NonFiniteLossError
 from jaxtl.types import Array, Params
@@ -144,7 +146,7 @@ def adaptive_average_sharpness(
   return _average(loss, params, key, sizes, sigma=sigma, num_samples=num_samples)
 
 
-def fisher_rao_norm(fisher: Matvec, params: Params) -> float:
+def fisher_rao_norm(fisher: Matvec, params: Params, *, num_products: int = 8) -> float:
   """sqrt(<w, F w>): the length of the weights as the Fisher information at them measures it.
 
   Liang, Poggio, Rakhlin, Stokes, "Fisher-Rao Metric, Geometry, and Complexity of Neural Networks", 2019,
@@ -158,15 +160,28 @@ def fisher_rao_norm(fisher: Matvec, params: Params) -> float:
   Args:
     fisher: v -> F v, symmetric and without negative eigenvalues, taken at `params`.
     params: the weights w, a tree of float arrays.
+    num_products: at most. The first is F w; further ones look for a negative eigenvalue, by Lanczos from w.
 
   Raises:
-    InputError: <w, F w> is not finite, or negative beyond rounding: a Hessian is no Fisher information.
+    ConfigError: `num_products` is below 1.
+    InputError: <w, F w> is not finite, or F has a negative eigenvalue beyond rounding, as the Hessian and the
+      Gauss-Newton matrix of a loss that is not convex have; not every such matrix is noticed.
   """
+  if num_products < 1:
+    raise ConfigError(f"num_products is {num_products}; write at least 1")
   product = fisher(params)
   square = float(tree.dot(params, product))
   rounding = 1e-5 * float(tree.norm(params)) * float(tree.norm(product))
   if not math.isfinite(square) or square < -rounding:
     raise InputError(f"<w, F w> is {square:g}; a Fisher product gives a finite number that is not negative")
+  if num_products > 1 and math.isfinite(length := float(tree.norm(params))) and length > 0:
+    *_, last = itertools.islice(tridiagonalize(fisher, params), num_products)
+    values = last.eigh()[0]
+    if values[0] < -1e-3 * max(abs(values[0]), abs(values[-1])):
+      raise InputError(
+        f"F has an eigenvalue of {values[0]:.3g} or below, where the largest is {values[-1]:.3g} or above; a "
+        "Fisher information has no negative one: take that of the cross-entropy, curvature.fisher"
+      )
   return math.sqrt(max(square, 0.0))
 
 

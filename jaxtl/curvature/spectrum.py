@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from jaxtl import tree
+from jaxtl.curvature import krylov
 from jaxtl.curvature.finite import check_product
-from jaxtl.curvature.krylov import tridiagonalize
 from jaxtl.curvature.products import Matvec
 from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Params
@@ -120,7 +120,8 @@ def top_eigenpairs(
   """The k largest eigenvalues, by Lanczos with full reorthogonalisation; of v -> -H v, the smallest.
 
   It needs far fewer products than power iteration, and keeps all its vectors: the memory of the parameters
-  once for each product. An eigenvalue that comes several times may be listed as one. Lanczos, 1950, see
+  once for each product. An eigenvalue that comes several times is listed as often only where the Krylov space
+  is exhausted and restarted at random; else it may be listed as one. Lanczos, 1950, see
   `krylov.tridiagonalize`.
 
   Args:
@@ -136,8 +137,9 @@ def top_eigenpairs(
       missed.
 
   Returns:
-    k `Eigenpair`s, largest first; `num_products` is of all together. A residual below the rounding of the
-    parameters' type is that of exact arithmetic.
+    k `Eigenpair`s, largest first; `num_products` is of all together. Residuals are beta |s_m| / |value|, with
+    the rounding that was measured on the way, so that an eigenvalue that is lost in the rounding of larger
+    ones does not converge. That of zero, relative to it, does so only where the products are zeros.
 
   Raises:
     ConfigError: k is not from 1 to the dimension, or max_products is below k.
@@ -148,19 +150,30 @@ def top_eigenpairs(
   if max_products < k:
     raise ConfigError(f"max_products is {max_products}; {k} eigenvalues need at least {k} products")
   start_key, more_key = jax.random.split(key)
-  for found in tridiagonalize(matvec, _start(start, like, start_key), more_key):
+  seen: np.ndarray | None = None
+  rounding = krylov.narrowing(like)
+  for found in krylov.tridiagonalize(matvec, _start(start, like, start_key), more_key):
     values, vectors = found.eigh()
     taken = len(values)
     size = np.abs(values)
-    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|.
-    rest = found.beta * np.abs(vectors[-1])
+    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|, and some rounding,
+    # of which a vector in a type narrower than the basis adds its own.
+    rest = np.hypot(found.rest(vectors), rounding * np.max(size))
     residuals = np.divide(rest, size, out=np.where(rest > 0, np.inf, 0.0), where=size > 0)
-    if taken == max_products or (taken >= k and np.all(residuals[-k:] <= tolerance)):
+    if taken == max_products or taken == tree.size(like):
       break
+    if taken < k or not np.all(residuals[-k:] <= tolerance):
+      continue
+    if k == 1 or not found.exhausted:
+      break
+    # Copies of an eigenvalue lie outside the Krylov space: done is what a random restart does not change.
+    if seen is not None and np.allclose(values[-k:], seen, rtol=tolerance, atol=0):
+      break
+    seen = values[-k:]
   return [
     Eigenpair(
       float(values[i]),
-      _unit(found.basis.combine(vectors[:, i])),
+      krylov.like(_unit(found.basis.combine(vectors[:, i])), like),
       float(residuals[i]),
       taken,
       bool(residuals[i] <= tolerance),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import tree
+from jaxtl.curvature import krylov
 from jaxtl.curvature.estimate import Estimate, check_num_samples, of_samples
 from jaxtl.curvature.finite import check_product
 from jaxtl.curvature.krylov import Basis, eigh_tridiagonal, tridiagonalize
@@ -39,7 +40,7 @@ def trace(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) ->
     InputError: a product has a NaN or an infinity; the message names its first leaf.
   """
   check_num_samples(num_samples)
-  samples = [_along(matvec, vector) for vector in _probes(key, like, num_samples)]
+  samples = [_along(matvec, vector, like) for vector in _probes(key, like, num_samples)]
   return of_samples(samples, num_evaluations=num_samples)
 
 
@@ -74,10 +75,10 @@ def trace_hutch_plus_plus(matvec: Matvec, like: Params, key: Array, *, num_produ
     check_product(product, float(tree.norm(product)))
     direction = basis.orthonormal(product)
     if direction is not None:
-      inside += _along(matvec, direction)
+      inside += _along(matvec, direction, like)
       basis.append(direction)
   count = num_products - third - len(basis)
-  samples = [_along(matvec, basis.project_out(vector)) for vector in _probes(probe_key, like, count)]
+  samples = [_along(matvec, basis.project_out(vector), like) for vector in _probes(probe_key, like, count)]
   rest = of_samples(samples, num_evaluations=third + len(basis) + count)
   return rest._replace(value=inside + rest.value)
 
@@ -162,8 +163,9 @@ class Density:
     Unbiased for polynomials up to the degree 2 m - 1; other functions have a bias that falls with m:
     `shorter` tells whether it still does. Where few eigenvalues make most of the sum, the samples are skewed,
     and few probes state too small an error. Few also estimate the standard error itself badly, so that ± one
-    holds the truth less often than a normal distribution's 68 of 100; the wider interval by Student's t
-    (`Estimate.error`) allows for that, though not for the skewness, as of third moments: those need more.
+    holds the truth less often than a normal distribution's 68 of 100. The wider interval by Student's t
+    (`Estimate.error`) allows for that, and not for the skewness of samples that one eigenvalue dominates:
+    `Estimate.coverage` says how often such an interval holds the truth.
     """
     samples = self.dimension * np.sum(self.weights * function(self.nodes), axis=1)
     return of_samples(samples, num_evaluations=self.num_products)
@@ -184,8 +186,10 @@ class Density:
 
     Maddox, Benton, Wilson, "Rethinking parameter counting in deep models", 2020, arXiv 2003.02139.
 
-    For a positive semi-definite matrix, such as the Gauss-Newton one, it converges within a few times
-    sqrt(lambda_max / alpha) steps. An indefinite Hessian's has a kink at 0, where nearly all eigenvalues lie,
+    For a positive semi-definite matrix, such as the Gauss-Newton one of the cross-entropy, it converges
+    within a few times sqrt(lambda_max / alpha) steps. Negative eigenvalues, as the Gauss-Newton matrix of a
+    loss that is not convex has, are left out; `negative_share` says how much they are. An indefinite
+    Hessian's has a kink at 0, where nearly all eigenvalues lie,
     so that more steps do not settle the value.
 
     Args:
@@ -197,6 +201,11 @@ class Density:
     if not alpha > 0:
       raise ConfigError(f"alpha is {alpha:g}; write a curvature above 0")
     return self.sum_of(lambda x: np.maximum(x, 0) / (np.maximum(x, 0) + alpha))
+
+  def negative_share(self) -> float:
+    """The sum of the negative eigenvalues' sizes, as a part of that of all: 0 if none is negative."""
+    sizes = self.weights * np.abs(self.nodes)
+    return float(np.sum(sizes, where=self.nodes < 0) / total) if (total := float(np.sum(sizes))) else 0.0
 
   def smoothed(self, grid: np.ndarray, *, width: float) -> np.ndarray:
     """The density at the points of `grid` [G], each eigenvalue a Gaussian of standard deviation `width`."""
@@ -254,8 +263,9 @@ def _probes(key: Array, like: Params, count: int) -> Iterator[Params]:
     yield tree.random_like(one, like, sampler=jax.random.rademacher)
 
 
-def _along(matvec: Matvec, vector: Params) -> float:
-  product = matvec(vector)
+def _along(matvec: Matvec, vector: Params, like: Params) -> float:
+  """<v, H v>, v rounded to the types of `like` for the product."""
+  product = matvec(krylov.like(vector, like))
   value = float(tree.dot(vector, product))
   check_product(product, value)
   return value

@@ -105,11 +105,15 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   alphas = sorted({f"{row['alpha']:g}" for row in rows if "alpha" in row})
   if alphas:
     change = max(row["effective_dimension_change"] for row in rows if "effective_dimension_change" in row)
+    negative = max(row.get("gauss_newton_negative", 0.0) for row in rows)
+    left_out = (
+      f" Negative ones, up to {100 * negative:.1f} % by size, are left out." if negative > 1e-3 else ""
+    )
     said.append(
       (
         "Effective dimension",
         f"Sum of λ / (λ + {' or '.join(alphas)}) over the Gauss-Newton matrix's eigenvalues. The latter half "
-        f"of the steps of its recursion changed it by {change:.2g} at most.",
+        f"of the steps of its recursion changed it by {change:.2g} at most.{left_out}",
       )
     )
   plans = [row["sharpness_plan"] for row in rows if "sharpness_plan" in row]
@@ -131,7 +135,20 @@ def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:
   return (
     f"{said} Few probes, here {' or '.join(map(str, few))} for the trace, tell it badly: ± one of them holds "
     "the truth in fewer than 68 of 100 cases. Student's t with n - 1 degrees of freedom, n the number of "
-    "probes, gives wider intervals."
+    f"probes, gives wider intervals{_covered(rows)}."
+  )
+
+
+def _covered(rows: Sequence[Mapping[str, Any]]) -> str:
+  """How often these intervals hold the truth, in the row where they do so least; older rows do not say."""
+  known = [row for row in rows if "trace_coverage" in row and row["trace"] > 0]
+  found = [(row["trace_coverage"], row["eigenvalues"][0] / row["trace"]) for row in known]
+  if not found:
+    return ""
+  covered, share = min(found)
+  return (
+    f"; those of 95 % hold the truth in {100 * covered:.0f} % of cases where, as here, one eigenvalue has "
+    f"{100 * share:.0f} % of the trace"
   )
 
 

@@ -163,7 +163,9 @@ class Scene:
       "eigenvalue_residuals": [pair.residual for pair in pairs],
       "trace": density.trace().value,
       "trace_error": density.trace().standard_error,
+      "trace_coverage": density.trace().coverage(pairs[0].value),
       **effective_numbers(gauss_newton, alpha=plan.alpha),
+      "gauss_newton_negative": gauss_newton.negative_share(),
       "gauss_newton_trace": gauss_newton.trace().value,
       "gauss_newton_trace_error": gauss_newton.trace().standard_error,
       "density_nodes": density.nodes.tolist(),
@@ -192,7 +194,7 @@ class Scene:
       "average_sharpness_error": average.standard_error,
       "adaptive_average_sharpness": relative.value,
       "adaptive_average_sharpness_error": relative.standard_error,
-      "fisher_rao_norm": curvature.fisher_rao_norm(fisher, self.params),
+      "fisher_rao_norm": curvature.fisher_rao_norm(fisher, self.params, num_products=1),
     }
     if (where := self._head_kernel()) is not None:
       kernel = tree.select(self.params, where)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxtl.errors import ConfigError, NonFiniteError
 from jaxtl.weights.groups import Group
-from jaxtl.weights.search import optimize_alpha
+from jaxtl.weights.search import SUSPECT, optimize_alpha
 
 # Below this part of the scale a step is within the rounding of float32 weights.
 _SHORTEST = 1e-6
@@ -114,8 +114,11 @@ class _Line:
     """The minimum within a bracket whose middle is below its ends."""
     warm = {t: self(t) for t in (low, middle, high)}
     # What is within rounding is no second valley.
-    tolerance = min(0.5, max(1e-6, self.noise / float(np.ptp(list(warm.values())))))
-    how: Any = dict(bounds=(low, high), nodes=3, degree=2, tolerance=tolerance)
+    scale = float(np.median(np.abs(list(warm.values()))))
+    tolerance = min(0.5, max(1e-6, self.noise / scale)) if scale else 1e-6
+    how: Any = dict(
+      bounds=(low, high), nodes=3, degree=2, tolerance=tolerance, grid_step=None, accuracy=SUSPECT
+    )
     found = optimize_alpha(self, width=0.4, max_evaluations=8, warm=warm, **how)
     # That parabola is fitted to all points of its bracket; the last one goes through the best three.
     found = optimize_alpha(self, bracket="grid", max_evaluations=4, warm=found.evaluations, **how)

@@ -7,6 +7,7 @@ float64 on the host; an evaluation, a pass over a data set, is what costs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
@@ -21,8 +22,16 @@ RATIO = (math.sqrt(5) - 1) / 2
 # Points of [0, 1] nearer to each other than this are one: golden sections meet the same point again and again
 # up to rounding, and no loss over a data set can tell the two apart.
 SAME = 1e-9
-# How far a fit may be from the function, relative to it, before it is repeated in a narrower bracket.
+# How far a fit may be from the function, relative to it, before the result is suspect.
 SUSPECT = 1e-2
+# A fit rules out what it puts above the best point by this many times its largest error.
+MARGIN = 10.0
+# An end is a wall if the step to it is this many times the spread of all other values.
+WALL = 10.0
+# A gap between known points that may hide another valley, as a part of the bounds.
+WIDE = 0.25
+# Values that differ by less than this part of them are equal up to the rounding of float64.
+ROUNDING = 1e-14
 Bounds = tuple[float, float]
 
 
@@ -39,11 +48,12 @@ class AlphaResult:
     coefficients: [degree + 1] of the polynomial in the Chebyshev basis on the bracket; None without one.
     residual: root mean square of fit minus values at the nodes; None without a polynomial.
     predicted: the polynomial's own value at its minimum; None if it has none within the bracket.
-    gap: |predicted - found| there, relative to what was found (or to the spread of the values in the bracket,
+    gap: |predicted - found| there, relative to what was found (or to the median of the values in the bracket,
       where that is larger: a minimum of about 0 has no relative error). None if nothing was predicted.
-    fit_suspect: the gap was above 1 %, so that a narrower bracket was fitted once more.
+    fit_suspect: the result may be above a grid of `grid_step`. The last fit misses by more than 1 %, or the
+      budget ended before every point of that grid was evaluated or ruled out.
     unimodal: no rise is followed by a fall among all evaluated points.
-    fallback: it was not unimodal, so that a grid was evaluated and its best point refined.
+    fallback: it was not unimodal, so that the grid was evaluated and its best point refined.
     boundary: 0 or 1 where alpha is the lower or the upper bound, else None.
     from_polynomial: the best point is the polynomial's minimum.
   """
@@ -87,18 +97,27 @@ def optimize_alpha(
   degree: int = 5,
   max_evaluations: int = 16,
   tolerance: float = 1e-6,
+  grid_step: float | None = 0.05,
+  accuracy: float = 1e-4,
   warm: Mapping[float, float] | None = None,
 ) -> AlphaResult:
   """The minimum of a function with one valley: a bracket, a polynomial inside it, the root of its derivative.
 
   Golden sections (Kiefer, "Sequential minimax search for a maximum", 1953) make the bracket; the known points
-  in it and Chebyshev nodes are fitted by least squares, and the root of the derivative is evaluated. The best
-  of all points is returned, hence never a worse one than an end or a point of `warm`. The defaults take 11
-  evaluations, and exceed the minimum by 10^4 times less than a grid of as many.
+  in it and Chebyshev nodes are fitted by least squares, and the root of the derivative is evaluated. Points
+  of a grid that the fit cannot rule out are evaluated, too. The best of all points is returned, hence never a
+  worse one than an end or a point of `warm`.
+
+  The defaults take 10 or 11 evaluations of a smooth sum and up to 16 of a steep one. With one valley the
+  result is not above the grid of 21 points, or `fit_suspect` says that it may be. On 6,000 sums of sigmoids
+  with one valley and slopes up to 40 it never was. It exceeded the minimum by at most 1e-6 of it on average
+  and by 4e-4 in the worst case; the grid did so by up to 3e-2 and 0.4.
 
   The function must be deterministic: with noise of 1e-3 of its value the fit is no better than a grid. Where
-  it shows more than one valley, a grid of eleven points is evaluated, its best one refined, and the result
-  says so.
+  it shows more than one valley, the grid is evaluated beyond the budget, its best point is refined, and the
+  result says so. Values that are not convex, or an end far above all others, make the search look into the
+  wide gaps between its points. A second valley that does not show there stays unnoticed: of 4,000 such sums
+  with several valleys, 0.2 % ended above the grid without a word.
 
   Args:
     function: a number within the bounds -> the value to minimise.
@@ -109,7 +128,12 @@ def optimize_alpha(
     degree: of the polynomial; one less than there are points where that is lower.
     max_evaluations: calls of the function, the repeated fit included. Only the grid for several valleys goes
       beyond it.
-    tolerance: changes below this part of the range of values count as level when valleys are counted.
+    tolerance: changes below this part of the values count as level when valleys are counted: of the median of
+      all values, or of the value itself where that is larger.
+    grid_step: step of the grid that the result is not to exceed, as a part of the bounds, such as 0.05. None
+      compares with no grid and looks into no gaps; several valleys then take a grid of 11 points.
+    accuracy: a fit whose largest error is above this part of the median value is repeated around the best
+      point, within the budget.
     warm: values that are known, for example of a sweep; they cost nothing.
 
   Raises:
@@ -119,7 +143,8 @@ def optimize_alpha(
     NonFiniteError: the function is not finite at some point; the message says which.
   """
   known = _Known(function, bounds, warm, budget=max_evaluations)
-  _check_options(bracket, width, nodes, degree, max_evaluations, tolerance)
+  _check_options(bracket, width, nodes, degree, max_evaluations, tolerance, accuracy)
+  cells = None if grid_step is None else _cells(grid_step, "grid_step")
   if bracket == "grid" and len(known.values) < 3:
     raise ConfigError("bracket='grid' needs a sweep of at least 3 points; give warm={alpha: value, ...}")
   low, high = known.point(0.0), known.point(1.0)
@@ -128,7 +153,7 @@ def optimize_alpha(
   else:
     while high - low > width:
       low, high = _narrower(known, low, high)
-  return _fitted(known, low, high, nodes=nodes, degree=degree, tolerance=tolerance)
+  return _fitted(known, low, high, _Options(nodes, degree, tolerance, cells, accuracy))
 
 
 def brent(
@@ -138,15 +163,18 @@ def brent(
   precision: float = 1e-3,
   max_evaluations: int = 16,
   tolerance: float = 1e-6,
+  grid_step: float | None = 0.05,
   warm: Mapping[float, float] | None = None,
 ) -> AlphaResult:
-  """The minimum by parabolas and golden sections, beside both ends.
+  """The minimum by parabolas and golden sections; both ends are evaluated, too.
 
-  Brent, "Algorithms for Minimization without Derivatives", 1973, chapter 5, as scipy has it. About as many
-  evaluations as `optimize_alpha` and as good, one after the other, and without a curve for a figure.
+  Brent, "Algorithms for Minimization without Derivatives", 1973, chapter 5, as scipy has it. Up to 16
+  evaluations, one after the other, and without a curve for a figure; what is left of the budget is spent on
+  points of the grid that may be lower. As good as `optimize_alpha` where there is one valley. It looks into
+  no gaps, and it reports several valleys without a grid.
 
   Args:
-    function, bounds, tolerance, warm: as for `optimize_alpha`.
+    function, bounds, tolerance, grid_step, warm: as for `optimize_alpha`.
     precision: of the point, as a part of the bounds.
     max_evaluations: calls of the function.
 
@@ -159,11 +187,13 @@ def brent(
   if max_evaluations < 5:
     raise ConfigError(f"max_evaluations is {max_evaluations}; two ends and a parabola need at least 5")
   known = _Known(function, bounds, warm, budget=max_evaluations)
+  cells = None if grid_step is None else _cells(grid_step, "grid_step")
   known.point(0.0), known.point(1.0)
   optimize.minimize_scalar(
     known.value, bounds=(0.0, 1.0), method="bounded", options={"xatol": precision, "maxiter": known.left}
   )
-  return known.result(tolerance)
+  unsettled = _settle(known, None, cells)
+  return dataclasses.replace(known.result(tolerance), fit_suspect=bool(unsettled))
 
 
 def grid_search(
@@ -182,9 +212,7 @@ def grid_search(
 
   Raises as `optimize_alpha` does.
   """
-  cells = round(1 / step) if math.isfinite(step) and 0 < step <= 1 else 0
-  if not cells or abs(cells * step - 1) > SAME:
-    raise ConfigError(f"step is {step}; write a number that divides 1, such as 0.05")
+  cells = _cells(step, "step")
   known = _Known(function, bounds, warm, budget=math.inf)
   for u in range(cells + 1):
     known.point(u / cells)
@@ -236,6 +264,23 @@ class _Known:
   def value(self, u: float) -> float:
     return self.values[self.point(u)]
 
+  def gap_before_wall(self, end: float) -> float:
+    """The distance from an end to the next point, if the step to the end dwarfs all other values; else 0."""
+    inside = sorted(self.values, key=lambda u: abs(u - end))[1:]
+    step = self.values[end] - self.values[inside[0]]
+    return abs(inside[0] - end) if step > WALL * np.ptp([self.values[u] for u in inside]) else 0.0
+
+  def convex(self, tolerance: float) -> bool:
+    """Whether no known point is above the line between its neighbours."""
+    points = np.array(sorted(self.values))
+    values = np.array([self.values[u] for u in points])
+    part = (points[1:-1] - points[:-2]) / (points[2:] - points[:-2])
+    line = (1 - part) * values[:-2] + part * values[2:]
+    return bool(np.all(values[1:-1] - line <= tolerance * self.scale()))
+
+  def has(self, u: float) -> bool:
+    return any(abs(other - u) <= SAME for other in self.values)
+
   def best(self) -> float:
     """The lowest point; of several the first."""
     return min(sorted(self.values), key=self.values.__getitem__)
@@ -246,12 +291,23 @@ class _Known:
     at = points.index(self.best())
     return points[max(at - 1, 0)], points[min(at + 1, len(points) - 1)]
 
+  def valley(self) -> Bounds:
+    """Between the nearest points that are higher than the best one: where one valley has its minimum."""
+    best = self.best()
+    higher = self.values[best] + ROUNDING * abs(self.values[best])
+    low = max((u for u, value in self.values.items() if u < best and value > higher), default=0.0)
+    return low, min((u for u, value in self.values.items() if u > best and value > higher), default=1.0)
+
   def unimodal(self, tolerance: float) -> bool:
     """Whether no rise is followed by a fall. A rise and then a fall alone would be a maximum."""
     values = np.array([self.values[u] for u in sorted(self.values)])
-    changes = np.diff(values)
-    signs = np.sign(changes[np.abs(changes) > tolerance * np.ptp(values)])
-    return bool(np.all(np.diff(signs) >= 0))
+    before, after = np.minimum.accumulate(values), np.minimum.accumulate(values[::-1])[::-1]
+    scale = np.maximum(np.abs(values), self.scale())
+    return bool(np.all(values - np.maximum(before, after) <= tolerance * scale))
+
+  def scale(self) -> float:
+    """The median size of the values: one end that has diverged would make all else look level."""
+    return float(np.median(np.abs(list(self.values.values()))))
 
   def result(self, tolerance: float) -> AlphaResult:
     best = self.best()
@@ -276,6 +332,17 @@ class _Fit(NamedTuple):
   predicted: float | None = None
   gap: float | None = None
 
+  def __call__(self, u: float) -> float:
+    low, high = self.bracket
+    return float(chebyshev.chebval((2 * u - low - high) / (high - low), self.coefficients))
+
+  def covers(self, u: float) -> bool:
+    return self.bracket[0] <= u <= self.bracket[1]
+
+  def error(self, known: _Known) -> float:
+    """The largest one at a known point of the bracket."""
+    return max(abs(self(u) - value) for u, value in known.values.items() if self.covers(u))
+
 
 def _narrower(known: _Known, low: float, high: float) -> Bounds:
   """One golden section. One of its two points is known from the section before."""
@@ -284,22 +351,29 @@ def _narrower(known: _Known, low: float, high: float) -> Bounds:
   return (low, right) if known.values[left] <= known.values[right] else (left, high)
 
 
-def _fitted(
-  known: _Known, low: float, high: float, *, nodes: int, degree: int, tolerance: float
-) -> AlphaResult:
+class _Options(NamedTuple):
+  """The keywords of a search that the fit needs; `cells` are those of the grid, None without one."""
+
+  nodes: int
+  degree: int
+  tolerance: float
+  cells: int | None
+  accuracy: float
+
+
+def _fitted(known: _Known, low: float, high: float, options: _Options) -> AlphaResult:
   """The fit in a bracket, repeated where it misses, and the grid where there is more than one valley."""
-  fit = _fit(known, low, high, nodes, degree)
-  suspect = fit.gap is not None and fit.gap > SUSPECT
-  if suspect and known.left >= 3:  # a section takes 2 at most, the root 1
-    fit = _fit(known, *_narrower(known, low, high), nodes, degree)
-  unimodal = known.unimodal(tolerance)
+  fit = _fit(known, low, high, options)
+  may_be_above = _compared(known, fit, options)
+  if known.left >= 1 and fit.error(known) > options.accuracy * known.scale():
+    fit = _fit(known, *known.neighbours(), options)
+  unimodal = known.unimodal(options.tolerance)
   if not unimodal:
     known.budget = math.inf
-    for u in np.linspace(0, 1, 11):
+    for u in np.linspace(0, 1, (options.cells or 10) + 1):
       known.point(float(u))
-    best = known.best()
-    fit = _fit(known, known.point(max(best - 0.1, 0.0)), known.point(min(best + 0.1, 1.0)), nodes, degree)
-  found = known.result(tolerance)
+    fit = _fit(known, *known.neighbours(), options)
+  found = known.result(options.tolerance)
   low, high = fit.bracket
   return dataclasses.replace(
     found,
@@ -308,18 +382,78 @@ def _fitted(
     residual=fit.residual,
     predicted=fit.predicted,
     gap=fit.gap,
-    fit_suspect=suspect,
+    fit_suspect=(may_be_above and unimodal) or (fit.gap is not None and fit.gap > SUSPECT),
     fallback=not unimodal,
     from_polynomial=fit.root == known.best(),
   )
 
 
-def _fit(known: _Known, low: float, high: float, nodes: int, degree: int) -> _Fit:
+def _compared(known: _Known, fit: _Fit, options: _Options) -> bool:
+  """Evaluate what may be below the best point, on the grid and in wide gaps; return whether any is left."""
+  if options.cells is None:
+    return False
+  behind_wall = _before_walls(known, 1 / options.cells)
+  _settle(known, fit, options.cells)
+  _probe(known, options.tolerance)
+  return bool(_settle(known, fit, options.cells)) or behind_wall
+
+
+def _before_walls(known: _Known, step: float) -> bool:
+  """Halve the gap before an end that is far above all else; return whether the budget leaves one.
+
+  Such an end says nothing about its neighbourhood: the function may fall to another valley before it rises.
+  """
+  for end in (0.0, 1.0):
+    while (gap := known.gap_before_wall(end)) > step + SAME:
+      if known.left < 1:
+        return True
+      known.point(abs(end - gap / 2))
+  return False
+
+
+def _probe(known: _Known, tolerance: float) -> None:
+  """Halve the wide gaps between known points, unless the values look convex: then there is one valley."""
+  while known.left >= 1 and not known.convex(tolerance):
+    points = sorted(known.values)
+    widest = int(np.argmax(np.diff(points)))
+    if points[widest + 1] - points[widest] <= WIDE:
+      return
+    known.point((points[widest] + points[widest + 1]) / 2)
+
+
+def _settle(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:
+  """Evaluate the points of the grid that may be below the best one; return those that the budget leaves."""
+  while (unsettled := _unsettled(known, fit, cells)) and known.left >= 1:
+    order: Callable[[float], float] = fit or functools.partial(_distance, known.best())
+    known.point(min(unsettled, key=order))
+  return unsettled
+
+
+def _distance(u: float, other: float) -> float:
+  return abs(u - other)
+
+
+def _unsettled(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:
+  """The points of the grid that may be below the best one, if the function has one valley.
+
+  Then nothing beyond a point that is higher than the best one is below it. Nearer to the best one, the fit
+  rules out what it puts above it by several times the fit's own error.
+  """
+  low, high = known.valley()
+  inside = [i / cells for i in range(1, cells) if low < i / cells < high] if cells else []
+  inside = [u for u in inside if not known.has(u)]
+  if fit is None:
+    return inside
+  least = known.values[known.best()] + MARGIN * fit.error(known)
+  return [u for u in inside if not (fit.covers(u) and fit(u) > least)]
+
+
+def _fit(known: _Known, low: float, high: float, options: _Options) -> _Fit:
   """The polynomial through the known points of the bracket and some new ones; its minimum evaluated."""
-  points = _nodes(known, low, high, nodes)
+  points = _nodes(known, low, high, options.nodes)
   values = np.array([known.values[u] for u in points])
   t = (2 * np.array(points) - low - high) / (high - low)
-  coefficients = chebyshev.chebfit(t, values, min(degree, len(points) - 1))
+  coefficients = chebyshev.chebfit(t, values, min(options.degree, len(points) - 1))
   residual = float(np.sqrt(np.mean((chebyshev.chebval(t, coefficients) - values) ** 2)))
   fit = _Fit((low, high), coefficients, residual)
   minimum = _minimum(coefficients)
@@ -327,7 +461,7 @@ def _fit(known: _Known, low: float, high: float, nodes: int, degree: int) -> _Fi
     return fit
   root = known.point(low + (high - low) * (minimum + 1) / 2)
   predicted, found = float(chebyshev.chebval(minimum, coefficients)), known.values[root]
-  scale = max(abs(found), float(np.ptp(values)))
+  scale = max(abs(found), float(np.median(np.abs(values))))
   gap = abs(predicted - found) / scale if scale else 0.0
   return fit._replace(root=root, predicted=predicted, gap=gap)
 
@@ -364,8 +498,16 @@ def _minimum(coefficients: np.ndarray) -> float | None:
   return polished if abs(polished - root) < 1e-6 and abs(polished) <= 1 else root
 
 
+def _cells(step: float, name: str) -> int:
+  """How many cells a grid of this step has."""
+  cells = round(1 / step) if math.isfinite(step) and 0 < step <= 1 else 0
+  if not cells or abs(cells * step - 1) > SAME:
+    raise ConfigError(f"{name} is {step}; write a number that divides 1, such as 0.05")
+  return cells
+
+
 def _check_options(
-  bracket: str, width: float, nodes: int, degree: int, max_evaluations: int, tolerance: float
+  bracket: str, width: float, nodes: int, degree: int, max_evaluations: int, tolerance: float, accuracy: float
 ) -> None:
   if bracket not in ("golden", "grid"):
     raise ConfigError(f"bracket is {bracket!r}; write 'golden' or 'grid'")
@@ -375,8 +517,9 @@ def _check_options(
     raise ConfigError(
       f"degree {degree} with {nodes} nodes; a degree of at least 2 needs more nodes than that"
     )
-  if not 0 <= tolerance < 1:
-    raise ConfigError(f"tolerance is {tolerance}; write a part of the range of values, such as 1e-6")
+  for name, value, example in (("tolerance", tolerance, "1e-6"), ("accuracy", accuracy, "1e-4")):
+    if not 0 <= value < 1:
+      raise ConfigError(f"{name} is {value}; write a part of the values, such as {example}")
   sections = math.ceil(math.log(width) / math.log(RATIO) - SAME)
   # Both ends; a section takes one point more than there are sections; three nodes are known then. In a sweep,
   # the best point and its neighbours are.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxtl import losses, models, tree
+from jaxtl import curvature, losses, models, tree
 from jaxtl.curvature import (
   empirical_fisher_over_batches,
   fisher_over_batches,
@@ -18,7 +18,7 @@ from jaxtl.curvature import (
   hvp_over_batches,
   restrict,
 )
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, InputError
 from jaxtl.train import make_mesh, sharding
 from tests.curvature import networks
 
@@ -295,3 +295,27 @@ def test_products_over_a_mesh_are_those_of_one_device():
   for one, eight in zip(found[1], found[8]):
     distance = float(tree.norm(tree.sub(one, eight)))
     assert distance <= 1e-5 * float(tree.norm(one))
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda p: curvature.hvp(lambda p: jnp.sum(p["w"] ** 2), p),
+    lambda p: curvature.ggn(lambda p: p["w"], lambda z: jnp.sum(z**2), p),
+    lambda p: curvature.fisher(lambda p: p["w"][None], p),
+    lambda p: curvature.empirical_fisher(lambda p: p["w"] ** 2, p),
+    lambda p: curvature.hvp_over_batches(lambda p, b: (jnp.sum(p["w"] ** 2), 1), p, [0]),
+    lambda p: curvature.hvp_over_batches(lambda p, b: (jnp.sum(p["w"] ** 2), 1), p, [0], where="count"),
+    lambda p: curvature.ggn_over_batches(lambda p, b: p["w"], lambda z, b: (jnp.sum(z**2), 1), p, [0]),
+    lambda p: curvature.fisher_over_batches(lambda p, b: (p["w"][None], jnp.ones(1, bool)), p, [0]),
+    lambda p: curvature.empirical_fisher_over_batches(lambda p, b: (p["w"], jnp.ones(2, bool)), p, [0]),
+    lambda p: curvature.gradient_over_batches(lambda p, b: (jnp.sum(p["w"] ** 2), 1), [0])(p),
+    lambda p: curvature.fisher_diagonal(
+      lambda p, b: (p["w"][None], jnp.ones(1, bool)), p, [{}], jax.random.key(0)
+    ),
+  ],
+)
+def test_a_leaf_of_integers_is_refused_in_one_line(make):
+  with pytest.raises(InputError, match="expected float parameters, got int32 in 'count'") as caught:
+    make({"count": jnp.ones(2, jnp.int32), "w": jnp.ones(2)})
+  assert "\n" not in str(caught.value)

@@ -420,3 +420,14 @@ def test_half_precision_parameters_stay_half_precision():
   sam_sharpness(loss, jax.grad(half), params, rho=1.0, num_steps=2)
   average_sharpness(loss, params, KEY, sigma=0.1, num_samples=2)
   assert types == {"bfloat16"}
+
+
+def test_an_indefinite_matrix_is_no_fisher_information_although_w_does_not_show_it():
+  matrix = jnp.diag(jnp.array([3.0, 1.0, -2.0]))
+  weights = jnp.array([1.0, 1.0, 0.2])
+  with pytest.raises(InputError, match="negative one") as caught:
+    fisher_rao_norm(lambda v: matrix @ v, weights)
+  assert "\n" not in str(caught.value)
+  assert fisher_rao_norm(lambda v: matrix @ v, weights, num_products=1) > 0
+  with pytest.raises(ConfigError, match="num_products"):
+    fisher_rao_norm(lambda v: v, weights, num_products=0)

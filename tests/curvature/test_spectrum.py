@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxtl import tree
-from jaxtl.curvature import extreme_eigenpairs, hvp, top_eigenpair, top_eigenpairs
+from jaxtl.curvature import extreme_eigenpairs, hvp, spectral_density, top_eigenpair, top_eigenpairs
 from jaxtl.errors import ConfigError, InputError
 from tests.curvature.networks import NETWORKS, cross_entropy, dense_hessian, mean_loss, smoothed_hinge
 
@@ -229,3 +229,53 @@ def test_eigenvalues_are_those_of_the_dense_hessian(name, loss):
 def test_no_iterations_are_refused():
   with pytest.raises(ConfigError, match="num_iters"):
     top_eigenpair(tree.zeros_like, LIKE, KEY, num_iters=0)
+
+
+def residual_of(matvec, pair):
+  """|H v - value v| / |value|, with the sums in float64."""
+  vector = np.float64(ravel_pytree(pair.vector)[0])
+  product = np.float64(ravel_pytree(matvec(pair.vector))[0])
+  return np.linalg.norm(product - pair.value * vector) / abs(pair.value)
+
+
+def test_bfloat16_operators_do_not_end_early_with_residuals_of_zero():
+  """Its rounding of 0.8 % of the largest eigenvalue is no sign that the Krylov space is exhausted."""
+  rng = np.random.default_rng(0)
+  eigenvalues = np.geomspace(1, 1e-2, 60)
+  basis, _ = np.linalg.qr(rng.standard_normal((60, 60)))
+  matrix = jnp.asarray(basis * eigenvalues @ basis.T, jnp.float32)
+  like = jnp.zeros(60, jnp.bfloat16)
+  matvec = lambda v: (matrix @ v.astype(jnp.float32)).astype(jnp.bfloat16)  # noqa: E731
+  pairs = top_eigenpairs(matvec, like, KEY, k=10, max_products=60)
+  np.testing.assert_allclose([pair.value for pair in pairs], eigenvalues[:10], rtol=0.02)
+  for pair in pairs:
+    assert pair.vector.dtype == jnp.bfloat16
+    assert residual_of(matvec, pair) < 3 * pair.residual + 0.02
+    assert pair.residual > 0
+  density = spectral_density(matvec, like, KEY, num_samples=2, num_steps=30)
+  assert density.num_products == 60
+
+
+def test_a_spectrum_of_1e6_range_states_residuals_that_hold():
+  """In float32 the smallest eigenvalues are lost in the rounding of the largest; their residuals say so."""
+  rng = np.random.default_rng(1)
+  eigenvalues = np.geomspace(1e6, 1e-1, 40)
+  basis, _ = np.linalg.qr(rng.standard_normal((40, 40)))
+  matrix = jnp.asarray(basis * eigenvalues @ basis.T, jnp.float32)
+  pairs = top_eigenpairs(lambda v: matrix @ v, jnp.zeros(40), KEY, k=40)
+  dense = np.linalg.eigvalsh(np.float64(matrix))
+  for pair in pairs:
+    assert np.min(np.abs(dense - pair.value)) <= 10 * pair.residual * abs(pair.value)
+  assert all(pair.converged for pair in pairs[:20])
+  assert not pairs[-1].converged
+
+
+def test_copies_of_an_eigenvalue_are_found_behind_an_exhausted_krylov_space():
+  matvec, _ = operator([5, 5, 1, 1, 1, 1, 1])
+  values = [pair.value for pair in top_eigenpairs(matvec, LIKE, KEY, k=2)]
+  np.testing.assert_allclose(values, [5, 5], rtol=1e-5)
+
+
+def test_a_zero_operator_has_as_many_zeros_as_asked_for():
+  pairs = top_eigenpairs(tree.zeros_like, LIKE, KEY, k=3)
+  assert [(pair.value, pair.residual, pair.converged) for pair in pairs] == [(0.0, 0.0, True)] * 3

@@ -11,7 +11,15 @@ from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 from jaxtl import tree
-from jaxtl.curvature import diagonal, frobenius, hvp, spectral_density, trace, trace_hutch_plus_plus
+from jaxtl.curvature import (
+  Estimate,
+  diagonal,
+  frobenius,
+  hvp,
+  spectral_density,
+  trace,
+  trace_hutch_plus_plus,
+)
 from jaxtl.errors import ConfigError, InputError
 from tests.curvature.networks import NETWORKS, cross_entropy, dense_hessian, mean_loss
 
@@ -239,3 +247,30 @@ def test_probes_are_those_of_their_key():
   values = [trace(lambda v: matrix @ v, matrix[0], jax.random.key(seed)).value for seed in (0, 0, 1)]
   assert values[0] == values[1] != values[2]
   assert tree.size(matrix[0]) == 20
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.18, 4), (0.18, 8), (0.5, 8), (0.9, 32)])
+def test_the_coverage_of_an_interval_is_that_of_simulated_probes(share, count):
+  """Signs on a matrix of one dense eigenvector and a bulk of 200 equal eigenvalues; 10^4 intervals."""
+  rng = np.random.default_rng(0)
+  signs = rng.choice(np.array([-1.0, 1.0]), (10_000, count, 64))
+  bulk = rng.chisquare(200, (10_000, count)) / 200
+  samples = share * np.sum(signs, axis=2) ** 2 / 64 + (1 - share) * bulk
+  errors = np.std(samples, axis=1, ddof=1) / count**0.5
+  held = np.abs(np.mean(samples, axis=1) - 1) <= errors * stats.t.ppf(0.975, count - 1)
+  exact = (2 * share**2 + 2 * (1 - share) ** 2 / 200) ** 0.5
+  estimate = Estimate(1.0, exact / count**0.5, count, count)
+  assert abs(estimate.coverage(share) - np.mean(held)) < 0.02
+  assert estimate.coverage(share) < 0.92
+  assert estimate.coverage(share, 0.99) > estimate.coverage(share)
+  assert abs(estimate.coverage(0.0) - 0.95) < 0.006
+
+
+def test_the_negative_share_is_that_of_the_spectrum():
+  eigenvalues = np.array([-3.0, -1, 2, 4])
+  with jax.enable_x64(True):
+    matrix = jnp.diag(jnp.asarray(eigenvalues))
+    found = spectral_density(lambda v: matrix @ v, jnp.zeros(4), KEY, num_samples=2, num_steps=4)
+    assert abs(found.negative_share() - 0.4) < 1e-9
+  assert spectral_density(lambda v: 2 * v, jnp.ones(3), KEY).negative_share() == 0
+  assert spectral_density(jnp.zeros_like, jnp.ones(3), KEY).negative_share() == 0

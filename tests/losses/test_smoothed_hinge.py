@@ -296,3 +296,32 @@ def test_margin_must_be_given():
 def test_labels_that_do_not_fit_are_refused_in_one_line():
   with pytest.raises(DataError, match=r"labels are float32 \[2\]; write int \[2\] or float \[2, 3\]"):
     smoothed_hinge(jnp.zeros((2, 3)), jnp.zeros(2))
+
+
+@pytest.mark.parametrize(("classes", "least"), [(6, 0.0), (7, -0.032), (10, -0.31), (100, -7.1)])
+def test_it_is_not_convex_with_many_classes(classes, least):
+  """The least eigenvalue of the Hessian where all violations are equal and below the corner, in float64.
+
+  With p = exp(h) / (1 + (K - 1) (exp(h) - 1)), the Hessian at equal violations has the eigenvalues
+  p (h'' + h'^2) on differences of wrong classes, 0 for a constant added to all scores, and, for the true
+  score against all others, K (p (h'' + h'^2) - (K - 1) p^2 h'^2).
+  """
+  x = np.linspace(1e-3, 7, 20_001)[:-1]
+  h, slope, curved = 0.3 * x**2, 0.6 * x, 0.6
+  part = np.exp(h) / (1 + (classes - 1) * np.expm1(h))
+  values = classes * (part * (curved + slope**2) - (classes - 1) * part**2 * slope**2)
+  np.testing.assert_allclose(min(np.min(values), 0.0), least, rtol=0.03, atol=1e-3)
+  worst = x[np.argmin(values)]
+  logits = jnp.full((1, classes), np.float32(worst - 7)).at[0, 0].set(0.0)
+  loss = lambda z: losses.multiclass_smoothed_hinge(z, jnp.zeros(1, int), margin=7.0)[0]  # noqa: E731
+  ours = np.linalg.eigvalsh(np.float64(jax.hessian(loss)(logits)[0, :, 0]))[0]
+  np.testing.assert_allclose(min(ours, 0.0), least, rtol=0.03, atol=1e-3)
+
+
+@pytest.mark.parametrize(("classes", "steepest"), [(1000, 17.3), (21_841, 80.9)])
+def test_its_slope_grows_with_the_number_of_classes(classes, steepest):
+  x = jnp.geomspace(1e-3, 7, 200)
+  logits = lambda x: jnp.full((1, classes), x - 7).at[0, 0].set(0.0)  # noqa: E731
+  loss = lambda z: losses.multiclass_smoothed_hinge(z, jnp.zeros(1, int), margin=7.0)[0]  # noqa: E731
+  slopes = jax.lax.map(lambda x: jnp.abs(jax.grad(loss)(logits(x))[0, 0]), x)
+  np.testing.assert_allclose(jnp.max(slopes), steepest, rtol=0.01)
