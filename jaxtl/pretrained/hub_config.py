@@ -56,7 +56,15 @@ _SILENT = {
     "_attn_implementation_internal",
   ),
   *("chunk_size_feed_forward", "output_attentions", "output_hidden_states", "return_dict", "use_return_dict"),
-  *("torchscript", "use_bfloat16", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings"),
+  *(
+    "padding",
+    "use_cache",
+    "torchscript",
+    "use_bfloat16",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+  ),
   *("cross_attention_hidden_size", "tokenizer_class", "prefix", "task_specific_params"),
   *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
   # What every old config carries of text generation.

@@ -66,7 +66,7 @@ def read_source(path: Path) -> Source:
     tensors = {key: value for shard in shards for key, value in _safetensors(shard).items()}
   elif file.suffix == ".npz":
     tensors = _npz(file)
-  elif file.name.endswith(PICKLES):
+  elif file.name.lower().endswith(PICKLES):
     tensors, below = _pickle(file)
   else:
     kinds = ", ".join((".safetensors", ".npz", *PICKLES))

@@ -588,3 +588,140 @@ def test_a_config_beside_the_weight_starts_no_program(own, out, capsys, hostile,
   assert "is no keyword of a model, which are numbers and names" in line
   assert not Path("started").exists()
   assert list(out.parent.iterdir()) == []
+
+
+REAL = {
+  "an old CLIP of transformers": (
+    "hugging_face",
+    "clip_text_b",
+    dict(
+      model_type="clip",
+      projection_dim=512,
+      logit_scale_init_value=2.6592,
+      initializer_factor=1.0,
+      torch_dtype="float32",
+      transformers_version=None,
+      text_config_dict=None,
+      text_config=dict(
+        _name_or_path="",
+        add_cross_attention=False,
+        architectures=None,
+        attention_dropout=0.0,
+        bad_words_ids=None,
+        bos_token_id=0,
+        chunk_size_feed_forward=0,
+        do_sample=False,
+        eos_token_id=2,
+        hidden_act="quick_gelu",
+        hidden_size=512,
+        id2label={"0": "LABEL_0", "1": "LABEL_1"},
+        intermediate_size=2048,
+        is_decoder=False,
+        is_encoder_decoder=False,
+        layer_norm_eps=1e-05,
+        max_length=20,
+        max_position_embeddings=77,
+        model_type="clip_text_model",
+        num_attention_heads=8,
+        num_beams=1,
+        num_hidden_layers=12,
+        pad_token_id=1,
+        pruned_heads={},
+        return_dict=True,
+        temperature=1.0,
+        tie_word_embeddings=True,
+        top_k=50,
+        torchscript=False,
+        use_bfloat16=False,
+        vocab_size=49408,
+      ),
+    ),
+  ),
+  "a fine-tuned ViT of transformers": (
+    "hugging_face",
+    "vit_b16",
+    dict(
+      _name_or_path="google/vit-base-patch16-224",
+      architectures=["ViTForImageClassification"],
+      attention_probs_dropout_prob=0.0,
+      encoder_stride=16,
+      hidden_act="gelu",
+      hidden_dropout_prob=0.0,
+      hidden_size=768,
+      id2label=LABELS,
+      image_size=224,
+      initializer_range=0.02,
+      intermediate_size=3072,
+      label2id=dict(ant="0", bee="1", cat="2"),
+      layer_norm_eps=1e-12,
+      max_length=128,
+      model_type="vit",
+      num_attention_heads=12,
+      num_channels=3,
+      num_hidden_layers=12,
+      padding="max_length",
+      patch_size=16,
+      pooler_act="tanh",
+      pooler_output_size=768,
+      problem_type="single_label_classification",
+      qkv_bias=True,
+      torch_dtype="float32",
+      transformers_version="4.31.0",
+    ),
+  ),
+  "timm's": (
+    "timm",
+    "vit_b16",
+    dict(
+      architecture="vit_base_patch16_224",
+      num_classes=1000,
+      num_features=768,
+      global_pool="token",
+      pretrained_cfg=dict(
+        tag="augreg2_in21k_ft_in1k",
+        custom_load=False,
+        input_size=[3, 224, 224],
+        fixed_input_size=True,
+        interpolation="bicubic",
+        crop_pct=0.9,
+        crop_mode="center",
+        mean=HALF,
+        std=HALF,
+        num_classes=1000,
+        pool_size=None,
+        first_conv="patch_embed.proj",
+        classifier="head",
+        license="apache-2.0",
+      ),
+    ),
+  ),
+  "open_clip's": (
+    "open_clip",
+    "clip_vit_b32",
+    dict(
+      model_cfg=dict(
+        embed_dim=512,
+        vision_cfg=dict(image_size=224, layers=12, width=768, patch_size=32),
+        text_cfg=dict(context_length=77, vocab_size=49408, width=512, heads=8, layers=12),
+      ),
+      preprocess_cfg=dict(
+        size=[224, 224],
+        mode="RGB",
+        mean=HALF,
+        std=HALF,
+        interpolation="bicubic",
+        resize_mode="shortest",
+        fill_color=0,
+      ),
+    ),
+  ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_files_as_the_libraries_write_them_are_read(tmp_path, name):
+  layout, model, config = REAL[name]
+  file = "open_clip_config" if layout == "open_clip" else "config"
+  found = facts(tmp_path, layout, model, **{file: config})
+  assert found.keywords.get("num_heads", 12) in (8, 12)
+  assert found.assumed == ()
