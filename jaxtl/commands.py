@@ -321,6 +321,10 @@ def import_weights(options: argparse.Namespace) -> None:
   out = options.out or Path("runs", "import", options.model)
   if out.exists():
     raise InputError(f"{out} exists already; give --out a folder that does not")
+  if options.no_head and options.classes:
+    raise InputError(
+      "--classes names the outputs of a classifier, which --no-head leaves out; give one of them"
+    )
   make_runtime(options)
   imported = importing.import_weights(
     options.file,
@@ -330,6 +334,8 @@ def import_weights(options: argparse.Namespace) -> None:
     classes=importing.read_classes(options.classes) if options.classes else None,
     allow=options.allow,
     preprocessing=_preprocessing(options),
+    head=not options.no_head,
+    prefix=options.prefix,
   )
   _show(mapping.table(imported), end="")
   if options.verify:

@@ -167,6 +167,17 @@ def add_import(commands: Any) -> None:
     help="paths of ours that may be missing, keys of the file that may be left over (text; default: none)",
   )
   importing.add_argument(
+    "--no-head",
+    action="store_true",
+    help="leave the classifier out, so that no class names are needed (flag; default: no)",
+  )
+  importing.add_argument(
+    "--prefix",
+    metavar="TEXT",
+    help="what stands before the names of the tensors, as teacher.backbone. does; others are left out "
+    "(text; default: what fits the layout)",
+  )
+  importing.add_argument(
     "--verify",
     action="store_true",
     help="run 8 inputs through the original in its library, too (flag; default: no)",

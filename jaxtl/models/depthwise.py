@@ -59,4 +59,4 @@ def _shifted(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Iterat
   (height, width), steps = kernel.shape[:2], (1, *strides, 1)
   rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
   for i, j in itertools.product(range(height), range(width)):
-    yield jax.lax.slice(x, (0, i, j, 0), (len(x), i + rows, j + columns, x.shape[3]), steps)
+    yield jax.lax.slice(x, (0, i, j, 0), (x.shape[0], i + rows, j + columns, x.shape[3]), steps)

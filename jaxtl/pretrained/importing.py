@@ -19,10 +19,12 @@ from jaxtl import config as config_lib
 from jaxtl import tree
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
-from jaxtl.errors import CheckpointError, DataError, InputError
-from jaxtl.pretrained.facts import read_facts
+from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError
+from jaxtl.pretrained import families, prefixes
+from jaxtl.pretrained.facts import Facts, read_facts
 from jaxtl.pretrained.layout import Entry, Layout, Tensors, read
 from jaxtl.pretrained.readers import Source, read_source
+from jaxtl.pretrained.side_files import PREPARED
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.step import shapes_of
 from jaxtl.types import Model
@@ -42,7 +44,10 @@ class Imported:
     fresh: paths of ours that the file lacks, allowed; drawn with seed 0.
     left_over: keys of the file that have no place, allowed.
     other: how many of its tensors belong to another model in the same file.
-    source: the file.
+    source: the file, its tensors under the names of the layout.
+    preprocessing: what it expects of images; None where it takes texts.
+    assumed: those of `PREPARED` that neither the options nor a file beside it say.
+    notes: what was done to the names, and where the original prepares images in another way.
   """
 
   weights: Weights
@@ -52,6 +57,9 @@ class Imported:
   left_over: Sequence[str]
   other: int
   source: Source
+  preprocessing: Preprocessing | None = None
+  assumed: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
 
 
 def import_weights(
@@ -63,6 +71,8 @@ def import_weights(
   classes: Sequence[str] | None = None,
   allow: Sequence[str] = (),
   preprocessing: Mapping[str, Any] | None = None,
+  head: bool = True,
+  prefix: str | None = None,
 ) -> Imported:
   """Reads a file of weights into a model of ours.
 
@@ -74,6 +84,8 @@ def import_weights(
     classes: names of the outputs in order, over those beside the file; None: ImageNet's for 1,000 outputs.
     allow: regexes of our paths that the file may lack, and of its keys that may be left over.
     preprocessing: fields of `Preprocessing`, over those beside the file and of the layout.
+    head: whether the classifier is read; without it the weight has no classes.
+    prefix: what stands before the names of the tensors; None: what fits.
 
   Raises:
     InputError: no such file, model or keyword, or a class list of another length.
@@ -83,16 +95,28 @@ def import_weights(
   if not layout.has(model):
     raise InputError(f"the layout {layout.name!r} has no {model}; it has {layout.covers}")
   source = read_source(path)
-  tensors = layout.canonical(source.tensors)
   facts = read_facts(source.path.parent, layout.name, model)
   overrides = dict(preprocessing or {})
   chosen = {**layout.keywords(model), **facts.keywords}
   if "size" in overrides and "image_size" in inspect.signature(target).parameters:
     chosen["image_size"] = overrides["size"]
   chosen |= keywords or {}
-  spec = _fitted(target, model, layout, chosen, tensors)
-  expected = _preprocessing(spec, overrides, facts.preprocessing or layout.preprocessing(model))
-  made, inputs = _realized(spec, tensors, layout), _input_shape(spec, expected)
+  head = head and not _says_no_head(target, chosen)
+  first = _first_spec(target, model, chosen)
+  probe = _probe(first, layout)
+  expected_keys = [key for entry in probe for key in entry.keys]
+  renamed = prefixes.without_prefixes(source.tensors, expected_keys, canonical=layout.renamed, prefix=prefix)
+  source = dataclasses.replace(source, tensors=renamed.tensors)
+  tensors = layout.canonical(source.tensors)
+  notes = [f"read from below {source.below} in the file"] if source.below else []
+  notes += [*renamed.notes, *facts.notes]
+  if not head:
+    tensors, note = _headless(tensors, probe, layout, first)
+    notes += note
+  spec = _fitted(first, probe, tensors)
+  kind = families.family(source.path, facts.family, tensors)
+  expected, assumed = _expected(spec, overrides, facts, layout, model, kind)
+  made, inputs = _realized(spec, tensors, probe, head=head), _input_shape(spec, expected)
   shapes = shapes_of(made, inputs)
   entries = layout.entries(made, shapes)
   mine, other = layout.split(made, shapes, tensors)
@@ -108,51 +132,87 @@ def import_weights(
     "source": {"file": source.path.name, "sha256": source.sha256, "layout": layout.name},
   }
   ours = Weights(found["params"], found["batch_stats"], about, str(source.path))
-  return Imported(ours, made, entries, fresh, left, other, source)
+  images = expected if len(inputs) == 3 else None
+  if images is not None and kind and set(assumed) & {"mean", "std"}:
+    notes.append(f"taken for a weight of {kind}, by its name or its tensors")
+  return Imported(
+    *(ours, made, entries, fresh, left, other + renamed.dropped, source),
+    preprocessing=images,
+    assumed=assumed if images is not None else (),
+    notes=tuple(notes),
+  )
 
 
-def _fitted(
-  target: Callable[..., Any], model: str, layout: Layout, chosen: dict[str, Any], tensors: Tensors
-) -> Spec:
-  """The model with the image size of the file's position embedding, where nothing else was said."""
+def _says_no_head(target: Callable[..., Any], chosen: dict[str, Any]) -> bool:
+  """Whether the keywords leave the classifier out, which they then no longer say."""
+  if "num_classes" not in inspect.signature(target).parameters or chosen.get("num_classes") != 0:
+    return False
+  del chosen["num_classes"]
+  return True
 
-  def spec(**more: Any) -> Spec:
-    whole = {"make": f".models.{model}", **chosen, **more}
-    return config_lib.spec(whole, at=model, trusted=config_lib.TRUSTED)
 
+def _first_spec(target: Callable[..., Any], model: str, chosen: Mapping[str, Any]) -> Spec:
   # Some keywords come from a file beside the weights, which is somebody else's data.
   for key, value in chosen.items():
     if key in config_lib.KINDS or isinstance(value, (Mapping, list, tuple)):
       raise InputError(f"{key}={value!r} is no keyword of a model, which are numbers and names")
-  parameters = inspect.signature(target).parameters
-  if "image_size" not in parameters or "image_size" in chosen:
-    return spec()
-  probe = spec().realize(num_classes=1)
+  return config_lib.spec({"make": f".models.{model}", **chosen}, at=model, trusted=config_lib.TRUSTED)
+
+
+def _probe(spec: Spec, layout: Layout) -> list[Entry]:
+  """The entries of the model with one class: their names, and all shapes but the classifier's."""
+  parameters = inspect.signature(spec.target).parameters
+  keywords = {**{k: p.default for k, p in parameters.items()}, **spec.keywords}
+  size = keywords.get("image_size", 64)
+  inputs = (keywords["context"],) if "context" in parameters else (size, size, 3)
+  made = spec.realize(num_classes=1)
+  return layout.entries(made, shapes_of(made, inputs))
+
+
+def _headless(
+  tensors: Mapping[str, np.ndarray], probe: Sequence[Entry], layout: Layout, spec: Spec
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """The tensors without those of the classifier, and a line that says so.
+
+  Raises:
+    InputError: the model has none.
+  """
+  keys = {key for entry in probe if entry.path.startswith("params/head/") for key in entry.keys}
+  if not keys:
+    raise InputError(f"{spec.path.rpartition('.')[2]} has no classifier; leave --no-head out")
+  left = {key: value for key, value in tensors.items() if key not in keys}
+  dropped = sorted(keys & set(tensors))
+  shapes = ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in dropped)
+  return left, [f"classifier left out: {shapes}"] if dropped else []
+
+
+def _fitted(spec: Spec, probe: Sequence[Entry], tensors: Tensors) -> Spec:
+  """The model with the image size of the file's position embedding, where nothing else was said."""
+  parameters = inspect.signature(spec.target).parameters
+  if "image_size" not in parameters or "image_size" in spec.keywords:
+    return spec
   size = parameters["image_size"].default
-  shapes = shapes_of(probe, (size, size, 3))
-  entry = next(e for e in layout.entries(probe, shapes) if e.path == "params/embed/positions")
+  entry = next(e for e in probe if e.path == "params/embed/positions")
   if any(key not in tensors for key in entry.keys):
-    return spec()
-  patch = shapes["params"]["embed"]["proj"]["kernel"].shape[0]
+    return spec
+  patch = next(e for e in probe if e.path == "params/embed/proj/kernel").shape[0]
   try:
     rows = entry.rule.to_ours([tensors[key] for key in entry.keys], entry.shape).shape[1]
   except (ValueError, IndexError):  # of another width or rank, which `read` reports with all else
-    return spec()
+    return spec
   tokens = entry.shape[1] - (size // patch) ** 2
-  grid = math.isqrt(rows)
-  return spec(image_size=grid * patch) if rows - grid**2 == tokens else spec()
+  grid = math.isqrt(max(rows - tokens, 0))
+  if grid < 1 or rows - grid**2 != tokens:
+    return spec
+  return dataclasses.replace(spec, keywords={**spec.keywords, "image_size": grid * patch})
 
 
-def _realized(spec: Spec, tensors: Tensors, layout: Layout) -> Model:
+def _realized(spec: Spec, tensors: Tensors, probe: Sequence[Entry], *, head: bool) -> Model:
   """The model with as many classes as the file's classifier has; none where it has none."""
-  parameters = inspect.signature(spec.target).parameters
-  if "num_classes" not in parameters:
+  if "num_classes" not in inspect.signature(spec.target).parameters:
     return spec.realize()
-  probe = spec.realize(num_classes=1)
-  size = {**{k: p.default for k, p in parameters.items()}, **spec.keywords}.get("image_size", 64)
-  entries = layout.entries(probe, shapes_of(probe, (size, size, 3)))
-  kernel = next(entry for entry in entries if entry.path == "params/head/kernel")
-  if any(key not in tensors for key in kernel.keys):
+  kernel = next(entry for entry in probe if entry.path == "params/head/kernel")
+  if not head or any(key not in tensors for key in kernel.keys):
     return spec.realize(num_classes=0)
   try:
     classes = kernel.rule.to_ours([np.asarray(tensors[key]) for key in kernel.keys], kernel.shape).shape[-1]
@@ -162,14 +222,21 @@ def _realized(spec: Spec, tensors: Tensors, layout: Layout) -> Model:
   return spec.realize(num_classes=classes)
 
 
-def _preprocessing(spec: Spec, overrides: Mapping[str, Any], expected: Preprocessing) -> Preprocessing:
-  """What was said on the command line, else `expected`, at the size that a position embedding is for."""
-  if "image_size" in spec.keywords:
+def _expected(
+  spec: Spec, overrides: Mapping[str, Any], facts: Facts, layout: Layout, model: str, kind: str
+) -> tuple[Preprocessing, tuple[str, ...]]:
+  """(what is done to images, which of it nothing says): options first, then files, then the usual."""
+  usual = families.prepared(layout.preprocessing(model), layout.name, model, kind)
+  base, assumed = facts.preprocessing or usual, facts.assumed
+  if facts.preprocessing is None:
+    assumed = PREPARED
+  if "image_size" in spec.keywords:  # a position embedding is for one size
     overrides = {"size": spec.keywords["image_size"], **overrides}
   try:
-    return dataclasses.replace(expected, **overrides)
-  except DataError as error:
+    chosen = dataclasses.replace(base, **overrides)
+  except (ConfigError, DataError) as error:
     raise InputError(f"preprocessing: {error}") from error
+  return chosen, tuple(key for key in assumed if key not in overrides)
 
 
 def _input_shape(spec: Spec, expected: Preprocessing) -> tuple[int, ...]:

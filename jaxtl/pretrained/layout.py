@@ -18,6 +18,7 @@ from jaxtl import models, tree, weights
 from jaxtl.config import first_few
 from jaxtl.data import Preprocessing
 from jaxtl.errors import CheckpointError, ConfigError
+from jaxtl.pretrained.prefixes import in_line, some
 from jaxtl.pretrained.rules import CONV, LINEAR, SAME, Rule
 from jaxtl.types import Model
 
@@ -146,13 +147,14 @@ class Layout:
 
   def canonical(self, tensors: Tensors) -> dict[str, np.ndarray]:
     """The tensors that carry weights, under their newest names."""
-    renamed = {}
-    for key, value in tensors.items():
-      for pattern, replacement in self.aliases:
-        key = re.sub(pattern, replacement, key)
-      if not re.fullmatch(self.ignored, key):
-        renamed[key] = value
-    return renamed
+    renamed = {self.renamed(key): value for key, value in tensors.items()}
+    return {key: value for key, value in renamed.items() if not re.fullmatch(self.ignored, key)}
+
+  def renamed(self, key: str) -> str:
+    """The newest name of a tensor."""
+    for pattern, replacement in self.aliases:
+      key = re.sub(pattern, replacement, key)
+    return key
 
 
 def read(
@@ -182,6 +184,10 @@ def read(
       if not _named(allow, entry.path):
         problems.append(f"{missing[0]} is not in the file, for {entry.path}")
       continue
+    strange = [key for key in entry.keys if tensors[key].dtype.kind not in "biuf"]
+    if strange:
+      problems.append(f"{strange[0]} holds {tensors[strange[0]].dtype}; expected real numbers")
+      continue
     try:
       value = entry.rule.to_ours([_float32(tensors[key]) for key in entry.keys], entry.shape)
       if grid and re.search(weights.POSITIONS, entry.path):
@@ -200,11 +206,20 @@ def read(
   used = {key for entry in entries for key in entry.keys}
   left = [key for key in tensors if key not in used]
   problems += [
-    f"{key} {tuple(tensors[key].shape)} of the file has no place" for key in left if not _named(allow, key)
+    f"{in_line(key)} {tuple(tensors[key].shape)} of the file has no place"
+    for key in left
+    if not _named(allow, key)
   ]
   if problems:
-    raise CheckpointError(f"the file does not fit: {first_few(problems)}; see --allow")
+    raise CheckpointError(f"the file does not fit: {first_few(problems)}; {_both(used, tensors)}see --allow")
   return tree.map_with_path(lambda path, leaf: found.get(path, leaf), shapes), left
+
+
+def _both(expected: set[str], tensors: Tensors) -> str:
+  """Some names of each side, where fewer than half of those expected are in the file."""
+  if 2 * len(expected & set(tensors)) >= len(expected):
+    return ""
+  return f"expected are {some(expected)}; the file has {some(tensors)}; see --as, --layout, --prefix; "
 
 
 def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:

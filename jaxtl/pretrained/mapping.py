@@ -1,12 +1,16 @@
-"""The table that an import prints: where each tensor went, and what was left over."""
+"""The table that an import prints: where each tensor went, what was left over, how images are prepared."""
 
 from __future__ import annotations
 
+from jaxtl.data import Preprocessing
 from jaxtl.pretrained.importing import Imported
+from jaxtl.pretrained.prefixes import in_line
+
+_OPTIONS = dict(crop_fraction="crop", interpolation="interpolation", mean="mean", std="std")
 
 
 def table(imported: Imported) -> str:
-  """One line for each leaf of ours, then what has no counterpart on either side."""
+  """One line for each leaf of ours, what has no counterpart on either side, and the preprocessing."""
   rows = [("ours", "shape", "rule", "theirs")]
   for entry in imported.entries:
     theirs = "drawn anew" if entry.path in imported.fresh else " ".join(entry.keys) or "-"
@@ -21,10 +25,23 @@ def table(imported: Imported) -> str:
   if imported.fresh:
     lines.append(f"not in the file, drawn anew: {', '.join(imported.fresh)}")
   if imported.left_over:
-    lines.append(f"in the file, left out: {', '.join(imported.left_over)}")
+    lines.append(f"in the file, left out: {', '.join(map(in_line, imported.left_over))}")
   if imported.other:
     lines.append(f"in the file, of another model: {imported.other} tensors")
   about = imported.weights.config
   shape = " x ".join(map(str, about["image_shape"]))
   lines.append(f"{len(about['classes']) or 'no'} classes, inputs of {shape}, {about['model']}")
+  lines += imported.notes
+  if imported.preprocessing is not None:
+    lines.append(_images(imported.preprocessing))
+  if imported.assumed:
+    names = ", ".join(_OPTIONS[key] for key in imported.assumed)
+    options = ", ".join(f"--{key.replace('_', '-')}" for key in imported.assumed)
+    lines.append(f"assumed, since no file beside the weights says it: {names}; other values: {options}")
   return "\n".join(lines) + "\n"
+
+
+def _images(prepared: Preprocessing) -> str:
+  mean, std = (" ".join(f"{x:.6g}" for x in values) for values in (prepared.mean, prepared.std))
+  crop = "none" if prepared.crop_fraction is None else f"{prepared.crop_fraction:.4g}"
+  return f"crop {crop}, interpolation {prepared.interpolation}, mean {mean}, std {std}"

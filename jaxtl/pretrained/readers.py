@@ -1,11 +1,11 @@
-"""Tensors out of files: safetensors, npz, and torch's pickles through torch's restricted loader alone."""
+"""Tensors out of files: safetensors, npz, and torch's pickles through a restricted unpickler alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxtl.errors import CheckpointError, InputError
+from jaxtl.pretrained.prefixes import in_line
 
 # What a folder may hold, in this order: the first that is there is read.
 FILES = (
@@ -24,7 +25,9 @@ FILES = (
   "open_clip_pytorch_model.bin",
   "model.npz",
 )
-PICKLES = (".pth", ".pt", ".bin")
+PICKLES = (".pth", ".pt", ".bin", ".pth.tar", ".pt.tar", ".ckpt")
+# safetensors' names of the types that are read.
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 TORCH_READER = Path(__file__).with_name("torch_reader.py")
 
 
@@ -36,21 +39,25 @@ class Source:
     path: the file.
     tensors: key -> array, as they were stored (bfloat16 as float32).
     sha256: of the file's bytes; of an index, then of the shards' in the order of their names.
+    below: the dotted keys below which the tensors lay in a torch file, such as "state_dict"; else "".
   """
 
   path: Path
   tensors: dict[str, np.ndarray]
   sha256: str
+  below: str = ""
 
 
 def read_source(path: Path) -> Source:
   """The tensors of a file, or of the file that a folder holds.
 
   Raises:
-    InputError: there is none, or its kind is not known, or it needs torch and there is none.
-    CheckpointError: it is damaged, or a pickle that asks for more than tensors.
+    InputError: there is none, or its kind is not known.
+    CheckpointError: it is damaged, names a file outside its folder, holds numbers of a type that is not read,
+      or is a pickle that asks for more than tensors and plain data.
   """
   file = _file(path)
+  below = ""
   shards: list[Path] = []
   if file.suffix == ".safetensors":
     tensors = _safetensors(file)
@@ -59,8 +66,8 @@ def read_source(path: Path) -> Source:
     tensors = {key: value for shard in shards for key, value in _safetensors(shard).items()}
   elif file.suffix == ".npz":
     tensors = _npz(file)
-  elif file.suffix in PICKLES:
-    tensors = _pickle(file)
+  elif file.name.lower().endswith(PICKLES):
+    tensors, below = _pickle(file)
   else:
     kinds = ", ".join((".safetensors", ".npz", *PICKLES))
     raise InputError(f"{file} is none of {kinds}; convert it to safetensors")
@@ -70,7 +77,7 @@ def read_source(path: Path) -> Source:
   for part in (file, *shards):
     with part.open("rb") as stream:
       hashlib.file_digest(stream, lambda: digest)
-  return Source(file, tensors, digest.hexdigest())
+  return Source(file, tensors, digest.hexdigest(), below)
 
 
 def _file(path: Path) -> Path:
@@ -89,20 +96,30 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
 
   try:
     with safe_open(file, framework="np") as stored:
-      return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a mapping)
-  except (SafetensorError, TypeError, ValueError) as error:
-    raise CheckpointError(f"{file} cannot be read as safetensors: {_first_line(error)}") from error
+      names = list(stored.keys())
+      for name in names:
+        kind = stored.get_slice(name).get_dtype()
+        if kind not in DTYPES:
+          raise CheckpointError(
+            f"{file} stores {in_line(name)} as {kind}, which jaxtl does not read; convert it to float32 "
+            f"(read are {', '.join(DTYPES)})"
+          )
+      return {name: stored.get_tensor(name) for name in names}
+  except (SafetensorError, AttributeError, TypeError, ValueError, KeyError, OSError) as error:
+    raise CheckpointError(f"{file} cannot be read as safetensors: {in_line(_first_line(error))}") from error
 
 
 def _shards(index: Path) -> list[Path]:
-  """The files that an index names."""
+  """The files that an index names, each beside it."""
   try:
-    names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-  except (RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
+    names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+  except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
     raise CheckpointError(f"{index} is no index of safetensors files") from error
-  missing = [name for name in names if not (index.parent / name).is_file()]
-  if missing:
-    raise CheckpointError(f"{index} names {missing[0]}, which is not beside it")
+  for name in names:
+    # Both separators: the file may come from another system.
+    beside = name.endswith(".safetensors") and not re.search(r"[/\\\0]", name)
+    if not beside or not (index.parent / name).is_file():
+      raise CheckpointError(f"{index} names {in_line(name)}, which is not beside it as a .safetensors file")
   return [index.parent / name for name in names]
 
 
@@ -123,19 +140,24 @@ def _bfloat16(array: np.ndarray) -> np.ndarray:
   return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
-def _pickle(file: Path) -> dict[str, np.ndarray]:
-  """In a process of its own: what a hostile file might do to torch, it does not do to this process."""
-  if importlib.util.find_spec("torch") is None:
-    raise InputError(f"reading {file.name} needs torch: pip install torch, or save it as safetensors")
+def _pickle(file: Path) -> tuple[dict[str, np.ndarray], str]:
+  """The tensors and where they lay, by a process of its own: what a hostile file does there ends there."""
   with tempfile.TemporaryDirectory() as folder:
     out = Path(folder) / "tensors.safetensors"
-    # -P: torch must not import the modules beside the script in place of its own.
+    # -P: the script must not import the modules beside it in place of numpy's own.
     command = [sys.executable, "-P", str(TORCH_READER), str(file), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
       reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
       raise CheckpointError(f"{file} cannot be read: {reason}")
-    return _safetensors(out)
+    return _safetensors(out), _below(out)
+
+
+def _below(file: Path) -> str:
+  from safetensors import safe_open
+
+  with safe_open(file, framework="np") as stored:
+    return str((stored.metadata() or {}).get("below", ""))
 
 
 def _first_line(error: Exception) -> str:

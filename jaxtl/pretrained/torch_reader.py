@@ -1,76 +1,402 @@
-"""A script: the tensors of a torch file as safetensors, by torch's restricted loader.
+"""A script: the tensors of a torch file as safetensors, by a restricted unpickler that needs no torch.
 
 python -P torch_reader.py FILE OUT
 
-It imports nothing of jaxtl. On failure the last line of stderr says why.
+It imports nothing of jaxtl, and no name that a pickle asks for. A name is answered by a function or a class
+of this file: tensors become a note of where their bytes lie, and the plain data that training scripts store
+beside them becomes `Inert`, which holds nothing and does nothing. Every other name is refused. On failure the
+last line of stderr says why.
 """
 
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pickle
 import re
+import struct
 import sys
-import warnings
-from typing import Any
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
 
 # Training scripts put the weights below one of these; the moving average is the weight to use.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "module")
 
+# The first objects of a file from before torch 1.6, which has no archive around it.
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+# Of a file that is made to exhaust a reader: how deep dictionaries may lie, and how many there may be.
+DEPTH, MOST = 32, 1_000_000
+# How many times its own numbers a file may hold as views of one another, and what is small in any case.
+REPEATED, SMALL = 8, 1 << 24
+
+# torch's name of a type -> numpy's. bfloat16 is the upper half of a float32.
+DTYPES = {
+  "float64": "f8",
+  "float32": "f4",
+  "float16": "f2",
+  "bfloat16": "u2",
+  "int64": "i8",
+  "int32": "i4",
+  "int16": "i2",
+  "int8": "i1",
+  "uint8": "u1",
+  "bool": "?",
+  "uint16": "u2",
+  "uint32": "u4",
+  "uint64": "u8",
+}
+_STORAGES = {
+  "Double": "float64",
+  "Float": "float32",
+  "Half": "float16",
+  "BFloat16": "bfloat16",
+  "Long": "int64",
+  "Int": "int32",
+  "Short": "int16",
+  "Char": "int8",
+  "Byte": "uint8",
+  "Bool": "bool",
+  "Untyped": "uint8",
+}
+
+
+Order = Literal["<", ">"]
+
+
+class Refused(Exception):
+  """A pickle that holds what is not read."""
+
+
+class Inert:
+  """Plain data that is not read: it takes whatever it is given, and keeps nothing."""
+
+  def __init__(self, *_: Any, **__: Any) -> None:
+    pass
+
+  def __setstate__(self, _: Any) -> None:
+    pass
+
+  def __setitem__(self, _: Any, __: Any) -> None:
+    pass
+
+  def append(self, _: Any) -> None:
+    pass
+
+  def extend(self, _: Any) -> None:
+    pass
+
+  def add(self, _: Any) -> None:
+    pass
+
+
+class Named(dict):
+  """A dictionary by name, whatever kind it was; its attributes are not read."""
+
+  def __setstate__(self, _: Any) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class DType:
+  """A type of torch's, by its name."""
+
+  name: str
+
+  @property
+  def numpy(self) -> np.dtype:
+    if self.name not in DTYPES:
+      raise Refused(f"it holds {self.name}, and jaxtl reads {', '.join(DTYPES)}; convert it to float32")
+    return np.dtype(DTYPES[self.name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+  """Where the numbers of some tensors lie: under `key`, `length` of them."""
+
+  key: str
+  dtype: DType
+  length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """A view of a storage."""
+
+  storage: Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+  dtype: DType
+
+  def array(self, data: bytes, order: Order) -> np.ndarray:
+    """The values, from the bytes of the storage."""
+    flat = np.frombuffer(data, self.dtype.numpy.newbyteorder(order))
+    sizes = (*self.shape, *self.strides, self.offset)
+    if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in sizes):
+      raise Refused("it holds a tensor of another kind than rows and columns of numbers")
+    last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides))
+    if math.prod(self.shape) and last >= len(flat):
+      raise Refused("it is damaged: a tensor reaches beyond its storage")
+    if not math.prod(self.shape):
+      values = np.zeros(self.shape, flat.dtype)
+    else:
+      steps = [step * flat.itemsize for step in self.strides]
+      values = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, steps, writeable=False)
+    values = np.array(values, self.dtype.numpy, order="C")
+    if self.dtype.name == "bfloat16":
+      return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+def _named(items: Any = (), *_: Any) -> Named:
+  return Named(items) if isinstance(items, dict) or items else Named()
+
+
+def _default(*_: Any) -> Named:
+  return Named()
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+  return _typed_tensor(storage, offset, shape, strides, None, None, None)
+
+
+def _typed_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
+  if not isinstance(storage, Storage):
+    raise Refused("it holds a tensor without numbers")
+  dtype = rest[2] if len(rest) > 2 and isinstance(rest[2], DType) else storage.dtype
+  return Tensor(storage, offset, tuple(shape), tuple(strides), dtype)
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+  return tensor
+
+
+def _subclass(rebuild: Any, _: Any, given: Any, *__: Any) -> Any:
+  """A tensor with attributes."""
+  if rebuild not in (_tensor, _typed_tensor, _parameter):
+    raise Refused("it holds a tensor of another kind than rows and columns of numbers")
+  return rebuild(*given)
+
+
+def _plain(*_: Any) -> Inert:
+  return Inert()
+
+
+def _size(values: Any = ()) -> tuple[Any, ...]:
+  return tuple(values)
+
+
+# What a pickle may ask for -> what it gets: tensors, and dictionaries that may hold some.
+ANSWERS: dict[str, Callable[..., Any]] = {
+  "collections.OrderedDict": _named,
+  "collections.defaultdict": _default,
+  "torch._utils._rebuild_tensor": _tensor,
+  "torch._utils._rebuild_tensor_v2": _tensor,
+  "torch._utils._rebuild_tensor_v3": _typed_tensor,
+  "torch._utils._rebuild_parameter": _parameter,
+  "torch._utils._rebuild_parameter_with_state": _parameter,
+  "torch._tensor._rebuild_from_type_v2": _subclass,
+  "torch.Size": _size,
+  "copyreg._reconstructor": _plain,
+  "copy_reg._reconstructor": _plain,
+}
+# What becomes `Inert`: names, then packages of which every name does. None of them is imported.
+INERT = frozenset(
+  (
+    "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.dict",
+    "builtins.float",
+    "builtins.frozenset",
+    "builtins.int",
+    "builtins.list",
+    "builtins.object",
+    "builtins.range",
+    "builtins.set",
+    "builtins.slice",
+    "builtins.str",
+    "builtins.tuple",
+    "collections.Counter",
+    "collections.deque",
+    "datetime.date",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.PurePath",
+    "pathlib.PurePosixPath",
+    "pathlib.WindowsPath",
+    "types.SimpleNamespace",
+    "torch.Tensor",
+    "torch.device",
+    "torch.nn.parameter.Parameter",
+    "_codecs.encode",
+  )
+)
+INERT_PATTERN = re.compile(
+  r"numpy\.(_?core)\.multiarray\.(scalar|_reconstruct)|numpy\._?core\.numeric\._frombuffer"
+  r"|numpy\.dtypes\.\w+DType|(pytorch_lightning|lightning|lightning_fabric|omegaconf)\..*"
+)
+
+
+class Restricted(pickle.Unpickler):
+  """An unpickler that imports nothing."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    asked = f"{module}.{name}".replace("__builtin__.", "builtins.")
+    if asked in ANSWERS:
+      return ANSWERS[asked]
+    if asked in INERT or INERT_PATTERN.fullmatch(asked):
+      return Inert
+    storage = re.fullmatch(r"torch\.(?:storage\.|cuda\.)?(\w+?)Storage", asked)
+    if storage and storage.group(1) in _STORAGES:
+      return DType(_STORAGES[storage.group(1)])
+    if storage or re.fullmatch(r"torch\.(b?float|complex|u?int|bool|qu?int|bits)\w*", asked):
+      return DType(name.removesuffix("Storage"))
+    shown = asked if asked.isprintable() else ascii(asked)[1:-1]
+    raise Refused(f"it is a pickle that asks for {shown[:100]}, and only tensors are read")
+
+  def persistent_load(self, given: Any) -> Storage:
+    kind, dtype, key, _, length, *view = given
+    if kind != "storage" or not isinstance(dtype, DType) or any(view):
+      raise Refused("it is a pickle that holds more than tensors, and only tensors are read")
+    return Storage(str(key), dtype, int(length))
+
 
 def main(file: str, out: str) -> None:
-  """Reads `file`, writes `out`."""
-  import torch
+  """Reads `file`, writes `out`; its metadata say below which keys the tensors lay."""
   from safetensors.numpy import save_file
 
-  warnings.filterwarnings("ignore")
   try:
-    stored = torch.load(file, map_location="cpu", weights_only=True)
-  except Exception as error:  # whatever torch finds wrong, one line says it
+    with open(file, "rb") as stream:
+      read = _archive if zipfile.is_zipfile(stream) else _stream
+      stream.seek(0)
+      tensors, below = read(stream)
+      save_file(tensors, out, {"below": below})
+  except Exception as error:  # whatever is wrong with it, one line says it
     raise SystemExit(_reason(error)) from None
-  tensors = _flat(_unwrapped(stored), "")
-  save_file({key: _numpy(value) for key, value in tensors.items()}, out)
 
 
 def _reason(error: Exception) -> str:
-  text = " ".join(str(error).split())
-  if "TorchScript" in text:
-    return (
-      "it is a TorchScript archive, which is a program; load it where you trust it and save its state_dict"
-    )
-  asked = re.search(r"GLOBAL ([\w.]*\w)", text)
-  if "weights_only" in text.lower() or "Weights only" in text:
-    what = f"asks for {asked.group(1)}" if asked else "holds more than tensors"
-    return f"it is a pickle that {what}, and only tensors are read"
-  if isinstance(error, (EOFError, LookupError)):  # what its unpickler says of a text, or of nothing
-    return "it is no file of torch's"
-  return text[:300] or type(error).__name__
+  if isinstance(error, Refused):
+    return str(error)
+  if isinstance(error, zipfile.BadZipFile):
+    return f"it is damaged: {' '.join(str(error).split())[:200]}"
+  return "it is damaged, or no file of torch's"
 
 
-def _unwrapped(stored: Any) -> Any:
-  while isinstance(stored, dict):
-    inside = next((stored[key] for key in WRAPPERS if isinstance(stored.get(key), dict)), None)
-    if inside is None:
-      return stored
-    stored = inside
-  raise SystemExit(f"it holds a {type(stored).__name__}, and not tensors by name")
+def _archive(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
+  """A file of torch 1.6 or later."""
+  with zipfile.ZipFile(stream) as archive:
+    members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+      raise Refused("it is an archive of another kind than torch's")
+    if "constants.pkl" in members:
+      raise Refused(
+        "it is a TorchScript archive, which is a program; load it where you trust it and save its state_dict"
+      )
+    if "data.pkl" not in members:
+      raise Refused("it is an archive without data.pkl, so not torch's")
+    order = archive.read(members["byteorder"]) if "byteorder" in members else b"little"
+    with archive.open(members["data.pkl"]) as inside:
+      stored = Restricted(inside, encoding="utf-8").load()
+
+    def data(storage: Storage) -> bytes:
+      return archive.read(members[f"data/{storage.key}"])
+
+    return _arrays(stored, data, ">" if order == b"big" else "<")
 
 
-def _flat(stored: dict, before: str) -> dict[str, Any]:
-  """Tensors by their dotted names; DataParallel's `module.` goes."""
-  import torch
+def _stream(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
+  """A file of torch before 1.6: pickles, then every storage behind its length."""
+  if Restricted(stream).load() != MAGIC or Restricted(stream).load() != PROTOCOL:
+    raise Refused("it is no file of torch's")
+  machine = Restricted(stream).load()
+  order: Order = "<" if machine.get("little_endian", True) else ">"
+  noted = _Noting(stream, encoding="utf-8")
+  stored = noted.load()
+  places: dict[str, tuple[int, int]] = {}
+  end = os.fstat(stream.fileno()).st_size
+  for key in Restricted(stream).load():
+    (length,) = struct.unpack(f"{order}q", stream.read(8))
+    size = length * noted.storages[key].dtype.numpy.itemsize
+    places[key] = (stream.tell(), size)
+    if length < 0 or stream.tell() + size > end:
+      raise Refused("it is damaged: it ends before its tensors do")
+    stream.seek(size, os.SEEK_CUR)
 
-  found: dict[str, Any] = {}
-  for key, value in stored.items():
-    name = f"{before}{key}".removeprefix("module.")
-    if isinstance(value, torch.Tensor):
-      found[name] = value
-    elif isinstance(value, dict):
-      found |= _flat(value, f"{name}.")
-  return found
+  def data(storage: Storage) -> bytes:
+    at, size = places[storage.key]
+    stream.seek(at)
+    return stream.read(size)
+
+  return _arrays(stored, data, order)
 
 
-def _numpy(tensor: Any) -> Any:
-  import torch
+class _Noting(Restricted):
+  """Keeps the storages that a stream names, since what follows it has lengths only."""
 
-  tensor = tensor.detach().contiguous()
-  return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
+  def __init__(self, *rest: Any, **more: Any) -> None:
+    super().__init__(*rest, **more)
+    self.storages: dict[str, Storage] = {}
+
+  def persistent_load(self, given: Any) -> Storage:
+    storage = super().persistent_load(given)
+    return self.storages.setdefault(storage.key, storage)
+
+
+def _arrays(stored: Any, data: Callable[[Storage], bytes], order: Order) -> tuple[dict[str, np.ndarray], str]:
+  """The tensors by name, and below which keys they lay.
+
+  Raises:
+    Refused: there are none, or many times more numbers than the file holds.
+  """
+  inside, below = _unwrapped(stored)
+  tensors = _flat(inside)
+  storages = {tensor.storage.key: tensor.storage.length for tensor in tensors.values()}
+  # A view may repeat numbers without end, so that a small file fills the memory.
+  if sum(math.prod(tensor.shape) for tensor in tensors.values()) > REPEATED * sum(storages.values()) + SMALL:
+    raise Refused("its tensors repeat the same numbers many times over")
+  return {key: value.array(data(value.storage), order) for key, value in tensors.items()}, below
+
+
+def _unwrapped(stored: Any) -> tuple[dict[Any, Any], str]:
+  below: list[str] = []
+  while isinstance(stored, dict) and len(below) < DEPTH:
+    key = next((key for key in WRAPPERS if isinstance(stored.get(key), dict)), None)
+    if key is None:
+      return stored, ".".join(below)
+    stored = stored[key]
+    below.append(key)
+  raise Refused(f"it holds {_kind(stored)}, and not tensors by name")
+
+
+def _kind(stored: Any) -> str:
+  return "an object" if isinstance(stored, Inert) else f"a {type(stored).__name__}"
+
+
+def _flat(stored: dict[Any, Any]) -> dict[str, Tensor]:
+  """Tensors by their dotted names; dictionaries that hold themselves or each other many times are refused."""
+  found: dict[str, Tensor] = {}
+  waiting = [("", stored, 0)]
+  for _ in range(MOST):
+    if not waiting:
+      return found
+    before, inside, depth = waiting.pop()
+    for key, value in inside.items():
+      if isinstance(value, Tensor):
+        found[f"{before}{key}"] = value
+      elif isinstance(value, dict) and depth < DEPTH:
+        waiting.append((f"{before}{key}.", value, depth + 1))
+  raise Refused("its dictionaries hold one another without end")
 
 
 if __name__ == "__main__":

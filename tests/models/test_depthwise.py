@@ -1,6 +1,7 @@
 """Against JAX's own grouped convolution: values, both gradients, and products of the second derivative."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,6 +47,18 @@ def problem(case):
     return lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, strides, (edges, edges))))
 
   return x, kernel, loss
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_it_is_exported_for_any_batch(strides):
+  """The batch is a symbol while a program is exported: it has a shape, and no length."""
+  kernel = jnp.ones((3, 3, 1, 4))
+  program = jax.jit(lambda x: ours(x, kernel, strides, ((1, 1), (1, 1))))
+  (batch,) = jax.export.symbolic_shape("b")
+  exported = jax.export.export(program)(jax.ShapeDtypeStruct((batch, 6, 6, 4), jnp.float32))
+  for size in (1, 5):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((size, 6, 6, 4)), jnp.float32)
+    np.testing.assert_allclose(exported.call(x), program(x), rtol=1e-6)
 
 
 def assert_close(ours, theirs):

@@ -63,6 +63,7 @@ def test_the_arrays_are_the_same_elsewhere(tmp_path, form):
   ("name", "keywords", "classes"),
   [
     ("resnet8", dict(width=2), CLASSES),
+    ("mobilenet_v1", dict(width_factor=0.1), CLASSES),  # depthwise convolutions have a path of their own
     ("vit_ti16", dict(image_size=16, **VIT), CLASSES),
     ("vit_ti16", dict(image_size=16, pooling="distilled", **VIT), ()),
   ],

@@ -2,6 +2,9 @@
 
 import json
 
+import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -14,7 +17,7 @@ from jaxtl.pretrained.importing import import_weights
 from jaxtl.pretrained.layout import read
 from jaxtl.train import checkpoint
 from jaxtl.train.step import shapes_of
-from tests.pretrained.made_weights import CLASSES, VIT, as_weights, refused
+from tests.pretrained.made_weights import CLASSES, VIT, as_weights, refused, small
 
 VIT16 = dict(image_size=16, **VIT)
 # A model that each format takes, small where the library lets a name have other sizes.
@@ -226,3 +229,22 @@ def test_what_the_layout_of_an_export_says_is_all_of_the_weight(tmp_path):
   assert left == []
   np.testing.assert_array_equal(back["params"]["head"]["kernel"], weights.params["head"]["kernel"])
   assert sum(value.size for value in tensors.values()) == 3379
+
+
+FAMILIES = [
+  *("resnet8", "resnet18", "resnet50", "wide_resnet28_10", "mobilenet_v2"),
+  *("efficientnet_b0", "efficientnet_lite0", "vit_ti16", "clip_vit_b32", "clip_text_b"),
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_takes_a_batch_that_is_a_symbol(name):
+  model, shapes = small(name)
+  size = shapes["params"]["embed"]["positions"].shape[1] if name == "clip_text_b" else 32
+  if "embed" in shapes["params"] and name != "clip_text_b":
+    size = 2 * shapes["params"]["embed"]["proj"]["kernel"].shape[0]
+  (batch,) = jax.export.symbolic_shape("b")
+  form = (batch, size) if name == "clip_text_b" else (batch, size, size, 3)
+  given = jax.ShapeDtypeStruct(form, jnp.int32 if name == "clip_text_b" else jnp.float32)
+  features, _ = jax.eval_shape(model.apply, shapes["params"], shapes["batch_stats"], given)
+  assert features["pooled"].shape[0] == batch

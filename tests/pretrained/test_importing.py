@@ -221,6 +221,19 @@ BAD_TENSORS = {
 }
 
 
+@pytest.mark.parametrize(
+  "strange", [np.full(8, 1j), np.full(8, "x"), np.zeros(8, "V1")], ids=lambda x: x.dtype.str
+)
+def test_arrays_of_no_real_numbers_are_refused(tmp_path, vit, vit_command, capsys, out, strange):
+  """Complex numbers would lose a part, text is none, and numpy stores float8 as bytes of anything."""
+  path = tmp_path / "x.npz"
+  np.savez(path, **(vit.theirs | {"norm.bias": strange}))
+  arguments = vit_command()
+  arguments[1] = str(path)
+  assert f"norm.bias holds {strange.dtype}; expected real numbers" in refused(capsys, *arguments)
+  assert nothing_written(out)
+
+
 @pytest.mark.parametrize("message", BAD_TENSORS)
 def test_tensors_that_do_not_fit_are_refused(vit_command, vit, capsys, out, message):
   assert message in refused(capsys, *vit_command(tensors=BAD_TENSORS[message](vit.theirs)))

@@ -1,0 +1,56 @@
+"""Whose training a weight comes from, where its names say so: that decides how its images are normalised.
+
+The networks are the same and so are their tensors. What was trained by the recipe of AugReg sees pixels from
+-1 to 1; what was trained by these here sees ImageNet's mean and deviation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxtl.data import Preprocessing
+
+# Touvron et al., 2021, arXiv 2012.12877; He et al., 2022, arXiv 2111.06377; Caron et al., 2021,
+# arXiv 2104.14294; Chen et al., 2021, arXiv 2104.02057; Zhou et al., 2022, arXiv 2111.07832.
+NAMES = {"deit": "DeiT", "mae": "MAE", "dino": "DINO", "moco": "MoCo", "ibot": "iBOT"}
+_NAME = re.compile(rf"(?<![a-z])({'|'.join(NAMES)})(?:v?\d)?(?![a-z])", re.IGNORECASE)
+
+
+def family(file: Path, said: str, keys: Iterable[str]) -> str:
+  """ "DeiT", "MAE" and so on; "" where nothing says it.
+
+  Args:
+    file: the weights.
+    said: what the files beside them call them.
+    keys: of the tensors.
+  """
+  names = set(keys)
+  if {"dist_token", "deit.embeddings.distillation_token"} & names:
+    return "DeiT"
+  folder = file.absolute().parent
+  # A folder of the hub's cache: models--OWNER--NAME/snapshots/REVISION.
+  outer = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
+  for text in (said, file.name, outer):
+    if match := _NAME.search(text):
+      return NAMES[match.group(1).lower()]
+  return ""
+
+
+def prepared(usual: Preprocessing, layout: str, model: str, name: str) -> Preprocessing:
+  """What the weights of a family expect of images.
+
+  Args:
+    usual: what a layout expects of a weight of unknown family.
+    layout: its name.
+    model: our name of the model.
+    name: from `family`.
+  """
+  if not name or not model.startswith("vit") or layout not in ("timm", "hugging_face"):
+    return usual
+  changed = dataclasses.replace(usual, mean=Preprocessing.mean, std=Preprocessing.std)
+  if layout == "hugging_face" and name == "DeiT":
+    return dataclasses.replace(changed, crop_fraction=224 / 256, interpolation="bicubic")
+  return changed

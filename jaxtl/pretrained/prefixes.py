@@ -1,0 +1,117 @@
+"""Parts that training programs put before the names of a model's tensors, and that its layout has not.
+
+torch.compile, DistributedDataParallel, FSDP and Lightning wrap a model, and its keys bear the wrapper's name.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from jaxtl.errors import CheckpointError, InputError
+
+# These may stand anywhere in a key, where a part of the model was wrapped.
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Before the whole model. Any other name is taken for one, too, where all tensors of the model lie below it.
+_BEFORE = re.compile(r"(?:(?:module|model|net|network|backbone|encoder|state_dict)\.)+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+  """Tensors under the names of their layout.
+
+  Attributes:
+    tensors: by name.
+    notes: what was taken from the names or put before them, for the user.
+    dropped: how many tensors lay outside a prefix that was asked for.
+  """
+
+  tensors: dict[str, np.ndarray]
+  notes: tuple[str, ...] = ()
+  dropped: int = 0
+
+
+def without_prefixes(
+  tensors: Mapping[str, np.ndarray],
+  expected: Iterable[str],
+  *,
+  canonical: Callable[[str], str],
+  prefix: str | None = None,
+) -> Renamed:
+  """The tensors without what stands before the names that a layout expects.
+
+  Args:
+    tensors: of a file.
+    expected: the names of the model's tensors.
+    canonical: a name in the file -> its newest form.
+    prefix: what to take away, with all tensors that do not begin with it; None: what fits best.
+
+  Raises:
+    InputError: no name begins with `prefix`.
+    CheckpointError: the model lies below several prefixes, or two names become one.
+  """
+  if prefix:
+    inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if not inside:
+      raise InputError(f"no tensor's name begins with {prefix!r}; the file has {some(tensors)}")
+    return Renamed(inside, (f"taken from the names: {prefix}",), len(tensors) - len(inside))
+  names = {key: _WRAPPERS.sub("", key) for key in tensors}
+  notes = sorted({part for key in tensors for part in _WRAPPERS.findall(key)})
+  before, added = _before(map(canonical, names.values()), frozenset(expected))
+  if before:
+    names = {key: name.removeprefix(before) for key, name in names.items()}
+    notes.append(in_line(before))
+  if added:
+    names = {key: added + name for key, name in names.items()}
+  if len(set(names.values())) != len(names):
+    twice = next(name for name, count in collections.Counter(names.values()).items() if count > 1)
+    raise CheckpointError(
+      f"the file holds {in_line(twice)} twice, with a prefix and without one; write --prefix"
+    )
+  said = [f"taken from the names: {' '.join(notes)}"] if notes else []
+  said += [f"put before the names: {added}"] if added else []
+  return Renamed({names[key]: value for key, value in tensors.items()}, tuple(said))
+
+
+def _before(keys: Iterable[str], expected: frozenset[str]) -> tuple[str, str]:
+  """(what to take from the names, what to put before them): what makes most of them those expected."""
+  keys = set(keys)
+  plain = len(keys & expected)
+  longer: collections.Counter[str] = collections.Counter()
+  for key in keys:
+    for dot in re.finditer(r"\.", key):
+      if key[dot.end() :] in expected:
+        longer[key[: dot.end()]] += 1
+  shorter: collections.Counter[str] = collections.Counter()
+  for name in expected:
+    for dot in re.finditer(r"\.", name):
+      if name[dot.end() :] in keys:
+        shorter[name[: dot.end()]] += 1
+  most = max((*longer.values(), *shorter.values()), default=0)
+  # A name by accident is no prefix: `model.` of nearly nothing would rename a file of another network.
+  if most <= plain or 2 * most < len(expected):
+    return "", ""
+  best = [prefix for prefix, count in longer.items() if count == most]
+  known = [prefix for prefix in best if _BEFORE.fullmatch(prefix)]
+  if len(best) > 1 and len(known) != 1:
+    places = " and ".join(map(repr, sorted(best)[:5]))
+    raise CheckpointError(f"the file holds the model below {places}; write --prefix with one of them")
+  if best:
+    return (known or best)[0], ""
+  return "", max(shorter, key=lambda name: shorter[name])
+
+
+def some(names: Iterable[str]) -> str:
+  """Five names, and how many more there are."""
+  names = sorted(names)
+  more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+  return ", ".join(map(in_line, names[:5])) + more
+
+
+def in_line(name: str) -> str:
+  """A name from a file in a line of a message: without signs that end the line or steer a terminal."""
+  return (name if name.isprintable() else ascii(name)[1:-1])[:100]
