@@ -14,6 +14,11 @@ import optax
 from jaxtl import tree
 from jaxtl.types import Array
 
+# A feature is constant where its standard deviation is at most so many roundings of its mean.
+ROUNDINGS = 10
+# Rows that are held in float64 at a time.
+ROWS = 4096
+
 
 class Probe(NamedTuple):
   """A linear classifier: logits = ((features - mean) / scale) @ kernel + bias.
@@ -47,6 +52,9 @@ def fit_probe(
   The protocol is that of Kornblith, Shlens, Le, "Do Better ImageNet Models Transfer Better?", 2019, arXiv
   1805.08974 (logistic regression on the pooled features, L-BFGS, the penalty chosen on held-out data).
 
+  Each feature is divided by its standard deviation, and by 1 where it is constant up to rounding, as
+  scikit-learn's StandardScaler does; a constant feature has the weight 0.
+
   Args:
     features: [N, D] pooled features.
     labels: [N] classes.
@@ -54,10 +62,10 @@ def fit_probe(
     max_iters: most L-BFGS steps.
     tolerance: stops when the gradient's norm is below this times its norm at zero.
   """
-  features = jnp.asarray(features)
-  mean = jnp.mean(features, axis=0)
-  scale = jnp.maximum(jnp.std(features, axis=0), 1e-6)
-  standard = (features - mean[None]) / scale[None]
+  mean, scale, constant = _standardization(np.asarray(features))
+  centred = jnp.asarray(features, jnp.float32) - mean[None]
+  # Rounding is no signal: what is constant gets no weight.
+  standard = jnp.where(constant[None], 0.0, centred / scale[None])
   (kernel, bias), num_iters, converged = _solve(
     standard, jnp.asarray(labels), jnp.float32(l2), jnp.float32(tolerance), num_classes, max_iters
   )
@@ -103,6 +111,27 @@ def choose_probe(
   else:
     best = l2_grid[0]
   return fit_probe(features, labels, num_classes=num_classes, l2=best, max_iters=max_iters), best
+
+
+def _standardization(features: np.ndarray) -> tuple[Array, Array, np.ndarray]:
+  """Mean, scale and whether it is constant up to rounding, of each feature: [N, D] -> [D], [D], bool [D].
+
+  The scale is the standard deviation, and 1 where the feature is constant.
+
+  A floor on the scale would do two kinds of harm. It would blow a constant feature up by the floor's inverse
+  as soon as a test set has another constant, and it would hide features whose unit is small.
+  """
+  mean = np.mean(features, axis=0, dtype=np.float64)
+  parts = np.array_split(features, max(len(features) // ROWS, 1))
+  deviations = sum(np.sum((part.astype(np.float64) - mean) ** 2, axis=0) for part in parts)
+  std = np.sqrt(deviations / len(features))
+  stored = features.dtype if jnp.issubdtype(features.dtype, jnp.floating) else jnp.float32
+  rounding = max(float(jnp.finfo(stored).eps), float(jnp.finfo(jnp.float32).eps))
+  constant = std <= ROUNDINGS * rounding * np.abs(mean)
+  # Below float32's smallest normal number the quotient would not be finite.
+  constant |= std < float(jnp.finfo(jnp.float32).tiny)
+  scale = np.where(constant, 1.0, std)
+  return jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32), constant
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
