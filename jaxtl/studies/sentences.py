@@ -118,6 +118,8 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     own = [arm for arm, change in results.config.get("arms", {}).items() if (change or {}).get("transfer")]
     but = f"; {', '.join(own)} with settings of its own, listed under Arms" if own else ""
     said.append(("Protocol", f"{_recipe(results.config.get('base', {}), table.protocol)}{but}."))
+  if table.protocol == "linear_probe":
+    said += [("Penalty", text) for text in _penalties(results)]
   if any(column.beside for column in table.columns):
     said.append(
       (
@@ -144,6 +146,22 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     )
   )
   return said
+
+
+def _penalties(results: Results) -> list[str]:
+  """Where the probe's penalty was chosen otherwise than the protocol says, by the targets."""
+  how = {
+    "leave_one_out": "chosen by leaving one image out at a time, since most classes have fewer than 3",
+    "nothing": "the middle one of those listed: with one training image a class none can be chosen",
+  }
+  where: dict[str, set[str]] = {}
+  for row in results.rows:
+    where.setdefault(row.get("l2_chosen_by", ""), set()).add(row.get("target", ""))
+  return [
+    f"On {', '.join(name for name in results.targets if name in where[by])}: {text}."
+    for by, text in how.items()
+    if by in where
+  ]
 
 
 def curvature_sentence(results: Results) -> str:

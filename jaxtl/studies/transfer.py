@@ -52,7 +52,9 @@ class LinearProbe:
 
   Attributes:
     l2: penalties to choose from.
-    held_out: share of the training examples that the choice is made on.
+    held_out: share of the training examples that the choice is made on. Below 3 examples a class each is left
+      out once instead; with one a class nothing can be chosen, and the middle penalty is taken. The rows say
+      which (`l2_chosen_by`).
     max_iters: most L-BFGS steps.
   """
 
@@ -237,7 +239,7 @@ def _probe_row(
   train_x, train_y = cached(dataclasses.replace(target.train, transforms=target.test.transforms))
   test_x, test_y = cached(target.test)
   classes = runtime.open(target.train).classes
-  chosen, l2 = optim.choose_probe(
+  chosen, l2, chosen_by = optim.choose_probe(
     train_x,
     train_y,
     num_classes=len(classes),
@@ -257,6 +259,7 @@ def _probe_row(
     "accuracy": accuracy,
     "loss": float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(test_y)))),
     "l2": l2,
+    "l2_chosen_by": chosen_by,
     "num_iters": int(chosen.num_iters),
     "converged": bool(chosen.converged),
     "num_train": len(train_y),
