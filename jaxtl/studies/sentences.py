@@ -309,7 +309,11 @@ def _probe(recipe: Mapping[str, Any]) -> str:
 
 
 def _pixels(targets: Mapping[str, Any]) -> str:
-  found = [_size(target.get("test") or {}) for target in targets.values()]
+  tests = [target.get("test") or {} for target in targets.values()]
+  own = [test for test in tests if not test.get("transforms")]
+  if own and len(own) == len(tests):
+    return "with the checkpoint's own preprocessing"
+  found = [_size(test) for test in tests]
   sizes = sorted({size for size in found if size is not None})
   if not found or None in found:
     return "at the size of the source"

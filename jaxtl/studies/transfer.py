@@ -17,6 +17,7 @@ from jaxtl import config as config_lib
 from jaxtl import losses, optim
 from jaxtl.config import Spec
 from jaxtl.metrics import in_top
+from jaxtl.studies import preprocessing
 from jaxtl.train import checkpoint, experiment, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, make_features
@@ -40,7 +41,11 @@ SOME_CLASSES, SOME_EXAMPLES = 10, 1000
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms."""
+  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms.
+
+  Where `test` leaves its transforms out, they are the checkpoint's own: its size, crop and normalisation.
+  Where `train` does, they are those of `test` with a standard augmentation.
+  """
 
   train: Data
   test: Data
@@ -132,7 +137,12 @@ def rows(study: Transfer, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
 def measure(
   protocols: Protocols, model: Spec, start: Weights, *, seed: int, workdir: Path, runtime: Runtime
 ) -> Iterator[Row]:
-  """The rows of `start` on every target; finished ones are read back from `workdir`."""
+  """The rows of `start` on every target; finished ones are read back from `workdir`.
+
+  Targets that leave transforms out get the checkpoint's; one note names those that normalise otherwise.
+  """
+  _note_normalization(protocols, start, runtime)
+  protocols = _filled(protocols, start, runtime)
   for name, target in protocols.targets.items():
     if protocols.linear_probe is not None:
       probe = protocols.linear_probe
@@ -152,14 +162,38 @@ def measure(
       )
 
 
+def _filled(protocols: Protocols, start: Weights, runtime: Runtime) -> Protocols:
+  """The protocols with transforms for every target."""
+  targets = {
+    name: Target(
+      *preprocessing.filled(target.train, target.test, start, at=f"targets.{name}", trust=runtime.trust)
+    )
+    for name, target in protocols.targets.items()
+  }
+  return dataclasses.replace(protocols, targets=targets)
+
+
+def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) -> None:
+  others = [
+    name
+    for name, target in protocols.targets.items()
+    if any(preprocessing.differs(data, start) for data in (target.train, target.test))
+  ]
+  if others:
+    runtime.progress.note(
+      f"{', '.join(others)}: normalised otherwise than the images of {start.path}, which had the mean "
+      f"{preprocessing.normalization_text(start)}; leave out the transforms to take the checkpoint's"
+    )
+
+
 def rehearse(study: Transfer, runtime: Runtime) -> None:
   """Makes the fine-tuning's parts; traces them too where the checkpoint is there to say of which model."""
-  rehearse_protocols(study.transfer, _model_of(study, runtime), runtime)
+  rehearse_protocols(*_known(study, runtime), runtime)
 
 
 def check_data(study: Transfer, runtime: Runtime) -> None:
   """Refuses targets whose training and test sets have different class lists."""
-  check_targets(study.transfer, _model_of(study, runtime), runtime)
+  check_targets(*_known(study, runtime), runtime)
 
 
 def rehearse_protocols(protocols: Protocols, model: Spec | None, runtime: Runtime) -> None:
@@ -176,7 +210,8 @@ def check_targets(protocols: Protocols, model: Spec | None, runtime: Runtime) ->
   for name, target in protocols.targets.items():
     classes = runtime.open(target.train).classes
     same_classes(classes, runtime.open(target.test).classes, at=f"targets.{name}.test")
-    if protocols.fine_tune is not None and image_size_of(target.train) is None:
+    # Without transforms of its own a target has those of a checkpoint that is not there yet.
+    if protocols.fine_tune is not None and target.train.transforms and image_size_of(target.train) is None:
       _rehearse(protocols.fine_tune, target, model, runtime, runtime.image_shape(target.train)[0])
 
 
@@ -195,11 +230,12 @@ def _rehearse(
   tuned.gradient.realize(**context)
 
 
-def _model_of(study: Transfer, runtime: Runtime) -> Spec | None:
-  """The checkpoint's model; None while there is no checkpoint."""
+def _known(study: Transfer, runtime: Runtime) -> tuple[Protocols, Spec | None]:
+  """The protocols and the checkpoint's model; as they are, and None, while there is no checkpoint."""
   if not Path(study.start).exists():
-    return None
-  return checkpoint.load(study.start).model_spec(trust=runtime.trust)
+    return study.transfer, None
+  start = checkpoint.load(study.start)
+  return _filled(study.transfer, start, runtime), start.model_spec(trust=runtime.trust)
 
 
 def work(study: Transfer, runtime: Runtime) -> float:
