@@ -113,7 +113,7 @@ def linear_probe(
   probe = LinearProbe(tuple(l2), held_out, max_iters)
   _check_probe(around)
   features, labels = around.features()
-  chosen, l2, by = optim.choose_probe(
+  chosen, penalty, by = optim.choose_probe(
     features,
     labels,
     num_classes=len(around.classes),
@@ -124,7 +124,9 @@ def linear_probe(
     beat=around.beat,
   )
   if by == "nothing":
-    around.note(f"{around.name}: one training image a class, so no penalty can be chosen; {l2:g} is taken")
+    around.note(
+      f"{around.name}: one training image a class, so no penalty can be chosen; {penalty:g} is taken"
+    )
   kernel = np.asarray(chosen.kernel / chosen.scale[:, None])
   return {"kernel": kernel, "bias": np.asarray(chosen.bias) - np.asarray(chosen.mean) @ kernel}
 
