@@ -143,11 +143,10 @@ def _shown(value: Any) -> Any:
 
 def _differences(ours: Spec, theirs: Spec, *, head: bool) -> list[str]:
   """A line for each place where the two models differ: `padding: 'same' -> 'symmetric'`."""
-  old, new = ({k: v for k, v in _effective(spec).items() if k not in _free(head)} for spec in (theirs, ours))
-  named = config_lib.differences(old, new)
-  if ours.target is not theirs.target:
-    named.append(f"make: {theirs.path!r} -> {ours.path!r}")
-  return named
+  other = [] if ours.target is theirs.target else [f"make: {theirs.path!r} -> {ours.path!r}"]
+  old, new = _effective(theirs), _effective(ours)
+  shared = [name for name in old if name in new and name not in _free(head)]
+  return other + config_lib.differences(*({name: one[name] for name in shared} for one in (old, new)))
 
 
 def _taken(spec: Spec, keywords: Mapping[str, Any]) -> dict[str, Any]:
