@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,15 @@ import numpy as np
 import optax
 
 from jaxtl import tree
+from jaxtl.errors import NonFiniteError
 from jaxtl.types import Array
+
+# A feature is constant where its standard deviation is at most so many roundings of its mean.
+ROUNDINGS = 10
+# Rows that are held in float64 at a time.
+ROWS = 4096
+# Parts in which examples are left out where there are more of them: so often is each penalty fitted.
+MOST_FOLDS = 40
 
 
 class Probe(NamedTuple):
@@ -41,11 +50,15 @@ def fit_probe(
   l2: float,
   max_iters: int = 500,
   tolerance: float = 1e-4,
+  use: np.ndarray | None = None,
 ) -> Probe:
   """Minimises mean cross-entropy + l2 / 2 |kernel|^2 over standardised features, by L-BFGS.
 
   The protocol is that of Kornblith, Shlens, Le, "Do Better ImageNet Models Transfer Better?", 2019, arXiv
   1805.08974 (logistic regression on the pooled features, L-BFGS, the penalty chosen on held-out data).
+
+  Each feature is divided by its standard deviation, and by 1 where it is constant up to rounding, as
+  scikit-learn's StandardScaler does; a constant feature has the weight 0.
 
   Args:
     features: [N, D] pooled features.
@@ -53,15 +66,38 @@ def fit_probe(
     l2: penalty; features have unit variance, so that it means the same for every backbone.
     max_iters: most L-BFGS steps.
     tolerance: stops when the gradient's norm is below this times its norm at zero.
+    use: the examples to fit to, bool [N]; all where None. Fits to several parts compile once.
   """
-  features = jnp.asarray(features)
-  mean = jnp.mean(features, axis=0)
-  scale = jnp.maximum(jnp.std(features, axis=0), 1e-6)
-  standard = (features - mean[None]) / scale[None]
+  use = np.ones(len(labels), bool) if use is None else use
+  mean, scale, constant = _standardization(np.asarray(features)[use])
+  centred = jnp.asarray(features, jnp.float32) - mean[None]
+  # Rounding is no signal: what is constant gets no weight.
+  standard = jnp.where(constant[None], 0.0, centred / scale[None])
   (kernel, bias), num_iters, converged = _solve(
-    standard, jnp.asarray(labels), jnp.float32(l2), jnp.float32(tolerance), num_classes, max_iters
+    standard,
+    jnp.asarray(labels),
+    jnp.asarray(use / np.count_nonzero(use), jnp.float32),
+    jnp.float32(l2),
+    jnp.float32(tolerance),
+    num_classes,
+    max_iters,
   )
   return Probe(mean, scale, kernel, bias, num_iters, converged)
+
+
+class Choice(NamedTuple):
+  """A probe with a penalty of a grid.
+
+  Attributes:
+    probe: fitted to all examples.
+    l2: its penalty.
+    by: what the penalty was chosen by: "held_out" or "leave_one_out"; "given" where the grid has one value,
+      "nothing" where no example could be spared, and it is the middle value of the grid.
+  """
+
+  probe: Probe
+  l2: float
+  by: str
 
 
 def choose_probe(
@@ -74,45 +110,109 @@ def choose_probe(
   seed: int,
   max_iters: int = 500,
   beat: Callable[[], None] = lambda: None,
-) -> tuple[Probe, float]:
-  """The probe with the penalty that does best on a held-out part, refitted on everything; and the penalty.
+) -> Choice:
+  """The probe with the penalty of least cross-entropy on examples it was not fitted to, refitted on all.
+
+  Each class of at least 3 examples holds a share out, at least one example, and keeps at least one. Where
+  most classes have fewer than 3, each example is left out once instead, in at most `MOST_FOLDS` parts; the
+  only example of a class stays in, since what is left could not know the class. Where that is every example,
+  nothing is chosen. The order of the grid makes no difference; of equal penalties the largest wins.
 
   Args:
     l2_grid: penalties to try.
     held_out: share of the examples of each class that the choice is made on.
     seed: of the split.
-    beat: called after each penalty.
+    beat: called after each fit.
+
+  Raises:
+    NonFiniteError: a feature is NaN or infinite.
   """
-  order = np.random.default_rng(seed).permutation(len(labels))
-  rank = np.empty(len(labels))  # rank of each example within its class, as a share
-  for number in range(num_classes):
-    members = order[labels[order] == number]
-    rank[members] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
-  chosen = rank < held_out
-  if len(l2_grid) > 1 and chosen.any():
+  if not np.isfinite(features).all():
+    raise NonFiniteError("the features have a NaN or an infinity; no probe can be fitted to them")
+  fit = functools.partial(fit_probe, num_classes=num_classes, max_iters=max_iters)
+  grid = sorted(set(l2_grid), reverse=True)
+  folds, by = _folds(labels, held_out, seed)
+  if len(grid) == 1:
+    by = "given"
+  best = grid[(len(grid) - 1) // 2]
+  if len(grid) > 1 and folds:
     scores = []
-    for l2 in l2_grid:
-      probe = fit_probe(
-        features[~chosen], labels[~chosen], num_classes=num_classes, l2=l2, max_iters=max_iters
-      )
-      logits = probe.logits(jnp.asarray(features[chosen]))
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels[chosen]))
-      scores.append(float(jnp.mean(losses)))
-      beat()
-    best = l2_grid[int(np.argmin(np.nan_to_num(scores, nan=np.inf)))]
-  else:
-    best = l2_grid[0]
-  return fit_probe(features, labels, num_classes=num_classes, l2=best, max_iters=max_iters), best
+    for l2 in grid:
+      losses = []
+      for left_out in folds:
+        probe = fit(features, labels, l2=l2, use=~left_out)
+        losses.append(_losses(probe, features, labels)[left_out])
+        beat()
+      scores.append(np.concatenate(losses).mean(dtype=np.float64))
+    best = grid[int(np.argmin(np.nan_to_num(scores, nan=np.inf)))]
+  return Choice(fit(features, labels, l2=best), best, by)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+def _folds(labels: np.ndarray, held_out: float, seed: int) -> tuple[list[np.ndarray], str]:
+  """The parts to leave out, bool [N] each, and what that is called; none where nothing can be spared."""
+  order = np.random.default_rng(seed).permutation(len(labels))
+  members = [order[labels[order] == number] for number in np.unique(labels)]
+  sizes = np.array([len(of_class) for of_class in members])
+  if np.mean(sizes < 3) > 0.5:
+    spared = [of_class for of_class in members if len(of_class) > 1]
+    if not spared:
+      return [], "nothing"
+    # Of a class one after the other: two parts never share all of a class.
+    examples = np.concatenate(spared)
+    count = min(len(examples), MOST_FOLDS)
+    return [_mask(labels, examples[first::count]) for first in range(count)], "leave_one_out"
+  # Rounded as ever, half down.
+  shares = [max(1, min(math.ceil(held_out * size - 0.5), size - 1)) if size > 2 else 0 for size in sizes]
+  held = np.concatenate([of_class[:share] for of_class, share in zip(members, shares)])
+  return [_mask(labels, held)], "held_out"
+
+
+def _mask(labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+  mask = np.zeros(len(labels), bool)
+  mask[chosen] = True
+  return mask
+
+
+def _losses(probe: Probe, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  logits = probe.logits(jnp.asarray(features))
+  return np.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)))
+
+
+def _standardization(features: np.ndarray) -> tuple[Array, Array, np.ndarray]:
+  """Mean, scale and whether it is constant up to rounding, of each feature: [N, D] -> [D], [D], bool [D].
+
+  The scale is the standard deviation, and 1 where the feature is constant.
+
+  A floor on the scale would do two kinds of harm. It would blow a constant feature up by the floor's inverse
+  as soon as a test set has another constant, and it would hide features whose unit is small.
+  """
+  mean = np.mean(features, axis=0, dtype=np.float64)
+  parts = np.array_split(features, max(len(features) // ROWS, 1))
+  deviations = sum(np.sum((part.astype(np.float64) - mean) ** 2, axis=0) for part in parts)
+  std = np.sqrt(deviations / len(features))
+  stored = features.dtype if jnp.issubdtype(features.dtype, jnp.floating) else jnp.float32
+  rounding = max(float(jnp.finfo(stored).eps), float(jnp.finfo(jnp.float32).eps))
+  constant = std <= ROUNDINGS * rounding * np.abs(mean)
+  # Below float32's smallest normal number the quotient would not be finite.
+  constant |= std < float(jnp.finfo(jnp.float32).tiny)
+  scale = np.where(constant, 1.0, std)
+  return jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32), constant
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6))
 def _solve(
-  features: Array, labels: Array, l2: Array, tolerance: Array, num_classes: int, max_iters: int
+  features: Array,
+  labels: Array,
+  weights: Array,
+  l2: Array,
+  tolerance: Array,
+  num_classes: int,
+  max_iters: int,
 ) -> tuple[tuple[Array, Array], Array, Array]:
   def objective(params: tuple[Array, Array]) -> Array:
     kernel, bias = params
     losses = optax.softmax_cross_entropy_with_integer_labels(features @ kernel + bias[None], labels)
-    return jnp.mean(losses) + 0.5 * l2 * jnp.sum(kernel**2)
+    return jnp.sum(weights * losses) + 0.5 * l2 * jnp.sum(kernel**2)
 
   start = (jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
   solver = optax.lbfgs()

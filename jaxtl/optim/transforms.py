@@ -48,7 +48,8 @@ def sgd(
     freeze: path regex of parameters that stay as they are. Their gradient is computed all the same, since the
       logged norm is over everything; SAM perturbs them too unless its `where` leaves them out.
     rates: (path regex, factor) pairs, the first match wins: layer-wise learning rates.
-    ema_decay: keeps a moving average of the parameters, which evaluation uses; see `ema`.
+    ema_decay: keeps a moving average of the parameters, which evaluation uses, with normalisation statistics
+      that are estimated for it; see `ema`.
 
   Raises:
     ConfigError: a number out of its range.

@@ -36,6 +36,7 @@ class Surroundings:
     seed: of the run.
     beat: called whenever something has moved.
     has_images: whether the task has training images.
+    note: tells the user something.
   """
 
   name: str
@@ -46,6 +47,7 @@ class Surroundings:
   seed: int = 0
   beat: Callable[[], None] = lambda: None
   has_images: bool = True
+  note: Callable[[str], None] = lambda text: None
 
 
 Head = Callable[[Surroundings], Params]
@@ -111,7 +113,7 @@ def linear_probe(
   probe = LinearProbe(tuple(l2), held_out, max_iters)
   _check_probe(around)
   features, labels = around.features()
-  chosen, _ = optim.choose_probe(
+  chosen, penalty, by = optim.choose_probe(
     features,
     labels,
     num_classes=len(around.classes),
@@ -121,6 +123,10 @@ def linear_probe(
     max_iters=probe.max_iters,
     beat=around.beat,
   )
+  if by == "nothing":
+    around.note(
+      f"{around.name}: one training image a class, so no penalty can be chosen; {penalty:g} is taken"
+    )
   kernel = np.asarray(chosen.kernel / chosen.scale[:, None])
   return {"kernel": kernel, "bias": np.asarray(chosen.bias) - np.asarray(chosen.mean) @ kernel}
 

@@ -107,6 +107,7 @@ class Tasks:
         seed=self._seed,
         beat=self.runtime.beat,
         has_images=task.train is not None,
+        note=self.runtime.progress.note,
       )
       made = (task.head or self._head).realize()(around)
       self._heads[name] = jax.tree.map(np.asarray, made)

@@ -212,6 +212,8 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     own = [arm for arm, change in results.config.get("arms", {}).items() if (change or {}).get("transfer")]
     but = f"; {', '.join(own)} with settings of its own, listed under Arms" if own else ""
     said.append(("Protocol", f"{_recipe(results.config.get('base', {}), table.protocol)}{but}."))
+  if table.protocol == "linear_probe":
+    said += [("Penalty", text) for text in _choices_of_penalty(results)]
   if any(column.beside for column in table.columns):
     said.append(
       (
@@ -249,6 +251,22 @@ def plain_caption(results: Results) -> list[tuple[str, str]]:
   return [
     *said,
     ("Numbers", "Every numeric key of the study's rows; which values are good, it does not say."),
+  ]
+
+
+def _choices_of_penalty(results: Results) -> list[str]:
+  """Where the probe's penalty was chosen otherwise than the protocol says, by the targets."""
+  how = {
+    "leave_one_out": "chosen by leaving one image out at a time, since most classes have fewer than 3",
+    "nothing": "the middle one of those listed: with one training image a class none can be chosen",
+  }
+  where: dict[str, set[str]] = {}
+  for row in results.rows:
+    where.setdefault(row.get("l2_chosen_by", ""), set()).add(row.get("target", ""))
+  return [
+    f"On {', '.join(name for name in results.targets if name in where[by])}: {text}."
+    for by, text in how.items()
+    if by in where
   ]
 
 
@@ -398,7 +416,11 @@ def _probe(recipe: Mapping[str, Any]) -> str:
 
 
 def _pixels(targets: Mapping[str, Any]) -> str:
-  found = [_size(target.get("test") or {}) for target in targets.values()]
+  tests = [target.get("test") or {} for target in targets.values()]
+  own = [test for test in tests if not test.get("transforms")]
+  if own and len(own) == len(tests):
+    return "with the checkpoint's own preprocessing"
+  found = [_size(test) for test in tests]
   sizes = sorted({size for size in found if size is not None})
   if not found or None in found:
     return "at the size of the source"

@@ -19,6 +19,7 @@ from jaxtl import losses, optim
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.metrics import in_top
+from jaxtl.studies import preprocessing
 from jaxtl.train import checkpoint, experiment, sharding
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.evaluate import collect_features, make_features
@@ -47,7 +48,11 @@ RECORDS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms."""
+  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms.
+
+  Where `test` leaves its transforms out, they are the checkpoint's own: its size, crop and normalisation.
+  Where `train` does, they are those of `test` with a standard augmentation.
+  """
 
   train: Data
   test: Data
@@ -59,7 +64,9 @@ class LinearProbe:
 
   Attributes:
     l2: penalties to choose from.
-    held_out: share of the training examples that the choice is made on.
+    held_out: share of the training examples that the choice is made on. Below 3 examples a class each is left
+      out once instead; with one a class nothing can be chosen, and the middle penalty is taken. The rows say
+      which (`l2_chosen_by`).
     max_iters: most L-BFGS steps.
   """
 
@@ -152,8 +159,11 @@ def measure(
   """The rows of `start` on every target; finished ones are read back from `workdir`.
 
   In `workdir/<target>/`: each protocol's row, and the fine-tuning as `fine_tune/`, which is a run's folder:
-  checkpoints, `metrics.jsonl`, `curve.csv`, `classes.json`.
+  checkpoints, `metrics.jsonl`, `curve.csv`, `classes.json`. Targets that leave transforms out get the
+  checkpoint's; one note names those that normalise otherwise.
   """
+  _note_normalization(protocols, start, runtime)
+  protocols = _filled(protocols, start, runtime)
   for name, target in protocols.targets.items():
     folder = workdir / name
     if protocols.linear_probe is not None:
@@ -178,14 +188,38 @@ def measure(
         shutil.rmtree(folder / "fine_tune" / checkpoint.FOLDER, ignore_errors=True)
 
 
+def _filled(protocols: Protocols, start: Weights, runtime: Runtime) -> Protocols:
+  """The protocols with transforms for every target."""
+  targets = {
+    name: Target(
+      *preprocessing.filled(target.train, target.test, start, at=f"targets.{name}", trust=runtime.trust)
+    )
+    for name, target in protocols.targets.items()
+  }
+  return dataclasses.replace(protocols, targets=targets)
+
+
+def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) -> None:
+  others = [
+    name
+    for name, target in protocols.targets.items()
+    if any(preprocessing.differs(data, start) for data in (target.train, target.test))
+  ]
+  if others:
+    runtime.progress.note(
+      f"{', '.join(others)}: normalised otherwise than the images of {start.path}, which had the mean "
+      f"{preprocessing.normalization_text(start)}; leave out the transforms to take the checkpoint's"
+    )
+
+
 def rehearse(study: Transfer, runtime: Runtime) -> None:
   """Makes the fine-tuning's parts; traces them too where the checkpoint is there to say of which model."""
-  rehearse_protocols(study.transfer, _model_of(study, runtime), runtime)
+  rehearse_protocols(*_known(study, runtime), runtime)
 
 
 def check_data(study: Transfer, runtime: Runtime) -> None:
   """Refuses targets whose training and test sets have different class lists."""
-  check_targets(study.transfer, _model_of(study, runtime), runtime)
+  check_targets(*_known(study, runtime), runtime)
 
 
 def rehearse_protocols(protocols: Protocols, model: Spec | None, runtime: Runtime) -> None:
@@ -204,7 +238,8 @@ def check_targets(protocols: Protocols, model: Spec | None, runtime: Runtime) ->
     same_classes(classes, runtime.open(target.test).classes, at=f"targets.{name}.test")
     if protocols.fine_tune is not None and model is not None:
       _check_schedule(protocols.fine_tune, name, target, model, runtime)
-    if protocols.fine_tune is not None and image_size_of(target.train) is None:
+    # Without transforms of its own a target has those of a checkpoint that is not there yet.
+    if protocols.fine_tune is not None and target.train.transforms and image_size_of(target.train) is None:
       _rehearse(protocols.fine_tune, target, model, runtime, runtime.image_shape(target.train)[0])
 
 
@@ -231,11 +266,12 @@ def _rehearse(
   tuned.gradient.realize(**context)
 
 
-def _model_of(study: Transfer, runtime: Runtime) -> Spec | None:
-  """The checkpoint's model; None while there is no checkpoint."""
+def _known(study: Transfer, runtime: Runtime) -> tuple[Protocols, Spec | None]:
+  """The protocols and the checkpoint's model; as they are, and None, while there is no checkpoint."""
   if not Path(study.start).exists():
-    return None
-  return checkpoint.load(study.start).model_spec(trust=runtime.trust)
+    return study.transfer, None
+  start = checkpoint.load(study.start)
+  return _filled(study.transfer, start, runtime), start.model_spec(trust=runtime.trust)
 
 
 def extent(study: Transfer, runtime: Runtime) -> Any:
@@ -287,7 +323,7 @@ def _probe_row(
   train_x, train_y = cached(dataclasses.replace(target.train, transforms=target.test.transforms))
   test_x, test_y = cached(target.test)
   classes = runtime.open(target.train).classes
-  chosen, l2 = optim.choose_probe(
+  chosen, l2, chosen_by = optim.choose_probe(
     train_x,
     train_y,
     num_classes=len(classes),
@@ -307,6 +343,7 @@ def _probe_row(
     "accuracy": accuracy,
     "loss": float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(test_y)))),
     "l2": l2,
+    "l2_chosen_by": chosen_by,
     "num_iters": int(chosen.num_iters),
     "converged": bool(chosen.converged),
     "num_train": len(train_y),

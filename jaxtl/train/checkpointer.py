@@ -26,6 +26,7 @@ from jaxtl.train import manifest as manifest_lib
 from jaxtl.train.manifest import size_text
 from jaxtl.train.step import TrainState
 from jaxtl.train.writer import DAMAGED, existing, is_first_process, put_aside
+from jaxtl.types import Params
 
 # What a step's folder is called before it is complete, and while it is removed.
 WRITING, REMOVING = ".writing", ".removing"
@@ -106,11 +107,24 @@ class Checkpointer:
         "--workdir"
       )
 
-  def save(self, state: TrainState, config: Mapping[str, Any], *, last: bool = False) -> None:
+  def save(
+    self,
+    state: TrainState,
+    config: Mapping[str, Any],
+    *,
+    last: bool = False,
+    statistics: Params | None = None,
+  ) -> None:
     """Writes the state as its step, behind the training's back; a step that is there already is left alone.
 
     A save that fails is told and tried again with the next one; the last one waits until it is on the disk,
     or for `LONGEST`.
+
+    Args:
+      state: to go on from.
+      config: JSON data.
+      last: of the run.
+      statistics: of the weights to use, where these are an average; None are the state's own.
 
     Raises:
       StorageError: the last save, or `MOST_FAILURES` in a row other than for a full disk, did not succeed.
@@ -121,7 +135,7 @@ class Checkpointer:
     if self.latest_step() == step:
       return
     # A copy: the next step is given the state's memory to write into.
-    items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state))
+    items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state, statistics))
     started = time.monotonic()
     self._start(step, items, config)
     for pause in (*self._patience, None) if last else ():
@@ -176,6 +190,8 @@ class Checkpointer:
     folder = self._folder / str(self._newest)
     saved = manifest_lib.read(folder)
     items = jax.tree.map(ocp.utils.to_shape_dtype_struct, _items(like))
+    if not any(path.startswith("optimizer/batch_stats/") for path in saved.leaves):
+      items["optimizer"].pop("batch_stats", None)  # older versions saved the weights' own as the average's
     found = manifest_lib.misfits(saved.leaves, manifest_lib.shapes_of(items))
     if found:
       raise CheckpointError(f"{folder} does not fit this run: {'; '.join(found[:10])}{_more(found, 10)}")
@@ -320,13 +336,16 @@ def _time_left(began: float, pause: float, took: float) -> bool:
   return processes.from_first(lambda: time.monotonic() - began + pause + took <= LONGEST)
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState, statistics: Params | None = None) -> dict[str, Any]:
   """The model item holds the weights to use; where they are an average, the optimizer item has the others."""
   used = averaged(state.opt_state, state.params)
   optimizer = {"step": state.step, "opt_state": state.opt_state, "memory": state.memory}
+  stats = state.batch_stats
   if used is not state.params:
     optimizer["params"] = state.params
-  return {"model": {"params": used, "batch_stats": state.batch_stats}, "optimizer": optimizer}
+    if jax.tree.leaves(stats):
+      optimizer["batch_stats"], stats = stats, stats if statistics is None else statistics
+  return {"model": {"params": used, "batch_stats": stats}, "optimizer": optimizer}
 
 
 def _clean(folder: Path) -> None:

@@ -22,7 +22,9 @@ from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import optim, weights
 from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
-from jaxtl.train import checkpoint, curve, feed, prefix_cache, sharding, stored
+from jaxtl.train import averages as averages_lib
+from jaxtl.train import checkpoint, curve, feed, numerics, prefix_cache, sharding, stored
+from jaxtl.train.averages import Averages
 from jaxtl.train.checkpoint import Weights
 from jaxtl.train.checkpointer import Checkpointer
 from jaxtl.train.evaluate import evaluate
@@ -41,6 +43,7 @@ from jaxtl.train.processes import whole
 from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
 from jaxtl.train.step import TrainState, init_model, init_state
 from jaxtl.train.writer import MetricsWriter, is_first_process, write_atomically
+from jaxtl.types import Params
 
 # How often a run goes back around bad batches before it gives up.
 MOST_DETOURS = 3
@@ -52,7 +55,7 @@ class Trained:
 
   Attributes:
     program: its compiled parts.
-    weights: the parameters to use (the moving average where one is kept), statistics and config.
+    weights: the parameters to use (the moving average where one is kept), their statistics, and config.
     history: the metrics records, oldest first.
     total_steps: length of the run.
     cache: where hidden states were kept; None where none were.
@@ -119,6 +122,9 @@ def run(
   steps = total_steps(experiment, num_examples)
   watching = _evaluations(experiment, program, runtime)
   watching |= {name: (every, make(program)) for name, (every, make) in (observers or {}).items()}
+  some = averages_lib.batches(experiment.data, runtime, seed=seed)
+  averages = Averages(program.model, state, some, mesh=runtime.mesh)
+  watching = {name: (every, averages.shown_to(observe)) for name, (every, observe) in watching.items()}
   with contextlib.ExitStack() as stack:
     saved, begun = None, None
     if workdir is not None:
@@ -138,13 +144,14 @@ def run(
     if planned and int(state.step) < steps:
       kept = prefix_cache.keep(planned, program, state, experiment.data, runtime, seed=seed)
     session = _Session(
-      experiment, program, runtime, seed, noise_key, steps, watching, saved, about, workdir, kept
+      experiment, program, runtime, seed, noise_key, steps, watching, saved, about, workdir, kept, averages
     )
     runtime.progress.skip(int(state.step) * session.work_per_step)
     state, history = session.train(state)
   if workdir is not None and is_first_process():
     _describe(workdir, about, history, experiment, num_examples)
-  return Trained(program, _weights(state, about, steps, workdir), history, steps, planned)
+  weights = _weights(state, averages.statistics(state), about, steps, workdir)
+  return Trained(program, weights, history, steps, planned)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +169,7 @@ class _Session:
   about: dict[str, Any]
   workdir: Path | None
   kept: Kept | None
+  averages: Averages
 
   @property
   def work_per_step(self) -> float:
@@ -233,7 +241,10 @@ class _Session:
   def _save(self, state: TrainState, *, last: bool, recent: collections.deque[float]) -> None:
     assert self.saved is not None
     also = {} if self.experiment.spike_factor is None else {"recent_losses": list(recent)}
-    self.saved.save(state, {**self.about, **also}, last=last)
+    # A run that was asked to stop has no time to compile and to read images; what it saves is to go on from.
+    stopping = last and int(state.step) < self.steps
+    statistics = self.averages.known(state) if stopping else self.averages.statistics(state)
+    self.saved.save(state, {**self.about, **also}, last=last, statistics=statistics)
 
 
 class Detours:
@@ -301,6 +312,18 @@ def _beginning(
   check_classes(experiment, source.classes, runtime)
   image_shape = runtime.image_shape(experiment.data)
   fresh = start_state(program, key, image_shape, start=start, classes=source.classes, fresh_head=fresh_head)
+  if start is not None:
+    numerics.check(
+      experiment.model,
+      program.model,
+      start,
+      fresh.params,
+      fresh.batch_stats,
+      image_shape=image_shape,
+      num_classes=len(source.classes),
+      head=tuple(start.classes) == tuple(source.classes) and not fresh_head,
+      trust=runtime.trust,
+    )
   return (
     program,
     sharding.put(fresh, program.placement, mesh),
@@ -321,10 +344,12 @@ def _describe(
   write_atomically(workdir / "curve.csv", curve.as_csv(rows))
 
 
-def _weights(state: TrainState, about: dict[str, Any], steps: int, workdir: Path | None) -> Weights:
+def _weights(
+  state: TrainState, batch_stats: Params, about: dict[str, Any], steps: int, workdir: Path | None
+) -> Weights:
   return Weights(
     params=jax.tree.map(whole, optim.averaged(state.opt_state, state.params)),
-    batch_stats=jax.tree.map(whole, state.batch_stats),
+    batch_stats=jax.tree.map(whole, batch_stats),
     config={**about, "step": steps},
     path=str(workdir) if workdir else "memory",
   )

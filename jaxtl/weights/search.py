@@ -424,8 +424,7 @@ def _probe(known: _Known, tolerance: float) -> None:
 def _settle(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:
   """Evaluate the points of the grid that may be below the best one; return those that the budget leaves."""
   while (unsettled := _unsettled(known, fit, cells)) and known.left >= 1:
-    order: Callable[[float], float] = fit or functools.partial(_distance, known.best())
-    known.point(min(unsettled, key=order))
+    known.point(min(unsettled, key=functools.partial(_distance, known.best()) if fit is None else fit))
   return unsettled
 
 

@@ -212,3 +212,17 @@ def test_a_probe_needs_a_head_to_take_the_place_of(start):
   bare = dataclasses.replace(around, start=dataclasses.replace(weights, params=without))
   with pytest.raises(ConfigError, match=f"needs a linear head, and {weights.path} has none; give the task"):
     heads.check(heads.linear_probe, bare)
+
+
+@pytest.mark.parametrize(("each", "notes"), [(1, 1), (2, 0), (3, 0)])
+def test_a_probe_says_where_no_penalty_can_be_chosen(each, notes):
+  start = as_weights("clip_vit_b32", size=8, classes=("a", "b"), head="linear", **IMAGE)
+  labels = np.arange(2 * each, dtype=np.int32) % 2
+  features = np.random.default_rng(0).normal(size=(2 * each, 4)).astype(np.float32)
+  said = []
+  around = heads.Surroundings("new", start, "head", ("a", "b"), lambda: (features, labels), note=said.append)
+  heads.linear_probe(around, l2=(0.1, 1.0, 10.0), max_iters=5)
+  assert len(said) == notes
+  assert all(
+    "new: one training image a class, so no penalty can be chosen; 1 is taken" in one for one in said
+  )

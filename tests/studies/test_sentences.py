@@ -204,6 +204,25 @@ def test_caption_states_the_protocol(tmp_path):
   assert "held-out 20% of the training images" in captions["linear_probe"]["Protocol"]
 
 
+@pytest.mark.parametrize(
+  ("by", "said"),
+  [
+    ("leave_one_out", "On digits: chosen by leaving one image out at a time, since most classes have fewer"),
+    ("nothing", "On digits: the middle one of those listed: with one training image a class none can be"),
+    ("held_out", None),
+    ("given", None),
+  ],
+)
+def test_a_penalty_that_was_chosen_otherwise_is_told(tmp_path, by, said):
+  results = results_lib.load(example_study.write(tmp_path))
+  rows = [row | ({"l2_chosen_by": by} if row.get("target") == "digits" else {}) for row in results.rows]
+  results = dataclasses.replace(results, rows=rows)
+  captions = {t.protocol: dict(sentences.caption(results, t)) for t in make_tables(results)}
+  assert "Penalty" not in captions["fine_tune"]
+  assert captions["linear_probe"].get("Penalty", "").startswith(said or "")
+  assert ("Penalty" in captions["linear_probe"]) == (said is not None)
+
+
 def test_curvature_says_how_it_was_measured(tmp_path):
   said = sentences.curvature_sentence(results_lib.load(example_study.write(tmp_path)))
   assert "cross-entropy on 512 images" in said

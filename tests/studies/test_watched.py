@@ -69,8 +69,9 @@ def test_every_batch_and_every_penalty_of_a_probe_beats(parsed, place, weights):
   for data in (target.train, target.test):
     place.open(data)
   arguments = (protocols.linear_probe, "two", target, parsed.model, weights, 0, place)
-  _, beats = beats_of(place, lambda: transfer._probe_row(*arguments))
+  row, beats = beats_of(place, lambda: transfer._probe_row(*arguments))
   assert beats == 96 // 16 + 96 // 32 + 2 + 1
+  assert row["l2_chosen_by"] == "held_out"
 
 
 def test_every_step_and_evaluation_batch_of_a_fine_tuning_beats(parsed, place, weights):

@@ -37,6 +37,40 @@ def test_the_first_layers_statistics_are_those_of_all_images_together(network):
   np.testing.assert_allclose(norm["var"], jnp.var(maps, (0, 1, 2)), rtol=1e-4)
 
 
+def stem_norm(found):
+  [norm] = [part for part in found["stem"].values() if "mean" in part]
+  return norm
+
+
+def stem_maps(params, batches):
+  """What enters the stem's normalisation, in float64: it is that of any batch."""
+  kernel = np.asarray(params["stem"]["conv1"]["kernel"], np.float64)
+  images = np.pad(np.concatenate(batches).astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+  windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+  return np.einsum("nhwcij,ijco->nhwo", windows, kernel)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99, 0.999])
+@pytest.mark.parametrize("sizes", [(40, 40, 10), (1, 30), (7, 7)])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (128.0, 74.0), (1000.0, 3.0)])
+def test_batches_count_by_their_images_and_variances_keep_their_digits(sizes, momentum, mean, std):
+  """Each batch has a mean of its own, so that equal weights would be far off."""
+  model = models.resnet8(num_classes=3, width=4, bn_momentum=momentum)
+  params, stats = init_model(model, jax.random.key(0), (8, 8, 3))
+  rng = np.random.default_rng(0)
+  batches = [
+    rng.normal(mean + number * std, std, (size, 8, 8, 3)).astype(np.float32)
+    for number, size in enumerate(sizes)
+  ]
+  found = stem_norm(reestimated(model, params, stats, batches, mesh=train.make_mesh(1)))
+  maps = stem_maps(params, batches)
+  # A batch's own variance is float32's, a mean of squares less a squared mean.
+  lost = 1e-6 * (1 + maps.mean((0, 1, 2)) ** 2 / maps.var((0, 1, 2)))
+  np.testing.assert_allclose(found["mean"], maps.mean((0, 1, 2)), rtol=1e-5, atol=1e-5 * std)
+  assert np.all(np.abs(found["var"] / maps.var((0, 1, 2)) - 1) < 1e-5 + lost)
+  assert found["var"].dtype == np.float32
+
+
 def test_one_batch_gives_what_training_normalises_with(network):
   """In evaluation with the new statistics, the batch comes out as in training."""
   model, params, stats = network

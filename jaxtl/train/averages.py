@@ -1,0 +1,93 @@
+"""The normalisation statistics that belong to a moving average of weights.
+
+No batch has passed through averaged weights, so the running statistics of training, those of the last
+weights, are not theirs, and an average of them is not either. They are estimated from training images
+wherever the averaged weights are evaluated or saved; training goes on from its own, which stay as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import optim
+from jaxtl.train import sharding
+from jaxtl.train.loop import Observer
+from jaxtl.train.processes import whole
+from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.statistics import reestimated
+from jaxtl.train.step import TrainState
+from jaxtl.types import Array, Model, Params
+
+# Images that statistics are estimated from, rounded up to whole batches, and at most an epoch. Wu and
+# Johnson, "Rethinking 'Batch' in BatchNorm", 2021, arXiv 2105.07576, section 3: 10^3 to 10^4 are enough.
+IMAGES = 2048
+
+
+class Averages:
+  """What a run evaluates and saves where its optimiser keeps a moving average of the weights.
+
+  Statistics that training has not moved stay: the task or the gradient rule normalises with the stored ones,
+  and the averaged weights were trained under them.
+
+  Args:
+    model: the network.
+    start: the state before the first step.
+    batches: makes the training batches to estimate from, the same ones every time.
+    mesh: the devices.
+  """
+
+  def __init__(
+    self, model: Model, start: TrainState, batches: Callable[[], Iterable[Mapping[str, Any]]], *, mesh: Any
+  ):
+    self._model, self._batches, self._mesh = model, batches, mesh
+    # Copies: the first step is given the state's memory to write into.
+    self._start = jax.tree.map(lambda x: np.array(whole(x)), start.batch_stats)
+    self._known: tuple[Array, Params] | None = None
+
+  def statistics(self, state: TrainState) -> Params:
+    """Those of the weights to use: of the moving average where there is one, else the state's own."""
+    used = optim.averaged(state.opt_state, state.params)
+    if used is state.params or not self._are_moved(state.batch_stats):
+      return state.batch_stats
+    # By the state and not by its number, which a run that goes back reaches twice.
+    if self._known is None or self._known[0] is not state.step:
+      images = (batch["image"] for batch in self._batches())
+      found = reestimated(self._model, used, state.batch_stats, images, mesh=self._mesh)
+      self._known = state.step, sharding.put_replicated(found, self._mesh)
+    return self._known[1]
+
+  def known(self, state: TrainState) -> Params:
+    """The same where they have been estimated already, else the state's own."""
+    return self._known[1] if self._known and self._known[0] is state.step else state.batch_stats
+
+  def shown_to(self, observe: Observer) -> Observer:
+    """The observer, which sees the state with these statistics."""
+
+    def observer(state: TrainState) -> Mapping[str, float]:
+      return observe(dataclasses.replace(state, batch_stats=self.statistics(state)))
+
+    return observer
+
+  def _are_moved(self, batch_stats: Params) -> bool:
+    """Whether there are statistics, and training has moved every one of them."""
+    pairs = list(zip(jax.tree.leaves(batch_stats), jax.tree.leaves(self._start), strict=True))
+    return bool(pairs) and not any(np.array_equal(whole(now), before) for now, before in pairs)
+
+
+def batches(data: Data, runtime: Runtime, *, seed: int) -> Callable[[], Iterable[Mapping[str, Any]]]:
+  """The first batches of a run, augmented as in training: `IMAGES` of them, at most an epoch."""
+  epoch = len(runtime.open(data)) // data.batch_size
+  count = max(min(math.ceil(IMAGES / data.batch_size), epoch), 1)
+
+  def first() -> Iterable[Mapping[str, Any]]:
+    stream = runtime.train_batches(data, seed=seed, start_step=0)
+    return runtime.moving(itertools.islice(stream, count))
+
+  return first
