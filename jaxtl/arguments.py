@@ -178,6 +178,12 @@ def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
   parser.add_argument(
     "--interpolation", choices=("bilinear", "bicubic"), help=f"how images are resized (text; default: {own})"
   )
+  parser.add_argument(
+    "--orientation",
+    choices=("upright", "stored"),
+    help="turn images as their EXIF orientation says, or leave them as stored, like torchvision (text; "
+    f"default: {own}, else upright)",
+  )
   for name in ("mean", "std"):
     parser.add_argument(
       f"--{name}",

@@ -306,6 +306,7 @@ def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:
     "interpolation": options.interpolation,
     "mean": options.mean,
     "std": options.std,
+    "upright": None if options.orientation is None else options.orientation == "upright",
   }
   return {name: None if value == "none" else value for name, value in given.items() if value is not None}
 

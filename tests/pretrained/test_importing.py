@@ -162,6 +162,12 @@ def test_the_preprocessing_is_what_the_options_say(imported, options, resize, no
   assert len(transforms) == (2 if "none" in options else 3)
 
 
+def test_whether_images_are_turned_goes_into_the_preprocessing(imported):
+  ignore = dict(fn=".data.to_rgb", upright=False)
+  assert imported("--orientation", "stored")[0].config["transforms"][0] == ignore
+  assert ignore not in imported("--orientation", "upright")[0].config["transforms"]
+
+
 def test_a_keyword_changes_the_model(imported):
   weights, _ = imported("activation=gelu_tanh", "norm_epsilon=1e-5")
   assert weights.config["model"]["activation"] == "gelu_tanh"

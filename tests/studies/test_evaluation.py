@@ -122,6 +122,32 @@ def test_preprocessing_is_the_weight_s_unless_told_otherwise(
   assert scores(tmp_path / "plain")["cross_entropy"] != scores(tmp_path / "changed")["cross_entropy"]
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_images_are_turned_as_exif_says_unless_the_weight_or_an_option_leaves_it_out(
+  weights, folder, tmp_path, own
+):
+  """The same pixels, stored turned, give the same numbers; left as stored they do not."""
+  turned = tmp_path / "turned"
+  tags = Image.Exif()
+  tags[0x0112] = 6
+  for file in folder.glob("*/*.png"):
+    (turned / file.parent.name).mkdir(parents=True, exist_ok=True)
+    image = Image.open(file).transpose(Image.Transpose.ROTATE_90)
+    image.save(turned / file.parent.name / file.name, exif=tags.tobytes())
+  (turned / "classes.json").write_text(json.dumps(CLASSES))
+  run(weights, folder, "--out", tmp_path / "a")
+  if own:
+    run(weights, turned, "--out", tmp_path / "b")
+    run(weights, turned, "--out", tmp_path / "c", "--orientation", "stored")
+  else:
+    ignoring = save(tmp_path / "own", transforms=[dict(fn=".data.to_rgb", upright=False), *PLAIN])
+    run(ignoring, turned, "--out", tmp_path / "b", "--orientation", "upright")
+    run(ignoring, turned, "--out", tmp_path / "c")
+  loss = [scores(tmp_path / name)["cross_entropy"] for name in "abc"]
+  assert loss[0] == loss[1]
+  assert abs(loss[0] - loss[2]) > 1e-3
+
+
 def test_a_weight_without_preprocessing_needs_all_of_it(folder, tmp_path, capsys):
   weights = save(tmp_path / "bare", transforms=None)
   run(weights, folder, code=2)
