@@ -47,6 +47,16 @@ def data_option(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def column_options(parser: argparse.ArgumentParser) -> None:
+  """Which columns of Parquet files are used."""
+  for kind in ("label", "image"):
+    parser.add_argument(
+      f"--{kind}-column",
+      metavar="NAME",
+      help=f"column of {kind}s in Parquet files (text; default: {kind!r}, or the only one)",
+    )
+
+
 def trust_option(parser: argparse.ArgumentParser) -> None:
   """Whether configs that came with data may name anything."""
   parser.add_argument(
