@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxtl.data.bundled import digits, photo_patches
 from jaxtl.data.drawn import glyphs
@@ -42,7 +43,7 @@ def open_source(
     "digits": digits,
     "photo_patches": photo_patches,
   }
-  columns = {"label_column": label_column, "image_column": image_column}
+  columns: dict[str, Any] = {"label_column": label_column, "image_column": image_column}
   columns = {name: column for name, column in columns.items() if column is not None}
   place = (Path(data_dir or ".") / text).expanduser()
   tables = {} if text in drawn or text.startswith("tfds:") else _tables(place)

@@ -229,7 +229,7 @@ def _read(
     table = parquet.read_table(file, columns=[image_column, label_column] + ["filename"] * named)
     values = table[image_column].to_pylist()
     # Text in the file may turn out not to be UTF-8 only here.
-    names = table["filename"].to_pylist() if named else [_path(value) for value in values]
+    names: list[Any] = table["filename"].to_pylist() if named else [_path(value) for value in values]
     labels = table[label_column].to_numpy()
   return _bytes(values, file, image_column), labels, None if None in names else names
 

@@ -117,7 +117,9 @@ def _scaled(values: np.ndarray, ranges: Sequence[int], *, overshoot: float = 0.0
 def _without_lab(image: Image.Image) -> Image.Image:
   from PIL import ImageCms
 
-  return ImageCms.applyTransform(image, _lab_to_srgb())
+  converted = ImageCms.applyTransform(image, _lab_to_srgb())
+  assert converted is not None  # only a conversion in place returns nothing
+  return converted
 
 
 @functools.cache
