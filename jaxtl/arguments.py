@@ -68,6 +68,16 @@ def data_option(parser: argparse.ArgumentParser, *, buckets: bool = False) -> No
   )
 
 
+def column_options(parser: argparse.ArgumentParser) -> None:
+  """Which columns of Parquet files are used."""
+  for kind in ("label", "image"):
+    parser.add_argument(
+      f"--{kind}-column",
+      metavar="NAME",
+      help=f"column of {kind}s in Parquet files (text; default: {kind!r}, or the only one)",
+    )
+
+
 def trust_option(parser: argparse.ArgumentParser) -> None:
   """Whether configs that came with data may name anything."""
   parser.add_argument(
@@ -198,6 +208,12 @@ def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
   )
   parser.add_argument(
     "--interpolation", choices=("bilinear", "bicubic"), help=f"how images are resized (text; default: {own})"
+  )
+  parser.add_argument(
+    "--orientation",
+    choices=("upright", "stored"),
+    help="turn images as their EXIF orientation says, or leave them as stored, like torchvision (text; "
+    f"default: {own}, else upright)",
   )
   for name in ("mean", "std"):
     parser.add_argument(

@@ -156,7 +156,9 @@ def evaluate(options: argparse.Namespace) -> None:
     check_new_folder(options.out)
   _check_zero_shot(options)
   weights = checkpoint.load(options.checkpoint)
-  source = data_lib.from_name(name=options.data, split=options.split, data_dir=options.data_dir)
+  source = data_lib.from_name(
+    name=options.data, split=options.split, data_dir=options.data_dir, **_columns(options)
+  )
   data_lib.need_two_classes(source.classes, name=source.name)
   runtime.note_left_out(source)
   if options.zero_shot:
@@ -252,6 +254,7 @@ def _measure(options: argparse.Namespace, measure: str) -> None:
     options.data,
     split=options.split,
     data_dir=options.data_dir,
+    columns=_columns(options),
     preprocessing=_preprocessing(options),
     batch_size=options.batch_size,
     max_bad_records=options.max_bad_records,
@@ -284,7 +287,8 @@ def _note_small_data(options: argparse.Namespace, data: Mapping[str, Any], runti
 
   if options.num_examples is None:
     return
-  source = data_lib.from_name(name=options.data, split=data["source"]["split"], data_dir=options.data_dir)
+  keywords = {name: value for name, value in data["source"].items() if name != "make"}
+  source = data_lib.from_name(data_dir=options.data_dir, **keywords)
   if (there := len(source)) < options.num_examples:
     runtime.progress.note(
       f"--num-examples is {options.num_examples}, and {source.name} has {there}: all are measured"
@@ -308,8 +312,15 @@ def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:
     "interpolation": options.interpolation,
     "mean": options.mean,
     "std": options.std,
+    "upright": None if options.orientation is None else options.orientation == "upright",
   }
   return {name: None if value == "none" else value for name, value in given.items() if value is not None}
+
+
+def _columns(options: argparse.Namespace) -> dict[str, Any]:
+  """The columns of Parquet files that the options name."""
+  given = {"label_column": options.label_column, "image_column": options.image_column}
+  return {name: column for name, column in given.items() if column is not None}
 
 
 def import_weights(options: argparse.Namespace) -> None:
@@ -370,7 +381,8 @@ def data_check(options: argparse.Namespace) -> None:
   """`jaxtl data check`: what a data set holds."""
   from jaxtl import data as data_lib
 
-  _show(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out))
+  columns = _columns(options)
+  _show(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out, **columns))
 
 
 def make_runtime(options: argparse.Namespace) -> Runtime:

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtl.arguments import (
   checkpoint_argument,
   class_options,
+  column_options,
   command,
   config_options,
   count,
@@ -120,6 +121,7 @@ def add_eval(commands: Any) -> None:
   zero_shot_options(evaluate)
   preprocessing_options(evaluate, own="the checkpoint's")
   data_option(evaluate)
+  column_options(evaluate)
   trust_option(evaluate)
   device_options(evaluate)
 
@@ -236,6 +238,7 @@ def add_data(commands: Any) -> None:
     help="for the pictures (path; default: data_check)",
   )
   data_option(data_check)
+  column_options(data_check)
 
 
 def add_ckpt(commands: Any) -> None:

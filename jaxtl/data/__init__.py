@@ -7,7 +7,7 @@ from jaxtl.data.bad_records import BadRecords
 from jaxtl.data.bundled import digits, photo_patches
 from jaxtl.data.check import Report, check_source
 from jaxtl.data.drawn import glyphs
-from jaxtl.data.files import from_npz, from_parquet, from_sheets
+from jaxtl.data.files import from_npz, from_sheets
 from jaxtl.data.folder import from_folder, left_out_line
 from jaxtl.data.imagenet import imagenet
 from jaxtl.data.images import (
@@ -26,6 +26,7 @@ from jaxtl.data.joined import joined
 from jaxtl.data.mix import cutmix, mixup
 from jaxtl.data.opening import choose_split, from_name, open_source
 from jaxtl.data.order import ORDER_VERSION
+from jaxtl.data.parquet import from_parquet
 from jaxtl.data.pipeline import drawn_batches, drawn_order, draws, eval_batches, train_batches, train_order
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing

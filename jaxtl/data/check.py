@@ -70,6 +70,8 @@ def check_source(
   text: str,
   *,
   data_dir: DataDir = None,
+  label_column: str | None = None,
+  image_column: str | None = None,
   out: Path | str,
   transforms: Sequence[Transform] | None = None,
   mean: Sequence[float] = (0.0, 0.0, 0.0),
@@ -78,7 +80,7 @@ def check_source(
   """Check every split of a data set, and write `contact_sheet.png` and `augmented.png`.
 
   Args:
-    text, data_dir: as in `open_source`.
+    text, data_dir, label_column, image_column: as in `open_source`.
     out: the folder for the pictures.
     transforms: shown in `augmented.png`; None means a flip and a random resized crop.
     mean, std: what `transforms` normalise with, if they do.
@@ -86,7 +88,8 @@ def check_source(
   Returns:
     The findings, to be printed.
   """
-  splits = {name: _in_memory(source) for name, source in open_source(text, data_dir=data_dir).items()}
+  opened = open_source(text, data_dir=data_dir, label_column=label_column, image_column=image_column)
+  splits = {name: _in_memory(source) for name, source in opened.items()}
   reports = _reports(list(splits.values()), count=len(splits))
   out = Path(out)
   out.mkdir(parents=True, exist_ok=True)

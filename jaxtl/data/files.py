@@ -1,4 +1,4 @@
-"""Sources from single files and small folders: Parquet, npz, and sheets of equal pictures."""
+"""Sources from npz files and from sheets of equal pictures; what readers of files share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.data.sources import DataDir, Source, from_arrays, numbered_classes
-from jaxtl.data.storage import Deferred, Encoded
+from jaxtl.data.storage import Deferred
 from jaxtl.errors import DataError, InputError
 
 # A sheet holds 1000 pictures in 25 rows of 40.
@@ -31,53 +31,6 @@ _DAMAGE = (
 )
 # Letters of their messages that are shown: numpy and zipfile quote whole damaged headers.
 _LONGEST = 150
-
-
-def from_parquet(
-  *,
-  path: str,
-  data_dir: DataDir = None,
-  label_column: str = "label",
-  image_column: str = "image",
-  classes: str | Sequence[str] | None = None,
-  name: str | None = None,
-) -> Source:
-  """Encoded images in a column of a Parquet file.
-
-  Args:
-    path: the file.
-    data_dir: the folder that `path` is relative to; None means the working directory.
-    label_column: integers.
-    image_column: bytes of image files, or structs with a field `bytes`.
-    classes: class names; or the name of a JSON list of them beside the file; None means `classes.json`.
-    name: shown in reports; None makes `folder/file` of it.
-
-  Raises:
-    DataError: a file or column is missing or damaged, or the labels do not fit the classes.
-  """
-  import pyarrow.parquet as parquet
-
-  file = locate(path, data_dir)
-  if file.is_dir():
-    raise DataError(f"{file} is a folder; name one Parquet file in it")
-  names = class_names(classes, beside=file)
-  with _reading(file, "Parquet"):
-    columns = parquet.read_schema(file).names
-  for column in (image_column, label_column):
-    if column not in columns:
-      raise DataError(f"{file} has no column {column!r}; it has {_listed(columns)}")
-  wanted = [image_column, label_column] + (["filename"] if "filename" in columns else [])
-  with _reading(file, "Parquet"):
-    table = parquet.read_table(file, columns=wanted)
-    # Text in the file may turn out not to be UTF-8 only here.
-    images = _column_of_bytes(table[image_column].to_pylist(), file=file, column=image_column)
-    filenames = table["filename"].to_pylist() if "filename" in columns else None
-  return Source(
-    name=name or f"{file.parent.name}/{file.stem}",
-    classes=tuple(names),
-    labels=table[label_column].to_numpy(),
-    images=Encoded(images, filenames),
-  )
 
 
 def from_npz(
@@ -237,7 +190,7 @@ def _domains(root: Path, count: int, info: dict[str, Any]) -> dict[str, np.ndarr
 
 
 @contextlib.contextmanager
-def _reading(file: Path, kind: str, *also: type[Exception]) -> Iterator[None]:
+def reading(file: Path, kind: str, *also: type[Exception]) -> Iterator[None]:
   """Turn what readers raise for a damaged file into a DataError."""
   try:
     yield
@@ -255,13 +208,13 @@ def _listed(names: Iterable[str], between: str = ", ") -> str:
 
 
 def _json(file: Path) -> Any:
-  with _reading(file, "JSON"):
+  with reading(file, "JSON"):
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
 def _npz(file: Path) -> Iterator[Any]:
-  with _reading(file, "npz"):
+  with reading(file, "npz"):
     arrays = np.load(file, allow_pickle=False)
     if isinstance(arrays, np.ndarray):
       raise DataError(
@@ -272,24 +225,11 @@ def _npz(file: Path) -> Iterator[Any]:
 
 
 def _vector(file: Path) -> np.ndarray:
-  with _reading(file, "npy"):
+  with reading(file, "npy"):
     values = np.load(file, allow_pickle=False)
   if not isinstance(values, np.ndarray) or values.ndim != 1:
     raise DataError(f"{file} should hold one array of shape [N], a number for each picture")
   return values
-
-
-def _column_of_bytes(values: Sequence[Any], *, file: Path, column: str) -> list[bytes]:
-  images: list[Any] = [value.get("bytes") if isinstance(value, dict) else value for value in values]
-  for index, image in enumerate(images):
-    if image is None:
-      raise DataError(f"{file}: example {index} has no image in column {column!r}")
-    if not isinstance(image, bytes):
-      raise DataError(
-        f"{file}: example {index} has {type(image).__name__} in column {column!r}; "
-        "expected the bytes of an image file; name the column that holds them in image_column"
-      )
-  return images
 
 
 @functools.lru_cache(maxsize=4)
@@ -315,7 +255,7 @@ def _pictures(root: Path, first: int, last: int, indices: np.ndarray) -> np.ndar
 def _cut(file: Path) -> np.ndarray:
   from PIL import Image
 
-  with _reading(file, "a picture", Image.DecompressionBombError), Image.open(file) as image:
+  with reading(file, "a picture", Image.DecompressionBombError), Image.open(file) as image:
     sheet = np.asarray(image.convert("RGB"))
   side = sheet.shape[1] // _COLUMNS
   if not side or sheet.shape[1] % _COLUMNS or sheet.shape[0] % side:

@@ -8,12 +8,12 @@ its pixels, then [H, W, 3], uint8 or float32, from 0 to 255 until `normalize`.
 from __future__ import annotations
 
 import functools
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxtl.data import orientation, pixels
 from jaxtl.data.runtime import tf
 from jaxtl.errors import ConfigError
 
@@ -29,27 +29,42 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 # What Pillow uses; TensorFlow's default differs from it by up to 16 levels and is no faster.
 _DCT = "INTEGER_ACCURATE"
+# Where a PNG says how many bits a channel has.
+_PNG_BITS_AT = 24
 # Pixels of the result below which one call of `tf.image.resize` is faster than two passes over rows.
 _SMALL = 128 * 128
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
 
-def decode(encoded: tf.Tensor | bytes) -> tf.Tensor:
+def decode(encoded: tf.Tensor | bytes, *, upright: bool = True) -> tf.Tensor:
   """An image file as uint8 [H, W, 3]: JPEG and PNG by TensorFlow, every other format by Pillow.
 
-  Grayscale is repeated, CMYK converted, transparency dropped, 16 bits cut to 8; of a moving picture the first
-  frame. A file that is no image raises `tf.errors.OpError` when it runs.
+  Other modes than RGB are converted as in `pixels.rgb`: grey is repeated, CMYK, LAB and palettes are
+  converted, transparency is dropped, and 16 bits, integers and floats are scaled by their range. Of a moving
+  picture the first frame is taken. A file that is no image raises `tf.errors.OpError` when it runs.
+
+  Args:
+    encoded: the contents of the file, a scalar.
+    upright: turn the image as its EXIF orientation says, so that it is seen as people see it. False gives the
+      pixels as they are stored, like torchvision's readers.
   """
   encoded = tf.convert_to_tensor(encoded)
 
+  def turned(image: tf.Tensor, number: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    return orientation.turned(image, number(encoded)) if upright else image
+
+  def jpeg() -> tf.Tensor:
+    return turned(tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT), orientation.of_jpeg)
+
   def other() -> tf.Tensor:
     is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
-    return tf.cond(is_png, lambda: tf.io.decode_png(encoded, channels=3), lambda: _pillow_op(encoded))
+    return tf.cond(is_png, lambda: turned(_png(encoded), orientation.of_file), by_pillow)
 
-  image = tf.cond(
-    tf.io.is_jpeg(encoded), lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT), other
-  )
-  return tf.ensure_shape(image, [None, None, 3])
+  def by_pillow() -> tf.Tensor:
+    image, number = pixels.read(encoded)
+    return orientation.turned(image, number) if upright else image
+
+  return tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), [None, None, 3])
 
 
 def decoded(encoded: bytes) -> np.ndarray:
@@ -62,7 +77,9 @@ def damage(encoded: bytes) -> str | None:
   """Why these bytes are not an image, in a few words; None where they are one."""
   try:
     decoded(encoded)
-  except tf.errors.OpError:
+  except tf.errors.OpError as error:
+    if pixels.NOT_FINITE in str(error):
+      return pixels.NOT_FINITE
     if not encoded:
       return "it is empty"
     for magic, name in ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF8", "GIF"), (b"RIFF", "WebP")):
@@ -72,10 +89,17 @@ def damage(encoded: bytes) -> str | None:
   return None
 
 
-def to_rgb(example: Example) -> Example:
-  """Decode the image if it is still encoded; see `decode`. uint8 [H, W, 3]."""
+def to_rgb(example: Example, *, upright: bool = True) -> Example:
+  """Decode the image if it is still encoded, to uint8 [H, W, 3].
+
+  The other transforms do this themselves, with the default. Written as the first of a list, it chooses.
+
+  Args:
+    example: with an image.
+    upright: as in `decode`; False leaves out what EXIF says, like torchvision.
+  """
   image = example["image"]
-  return {**example, "image": decode(image)} if image.dtype == tf.string else example
+  return {**example, "image": decode(image, upright=upright)} if image.dtype == tf.string else example
 
 
 def normalize(
@@ -140,6 +164,7 @@ def random_resized_crop(
   scale: Sequence[float] = (0.08, 1.0),
   ratio: Sequence[float] = (3 / 4, 4 / 3),
   interpolation: str = "bilinear",
+  upright: bool = True,
 ) -> Example:
   """A random part of the image, resized with antialiasing ("Inception crop").
 
@@ -154,6 +179,7 @@ def random_resized_crop(
     scale: smallest and largest part of the area.
     ratio: smallest and largest width / height, log-uniform.
     interpolation: "bilinear" or "bicubic".
+    upright: as in `decode`, for an image that is still encoded.
 
   Returns:
     The example with a float32 image from 0 to 255.
@@ -165,11 +191,14 @@ def random_resized_crop(
     return tf.slice(pixels, [y, x, 0], [h, w, 3])
 
   def fused() -> tf.Tensor:
-    box = crop_box(tf.image.extract_jpeg_shape(image)[:2], seed, scale=scale, ratio=ratio)
-    return tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=_DCT)
+    number = orientation.of_jpeg(image) if upright else tf.constant(1)
+    shape = orientation.turned_shape(tf.image.extract_jpeg_shape(image)[:2], number)
+    box = orientation.stored_box(crop_box(shape, seed, scale=scale, ratio=ratio), shape, number)
+    part = tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=_DCT)
+    return orientation.turned(part, number)
 
   if image.dtype == tf.string:
-    image = tf.cond(tf.io.is_jpeg(image), fused, lambda: cropped(decode(image)))
+    image = tf.cond(tf.io.is_jpeg(image), fused, lambda: cropped(decode(image, upright=upright)))
   else:
     image = cropped(image)
   return {**example, "image": resampled(image, size=size, interpolation=interpolation)}
@@ -281,18 +310,15 @@ def _centred(height: tf.Tensor, width: tf.Tensor, ratio: Sequence[float]) -> tf.
   return tf.stack([(height - h) // 2, (width - w) // 2, h, w])
 
 
-def _pillow_op(encoded: tf.Tensor) -> tf.Tensor:
-  image = tf.numpy_function(_pillow, [encoded], tf.uint8, stateful=False)
-  return tf.ensure_shape(image, [None, None, 3])
+def _png(encoded: tf.Tensor) -> tf.Tensor:
+  """A PNG of 1 to 16 bits a channel as stored, uint8 [H, W, 3]."""
 
+  def deep() -> tf.Tensor:
+    values = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.int32)
+    # v / 257, rounded: 65535 = 255 * 257.
+    return tf.cast((values + 128) // 257, tf.uint8)
 
-def _pillow(encoded: bytes) -> np.ndarray:
-  from PIL import Image
-
-  try:
-    with Image.open(io.BytesIO(encoded)) as file:
-      if file.mode.startswith("I;16"):
-        return np.repeat((np.asarray(file) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-      return np.array(file.convert("RGB"))
-  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise ValueError(f"not an image: {error}") from error
+  # From the end of a part, as a position beyond the end of a file that is cut off raises another error.
+  start = tf.strings.substr(encoded, 0, _PNG_BITS_AT + 1)
+  is_deep = tf.strings.substr(start, -1, 1) == b"\x10"
+  return tf.cond(is_deep, deep, lambda: tf.io.decode_png(encoded, channels=3))

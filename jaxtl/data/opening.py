@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxtl.data.bundled import digits, photo_patches
 from jaxtl.data.drawn import glyphs
-from jaxtl.data.files import from_npz, from_parquet, from_sheets, npz_splits, sheet_splits
+from jaxtl.data.files import from_npz, from_sheets, npz_splits, sheet_splits
 from jaxtl.data.folder import class_folders, from_folder, given_names, refuse_numbers, refuse_one_class
 from jaxtl.data.names import shown, split_kind, split_rank
+from jaxtl.data.parquet import from_parquet, parquet_splits
 from jaxtl.data.sources import DataDir, Source
 from jaxtl.data.stream import AnySource
 from jaxtl.data.tfds import builder_of, from_tfds
 from jaxtl.errors import DataError
 
 
-def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
+def open_source(
+  text: str, *, data_dir: DataDir = None, label_column: str | None = None, image_column: str | None = None
+) -> Mapping[str, AnySource]:
   """The splits of what a user names on the command line.
 
   Args:
@@ -26,18 +30,30 @@ def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
       a Parquet file, or a folder of them; a folder of sheets; an npz file; `tfds:NAME`; `glyphs`, `digits` or
       `photo_patches`.
     data_dir: the folder that paths are relative to, and TFDS's.
+    label_column, image_column: of Parquet files, as in `from_parquet`.
 
   Returns:
-    Split name -> source; a set without splits is called "all".
+    Split name -> source; a set without splits is called "all". Parquet files are read when their split is
+    first used.
 
   Raises:
-    DataError: nothing of that name, or nothing in it.
+    DataError: nothing of that name, or nothing in it; a column is given and it is no Parquet file.
   """
   drawn: dict[str, Callable[..., Source]] = {
     "glyphs": functools.partial(glyphs, num_examples=2000),
     "digits": digits,
     "photo_patches": photo_patches,
   }
+  columns: dict[str, Any] = {"label_column": label_column, "image_column": image_column}
+  columns = {name: column for name, column in columns.items() if column is not None}
+  place = Path(os.path.expanduser(Path(data_dir or ".") / text))
+  tables = {} if text in drawn or text.startswith("tfds:") else _tables(place)
+  if tables:
+    return _Splits(
+      {split: functools.partial(from_parquet, **tables[split], **columns) for split in _sorted_splits(tables)}
+    )
+  if columns:
+    raise DataError(f"{next(iter(columns))} is for Parquet files, and {text} is none; leave it out")
   if text in drawn:
     return {split: drawn[text](split=split) for split in ("train", "test")}
   if text.startswith("tfds:"):
@@ -46,7 +62,6 @@ def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
       split: from_tfds(name=name, split=split, data_dir=data_dir)
       for split in builder_of(name, data_dir).info.splits
     }
-  place = Path(os.path.expanduser(Path(data_dir or ".") / text))
   if not place.exists():
     raise DataError(
       f"there is no {shown(place)}; give a folder, a .parquet or .npz file, tfds:NAME, or {', '.join(drawn)}"
@@ -54,18 +69,26 @@ def open_source(text: str, *, data_dir: DataDir = None) -> dict[str, AnySource]:
   return _open_file(place) if place.is_file() else _open_folder(place)
 
 
-def from_name(*, name: str, split: str | None = None, data_dir: DataDir = None) -> AnySource:
+def from_name(
+  *,
+  name: str,
+  split: str | None = None,
+  data_dir: DataDir = None,
+  label_column: str | None = None,
+  image_column: str | None = None,
+) -> AnySource:
   """One split of what `open_source` opens.
 
   Args:
     name: what a user names on the command line.
     split: which one, as for `choose_split`.
     data_dir: the folder that paths are relative to, and TFDS's.
+    label_column, image_column: of Parquet files, as in `from_parquet`.
 
   Raises:
     DataError: nothing of that name, no such split, or several to choose from.
   """
-  splits = open_source(name, data_dir=data_dir)
+  splits = open_source(name, data_dir=data_dir, label_column=label_column, image_column=image_column)
   return splits[choose_split(splits, split)]
 
 
@@ -90,9 +113,37 @@ def choose_split(splits: Collection[str], split: str | None) -> str:
   raise DataError(f"which split? Give --split, one of {', '.join(splits)}")
 
 
+class _Splits(Mapping[str, AnySource]):
+  """Sources that are opened when they are first used: the training set is not read to evaluate on the test
+  set."""
+
+  def __init__(self, openers: Mapping[str, Callable[[], AnySource]]) -> None:
+    self._openers = openers
+    self._opened: dict[str, AnySource] = {}
+
+  def __getitem__(self, split: str) -> AnySource:
+    if split not in self._opened:
+      self._opened[split] = self._openers[split]()
+    return self._opened[split]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._openers)
+
+  def __len__(self) -> int:
+    return len(self._openers)
+
+
+def _tables(place: Path) -> dict[str, dict[str, str]]:
+  """Split name -> keywords of `from_parquet`; {} for what holds no Parquet files."""
+  if place.suffix == ".parquet" and place.is_file():
+    return {place.stem: {"path": str(place)}}
+  if not place.is_dir() or (place / "sheet_000.webp").is_file():
+    return {}
+  return {split: {"path": str(place), "split": split} for split in parquet_splits(place)}
+
+
 def _open_file(file: Path) -> dict[str, AnySource]:
   openers: dict[str, Callable[[], dict[str, AnySource]]] = {
-    ".parquet": lambda: {file.stem: from_parquet(path=str(file))},
     ".npz": lambda: {split: from_npz(path=str(file), split=split) for split in npz_splits(file)},
   }
   found = openers[file.suffix]() if file.suffix in openers else {}
@@ -106,9 +157,6 @@ def _open_file(file: Path) -> dict[str, AnySource]:
 def _open_folder(folder: Path) -> dict[str, AnySource]:
   if (folder / "sheet_000.webp").is_file():
     return {split: from_sheets(folder=str(folder), split=split) for split in sheet_splits(folder)}
-  tables = {file.stem: file for file in folder.glob("*.parquet") if not file.name.startswith(".")}
-  if tables:
-    return {split: from_parquet(path=str(tables[split])) for split in _sorted_splits(tables)}
   parts = class_folders(folder)
   if parts and all(map(split_kind, parts)) and not set(parts) <= set(given_names(folder) or ()):
     classes = _classes_of_splits(folder, parts)
@@ -140,5 +188,5 @@ def _classes_of_splits(folder: Path, parts: Sequence[str]) -> list[str]:
   return names
 
 
-def _sorted_splits(names: Mapping[str, Path] | Sequence[str]) -> list[str]:
+def _sorted_splits(names: Collection[str]) -> list[str]:
   return sorted(names, key=lambda name: (split_rank(name), name))

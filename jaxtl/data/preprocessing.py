@@ -23,6 +23,7 @@ class Preprocessing:
       None resizes to size x size whatever the aspect ratio; images of exactly that size are left alone.
     interpolation: "bilinear" or "bicubic", with antialiasing.
     mean, std: of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
+    upright: turn images as their EXIF orientation says; False leaves them as stored, like torchvision.
 
   Raises:
     ConfigError: a size below 1, a fraction outside (0, 1], another interpolation, not three means and stds.
@@ -33,6 +34,7 @@ class Preprocessing:
   interpolation: str = "bilinear"
   mean: tuple[float, ...] = IMAGENET_MEAN
   std: tuple[float, ...] = IMAGENET_STD
+  upright: bool = True
 
   def __post_init__(self) -> None:
     if self.size < 1:
@@ -58,9 +60,10 @@ class Preprocessing:
     """The transforms as a config writes them."""
     resize = dict(fn=".data.resize", size=self.resize_to, interpolation=self.interpolation)
     normalize = dict(fn=".data.normalize", mean=list(self.mean), std=list(self.std))
+    decode = [] if self.upright else [dict(fn=".data.to_rgb", upright=False)]
     if self.crop_fraction is None:
-      return [resize | {"size": [self.size, self.size]}, normalize]
-    return [resize, dict(fn=".data.center_crop", size=self.size), normalize]
+      return [*decode, resize | {"size": [self.size, self.size]}, normalize]
+    return [*decode, resize, dict(fn=".data.center_crop", size=self.size), normalize]
 
   @classmethod
   def of(cls, specs: Sequence[Mapping[str, Any]], *, size: int) -> Preprocessing | None:
@@ -71,13 +74,13 @@ class Preprocessing:
       size: side of the images that the model sees, for transforms that do not say it.
 
     Returns:
-      The preprocessing; None where they do anything else than resize, crop the middle and normalise.
+      The preprocessing; None where they do anything else than decode, resize, crop the middle and normalise.
     """
     found = {str(spec.get("fn", "")): spec for spec in specs}
-    names = [".data.resize", ".data.center_crop", ".data.normalize"]
+    names = [".data.to_rgb", ".data.resize", ".data.center_crop", ".data.normalize"]
     if len(found) != len(specs) or list(found) != [name for name in names if name in found]:
       return None
-    resize, crop, normalize = (found.get(name) for name in names)
+    decode, resize, crop, normalize = (found.get(name) for name in names)
     if normalize is None:
       return None
     side: Any = (crop or resize or {}).get("size", size)
@@ -92,4 +95,5 @@ class Preprocessing:
       interpolation=(resize or {}).get("interpolation", "bilinear"),
       mean=tuple(normalize.get("mean", IMAGENET_MEAN)),
       std=tuple(normalize.get("std", IMAGENET_STD)),
+      upright=(decode or {}).get("upright", True),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,4 +49,14 @@ def no_autograph(function: Any) -> Any:
   return tf.autograph.experimental.do_not_convert(function)
 
 
-__all__ = ["hide_accelerators", "no_autograph", "tf"]
+def by_python(function: Callable[[bytes], Any], encoded: tf.Tensor, types: Any) -> Any:
+  """What a Python function of an encoded image returns, as tensors of these types without shapes."""
+
+  def call(data: Any) -> Any:
+    # Outside a graph TensorFlow gives an array that holds the bytes.
+    return function(data if isinstance(data, bytes) else data.item())
+
+  return tf.numpy_function(call, [encoded], types, stateful=False)
+
+
+__all__ = ["by_python", "hide_accelerators", "no_autograph", "tf"]

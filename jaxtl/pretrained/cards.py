@@ -98,8 +98,9 @@ def _preprocessing(weights: Weights) -> str:
   )
   crop = f", then the middle {found.size} x {found.size}" if isinstance(found.resize_to, int) else ""
   numbers = [", ".join(f"{x:.6g}" for x in values) for values in (found.mean, found.std)]
+  first = "Resize" if found.upright else "Ignore the EXIF orientation; resize"
   return (
-    f"Resize {resize} ({found.interpolation}, antialiased){crop}; scale to 0..1; subtract {numbers[0]}; "
+    f"{first} {resize} ({found.interpolation}, antialiased){crop}; scale to 0..1; subtract {numbers[0]}; "
     f"divide by {numbers[1]}."
   )
 

@@ -47,6 +47,7 @@ def description(preprocessing: Preprocessing) -> dict[str, Any]:
   shorter = isinstance(resize, int)
   return {
     "input": f"uint8 [b, {preprocessing.size}, {preprocessing.size}, 3], RGB",
+    "exif_orientation": "turn" if preprocessing.upright else "ignore",
     "resize": {
       "shorter_side" if shorter else "height_width": resize if isinstance(resize, int) else list(resize),
       "interpolation": preprocessing.interpolation,

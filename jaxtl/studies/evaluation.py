@@ -148,7 +148,8 @@ def _preprocessing(
     if known is None:
       raise InputError(
         f"the preprocessing of {weights.path} is not only resize, center_crop and normalize to a square, so "
-        "no part can be replaced; leave out --image-size, --crop-fraction, --interpolation, --mean, --std"
+        "no part can be replaced; leave out --image-size, --crop-fraction, --interpolation, --orientation, "
+        "--mean, --std"
       )
     found = dataclasses.replace(known, **changes)
   return found.specs(), (found.size, found.size)

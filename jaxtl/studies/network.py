@@ -138,6 +138,7 @@ def data_config(
   *,
   split: str | None,
   data_dir: str | None,
+  columns: Mapping[str, str],
   preprocessing: Mapping[str, Any],
   batch_size: int,
   max_bad_records: int,
@@ -148,14 +149,15 @@ def data_config(
   Args:
     start: the checkpoint.
     name, split, data_dir: the data, as a user names them.
+    columns: keywords of `data.from_name` that name columns of Parquet files.
     preprocessing: fields of `data.Preprocessing` that differ from the checkpoint's own.
     batch_size, max_bad_records: of the images.
     trust: imports what the checkpoint's config names outside jaxtl and optax.
   """
   plan = plan_of(loaded(start), preprocessing, trust=trust)
-  chosen = data_lib.choose_split(data_lib.open_source(name, data_dir=data_dir), split)
+  chosen = data_lib.choose_split(data_lib.open_source(name, data_dir=data_dir, **columns), split)
   return dict(
-    source=dict(make=".data.from_name", name=name, split=chosen),
+    source=dict(make=".data.from_name", name=name, split=chosen, **columns),
     transforms=config_lib.plain(list(plan.transforms)),
     batch_size=batch_size,
     max_bad_records=max_bad_records,

@@ -7,7 +7,6 @@ float64 on the host; an evaluation, a pass over a data set, is what costs.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
@@ -424,12 +423,9 @@ def _probe(known: _Known, tolerance: float) -> None:
 def _settle(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:
   """Evaluate the points of the grid that may be below the best one; return those that the budget leaves."""
   while (unsettled := _unsettled(known, fit, cells)) and known.left >= 1:
-    known.point(min(unsettled, key=functools.partial(_distance, known.best()) if fit is None else fit))
+    best, order = known.best(), fit
+    known.point(min(unsettled, key=lambda u: order(u) if order else abs(u - best)))
   return unsettled
-
-
-def _distance(u: float, other: float) -> float:
-  return abs(u - other)
 
 
 def _unsettled(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:

@@ -13,6 +13,8 @@ CASES = [
   Preprocessing(size=288, crop_fraction=288 / 320, interpolation="bicubic"),
   Preprocessing(size=32, crop_fraction=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
   Preprocessing(size=224, crop_fraction=1.0),
+  Preprocessing(size=48, crop_fraction=0.5, upright=False),
+  Preprocessing(size=48, crop_fraction=None, upright=False),
 ]
 
 
@@ -46,6 +48,7 @@ def test_images_that_are_only_normalised_have_the_size_they_are_given():
     [],
     [dict(fn=".data.rotate", degrees=3.0), dict(fn=".data.normalize")],
     [dict(fn=".data.normalize"), dict(fn=".data.resize", size=8)],
+    [dict(fn=".data.resize", size=8), dict(fn=".data.to_rgb"), dict(fn=".data.normalize")],
     [dict(fn=".data.resize", size=[8, 9]), dict(fn=".data.normalize")],
   ],
 )

@@ -124,7 +124,8 @@ def test_parquet_errors_are_one_line(tmp_path):
     (dict(path="a.parquet"), "classes.json"),
     (dict(path="a.parquet", classes=["x"], label_column="y"), "no column 'y'; it has image, label"),
     (dict(path="a.parquet", classes=["x"]), r"example 1 \(b.png\) has the label 3"),
-    (dict(path=".", classes=["x"]), "is a folder"),
+    (dict(path=".", classes=["x"], split="b"), "has no split 'b'; it has a"),
+    (dict(path="a.parquet", classes=["x"], split="a"), "is one file; give its folder"),
   ):
     with pytest.raises(DataError, match=said):
       data.from_parquet(data_dir=tmp_path, **options)

@@ -183,3 +183,4 @@ def test_the_program_says_what_is_left_to_do(tmp_path):
   assert found["center_crop"] == 16
   assert found["inside_the_program"]["mean"] == [0.5, 0.4, 0.3]
   assert found["input"] == "uint8 [b, 16, 16, 3], RGB"
+  assert found["exif_orientation"] == "turn"

@@ -162,6 +162,13 @@ def test_the_preprocessing_is_what_the_options_say(imported, options, resize, no
   assert len(transforms) == (2 if "none" in options else 3)
 
 
+@pytest.mark.parametrize("value", ["stored", "upright"])
+def test_whether_images_are_turned_goes_into_the_preprocessing(imported, value):
+  ignore = dict(fn=".data.to_rgb", upright=False)
+  transforms = imported("--orientation", value)[0].config["transforms"]
+  assert (transforms[0] == ignore) == (value == "stored")
+
+
 def test_a_keyword_changes_the_model(imported):
   weights, _ = imported("activation=gelu_tanh", "norm_epsilon=1e-5")
   assert weights.config["model"]["activation"] == "gelu_tanh"

@@ -5,6 +5,8 @@ import json
 
 import jax
 import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
@@ -120,6 +122,51 @@ def test_preprocessing_is_the_weight_s_unless_told_otherwise(
   run(weights, folder, "--out", tmp_path / "changed", option, value)
   assert said in capsys.readouterr().out
   assert scores(tmp_path / "plain")["cross_entropy"] != scores(tmp_path / "changed")["cross_entropy"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_images_are_turned_as_exif_says_unless_the_weight_or_an_option_leaves_it_out(
+  weights, folder, tmp_path, own
+):
+  """The same pixels, stored turned, give the same numbers; left as stored they do not."""
+  turned = tmp_path / "turned"
+  tags = Image.Exif()
+  tags[0x0112] = 6
+  for file in folder.glob("*/*.png"):
+    (turned / file.parent.name).mkdir(parents=True, exist_ok=True)
+    image = Image.open(file).transpose(Image.Transpose.ROTATE_90)
+    image.save(turned / file.parent.name / file.name, exif=tags.tobytes())
+  (turned / "classes.json").write_text(json.dumps(CLASSES))
+  run(weights, folder, "--out", tmp_path / "a")
+  if own:
+    run(weights, turned, "--out", tmp_path / "b")
+    run(weights, turned, "--out", tmp_path / "c", "--orientation", "stored")
+  else:
+    ignoring = save(tmp_path / "own", transforms=[dict(fn=".data.to_rgb", upright=False), *PLAIN])
+    run(ignoring, turned, "--out", tmp_path / "b", "--orientation", "upright")
+    run(ignoring, turned, "--out", tmp_path / "c")
+  loss = [scores(tmp_path / name)["cross_entropy"] for name in "abc"]
+  assert loss[0] == loss[1]
+  assert abs(loss[0] - loss[2]) > 1e-5
+
+
+@pytest.mark.parametrize("more", [[], ["--flatness", "--num-examples", 3]], ids=["accuracy", "flatness"])
+def test_a_data_set_of_the_hub_is_evaluated_by_its_folder(weights, folder, tmp_path, capsys, more):
+  """Parquet files in `data/`, with class names in the schema and a second column of labels."""
+  images = [{"bytes": file.read_bytes(), "path": file.name} for file in sorted(folder.glob("*/*.png"))]
+  labels = {"color": [2] * 3 + [1] * 3 + [0] * 3, "shade": [0] * 9}
+  features = {"color": {"names": list(CLASSES), "_type": "ClassLabel"}, "img": {"_type": "Image"}}
+  features |= {"shade": {"names": ["dark"], "_type": "ClassLabel"}}
+  metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+  table = pyarrow.table({"img": images, **labels}).replace_schema_metadata(metadata)
+  (tmp_path / "hub" / "data").mkdir(parents=True)
+  parquet.write_table(table, tmp_path / "hub" / "data" / "test-00000-of-00001.parquet")
+  run(weights, tmp_path / "hub", *more, code=3)
+  assert "choose one with label_column (--label-column)" in capsys.readouterr().err
+  run(weights, tmp_path / "hub", "--label-column", "color", "--out", tmp_path / "a", *more)
+  if not more:
+    run(weights, folder, "--out", tmp_path / "b")
+    assert scores(tmp_path / "a")["cross_entropy"] == scores(tmp_path / "b")["cross_entropy"]
 
 
 def test_a_weight_without_preprocessing_needs_all_of_it(folder, tmp_path, capsys):
