@@ -228,7 +228,7 @@ def add_data(commands: Any) -> None:
   data_check.add_argument(
     "source",
     metavar="SOURCE",
-    help="folder, parquet, sheets, npz, tfds:NAME or a built-in: glyphs, digits, photo_patches (text)",
+    help="folder, parquet, sheets, npz, tfds:NAME, glyphs, digits, photo_patches or scene_patches (text)",
   )
   data_check.add_argument(
     "--out",

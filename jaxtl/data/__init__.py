@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxtl.data.augment import color_jitter, flip_left_right, random_erasing, rotate
 from jaxtl.data.bad_records import BadRecords
-from jaxtl.data.bundled import digits, photo_patches
+from jaxtl.data.bundled import digits, photo_patches, scene_patches
 from jaxtl.data.check import Report, check_source
 from jaxtl.data.drawn import glyphs
 from jaxtl.data.files import from_npz, from_sheets
@@ -87,6 +87,7 @@ __all__ = [
   "random_resized_crop",
   "resize",
   "rotate",
+  "scene_patches",
   "subset",
   "to_rgb",
   "train_batches",

@@ -3,6 +3,7 @@ photographs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,16 @@ _PHOTOGRAPHS = {
   "moon": "moon.png",
   "print": "page.png",
   "retina": "retina.jpg",
+}
+# Photographs of scenes: patches of one share light, colours and sharpness, and not one kind of content.
+_SCENES = {
+  "astronaut": "astronaut.png",
+  "camera": "camera.png",
+  "cat": "chelsea.png",
+  "coffee": "coffee.png",
+  "motorcycle": "motorcycle_left.png",
+  "rocket": "rocket.jpg",
+  "text": "text.png",
 }
 # The standard deviation, of 255, below which a patch shows nothing.
 _FLAT = 3.0
@@ -78,32 +89,43 @@ def photo_patches(*, split: str, num_per_class: int = 250, size: int = 32, seed:
   Raises:
     DataError: another split, or a size that no photograph's half can hold.
   """
-  _check_split("photo_patches", split)
+  return _patches_of("photo_patches", _PHOTOGRAPHS, split, num_per_class, size, seed)
+
+
+def scene_patches(*, split: str, num_per_class: int = 250, size: int = 32, seed: int = 0) -> Source:
+  """Patches of seven other photographs of scikit-image, which show scenes; as `photo_patches` in all else."""
+  return _patches_of("scene_patches", _SCENES, split, num_per_class, size, seed)
+
+
+def _patches_of(
+  source: str, files: Mapping[str, str], split: str, num_per_class: int, size: int, seed: int
+) -> Source:
+  _check_split(source, split)
   if not 1 <= size <= 128:
-    raise DataError(f"photo_patches size is {size}; expected 1 to 128")
-  names = tuple(_PHOTOGRAPHS)
+    raise DataError(f"{source} size is {size}; expected 1 to 128")
+  if num_per_class < 1:
+    raise DataError(f"{source} num_per_class is {num_per_class}; expected at least 1")
+  names = tuple(files)
 
   def cut() -> np.ndarray:
     parts = []
-    for label, name in enumerate(names):
+    for label, file in enumerate(files.values()):
       rng = np.random.default_rng([seed, _SPLITS.index(split), label])
-      parts.append(_patches(_half(name, split), num_per_class, size, rng))
+      parts.append(_patches(source, _half(source, file, split), num_per_class, size, rng))
     return np.concatenate(parts)
 
   count = num_per_class * len(names)
   labels = np.repeat(np.arange(len(names)), num_per_class)
-  return Source(name=f"photo_patches/{split}", classes=names, labels=labels, images=Deferred(cut, count))
+  return Source(name=f"{source}/{split}", classes=names, labels=labels, images=Deferred(cut, count))
 
 
-def _half(name: str, split: str) -> np.ndarray:
+def _half(source: str, name: str, split: str) -> np.ndarray:
   import skimage
   from PIL import Image
 
-  file = Path(skimage.__file__).parent / "data" / _PHOTOGRAPHS[name]
+  file = Path(skimage.__file__).parent / "data" / name
   if not file.is_file():
-    raise DataError(
-      f"photo_patches needs {file.name} of scikit-image, which this installation does not carry"
-    )
+    raise DataError(f"{source} needs {name} of scikit-image, which this installation does not carry")
   image = Image.open(file).convert("RGB")
   middle = image.width // 2
   # Halved before it is shrunk: shrinking afterwards would mix pixels across the border.
@@ -113,7 +135,9 @@ def _half(name: str, split: str) -> np.ndarray:
   return np.asarray(image.reduce(1 + image.height // 800))
 
 
-def _patches(photograph: np.ndarray, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def _patches(
+  source: str, photograph: np.ndarray, count: int, size: int, rng: np.random.Generator
+) -> np.ndarray:
   rows, columns = (length - size + 1 for length in photograph.shape[:2])
   patches = []
   for place in rng.permutation(rows * columns):
@@ -124,7 +148,7 @@ def _patches(photograph: np.ndarray, count: int, size: int, rng: np.random.Gener
     if len(patches) == count:
       return np.stack(patches)
   raise DataError(
-    f"photo_patches finds only {len(patches)} places for {count} patches of {size} pixels; ask for fewer"
+    f"{source} finds only {len(patches)} places for {count} patches of {size} pixels; ask for fewer"
   )
 
 

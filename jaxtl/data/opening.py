@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtl.data.bundled import digits, photo_patches
+from jaxtl.data.bundled import digits, photo_patches, scene_patches
 from jaxtl.data.drawn import glyphs
 from jaxtl.data.files import from_npz, from_sheets, npz_splits, sheet_splits
 from jaxtl.data.folder import class_folders, from_folder, given_names, refuse_numbers, refuse_one_class
@@ -27,8 +27,8 @@ def open_source(
 
   Args:
     text: a folder of class folders, or of train / val / test folders of them (also valid, dev, testing, ...);
-      a Parquet file, or a folder of them; a folder of sheets; an npz file; `tfds:NAME`; `glyphs`, `digits` or
-      `photo_patches`.
+      a Parquet file, or a folder of them; a folder of sheets; an npz file; `tfds:NAME`; `glyphs`, `digits`,
+      `photo_patches` or `scene_patches`.
     data_dir: the folder that paths are relative to, and TFDS's.
     label_column, image_column: of Parquet files, as in `from_parquet`.
 
@@ -43,6 +43,7 @@ def open_source(
     "glyphs": functools.partial(glyphs, num_examples=2000),
     "digits": digits,
     "photo_patches": photo_patches,
+    "scene_patches": scene_patches,
   }
   columns: dict[str, Any] = {"label_column": label_column, "image_column": image_column}
   columns = {name: column for name, column in columns.items() if column is not None}

@@ -87,6 +87,7 @@ def test_open_source_recognises_what_is_there(tmp_path, shared_data):
     "glyphs": ["train", "test"],
     "digits": ["train", "test"],
     "photo_patches": ["train", "test"],
+    "scene_patches": ["train", "test"],
   }
   for text, splits in expected.items():
     assert list(data.open_source(text, data_dir=shared_data)) == splits
