@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from jaxtl.errors import CheckpointError, InputError
+from jaxtl.errors import CheckpointError, InputError, printable
 
 # These may stand anywhere in a key, where a part of the model was wrapped.
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -113,5 +113,5 @@ def some(names: Iterable[str]) -> str:
 
 
 def in_line(name: str) -> str:
-  """A name from a file in a line of a message: without signs that end the line or steer a terminal."""
-  return (name if name.isprintable() else ascii(name)[1:-1])[:100]
+  """A name from a file as part of a one-line message: at most 100 characters, escaped as by `printable`."""
+  return printable(name)[:100]
