@@ -102,7 +102,7 @@ def import_weights(
     chosen["image_size"] = overrides["size"]
   chosen |= keywords or {}
   head = head and not _says_no_head(target, chosen)
-  first = _first_spec(target, model, chosen)
+  first = _first_spec(model, chosen)
   probe = _probe(first, layout)
   expected_keys = [key for entry in probe for key in entry.keys]
   renamed = prefixes.without_prefixes(source.tensors, expected_keys, canonical=layout.renamed, prefix=prefix)
@@ -111,7 +111,7 @@ def import_weights(
   notes = [f"read from below {source.below} in the file"] if source.below else []
   notes += [*renamed.notes, *facts.notes]
   if not head:
-    tensors, note = _headless(tensors, probe, layout, first)
+    tensors, note = _headless(tensors, probe, first)
     notes += note
   spec = _fitted(first, probe, tensors)
   kind = families.family(source.path, facts.family, tensors)
@@ -151,7 +151,7 @@ def _says_no_head(target: Callable[..., Any], chosen: dict[str, Any]) -> bool:
   return True
 
 
-def _first_spec(target: Callable[..., Any], model: str, chosen: Mapping[str, Any]) -> Spec:
+def _first_spec(model: str, chosen: Mapping[str, Any]) -> Spec:
   # Some keywords come from a file beside the weights, which is somebody else's data.
   for key, value in chosen.items():
     if key in config_lib.KINDS or isinstance(value, (Mapping, list, tuple)):
@@ -170,7 +170,7 @@ def _probe(spec: Spec, layout: Layout) -> list[Entry]:
 
 
 def _headless(
-  tensors: Mapping[str, np.ndarray], probe: Sequence[Entry], layout: Layout, spec: Spec
+  tensors: Mapping[str, np.ndarray], probe: Sequence[Entry], spec: Spec
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """The tensors without those of the classifier, and a line that says so.
 

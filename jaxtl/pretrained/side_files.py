@@ -87,16 +87,16 @@ def check_keys(
       continue
     if only is None or key not in only:
       raise InputError(
-        f"{at} has {shown(key)}={shown(value)}, which is not understood; if it does not change the outputs, "
-        "remove it from the file"
+        f"{at} has {abridged(key)}={abridged(value)}, which is not understood; if it does not change the "
+        "outputs, remove it from the file"
       )
     if not any(value == allowed and type(value) is type(allowed) for allowed in only[key]):
       allowed = " or ".join(map(repr, only[key]))
-      raise InputError(f"{at} has {key}={shown(value)}; expected {allowed}, which is what jaxtl computes")
+      raise InputError(f"{at} has {key}={abridged(value)}; expected {allowed}, which is what jaxtl computes")
 
 
-def shown(value: Any) -> str:
-  """A value in a message: one short line."""
+def abridged(value: Any) -> str:
+  """A value as part of a one-line message: at most 60 characters."""
   text = value if isinstance(value, str) and value.isidentifier() else repr(value)
   return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -129,7 +129,7 @@ def side(size: Any, *, at: str) -> int:
   if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]:
     size = size[0]
   if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-    raise InputError(f"{at} is {shown(size)}; expected the side of a square in pixels (for example 224)")
+    raise InputError(f"{at} is {abridged(size)}; expected the side of a square in pixels (for example 224)")
   return size
 
 
@@ -142,5 +142,5 @@ def channels(value: Any, *, at: str) -> tuple[float, ...]:
   values = list(value) if isinstance(value, (list, tuple)) else [value]
   values = values * 3 if len(values) == 1 else values
   if len(values) != 3 or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in values):
-    raise InputError(f"{at} is {shown(value)}; expected three numbers (for example [0.5, 0.5, 0.5])")
+    raise InputError(f"{at} is {abridged(value)}; expected three numbers (for example [0.5, 0.5, 0.5])")
   return tuple(float(x) for x in values)

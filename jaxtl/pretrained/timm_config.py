@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtl.data import Preprocessing
 from jaxtl.errors import InputError
-from jaxtl.pretrained.side_files import Facts, activation, channels, check_keys, interpolation, shown, side
+from jaxtl.pretrained.side_files import Facts, abridged, activation, channels, check_keys, interpolation, side
 
 FILE = "config.json"
 # Of no effect on the outputs at the size of the images, or seen in the shapes of the tensors.
@@ -92,7 +92,7 @@ def _check_architecture(architecture: str, model: str) -> None:
   for ours, theirs in _ARCHITECTURES:
     groups = re.fullmatch(ours, model)
     if architecture and groups and not re.fullmatch(theirs.format(*groups.groups()), architecture):
-      raise InputError(f"{FILE} has architecture={shown(architecture)}, which is not known to be {model}")
+      raise InputError(f"{FILE} has architecture={abridged(architecture)}, which is not known to be {model}")
 
 
 def _vit(architecture: str, given: Mapping[str, Any], pool: Any) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class Tensor:
 
 
 def _named(items: Any = (), *_: Any) -> Named:
-  return Named(items) if isinstance(items, dict) or items else Named()
+  return Named(items or ())
 
 
 def _default(*_: Any) -> Named:
