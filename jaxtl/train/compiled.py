@@ -23,10 +23,10 @@ MOST_MAPS = 8192
 _MAPS = Path("/proc/self/maps")
 
 _arm = 0
-_all: list[Kept[Any]] = []
+_all: list[ArmCache[Any]] = []
 
 
-class Kept(Generic[T]):
+class ArmCache(Generic[T]):
   """Results by name, each until an arm has not asked for it."""
 
   def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Kept(Generic[T]):
 
 def kept(make: Callable[..., T]) -> Callable[..., T]:
   """The function with its results kept, as by `functools.cache`, each until an arm has not asked for it."""
-  results: Kept[T] = Kept()
+  results: ArmCache[T] = ArmCache()
 
   @functools.wraps(make)
   def get(*arguments: Hashable) -> T:

@@ -119,8 +119,8 @@ def steps_in(epochs: float, data: Data, num_examples: int) -> int:
   return optim.steps_of(epochs, steps_per_epoch=num_examples / data.batch_size)
 
 
-_programs: compiled.Kept[Program] = compiled.Kept()
-_models: compiled.Kept[Model] = compiled.Kept()
+_programs: compiled.ArmCache[Program] = compiled.ArmCache()
+_models: compiled.ArmCache[Model] = compiled.ArmCache()
 
 
 def compile_program(

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from jaxtl import exit_reason, streams
 from jaxtl.errors import InputError, Restart, cannot_write, exit_code
-from jaxtl.train.writer import is_first_process
+from jaxtl.train.writer import is_first_process, tell
 
 STACKS_FILE, LOCK_FILE = "stacks.txt", ".lock"
 # After SIGTERM a run has 30 s on Google's machines and Kubernetes; what is then not saved is lost anyway.
@@ -152,7 +152,7 @@ def exit_now(folder: Path | None, reason: str, *, stacks: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def only_run_in(folder: Path, *, note: Callable[[str], None] = print) -> Iterator[None]:
+def only_run_in(folder: Path, *, note: Callable[[str], None] = tell) -> Iterator[None]:
   """Holds a folder for this run; the system gives it free when the process ends, however it ends.
 
   Args:

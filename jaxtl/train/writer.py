@@ -247,8 +247,8 @@ def _terminal_bar(stream: Any) -> rich.progress.Progress:
 
 
 def tell(text: str) -> None:
-  """A line on standard error, for who has no status line."""
-  print(text, file=Forgiving(sys.stderr), flush=True)
+  """Prints a line on standard error, where there is no status line."""
+  print(printable(text), file=Forgiving(sys.stderr), flush=True)
 
 
 def is_first_process() -> bool:
