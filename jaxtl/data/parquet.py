@@ -1,8 +1,8 @@
 """Sources from Parquet files: one, or a folder of them as data sets of the Hugging Face Hub are stored.
 
 Such a folder has the files of every split in `data/` or in a folder of its own, with names like
-`train-00000-of-00003.parquet`. The schema tells which columns are images and labels, and how classes are
-called.
+`train-00000-of-00003.parquet`. The schema says which columns are images and labels, and names the
+classes.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def from_parquet(
     label_column: integers; None takes `label`, else the only column of labels by schema, name or type.
     image_column: bytes of image files, or structs with a field `bytes`; None takes `image`, else the only
       column of images by schema or type.
-    classes: class names; or the name of a JSON list of them beside the files; None takes the names in the
-      schema, else `classes.json` beside the files or in the folder.
+    classes: class names; or the name of a JSON list of them next to the files; None takes the names in
+      the schema, else `classes.json` next to the files or in the folder.
     name: shown in reports; None makes `folder/file` of it, or `folder/split`.
 
   Raises:
@@ -91,11 +91,11 @@ def from_parquet(
 def parquet_splits(folder: Path) -> dict[str, list[Path]]:
   """Split name -> its files in order, of the Parquet files in a folder or up to two folders below.
 
-  Files are of the split that their names begin with, or that their folder is called. Hidden ones are left
-  out.
+  A file belongs to the split that its name begins with, or that its folder is named after. Hidden files are
+  left out.
 
   Raises:
-    DataError: a file of a split is missing or there twice, or the folder holds several data sets.
+    DataError: a file of a split is missing or duplicated, or the folder holds several data sets.
   """
   for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet"):
     files = [
@@ -155,7 +155,7 @@ def _schema(file: Path) -> pyarrow.Schema:
 
 
 def _features(schema: pyarrow.Schema) -> Mapping[str, Any]:
-  """What the Hub's library says of the columns; {} where it says nothing that can be read."""
+  """What the Hub's library says about the columns; {} if it says nothing readable."""
   try:
     features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
   except (KeyError, TypeError, ValueError):

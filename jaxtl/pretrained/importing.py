@@ -46,7 +46,7 @@ class Imported:
     other: how many of its tensors belong to another model in the same file.
     source: the file, its tensors under the names of the layout.
     preprocessing: what it expects of images; None where it takes texts.
-    assumed: those of `PREPARED` that neither the options nor a file beside it say.
+    assumed: those of `PREPARED` that neither the options nor its config files say.
     notes: what was done to the names, and where the original prepares images in another way.
   """
 
@@ -85,7 +85,7 @@ def import_weights(
     allow: regexes of our paths that the file may lack, and of its keys that may be left over.
     preprocessing: fields of `Preprocessing`, over those beside the file and of the layout.
     head: whether the classifier is read; without it the weight has no classes.
-    prefix: what stands before the names of the tensors; None: what fits.
+    prefix: of the tensors' names; None: the one that fits.
 
   Raises:
     InputError: no such file, model or keyword, or a class list of another length.
@@ -187,7 +187,7 @@ def _headless(
 
 
 def _fitted(spec: Spec, probe: Sequence[Entry], tensors: Tensors) -> Spec:
-  """The model with the image size of the file's position embedding, where nothing else was said."""
+  """The model with the image size of the file's position embedding, unless another is given."""
   parameters = inspect.signature(spec.target).parameters
   if "image_size" not in parameters or "image_size" in spec.keywords:
     return spec
@@ -225,7 +225,7 @@ def _realized(spec: Spec, tensors: Tensors, probe: Sequence[Entry], *, head: boo
 def _expected(
   spec: Spec, overrides: Mapping[str, Any], facts: Facts, layout: Layout, model: str, kind: str
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-  """(what is done to images, which of it nothing says): options first, then files, then the usual."""
+  """(preprocessing, which parts of it are assumed): from the options, else the files, else the layout."""
   usual = families.prepared(layout.preprocessing(model), layout.name, model, kind)
   base, assumed = facts.preprocessing or usual, facts.assumed
   if facts.preprocessing is None:

@@ -1,7 +1,7 @@
-"""What every reader of the files beside a weight needs: what they say, and the refusal of what is not known.
+"""What the readers of a weight's config files share: the facts they return, the refusal of unknown keys.
 
-A key that changes what a model computes and that nobody reads gives other outputs without a word. So every
-key is read, or known to change nothing, or refused by name.
+A key that changes what a model computes would silently give other outputs if it were not read. So every key
+is read, known to change nothing, or refused by name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What is known of a weight beside its tensors.
+  """What the config files of a weight say.
 
   Attributes:
     keywords: of our model.
@@ -51,7 +51,7 @@ class Facts:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-  """The mapping in a file; an empty one where there is no file.
+  """Reads the mapping in a file; returns an empty one if there is no file.
 
   Raises:
     InputError: it holds something else.

@@ -64,9 +64,9 @@ class LinearProbe:
 
   Attributes:
     l2: penalties to choose from.
-    held_out: share of the training examples that the choice is made on. Below 3 examples a class each is left
-      out once instead; with one a class nothing can be chosen, and the middle penalty is taken. The rows say
-      which (`l2_chosen_by`).
+    held_out: share of the training examples that the choice is made on. With fewer than 3 examples a class,
+      each example is left out once instead; with one a class nothing can be chosen, and the middle penalty is
+      taken. The rows say which (`l2_chosen_by`).
     max_iters: most L-BFGS steps.
   """
 
@@ -91,7 +91,7 @@ class FineTune:
     optimizer, gradient, epochs, steps: as in an experiment.
     evaluate_every_epochs: period of the test evaluations behind the curve and the best accuracy; None is only
       at the end, and the best is then the last.
-    checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning goes on from; None is only
+    checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning resumes from; None is only
       at the end.
     keep: how many checkpoints of each fine-tuning stay; 0 removes its weights as soon as its row is written.
   """
@@ -209,7 +209,7 @@ def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) 
   ]
   if others:
     runtime.progress.note(
-      f"{', '.join(others)}: normalised otherwise than the images of {start.path}, which had the mean "
+      f"{', '.join(others)}: normalised differently from the images of {start.path}, which had the mean "
       f"{preprocessing.normalization_text(start)}; leave out the transforms to take the checkpoint's"
     )
 
@@ -269,7 +269,7 @@ def _rehearse(
 
 
 def _known(study: Transfer, runtime: Runtime) -> tuple[Protocols, Spec | None]:
-  """The protocols and the checkpoint's model; as they are, and None, while there is no checkpoint."""
+  """The protocols, filled in, and the checkpoint's model; as given, and None, without a checkpoint."""
   if not Path(study.start).exists():
     return study.transfer, None
   start = checkpoint.load(study.start)
