@@ -105,6 +105,8 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
             f"(read are {', '.join(DTYPES)})"
           )
       return {name: stored.get_tensor(name) for name in names}
+  except CheckpointError:
+    raise
   except (SafetensorError, AttributeError, TypeError, ValueError, KeyError, OSError) as error:
     raise CheckpointError(f"{file} cannot be read as safetensors: {in_line(_first_line(error))}") from error
 
