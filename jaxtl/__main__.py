@@ -26,7 +26,7 @@ def leave() -> None:
     if supervision.may_be_a_peers(error):
       sys.exit(1)  # JAX, which waits for the peer now, finds out which
     code = 1
-  streams.let_go()
+  streams.flush_or_discard()
   if code and supervision.is_child():
     time.sleep(2 if supervision.is_first_child() else 0)
     os._exit(code)

@@ -19,7 +19,7 @@ def command(commands: Any, name: str, function: str, description: str) -> argpar
 
 
 def local_path(text: str) -> Path:
-  """A path on this machine: a URL would be taken for one, and its folders made here."""
+  """Parses a path on this machine; refuses a URL, which would become a folder here."""
   if found := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/+", text):
     raise argparse.ArgumentTypeError(
       f"expected a path on this machine, got {text!r}; mount that, and write where it is (for example "
@@ -29,13 +29,13 @@ def local_path(text: str) -> Path:
 
 
 def local_folder(text: str) -> str:
-  """The same, as text."""
+  """Parses the same, and returns it as text."""
   local_path(text)
   return text
 
 
 def config_options(parser: argparse.ArgumentParser, *, buckets: bool = False) -> None:
-  """The config, what replaces its values, and where its data are; with `buckets` they may be in one."""
+  """Adds the config, its overrides and the data folder, which may be in a bucket with `buckets`."""
   parser.add_argument(
     "config", type=local_path, metavar="CONFIG", help="a Python file with get_config() (path)"
   )
@@ -69,7 +69,7 @@ def data_option(parser: argparse.ArgumentParser, *, buckets: bool = False) -> No
 
 
 def column_options(parser: argparse.ArgumentParser) -> None:
-  """Which columns of Parquet files are used."""
+  """Adds the options that choose columns of Parquet files."""
   for kind in ("label", "image"):
     parser.add_argument(
       f"--{kind}-column",
@@ -278,7 +278,7 @@ def names(text: str) -> list[str]:
 def count(text: str) -> int:
   """A whole number from 1."""
   if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 1; write one like 8")
+    raise argparse.ArgumentTypeError(f"expected a positive integer, got {text[:40]!r} (for example 8)")
   return int(text)
 
 
@@ -297,7 +297,7 @@ def fraction(text: str) -> float | str:
 def number(text: str) -> int:
   """A whole number from 0."""
   if not re.fullmatch("[0-9]{1,18}", text):
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 0; write one like 2")
+    raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text[:40]!r} (for example 2)")
   return int(text)
 
 

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _do(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-  """Does what the options say, and returns the exit code; an error is one line."""
+  """Runs the command and returns its exit code; an error is printed as one line."""
   try:
     if (watched := _watched(options, arguments)) is not None:
       return watched
@@ -99,8 +99,8 @@ class _Parser(argparse.ArgumentParser):
   """Refuses in one line, and without the usage, which of some commands is longer than a screen."""
 
   def error(self, message: str) -> NoReturn:
-    said = printable(" ".join(message.removeprefix("argument ").split()))
-    self.exit(InputError.code, f"jaxtl: {said}; see {self.prog} --help\n")
+    line = printable(" ".join(message.removeprefix("argument ").split()))
+    self.exit(InputError.code, f"jaxtl: {line}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:

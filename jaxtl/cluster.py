@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from jaxtl.errors import ConfigError
 
-# What starts several processes -> its variables for how many there are and for which of them this is.
+# Launcher -> its variables for the number of processes, and for the number of this one.
 LAUNCHERS = {
   "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
   "MPICH or Intel MPI": ("PMI_SIZE", "PMI_RANK"),

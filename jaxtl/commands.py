@@ -402,7 +402,7 @@ def make_runtime(options: argparse.Namespace) -> Runtime:
 
 
 def _show(what: object, *, end: str = "\n", flush: bool = False) -> None:
-  """Prints what may hold names from outside."""
+  """Prints text that may contain names from outside, such as those of classes."""
   print(printable(str(what), lines=True), end=end, flush=flush)
 
 

@@ -28,7 +28,7 @@ from jaxtl.errors import ConfigError, printable
 
 T = TypeVar("T")
 KINDS = ("fn", "make")
-_DEEPEST = 64  # levels of a config: one that is deeper is a mistake, and would exhaust Python's stack
+_DEEPEST = 64  # levels of a config; deeper nesting is a mistake, and would exhaust Python's stack
 _LONGEST_NAME = 100  # bytes: file systems take 255, and some files have two names and a suffix
 # What a component may receive without being told, if its signature has the name and the spec leaves it open.
 CONTEXT = ("blocks", "data_dir", "mesh", "num_classes", "steps_per_epoch", "total_steps")
@@ -110,10 +110,10 @@ def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None)
 
 
 def _module(name: str, path: str, at: str) -> types.ModuleType:
-  """The imported module; a module is a program, which can fail in any way.
+  """Imports a module, whose code may fail in any way.
 
   Raises:
-    ConfigError: there is none, or its import ends in an error or an exit.
+    ConfigError: there is no such module, or its import fails or exits.
   """
   try:
     return importlib.import_module(name)
@@ -130,7 +130,7 @@ def summary(error: BaseException) -> str:
   """The type of an error and the first line of its message."""
   try:
     lines = str(error).splitlines()
-  except Exception:  # the error may be somebody's own class
+  except Exception:  # __str__ of a user's own class may fail
     lines = []
   return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -185,8 +185,8 @@ def override(config: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
   """Applies command-line overrides such as `arms.sam.gradient.rho=0.1` to a copy of the config.
 
   Values are Python literals (`0.1`, `True`, `None`, `(0, 1)`, `"text"`); anything else is text.
-  A number in the path indexes a list. Where another component is named, as by `base.model.make=...`, the old
-  one's keywords go, except those that are assigned here too.
+  A number in the path indexes a list. Where another component is named, as by `base.model.make=...`, the
+  keywords of the old one are removed, except those that are assigned here as well.
 
   Raises:
     ConfigError: an assignment without `=`, a path that leads nowhere, or a value that no config holds.
@@ -254,7 +254,7 @@ def plain(value: Any) -> Any:
   """A config, a spec or a parsed dataclass as JSON data: mappings, lists, numbers, text.
 
   Raises:
-    ConfigError: it holds something else, an integer of more than 64 bits, or is nested too deeply.
+    ConfigError: it holds something else, an integer of more than 63 bits, or is nested too deeply.
   """
   return _plain(value, 0)
 
@@ -468,7 +468,7 @@ def check_names(names: Iterable[str], *, at: str, reserved: Iterable[str] = ()) 
 
 
 def _problem_of(name: str, reserved: set[str]) -> str:
-  """What is wrong with a file's name; empty where nothing is."""
+  """Says what is wrong with a file's name; empty if nothing is."""
   try:
     length = len(name.encode())
   except UnicodeEncodeError:
@@ -505,7 +505,7 @@ def _child(node: Any, key: str, path: str) -> Any:
 
 def _literal(text: str, path: str) -> Any:
   try:
-    with warnings.catch_warnings(action="ignore"):  # of texts that look like badly written numbers
+    with warnings.catch_warnings(action="ignore"):  # about text that looks like a malformed number
       value = ast.literal_eval(text)
   except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     return text

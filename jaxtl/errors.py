@@ -96,21 +96,24 @@ def exit_code(error: BaseException) -> int:
   return 1
 
 
-# Controls, line separators, marks that reorder what is shown, and bytes that are no text.
+# Control characters, line separators, marks that change the direction of text, and surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-  """Text in which nothing acts on a terminal: what would is escaped as Python writes it, such as `\\x1b`.
+  """Escapes what would act on a terminal as Python writes it, such as `\\x1b`.
 
   Args:
-    text: may hold names from outside, of files or classes for example.
+    text: may contain names from outside, for example of files or classes. A byte of a file name that is not
+      UTF-8 becomes `\\x83`.
     lines: keeps line breaks and tabs, for text of several lines.
   """
   return _UNSAFE.sub(lambda found: _escaped(found.group(), lines), text)
 
 
 def _escaped(character: str, lines: bool) -> str:
+  if "\udc80" <= character <= "\udcff":  # how Python decodes a byte that is not UTF-8
+    return f"\\x{ord(character) - 0xDC00:02x}"
   return character if lines and character in "\n\t" else character.encode("unicode_escape").decode("ascii")
 
 

@@ -176,7 +176,7 @@ def add_import(commands: Any) -> None:
   importing.add_argument(
     "--prefix",
     metavar="TEXT",
-    help="what stands before the names of the tensors, as teacher.backbone. does; others are left out "
+    help="prefix of the tensors' names, such as teacher.backbone.; tensors without it are left out "
     "(text; default: what fits the layout)",
   )
   importing.add_argument(

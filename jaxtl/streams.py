@@ -1,6 +1,6 @@
-"""Standard output and standard error, which may be gone: a reader that has left, a terminal that was closed.
+"""Standard output and standard error, whose reader or terminal may be gone.
 
-What is said of a run is worth less than the run: it must not end because a status line cannot be written.
+A run must not end because a status line cannot be written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ANY: tuple[type[Exception], ...] = (OSError, ValueError)
 
 
 class Forgiving:
-  """A text stream that drops what cannot be written, and is otherwise the stream that it is given.
+  """A text stream that drops what cannot be written, and otherwise acts like the stream that it wraps.
 
   Args:
     stream: where to write; None, which is what Python has for a descriptor that was closed, drops everything.
@@ -54,11 +54,10 @@ class Forgiving:
 
 @contextlib.contextmanager
 def forgiving(*, output: bool) -> Iterator[None]:
-  """Standard error that never fails, and standard output that never fails for a reader that has left.
+  """Makes standard error never fail, and standard output not fail because its reader has left.
 
   Args:
-    output: whether standard output never fails at all. It does for a command whose product it is, on a full
-      disk.
+    output: also lets standard output never fail. A command whose product it is must fail on a full disk.
   """
   before = sys.stdout, sys.stderr
   sys.stdout = Forgiving(before[0], forgives=ANY if output else (BrokenPipeError,))
@@ -67,11 +66,11 @@ def forgiving(*, output: bool) -> Iterator[None]:
     yield
   finally:
     sys.stdout, sys.stderr = before
-    let_go()
+    flush_or_discard()
 
 
-def let_go() -> None:
-  """Lets Python end with its exit code: it writes what is left, and has 120 where that fails."""
+def flush_or_discard() -> None:
+  """Flushes both streams, so that Python keeps its exit code: a flush that fails at its end makes it 120."""
   for name in ("stdout", "stderr"):
     try:
       getattr(sys, name).flush()

@@ -26,7 +26,7 @@ from jaxtl.errors import Restart
 CHILD = "JAXTL_SUPERVISED"
 _WATCHER = "JAXTL_WATCHER"  # its process id
 _PR_SET_PDEATHSIG = 1
-# How JAX's log names processes that are gone, each by its number; and what it says where one is gone.
+# How JAX's log lists lost processes by their numbers, and phrases that it has when one is lost.
 _UNHEALTHY = re.compile(r"tasks are unhealthy[^\n]*\n((?:\d+\n)+)")
 _TIMED_OUT = re.compile(r"Task (\d+) heartbeat timeout")
 _OF_PEERS = ("leader task", "coordination service", "distributed service detected fatal errors")
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str], *, folder: Path, process: int, num_processes: 
     arguments: of the command line.
     folder: of the run, where the reason is put on record if the child could not.
     process: the number of this process among those of the run.
-    num_processes: how many those are; None where that is not known.
+    num_processes: how many those are; None if not known.
   """
   passed_on = signals.PassedOn()  # first, so that no signal finds this process without an ear
   child = subprocess.Popen(
@@ -110,13 +110,13 @@ def default_workdir(config: Path) -> Path:
 
 
 def lost_peer(log: str, *, process: int, num_processes: int | None = None) -> str:
-  """What the end of a process's log says about its peers; it never names the process itself.
+  """Says which peer was lost, from the end of a process's log; never the process itself.
 
-  JAX ends a process as soon as one thread knows of a loss, whether or not another has written whose it is.
+  JAX ends a process as soon as one thread notices a loss, perhaps before another has logged whose it is.
 
   Args:
     log: its last lines.
-    process, num_processes: which process wrote it, of how many.
+    process, num_processes: the process that wrote it, and how many there are.
   """
   listed = [number for lines in _UNHEALTHY.findall(log) for number in lines.split()]
   numbers = {int(number) for number in (*listed, *_TIMED_OUT.findall(log))} - {process}
@@ -130,8 +130,8 @@ def lost_peer(log: str, *, process: int, num_processes: int | None = None) -> st
 
 
 def _pass_on(stream: IO[str], last: collections.deque[str]) -> None:
-  told = streams.Forgiving(sys.stderr)  # the child waits where nobody reads what it says
+  stderr = streams.Forgiving(sys.stderr)  # even if it is gone, the pipe must be read: the child would wait
   for line in stream:
     last.append(line)
-    told.write(line)
-    told.flush()
+    stderr.write(line)
+    stderr.flush()

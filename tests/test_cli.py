@@ -267,8 +267,8 @@ def test_a_single_class_is_refused_whatever_holds_it(finished, config_file, tmp_
 @pytest.mark.parametrize(
   ("option", "value", "message"),
   [
-    ("--cpu-devices", "-1", "'-1' is no whole number from 1"),
-    ("--num-devices", "0", "'0' is no whole number from 1"),
+    ("--cpu-devices", "-1", "expected a positive integer, got '-1'"),
+    ("--num-devices", "0", "expected a positive integer, got '0'"),
     ("--arms", ",", "',' names nothing"),
   ],
 )
@@ -535,13 +535,22 @@ def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys)
     (["export", "c", "o", "--format", "x\ny"], "--format: invalid choice: 'x\\ny'"),
     (["report", ".", "x\ny"], "'x\\ny' is no argument of jaxtl report"),
     (["launch", "moon", "c.py"], "TARGET: invalid choice: 'moon'"),
-    (["launch", "slurm", "c.py", "--nodes", "0"], "--nodes: '0' is no whole number from 1; write one like 8"),
-    (["eval", "c", "--data", "d", "--num-examples", "0"], "--num-examples: '0' is no whole number from 1"),
+    (
+      ["launch", "slurm", "c.py", "--nodes", "0"],
+      "--nodes: expected a positive integer, got '0' (for example 8)",
+    ),
+    (
+      ["eval", "c", "--data", "d", "--num-examples", "0"],
+      "--num-examples: expected a positive integer, got '0'",
+    ),
     (["eval", "c", "--data", "d", "--groups", "("], "--groups: '(' is no regular expression (missing )"),
     (["eval", "c", "--data", "d", "--max-bad-records", "-1"], "--max-bad-records: "),
     (["eval", "c", "--data", "d", "--crop-fraction", "x"], "--crop-fraction: 'x' is neither a number nor"),
     (["run", "c.py", "--hang-limit", "-3"], "--hang-limit: "),
-    (["run", "c.py", "--process-id", "x"], "--process-id: 'x' is no whole number from 0; write one like 2"),
+    (
+      ["run", "c.py", "--process-id", "x"],
+      "--process-id: expected an integer of 0 or more, got 'x' (for example 2)",
+    ),
   ],
 )
 def test_a_command_line_that_cannot_be_is_one_line_and_exit_code_2(capsys, arguments, said):

@@ -47,8 +47,8 @@ def test_a_place_that_cannot_be_written_is_the_disk_s_fault_or_the_user_s(number
 
 
 def test_what_would_act_on_a_terminal_is_escaped():
-  text = "a\tb\n\x1b]0;x\x07\x9b1m\r\u202e\u2066\u2028\ud800\0 \u00e9\u03bb"
-  shown = r"a\tb\n\x1b]0;x\x07\x9b1m\r\u202e\u2066\u2028\ud800\x00 " + "\u00e9\u03bb"
+  text = "a\tb\n\x1b]0;x\x07\x9b1m\r\u202e\u2066\u2028\ud800\udc83\0 \u00e9\u03bb"
+  shown = r"a\tb\n\x1b]0;x\x07\x9b1m\r\u202e\u2066\u2028\ud800\x83\x00 " + "\u00e9\u03bb"
   assert errors.printable(text) == shown
   assert errors.printable(text, lines=True) == shown.replace(r"\t", "\t").replace(r"\n", "\n")
 

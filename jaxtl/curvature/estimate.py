@@ -30,19 +30,19 @@ class Estimate(NamedTuple):
     """Half the width of the confidence interval, by Student's t: the error that an estimate states.
 
     Args:
-      confidence: how often an interval made so holds the truth, if the samples are normal. See `coverage`.
+      confidence: how often the interval contains the true value, if the samples are normal. See `coverage`.
     """
     from scipy import stats
 
     return self.standard_error * float(stats.t.ppf(0.5 + confidence / 2, self.num_samples - 1))
 
   def coverage(self, largest: float, confidence: float = 0.95) -> float:
-    """How often `error` holds the truth of a trace, of which the largest eigenvalue is a known part.
+    """Returns how often value ± `error` contains the true trace, given the largest eigenvalue.
 
     A probe sees that eigenvalue with the skewed distribution of a squared normal variable, of variance
-    2 largest^2, and all others count as normal. Found by simulation with 20,000 draws, to within 0.5 %. Where
-    the eigenvalue makes all of the variance, 95 % intervals hold the truth in 82 % of cases with 4 probes, in
-    85 % with 8, 88 % with 16 and 91 % with 32.
+    2 largest^2, and all others count as normal. Estimated from 20,000 simulations, to within 0.5 %. If
+    the eigenvalue makes all of the variance, 95 % intervals contain the true trace in 82 % of cases with 4
+    probes, in 85 % with 8, 88 % with 16 and 91 % with 32.
 
     Args:
       largest: the eigenvalue of the largest size; its share of the trace is largest / value.
@@ -55,7 +55,7 @@ class Estimate(NamedTuple):
 
 @functools.cache
 def _coverage(part: float, num_samples: int, confidence: float) -> float:
-  """Of intervals by Student's t of samples whose variance is in part that of a squared normal variable."""
+  """Simulates it for samples of which a part of the variance is that of a squared normal variable."""
   from scipy import stats
 
   rng = np.random.default_rng(0)

@@ -13,9 +13,9 @@ from jaxtl.types import Array, Params
 
 
 def check_params(params: Params) -> None:
-  """Raises InputError, which names the first, where a parameter is no float or not finite.
+  """Raises InputError, which names the first such parameter, if one is not a float or not finite.
 
-  The values of traced ones are not looked at.
+  The values of traced parameters are not checked.
   """
   check_floating(params)
   if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params)):
@@ -25,7 +25,7 @@ def check_params(params: Params) -> None:
 
 
 def check_floating(params: Params) -> None:
-  """Raises InputError, which names the first, where a leaf has no floating type, and so no derivative."""
+  """Raises InputError, which names the first such leaf, if one is not a float and so has no derivative."""
   for path, leaf in zip(tree.paths(params), jax.tree.leaves(params), strict=True):
     dtype = jax.dtypes.result_type(leaf)
     if not jax.numpy.issubdtype(dtype, jax.numpy.floating):

@@ -26,7 +26,7 @@ _BLOCK = 8  # vectors that are stored and projected on together
 class Basis:
   """Orthonormal trees, kept on the devices in blocks of equal shape, so that few programs are compiled.
 
-  They are kept in float32 or wider: vectors in bfloat16 are orthogonal to no more than two digits.
+  They are kept in float32 or wider: vectors in bfloat16 would be orthogonal to two digits only.
 
   Args:
     like: a tree with the shapes of the vectors.
@@ -84,7 +84,7 @@ class Tridiagonal(NamedTuple):
   Attributes:
     diagonal: float64 [m].
     off_diagonal: float64 [m - 1].
-    beta: the length of what the last product has outside the basis, as measured.
+    beta: the measured length of the last product's part outside the basis.
     basis: Q.
     lost: float64 [m], the lengths of the columns of E.
     exhausted: beta is within the rounding of the products, or the basis spans the whole space.
@@ -148,7 +148,7 @@ def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> I
     rest = basis.project_out(unexplained)
     beta = float(tree.norm(rest))
     lost.append(float(_distance(unexplained, rest)))
-    # Only the wide type's own rounding: a rest above it is taken along, with the length that was measured.
+    # A rest above the rounding of the wide type is used as a direction, with the length that was measured.
     exhausted = len(basis) == size or beta <= 2 * scale * _precision(rest)
     yield Tridiagonal(np.array(diagonal), np.array(off_diagonal), beta, basis, np.array(lost), exhausted)
     before, coupling = vector, beta
@@ -165,7 +165,7 @@ def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> I
 
 
 def like(vector: Params, other: Params) -> Params:
-  """A vector in the types of another."""
+  """Casts a vector to the types of another."""
   return jax.tree.map(lambda x, y: x.astype(y.dtype), vector, other)
 
 
@@ -185,7 +185,7 @@ def _precision(a: Params) -> float:
 
 @jax.jit
 def _unit(vector: Params) -> Params:
-  """The unit vector along another, in wide types: a length that bfloat16 has rounded is none of 1."""
+  """Normalises a vector, in wide types: rounded to bfloat16 its length would not be 1."""
   wide = _widened(vector)
   return tree.scale(1 / tree.norm(wide), wide)
 

@@ -38,7 +38,7 @@ def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
     A function from a tree like `params` to a tree like `params`, compiled at its first call.
 
   Raises:
-    InputError: a parameter is no float or not finite; the message names it.
+    InputError: a parameter is not a float or not finite; the message names it.
     NonFiniteLossError: at the first product: the loss is not finite.
   """
   return _at(lambda params, vector: _along_gradient(loss, params, vector), params)

@@ -139,7 +139,7 @@ def top_eigenpairs(
   Returns:
     k `Eigenpair`s, largest first; `num_products` is of all together. Residuals are beta |s_m| / |value|, with
     the rounding that was measured on the way, so that an eigenvalue that is lost in the rounding of larger
-    ones does not converge. That of zero, relative to it, does so only where the products are zeros.
+    ones does not converge. An eigenvalue of 0 converges only if its products are exactly 0.
 
   Raises:
     ConfigError: k is not from 1 to the dimension, or max_products is below k.
@@ -156,8 +156,8 @@ def top_eigenpairs(
     values, vectors = found.eigh()
     taken = len(values)
     size = np.abs(values)
-    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|, and some rounding,
-    # of which a vector in a type narrower than the basis adds its own.
+    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|, and some rounding.
+    # A vector in a type narrower than the basis adds its own.
     rest = np.hypot(found.rest(vectors), rounding * np.max(size))
     residuals = np.divide(rest, size, out=np.where(rest > 0, np.inf, 0.0), where=size > 0)
     if taken == max_products or taken == tree.size(like):
@@ -166,7 +166,7 @@ def top_eigenpairs(
       continue
     if k == 1 or not found.exhausted:
       break
-    # Copies of an eigenvalue lie outside the Krylov space: done is what a random restart does not change.
+    # Copies of an eigenvalue lie outside the Krylov space: a random restart must not change the values.
     if seen is not None and np.allclose(values[-k:], seen, rtol=tolerance, atol=0):
       break
     seen = values[-k:]

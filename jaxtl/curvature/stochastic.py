@@ -165,7 +165,7 @@ class Density:
     and few probes state too small an error. Few also estimate the standard error itself badly, so that ± one
     holds the truth less often than a normal distribution's 68 of 100. The wider interval by Student's t
     (`Estimate.error`) allows for that, and not for the skewness of samples that one eigenvalue dominates:
-    `Estimate.coverage` says how often such an interval holds the truth.
+    `Estimate.coverage` says how often such an interval contains the true value.
     """
     samples = self.dimension * np.sum(self.weights * function(self.nodes), axis=1)
     return of_samples(samples, num_evaluations=self.num_products)

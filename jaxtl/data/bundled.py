@@ -93,7 +93,7 @@ def photo_patches(*, split: str, num_per_class: int = 250, size: int = 32, seed:
 
 
 def scene_patches(*, split: str, num_per_class: int = 250, size: int = 32, seed: int = 0) -> Source:
-  """Patches of seven other photographs of scikit-image, which show scenes; as `photo_patches` in all else."""
+  """Patches of seven other photographs of scikit-image, which show scenes; otherwise as `photo_patches`."""
   return _patches_of("scene_patches", _SCENES, split, num_per_class, size, seed)
 
 

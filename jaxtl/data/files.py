@@ -59,7 +59,7 @@ def from_npz(
     layouts = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
     keys = next((layout for layout in layouts if all(key in arrays for key in layout)), None)
     if keys is None:
-      raise DataError(f"{file} has no {_listed(layouts[0], ' and ')}; it has {_listed(arrays)}")
+      raise DataError(f"{file} has no {enumerated(layouts[0], ' and ')}; it has {enumerated(arrays)}")
     images, labels = arrays[keys[0]], arrays[keys[1]].reshape(-1)
     if classes is None:
       every = [arrays[key] for key in arrays if key.endswith("_labels") or key.startswith("y_")]
@@ -202,7 +202,7 @@ def reading(file: Path, kind: str, *also: type[Exception]) -> Iterator[None]:
     raise DataError(f"{file} cannot be read as {kind}: {first}; replace it with a sound copy") from error
 
 
-def _listed(names: Iterable[str], between: str = ", ") -> str:
+def enumerated(names: Iterable[str], between: str = ", ") -> str:
   """Names from a file; quoted where they hold what would break the line."""
   return between.join(name if name.isprintable() else repr(name) for name in names)
 

@@ -22,7 +22,7 @@ from jaxtl.errors import DataError, listed
 _NOT_IMAGES = frozenset(
   [".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf"]
 )
-# What systems put into folders, in lower case: thumbnails, waste baskets, settings of a view.
+# Folders and files that operating systems create, in lower case: thumbnails, waste baskets, view settings.
 _SYSTEM_FOLDERS = frozenset(
   [
     *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler"),
@@ -57,9 +57,9 @@ def from_folder(
     name: shown in reports; None takes the folder's name.
 
   Raises:
-    DataError: the folder or its class folders are missing or cannot be read; a link leads back or to nothing;
-      a class folder holds no image or is not among the classes; the only class folder holds folders alone;
-      the class folders are splits, or numbers that sort differently as text.
+    DataError: the folder or its class folders are missing or cannot be read; a link forms a loop or leads
+      to nothing; a class folder holds no image or is not among the classes; the only class folder holds
+      folders alone; the class folders are splits, or numbers that sort differently as text.
   """
   root = locate(folder, data_dir)
   folders = _folders(root)
@@ -157,7 +157,7 @@ def left_out_line(source: object) -> str | None:
 
 
 def why_left_out(file: str) -> str:
-  """Returns why a source of class folders leaves a file out, as it stands behind a number."""
+  """Returns why a source of class folders leaves a file out, as a phrase that follows a number."""
   if file.endswith("/"):
     return 'folders whose name starts with "__"'
   suffix = os.path.splitext(file)[1].lower()
@@ -276,7 +276,7 @@ def _holders(root: Path) -> _Marks:
 
 
 def _mark(folder: str) -> tuple[int, int]:
-  """What a folder is known by, whatever links lead to it."""
+  """Returns the identity of a folder, whatever links lead to it."""
   try:
     status = os.stat(folder)
   except OSError as error:
@@ -287,7 +287,7 @@ def _mark(folder: str) -> tuple[int, int]:
 
 
 def _outside(root: Path) -> list[str]:
-  """Images beside the class folders, and folders there whose names leave them out."""
+  """Lists images outside the class folders, and folders that are left out by their names."""
   names = []
   for _, name, is_folder in _entries(str(root)):
     if is_folder and name.startswith("__") and name.casefold() not in _SYSTEM_FOLDERS:
@@ -301,15 +301,20 @@ def _outside(root: Path) -> list[str]:
 
 
 def _given_classes(root: Path, classes: str | Sequence[str] | None) -> list[str] | None:
-  """The class names that the user gives, as an argument or beside the data."""
+  """Returns the class names of the argument or of `classes.json`; None without either."""
   if classes is not None:
     return [shown(name) for name in class_names(classes, beside=root / "classes.json")]
   names = given_names(root)
   if names is None and split_kind(root.absolute().name):
     names = given_names(root.absolute().parent)
-    # Where the list names the split itself, it is about the folders above.
+    # A list that names the split itself is one of the folders above.
     names = None if names is not None and shown(root.absolute().name) in names else names
   return names
+
+
+def _several_kinds(names: Sequence[str]) -> bool:
+  """Whether the words of some names are those of several kinds of splits."""
+  return len({kind for name in names for kind in split_words(name)}) > 1
 
 
 def _refuse_splits(root: Path, images: Mapping[str, Sequence[str]]) -> None:
@@ -317,23 +322,22 @@ def _refuse_splits(root: Path, images: Mapping[str, Sequence[str]]) -> None:
   direct = {entry: any(path.count("/") == 1 for path in paths) for entry, paths in images.items()}
   named = [entry for entry in images if split_kind(entry)]
   hinted = [entry for entry in images if split_words(entry) and not direct[entry]]
-  several = lambda names: len({kind for name in names for kind in split_words(name)}) > 1  # noqa: E731
   nested = [entry for entry in named if images[entry] and not direct[entry]]
-  splits = named if several(named) or len(named) == len(images) else nested
-  splits = splits or (hinted if several(hinted) else [])
+  splits = named if _several_kinds(named) or len(named) == len(images) else nested
+  splits = splits or (hinted if _several_kinds(hinted) else [])
   if splits:
     splits = sorted(splits, key=split_rank)
     others = [entry for entry in images if entry not in splits]
-    beside = f", beside {listed(others, most=6)}" if others else ""
+    rest = f", next to {listed(others, most=6)}" if others else ""
     raise DataError(
-      f"{shown(root)} holds the splits {listed(splits, most=6)}{beside}; open one of them, like "
-      f"{shown(root / splits[0])}, or keep nothing beside them (if they are classes, list all of them in "
-      f"{shown(root / 'classes.json')})"
+      f"{shown(root)} holds the splits {listed(splits, most=6)}{rest}; open one of them, like "
+      f"{shown(root / splits[0])}, or keep them alone in their folder (if they are classes, list all of them "
+      f"in {shown(root / 'classes.json')})"
     )
   for entry, paths in images.items():
     below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
     parts = [name for name in below if split_kind(name)]
-    if several(parts):
+    if _several_kinds(parts):
       raise DataError(
         f"{shown(root / entry)} holds the splits {listed(parts, most=6)}; write them above the classes, like "
         f"{shown(root.name)}/{parts[0]}/{entry}"

@@ -41,7 +41,7 @@ def decode(encoded: tf.Tensor | bytes, *, upright: bool = True) -> tf.Tensor:
 
   Other modes than RGB are converted as in `pixels.rgb`: grey is repeated, CMYK, LAB and palettes are
   converted, transparency is dropped, and 16 bits, integers and floats are scaled by their range. Of a moving
-  picture the first frame is taken. A file that is no image raises `tf.errors.OpError` when it runs.
+  picture the first frame is taken. A file that is not an image raises `tf.errors.OpError` when it runs.
 
   Args:
     encoded: the contents of the file, a scalar.
@@ -318,7 +318,7 @@ def _png(encoded: tf.Tensor) -> tf.Tensor:
     # v / 257, rounded: 65535 = 255 * 257.
     return tf.cast((values + 128) // 257, tf.uint8)
 
-  # From the end of a part, as a position beyond the end of a file that is cut off raises another error.
+  # From the end of a prefix: a position beyond the end of a truncated file would raise another error.
   start = tf.strings.substr(encoded, 0, _PNG_BITS_AT + 1)
   is_deep = tf.strings.substr(start, -1, 1) == b"\x10"
   return tf.cond(is_deep, deep, lambda: tf.io.decode_png(encoded, channels=3))

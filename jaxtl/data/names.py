@@ -1,4 +1,4 @@
-"""Names from the disk and from class lists: as text that can be shown, and the names that splits have."""
+"""Names from the disk and from class lists: how they are shown, and which of them are names of splits."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import re
 import unicodedata
 from pathlib import Path
 
+from jaxtl.errors import printable
+
 # The rank of a split's kind is its place here.
 _KINDS = (
   ("train", {"train", "training", "trn", "trainval"}),
   ("val", {"val", "valid", "validation", "validate", "dev", "eval", "evaluation", "holdout", "heldout"}),
   ("test", {"test", "testing", "tst"}),
 )
-# Words that stand beside a split's name and add nothing: train_set, test_images, val2017.
+# Words that may follow the name of a split: train_set, test_images, val_data.
 _FILLERS = {"set", "split", "data", "dataset", "images", "image", "imgs", "img", "folder"}
-# Line breaks, and marks that turn the direction of the text after them.
-_ESCAPED = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def shown(name: str | Path) -> str:
-  r"""Returns a name as one line of text in NFC, with "\x83" for a byte that is not UTF-8, "\n" for a newline.
+  """Returns a name as one line of text in NFC, escaped as by `printable`.
 
-  File systems differ in the normal form that they give names, so the same name is compared in one form. Text
-  that is shown already stays as it is.
+  File systems store a name in different normal forms; names are compared in this one. The result of `shown`
+  is not changed by it.
   """
   text = str(name)
   if text.isascii() and text.isprintable():
     return text
-  return unicodedata.normalize("NFC", "".join(map(_escape, text)))
+  return unicodedata.normalize("NFC", printable(text))
 
 
 def split_kind(name: str) -> str | None:
@@ -53,11 +53,3 @@ def _words(name: str) -> list[str]:
   words = [word for word in re.split(r"[^a-z]+", name.casefold()) if word]
   glued = [re.sub(r"^([a-z]+?)(set|split|data|images)$", r"\1", word) for word in words]
   return [short if any(short in known for _, known in _KINDS) else word for short, word in zip(glued, words)]
-
-
-def _escape(letter: str) -> str:
-  if "\udc80" <= letter <= "\udcff":  # Python's sign for a byte that is not UTF-8
-    return f"\\x{ord(letter) - 0xDC00:02x}"
-  if unicodedata.category(letter) in ("Cc", "Cs") or letter in _ESCAPED:
-    return letter.encode("unicode_escape").decode("ascii")
-  return letter

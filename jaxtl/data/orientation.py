@@ -35,7 +35,7 @@ def of_file(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def read(encoded: bytes) -> int:
-  """The orientation of the bytes of a JPEG or PNG file; 1 where they give none."""
+  """The orientation of the bytes of a JPEG or PNG file; 1 if they give none."""
   try:
     exif = _exif_of_png(encoded) if encoded.startswith(b"\x89PNG") else _exif_of_jpeg(encoded)
     return 1 if exif is None else _orientation(exif)
@@ -121,7 +121,7 @@ def _exif_of_png(encoded: bytes) -> bytes | None:
 
 
 def _orientation(exif: bytes) -> int:
-  """The orientation in EXIF data, which are laid out like a TIFF file; 1 where it is none from 1 to 8."""
+  """The orientation in EXIF data, which are laid out like a TIFF file; 1 if it is not from 1 to 8."""
   order = {b"II": "<", b"MM": ">"}.get(exif[:2])
   if order is None:
     return 1

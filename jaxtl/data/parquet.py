@@ -1,8 +1,8 @@
 """Sources from Parquet files: one, or a folder of them as data sets of the Hugging Face Hub are stored.
 
 Such a folder has the files of every split in `data/` or in a folder of its own, with names like
-`train-00000-of-00003.parquet`. The schema tells which columns are images and labels, and how classes are
-called.
+`train-00000-of-00003.parquet`. The schema says which columns are images and labels, and names the
+classes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxtl.data.files import class_names, locate, reading
+from jaxtl.data.files import class_names, enumerated, locate, reading
 from jaxtl.data.names import split_kind
 from jaxtl.data.sources import DataDir, Source
 from jaxtl.data.storage import Encoded
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # train-00000-of-00003, sometimes with a hash behind it.
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?")
-_NUMBERED = re.compile(r"(?P<split>train|val|valid|validation|dev|test)[-_.](?P<number>\d+)")
+_NUMBERED = re.compile(r"(?P<split>[A-Za-z]+)[-_.]\d+")
 
 
 def from_parquet(
@@ -49,8 +49,8 @@ def from_parquet(
     label_column: integers; None takes `label`, else the only column of labels by schema, name or type.
     image_column: bytes of image files, or structs with a field `bytes`; None takes `image`, else the only
       column of images by schema or type.
-    classes: class names; or the name of a JSON list of them beside the files; None takes the names in the
-      schema, else `classes.json` beside the files or in the folder.
+    classes: class names; or the name of a JSON list of them next to the files; None takes the names in
+      the schema, else `classes.json` next to the files or in the folder.
     name: shown in reports; None makes `folder/file` of it, or `folder/split`.
 
   Raises:
@@ -62,7 +62,7 @@ def from_parquet(
     splits = parquet_splits(place)
     if split is None and len(splits) != 1:
       raise DataError(
-        f"{place} has {_listed('the splits', splits)}; choose one with split"
+        f"{place} has the splits: {enumerated(splits)}; choose one with split"
         if splits
         else f"{place} is a folder without Parquet files; give a file, or the folder that holds them"
       )
@@ -91,11 +91,11 @@ def from_parquet(
 def parquet_splits(folder: Path) -> dict[str, list[Path]]:
   """Split name -> its files in order, of the Parquet files in a folder or up to two folders below.
 
-  Files are of the split that their names begin with, or that their folder is called. Hidden ones are left
-  out.
+  A file belongs to the split that its name begins with, or that its folder is named after. Hidden files are
+  left out.
 
   Raises:
-    DataError: a file of a split is missing or there twice, or the folder holds several data sets.
+    DataError: a file of a split is missing or duplicated, or the folder holds several data sets.
   """
   for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet"):
     files = [
@@ -109,7 +109,7 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
   by_folder = bool(places) and folder not in places and all(split_kind(place.name) for place in places)
   sets = sorted({place.parent for place in places}) if by_folder else places
   if len(sets) > 1:
-    raise DataError(f"{folder} holds {_listed('several data sets', (s.name for s in sets))}; give one folder")
+    raise DataError(f"{folder} holds several data sets: {enumerated(s.name for s in sets)}; give one folder")
   splits: dict[str, list[Path]] = {}
   for file in files:
     splits.setdefault(file.parent.name if by_folder else _split_of(file), []).append(file)
@@ -117,8 +117,11 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def _split_of(file: Path) -> str:
-  matched = _SHARD.fullmatch(file.stem) or _NUMBERED.fullmatch(file.stem)
-  return matched["split"] if matched else "all" if file.stem.isdecimal() else file.stem
+  if matched := _SHARD.fullmatch(file.stem):
+    return matched["split"]
+  if (matched := _NUMBERED.fullmatch(file.stem)) and split_kind(matched["split"]):
+    return matched["split"]
+  return "all" if file.stem.isdecimal() else file.stem
 
 
 def _complete(files: list[Path], split: str) -> list[Path]:
@@ -152,7 +155,7 @@ def _schema(file: Path) -> pyarrow.Schema:
 
 
 def _features(schema: pyarrow.Schema) -> Mapping[str, Any]:
-  """What the Hub's library says of the columns; {} where it says nothing that can be read."""
+  """What the Hub's library says about the columns; {} if it says nothing readable."""
   try:
     features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
   except (KeyError, TypeError, ValueError):
@@ -192,10 +195,8 @@ def _choose(file: Path, schema: pyarrow.Schema, kind: str, candidates: Sequence[
     return candidates[0]
   option = f"{kind}_column (--{kind}-column)"
   if candidates:
-    raise DataError(f"{file} has {_listed(f'several {kind} columns', candidates)}; choose one with {option}")
-  raise DataError(
-    f"{file} has no column {kind!r}; {_listed('it has', schema.names, '')}; name one with {option}"
-  )
+    raise DataError(f"{file} has several {kind} columns: {enumerated(candidates)}; choose one with {option}")
+  raise DataError(f"{file} has no column {kind!r}; it has {enumerated(schema.names)}; name one with {option}")
 
 
 def _class_names(
@@ -221,7 +222,7 @@ def _read(
   schema = _schema(file)
   for column in (image_column, label_column):
     if column not in schema.names:
-      raise DataError(f"{file} has no column {column!r}; {_listed('it has', schema.names, '')}")
+      raise DataError(f"{file} has no column {column!r}; it has {enumerated(schema.names)}")
   if (own := _features(schema).get(label_column)) != _features(like).get(label_column):
     raise DataError(f"{file} has other class names than the first file of its split: {str(own)[:80]}")
   named = "filename" in schema.names
@@ -253,8 +254,3 @@ def _bytes(values: Sequence[Any], file: Path, column: str) -> list[bytes]:
 
 def _joined(lists: Iterable[Any]) -> list[Any]:
   return list(itertools.chain.from_iterable(lists))
-
-
-def _listed(what: str, names: Iterable[str], colon: str = ":") -> str:
-  """Names from files; quoted where they hold what would break the line."""
-  return f"{what}{colon} " + ", ".join(name if name.isprintable() else repr(name) for name in names)

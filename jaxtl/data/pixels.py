@@ -44,7 +44,7 @@ _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 def read(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """What Pillow reads of an image file: (uint8 [H, W, 3] as stored, EXIF orientation from 1 to 8).
 
-  Raises `tf.errors.OpError` when it runs on what is no image.
+  Raises `tf.errors.OpError` when it runs on a file that is not an image.
   """
   image, orientation = by_python(_read, encoded, (tf.uint8, tf.int32))
   return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(orientation, [])

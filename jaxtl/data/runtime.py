@@ -50,7 +50,7 @@ def no_autograph(function: Any) -> Any:
 
 
 def by_python(function: Callable[[bytes], Any], encoded: tf.Tensor, types: Any) -> Any:
-  """What a Python function of an encoded image returns, as tensors of these types without shapes."""
+  """Calls a Python function on an encoded image; returns tensors of these types, without shapes."""
 
   def call(data: Any) -> Any:
     # Outside a graph TensorFlow gives an array that holds the bytes.

@@ -36,7 +36,7 @@ class Source:
     labels: int32 [N].
     images: N images: a uint8 [N, H, W, 3] array, `Deferred`, `Encoded` or `Files`.
     kind: "real" for measured images, "drawn" for made ones.
-    left_out: files of its folder that are not used; a run tells of them once.
+    left_out: files of its folder that are not used; a run lists them once.
 
   Names and classes are kept as `shown` gives them: in NFC and printable.
 

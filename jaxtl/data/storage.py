@@ -18,7 +18,7 @@ from jaxtl.data.names import shown
 
 # Blocks of an image file that stand for all of it, and the bytes of each.
 SAMPLED_BLOCKS, SAMPLED_BYTES = 8, 2048
-# Files that are read at once, since a disk that is far away answers late, and in one task.
+# Files that are read at once, which hides the latency of network disks, and files of one task.
 _READERS, _FILES_A_TASK = 8, 256
 
 
@@ -83,7 +83,7 @@ class Files(Sequence):
     return shown(self.paths[index])
 
   def chunks(self) -> Iterable[bytes]:
-    """What each image is known by: its name, its size, and its content or samples of it.
+    """Yields the identity of each image: its name, its size, and its content or samples of it.
 
     Neither times nor owners belong to it, so that a copy of the data is the same data. Samples, since reading
     a million whole files to name a data set is too slow.

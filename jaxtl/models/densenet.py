@@ -132,8 +132,9 @@ def _sized(name: str, depths: Sequence[int], growth: int, width: int) -> Callabl
 
 _DOC = f"""
   Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2017, arXiv 1608.06993.
-  Convolutions start as N(0, 2 / fan_in), the head as U(+-1/sqrt(fan_in)) with zero biases. Features: `stage1`
-  .. `stage4` [B, h, w, D], the whole map behind each stage's last layer; `pooled` [B, D], `logits` [B, K].
+  Convolutions start as N(0, 2 / fan_in), the head as U(+-1/(3 sqrt(fan_in))) with zero biases. Features:
+  `stage1` .. `stage4` [B, h, w, D], the whole map behind each stage's last layer; `pooled` [B, D], `logits`
+  [B, K].
 
   Args:
     num_classes: K; 0 leaves the classifier out.

@@ -20,8 +20,8 @@ from jaxtl.types import Array
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what torch gives every linear and convolution layer by default.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# A third of that for classifiers: with the features that residual networks and vision transformers begin on,
-# torch's would make the first loss of a head for two classes up to a half larger than ln 2.
+# A third of that, for classifiers: with the features of freshly drawn residual networks and vision
+# transformers, torch's bound makes the first loss for two classes up to a half larger than ln 2.
 uniform_classifier = nn.initializers.variance_scaling(1 / 27, "fan_in", "uniform")
 # A cosine's temperature of 0.07, where CLIP's training begins.
 LOG_SCALE = math.log(1 / 0.07)

@@ -190,8 +190,9 @@ _SHARED = f"""\
 
 _IMAGENET = f"""
   He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, arXiv 1512.03385; the variant
-  "V1.5", whose bottlenecks have the stride in the 3x3. Convolutions start as N(0, 2 / fan_out), the head as
-  U(+-1/sqrt(fan_in)). Features: `stage1` .. `stage4` [B, h, w, D], `pooled` [B, D], `logits` [B, K].
+  "V1.5", whose bottlenecks have the stride in the 3x3. Convolutions start as N(0, 2 / fan_out), the head's
+  kernel as U(+-1/(3 sqrt(fan_in))), its bias as U(+-1/sqrt(fan_in)). Features: `stage1` .. `stage4`
+  [B, h, w, D], `pooled` [B, D], `logits` [B, K].
 
   Args:
     num_classes: K; 0 leaves the classifier out.

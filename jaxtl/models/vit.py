@@ -103,9 +103,10 @@ def _sized(name: str, patch_size: int, width: int, depth: int, num_heads: int) -
 _DOC = f"""
   Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, arXiv 2010.11929; the widths of Ti and S, and the
   distillation token, are those of Touvron et al., 2021, arXiv 2012.12877. Pre-norm blocks. Linear layers
-  start as a truncated N(0, 0.02^2) with zero biases, positions as N(0, 0.02^2), patch projection and head as
-  U(+-1/sqrt(fan_in)). Features: `stage1` .. `stage4`, the patch tokens after each quarter of the blocks as
-  maps [B, h, w, D], before the last norm; `pooled` [B, D] or [B, 2 D], `logits` [B, K].
+  start as a truncated N(0, 0.02^2) with zero biases, positions as N(0, 0.02^2), the patch projection as
+  U(+-1/sqrt(fan_in)), the head's kernel as a third of that. Features: `stage1` .. `stage4`, the patch tokens
+  after each quarter of the blocks as maps [B, h, w, D], before the last norm; `pooled` [B, D] or [B, 2 D],
+  `logits` [B, K].
 
   Args:
     num_classes: K; 0 leaves the classifier out.

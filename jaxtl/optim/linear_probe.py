@@ -71,7 +71,7 @@ def fit_probe(
   use = np.ones(len(labels), bool) if use is None else use
   mean, scale, constant = _standardization(np.asarray(features)[use])
   centred = jnp.asarray(features, jnp.float32) - mean[None]
-  # Rounding is no signal: what is constant gets no weight.
+  # A constant feature holds nothing but rounding, and gets no weight.
   standard = jnp.where(constant[None], 0.0, centred / scale[None])
   (kernel, bias), num_iters, converged = _solve(
     standard,
@@ -149,7 +149,7 @@ def choose_probe(
 
 
 def _folds(labels: np.ndarray, held_out: float, seed: int) -> tuple[list[np.ndarray], str]:
-  """The parts to leave out, bool [N] each, and what that is called; none where nothing can be spared."""
+  """The parts to leave out, bool [N] each, and how they are chosen; none if no example can be spared."""
   order = np.random.default_rng(seed).permutation(len(labels))
   members = [order[labels[order] == number] for number in np.unique(labels)]
   sizes = np.array([len(of_class) for of_class in members])
@@ -157,11 +157,11 @@ def _folds(labels: np.ndarray, held_out: float, seed: int) -> tuple[list[np.ndar
     spared = [of_class for of_class in members if len(of_class) > 1]
     if not spared:
       return [], "nothing"
-    # Of a class one after the other: two parts never share all of a class.
+    # Examples of a class go to different parts, so that no part takes all of a class.
     examples = np.concatenate(spared)
     count = min(len(examples), MOST_FOLDS)
     return [_mask(labels, examples[first::count]) for first in range(count)], "leave_one_out"
-  # Rounded as ever, half down.
+  # Rounded, half down.
   shares = [max(1, min(math.ceil(held_out * size - 0.5), size - 1)) if size > 2 else 0 for size in sizes]
   held = np.concatenate([of_class[:share] for of_class, share in zip(members, shares)])
   return [_mask(labels, held)], "held_out"

@@ -20,7 +20,7 @@ Schedule = Callable[[Array], Array]
 def steps_of(epochs: float, *, steps_per_epoch: float) -> int:
   """Rounds a span in epochs to steps; at least one where the span is above 0.
 
-  All that is given in epochs is converted here: the length of a run, its warm-up, its evaluations.
+  Every span in epochs is converted here: the length of a run, its warm-up, its evaluations.
   """
   return max(round(epochs * steps_per_epoch), 1) if epochs else 0
 

@@ -1,7 +1,7 @@
-"""Whose training a weight comes from, where its names say so: that decides how its images are normalised.
+"""The training recipe of a weight, recognised by its names: it decides how images are normalised.
 
-The networks are the same and so are their tensors. What was trained by the recipe of AugReg sees pixels from
--1 to 1; what was trained by these here sees ImageNet's mean and deviation.
+Networks and tensors are the same. Weights of AugReg's recipe expect pixels from -1 to 1; those of the recipes
+listed here expect ImageNet's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _NAME = re.compile(rf"(?<![a-z])({'|'.join(NAMES)})(?:v?\d)?(?![a-z])", re.IGNOR
 
 
 def family(file: Path, said: str, keys: Iterable[str]) -> str:
-  """ "DeiT", "MAE" and so on; "" where nothing says it.
+  """Returns "DeiT", "MAE" and so on; "" if nothing says it.
 
   Args:
     file: the weights.
-    said: what the files beside them call them.
+    said: the name of the weights in their config files.
     keys: of the tensors.
   """
   names = set(keys)

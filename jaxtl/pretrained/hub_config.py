@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` and the processor beside it, as transformers reads them."""
+"""Hugging Face's `config.json` and its processor file, as transformers reads them."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def _geometry(
   if not _flag(processor, "do_resize", True, name):
     if cropped:
       raise InputError(f"{name} has do_resize=false and a crop; expected a resize before the crop")
-    # Images of the model's size are left alone; of any other the original takes none.
+    # The original takes images of the model's size alone, and leaves them as they are.
     size = image_size if image_size is not None else size
   size = default.size if size is None else size
   square = processor.get("default_to_square")

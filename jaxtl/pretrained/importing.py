@@ -46,7 +46,7 @@ class Imported:
     other: how many of its tensors belong to another model in the same file.
     source: the file, its tensors under the names of the layout.
     preprocessing: what it expects of images; None where it takes texts.
-    assumed: those of `PREPARED` that neither the options nor a file beside it say.
+    assumed: those of `PREPARED` that neither the options nor its config files say.
     notes: what was done to the names, and where the original prepares images in another way.
   """
 
@@ -85,7 +85,7 @@ def import_weights(
     allow: regexes of our paths that the file may lack, and of its keys that may be left over.
     preprocessing: fields of `Preprocessing`, over those beside the file and of the layout.
     head: whether the classifier is read; without it the weight has no classes.
-    prefix: what stands before the names of the tensors; None: what fits.
+    prefix: of the tensors' names; None: the one that fits.
 
   Raises:
     InputError: no such file, model or keyword, or a class list of another length.
@@ -102,7 +102,7 @@ def import_weights(
     chosen["image_size"] = overrides["size"]
   chosen |= keywords or {}
   head = head and not _says_no_head(target, chosen)
-  first = _first_spec(target, model, chosen)
+  first = _first_spec(model, chosen)
   probe = _probe(first, layout)
   expected_keys = [key for entry in probe for key in entry.keys]
   renamed = prefixes.without_prefixes(source.tensors, expected_keys, canonical=layout.renamed, prefix=prefix)
@@ -111,7 +111,7 @@ def import_weights(
   notes = [f"read from below {source.below} in the file"] if source.below else []
   notes += [*renamed.notes, *facts.notes]
   if not head:
-    tensors, note = _headless(tensors, probe, layout, first)
+    tensors, note = _headless(tensors, probe, first)
     notes += note
   spec = _fitted(first, probe, tensors)
   kind = families.family(source.path, facts.family, tensors)
@@ -151,7 +151,7 @@ def _says_no_head(target: Callable[..., Any], chosen: dict[str, Any]) -> bool:
   return True
 
 
-def _first_spec(target: Callable[..., Any], model: str, chosen: Mapping[str, Any]) -> Spec:
+def _first_spec(model: str, chosen: Mapping[str, Any]) -> Spec:
   # Some keywords come from a file beside the weights, which is somebody else's data.
   for key, value in chosen.items():
     if key in config_lib.KINDS or isinstance(value, (Mapping, list, tuple)):
@@ -170,7 +170,7 @@ def _probe(spec: Spec, layout: Layout) -> list[Entry]:
 
 
 def _headless(
-  tensors: Mapping[str, np.ndarray], probe: Sequence[Entry], layout: Layout, spec: Spec
+  tensors: Mapping[str, np.ndarray], probe: Sequence[Entry], spec: Spec
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """The tensors without those of the classifier, and a line that says so.
 
@@ -187,7 +187,7 @@ def _headless(
 
 
 def _fitted(spec: Spec, probe: Sequence[Entry], tensors: Tensors) -> Spec:
-  """The model with the image size of the file's position embedding, where nothing else was said."""
+  """The model with the image size of the file's position embedding, unless another is given."""
   parameters = inspect.signature(spec.target).parameters
   if "image_size" not in parameters or "image_size" in spec.keywords:
     return spec
@@ -225,7 +225,7 @@ def _realized(spec: Spec, tensors: Tensors, probe: Sequence[Entry], *, head: boo
 def _expected(
   spec: Spec, overrides: Mapping[str, Any], facts: Facts, layout: Layout, model: str, kind: str
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-  """(what is done to images, which of it nothing says): options first, then files, then the usual."""
+  """(preprocessing, which parts of it are assumed): from the options, else the files, else the layout."""
   usual = families.prepared(layout.preprocessing(model), layout.name, model, kind)
   base, assumed = facts.preprocessing or usual, facts.assumed
   if facts.preprocessing is None:

@@ -37,7 +37,7 @@ def table(imported: Imported) -> str:
   if imported.assumed:
     names = ", ".join(_OPTIONS[key] for key in imported.assumed)
     options = ", ".join(f"--{key.replace('_', '-')}" for key in imported.assumed)
-    lines.append(f"assumed, since no file beside the weights says it: {names}; other values: {options}")
+    lines.append(f"assumed, since no config file says it: {names}; other values: {options}")
   return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ _MODEL_ONLY: dict[str, tuple[Any, ...]] = dict(custom_text=(False,), nonscalar_l
 # Layers, widths and patches are seen in the shapes of the tensors.
 _VISION_KNOWN = {
   *("image_size", "layers", "width", "patch_size", "head_width", "patch_dropout"),
-  # Of effect only beside `timm_model_name`, which is refused.
+  # These act only together with `timm_model_name`, which is refused.
   *("timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path"),
 }
 _VISION_ONLY: dict[str, tuple[Any, ...]] = dict(

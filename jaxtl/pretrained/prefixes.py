@@ -1,4 +1,4 @@
-"""Parts that training programs put before the names of a model's tensors, and that its layout has not.
+"""Prefixes that training programs add to the names of a model's tensors.
 
 torch.compile, DistributedDataParallel, FSDP and Lightning wrap a model, and its keys bear the wrapper's name.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from jaxtl.errors import CheckpointError, InputError
+from jaxtl.errors import CheckpointError, InputError, printable
 
 # These may stand anywhere in a key, where a part of the model was wrapped.
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -26,7 +26,7 @@ class Renamed:
 
   Attributes:
     tensors: by name.
-    notes: what was taken from the names or put before them, for the user.
+    notes: for the user: which prefixes were removed or added.
     dropped: how many tensors lay outside a prefix that was asked for.
   """
 
@@ -42,13 +42,13 @@ def without_prefixes(
   canonical: Callable[[str], str],
   prefix: str | None = None,
 ) -> Renamed:
-  """The tensors without what stands before the names that a layout expects.
+  """The tensors without the prefixes of the names that a layout expects.
 
   Args:
     tensors: of a file.
     expected: the names of the model's tensors.
-    canonical: a name in the file -> its newest form.
-    prefix: what to take away, with all tensors that do not begin with it; None: what fits best.
+    canonical: name in the file -> its newest form.
+    prefix: is removed, and so are all tensors without it; None: the one that fits best.
 
   Raises:
     InputError: no name begins with `prefix`.
@@ -78,7 +78,7 @@ def without_prefixes(
 
 
 def _before(keys: Iterable[str], expected: frozenset[str]) -> tuple[str, str]:
-  """(what to take from the names, what to put before them): what makes most of them those expected."""
+  """(prefix to remove, prefix to add): those that turn most of the names into expected ones."""
   keys = set(keys)
   plain = len(keys & expected)
   longer: collections.Counter[str] = collections.Counter()
@@ -92,7 +92,7 @@ def _before(keys: Iterable[str], expected: frozenset[str]) -> tuple[str, str]:
       if name[dot.end() :] in keys:
         shorter[name[: dot.end()]] += 1
   most = max((*longer.values(), *shorter.values()), default=0)
-  # A name by accident is no prefix: `model.` of nearly nothing would rename a file of another network.
+  # A few accidental matches make no prefix: they would rename the tensors of another network.
   if most <= plain or 2 * most < len(expected):
     return "", ""
   best = [prefix for prefix, count in longer.items() if count == most]
@@ -113,5 +113,5 @@ def some(names: Iterable[str]) -> str:
 
 
 def in_line(name: str) -> str:
-  """A name from a file in a line of a message: without signs that end the line or steer a terminal."""
-  return (name if name.isprintable() else ascii(name)[1:-1])[:100]
+  """A name from a file as part of a one-line message: at most 100 characters, escaped as by `printable`."""
+  return printable(name)[:100]

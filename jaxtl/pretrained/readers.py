@@ -105,21 +105,23 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
             f"(read are {', '.join(DTYPES)})"
           )
       return {name: stored.get_tensor(name) for name in names}
+  except CheckpointError:
+    raise
   except (SafetensorError, AttributeError, TypeError, ValueError, KeyError, OSError) as error:
     raise CheckpointError(f"{file} cannot be read as safetensors: {in_line(_first_line(error))}") from error
 
 
 def _shards(index: Path) -> list[Path]:
-  """The files that an index names, each beside it."""
+  """The files that an index names, each in its folder."""
   try:
     names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
   except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
     raise CheckpointError(f"{index} is no index of safetensors files") from error
   for name in names:
     # Both separators: the file may come from another system.
-    beside = name.endswith(".safetensors") and not re.search(r"[/\\\0]", name)
-    if not beside or not (index.parent / name).is_file():
-      raise CheckpointError(f"{index} names {in_line(name)}, which is not beside it as a .safetensors file")
+    is_plain = name.endswith(".safetensors") and not re.search(r"[/\\\0]", name)
+    if not is_plain or not (index.parent / name).is_file():
+      raise CheckpointError(f"{index} names {in_line(name)}, which is not a .safetensors file in its folder")
   return [index.parent / name for name in names]
 
 
@@ -141,10 +143,10 @@ def _bfloat16(array: np.ndarray) -> np.ndarray:
 
 
 def _pickle(file: Path) -> tuple[dict[str, np.ndarray], str]:
-  """The tensors and where they lay, by a process of its own: what a hostile file does there ends there."""
+  """The tensors and where they lay, read in a process of its own, which contains what a hostile file does."""
   with tempfile.TemporaryDirectory() as folder:
     out = Path(folder) / "tensors.safetensors"
-    # -P: the script must not import the modules beside it in place of numpy's own.
+    # -P: the script must not import modules of its own folder in place of numpy's.
     command = [sys.executable, "-P", str(TORCH_READER), str(file), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:

@@ -1,7 +1,7 @@
-"""What every reader of the files beside a weight needs: what they say, and the refusal of what is not known.
+"""What the readers of a weight's config files share: the facts they return, the refusal of unknown keys.
 
-A key that changes what a model computes and that nobody reads gives other outputs without a word. So every
-key is read, or known to change nothing, or refused by name.
+A key that changes what a model computes would silently give other outputs if it were not read. So every key
+is read, known to change nothing, or refused by name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What is known of a weight beside its tensors.
+  """What the config files of a weight say.
 
   Attributes:
     keywords: of our model.
@@ -51,7 +51,7 @@ class Facts:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-  """The mapping in a file; an empty one where there is no file.
+  """Reads the mapping in a file; returns an empty one if there is no file.
 
   Raises:
     InputError: it holds something else.
@@ -87,16 +87,16 @@ def check_keys(
       continue
     if only is None or key not in only:
       raise InputError(
-        f"{at} has {shown(key)}={shown(value)}, which is not understood; if it does not change the outputs, "
-        "remove it from the file"
+        f"{at} has {abridged(key)}={abridged(value)}, which is not understood; if it does not change the "
+        "outputs, remove it from the file"
       )
     if not any(value == allowed and type(value) is type(allowed) for allowed in only[key]):
       allowed = " or ".join(map(repr, only[key]))
-      raise InputError(f"{at} has {key}={shown(value)}; expected {allowed}, which is what jaxtl computes")
+      raise InputError(f"{at} has {key}={abridged(value)}; expected {allowed}, which is what jaxtl computes")
 
 
-def shown(value: Any) -> str:
-  """A value in a message: one short line."""
+def abridged(value: Any) -> str:
+  """A value as part of a one-line message: at most 60 characters."""
   text = value if isinstance(value, str) and value.isidentifier() else repr(value)
   return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -129,7 +129,7 @@ def side(size: Any, *, at: str) -> int:
   if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]:
     size = size[0]
   if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-    raise InputError(f"{at} is {shown(size)}; expected the side of a square in pixels (for example 224)")
+    raise InputError(f"{at} is {abridged(size)}; expected the side of a square in pixels (for example 224)")
   return size
 
 
@@ -142,5 +142,5 @@ def channels(value: Any, *, at: str) -> tuple[float, ...]:
   values = list(value) if isinstance(value, (list, tuple)) else [value]
   values = values * 3 if len(values) == 1 else values
   if len(values) != 3 or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in values):
-    raise InputError(f"{at} is {shown(value)}; expected three numbers (for example [0.5, 0.5, 0.5])")
+    raise InputError(f"{at} is {abridged(value)}; expected three numbers (for example [0.5, 0.5, 0.5])")
   return tuple(float(x) for x in values)

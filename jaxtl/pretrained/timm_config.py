@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtl.data import Preprocessing
 from jaxtl.errors import InputError
-from jaxtl.pretrained.side_files import Facts, activation, channels, check_keys, interpolation, shown, side
+from jaxtl.pretrained.side_files import Facts, abridged, activation, channels, check_keys, interpolation, side
 
 FILE = "config.json"
 # Of no effect on the outputs at the size of the images, or seen in the shapes of the tensors.
@@ -73,7 +73,7 @@ def read(config: dict[str, Any], model: str) -> Facts:
   check_keys(config, at=FILE, known=_SILENT, only=_CROPS)
   check_keys(cfg or {}, at=f"pretrained_cfg of {FILE}", known=_SILENT, only=_CROPS)
   whole = {**config, **(cfg or {})}
-  for key in ("architecture", "label_names", "label_descriptions"):  # of which the outer ones count
+  for key in ("architecture", "label_names", "label_descriptions"):  # the outer ones take precedence
     whole[key] = config.get(key) or whole.get(key)
   architecture = str(whole["architecture"] or "")
   _check_architecture(architecture.partition(".")[0], model)
@@ -92,7 +92,7 @@ def _check_architecture(architecture: str, model: str) -> None:
   for ours, theirs in _ARCHITECTURES:
     groups = re.fullmatch(ours, model)
     if architecture and groups and not re.fullmatch(theirs.format(*groups.groups()), architecture):
-      raise InputError(f"{FILE} has architecture={shown(architecture)}, which is not known to be {model}")
+      raise InputError(f"{FILE} has architecture={abridged(architecture)}, which is not known to be {model}")
 
 
 def _vit(architecture: str, given: Mapping[str, Any], pool: Any) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def _vit(architecture: str, given: Mapping[str, Any], pool: Any) -> dict[str, An
 def _pooling(architecture: str, given: Mapping[str, Any], pool: Any) -> str | None:
   """Ours, None for the default: the class token.
 
-  timm's mean over the patches beside a class token has no counterpart, nor has one that is normalised after
-  the pooling.
+  timm's mean over the patches of a network with a class token has no counterpart here, nor has a mean that is
+  normalised after the pooling.
   """
   pool = pool if given.get("global_pool") is None else given["global_pool"]
   token, behind = given.get("class_token"), given.get("fc_norm")

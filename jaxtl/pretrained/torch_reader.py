@@ -4,7 +4,7 @@ python -P torch_reader.py FILE OUT
 
 It imports nothing of jaxtl, and no name that a pickle asks for. A name is answered by a function or a class
 of this file: tensors become a note of where their bytes lie, and the plain data that training scripts store
-beside them becomes `Inert`, which holds nothing and does nothing. Every other name is refused. On failure the
+with them becomes `Inert`, which holds nothing and does nothing. Every other name is refused. On failure the
 last line of stderr says why.
 """
 
@@ -29,9 +29,9 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "mo
 # The first objects of a file from before torch 1.6, which has no archive around it.
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
-# Of a file that is made to exhaust a reader: how deep dictionaries may lie, and how many there may be.
+# Limits against a file that is made to exhaust a reader: depth and number of dictionaries.
 DEPTH, MOST = 32, 1_000_000
-# How many times its own numbers a file may hold as views of one another, and what is small in any case.
+# Views may repeat the numbers of a file so many times; so many numbers are allowed in any case.
 REPEATED, SMALL = 8, 1 << 24
 
 # torch's name of a type -> numpy's. bfloat16 is the upper half of a float32.
@@ -154,7 +154,7 @@ class Tensor:
 
 
 def _named(items: Any = (), *_: Any) -> Named:
-  return Named(items) if isinstance(items, dict) or items else Named()
+  return Named(items or ())
 
 
 def _default(*_: Any) -> Named:
@@ -205,7 +205,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
   "copyreg._reconstructor": _plain,
   "copy_reg._reconstructor": _plain,
 }
-# What becomes `Inert`: names, then packages of which every name does. None of them is imported.
+# What becomes `Inert`: these names, and all names that the pattern below matches. None is imported.
 INERT = frozenset(
   (
     "argparse.Namespace",

@@ -36,7 +36,7 @@ class Surroundings:
     seed: of the run.
     beat: called whenever something has moved.
     has_images: whether the task has training images.
-    note: tells the user something.
+    note: takes a line for the user.
   """
 
   name: str

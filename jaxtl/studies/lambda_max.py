@@ -116,7 +116,7 @@ class Trail:
     period: steps between measurements.
     reach: how many steps back a run may be thrown by a kill.
     mesh: the devices.
-    note: takes a line about a file that is damaged, by its own checksum.
+    note: takes a line about a damaged file.
   """
 
   folder: Path
@@ -134,7 +134,7 @@ class Trail:
     try:
       with np.load(self._file(max(steps))) as file:
         vector = tree.map_with_path(lambda path, x: file[path].astype(x.dtype), like)
-    except Exception as error:  # of zip files and of numpy's, whatever a flipped bit makes of them
+    except Exception as error:  # a flipped bit can raise any error of zipfile or numpy
       what = f"{self._file(max(steps))} cannot be read ({type(error).__name__})"
       self.note(f"{what}: the curvature of step {step} is measured from a random vector")
       vector = None

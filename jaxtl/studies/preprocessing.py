@@ -20,7 +20,7 @@ FLIP = dict(fn=".data.flip_left_right")
 
 
 def filled(train: Data, test: Data, start: Weights, *, at: str, trust: bool = False) -> tuple[Data, Data]:
-  """A data set's training and test side, what either leaves out filled in.
+  """Fills in the transforms that the training or the test side of a data set leaves out.
 
   Test images without transforms get the checkpoint's preprocessing. Training images without transforms get
   those of the test images with a standard augmentation: a random crop resized to the size where the
@@ -44,7 +44,7 @@ def filled(train: Data, test: Data, start: Weights, *, at: str, trust: bool = Fa
 
 
 def differs(data: Data, start: Weights) -> bool:
-  """Whether the config normalises these images otherwise than the checkpoint's were."""
+  """Whether the config normalises these images differently from the checkpoint's."""
   own = start.config.get("transforms")
   if not own or not data.transforms:
     return False

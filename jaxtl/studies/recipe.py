@@ -30,8 +30,8 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
   `jax.eval_shape`. The first arm is told whole, the others by what differs from it.
 
   Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
-  the image size. What a study does beside an experiment, or instead, is the `Extent` that its module's
-  `extent(study, runtime)` returns; data and checkpoints that are not there are a line of it.
+  the image size. A study that is more than an experiment, or none, describes itself by the `Extent` that its
+  module's `extent(study, runtime)` returns; missing data and checkpoints are lines of it.
 
   Args:
     config: of `study.load_config`.

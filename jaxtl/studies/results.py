@@ -180,6 +180,6 @@ def _records(path: Path) -> list[dict[str, float]]:
         found.append(stored.record(line))
   except ValueError as error:
     raise InputError(
-      f"{path} is damaged (record {len(found) + 1}: {error}); restore it, or remove its line and go on"
+      f"{path} is damaged (record {len(found) + 1}: {error}); restore it, or remove that line"
     ) from error
   return found

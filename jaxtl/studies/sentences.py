@@ -62,7 +62,7 @@ def finding(results: Results) -> list[str]:
 
 
 def _without_headline(results: Results) -> str:
-  """What is said of a study without any of the numbers that a headline compares."""
+  """Summarises a study that has none of the numbers that a headline compares."""
   if not results.finished:
     return "No cell of this study is finished: there are no numbers yet."
   total = len(results.arms) * len(results.seeds)
@@ -243,14 +243,14 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 
 def plain_caption(results: Results) -> list[tuple[str, str]]:
-  """How to read the table of a study that this report knows nothing of."""
+  """How to read the table of a study from outside, which this report does not know."""
   said = [("Seeds", _seeds_sentence(results))]
   counts = [(row["arm"], row["seed"]) for row in results.rows]
   if len(set(counts)) < len(counts):
     said.append(("Rows", "Some cells have several rows: each number is the mean over those that have it."))
   return [
     *said,
-    ("Numbers", "Every numeric key of the study's rows; which values are good, it does not say."),
+    ("Numbers", "Every numeric key of the study's rows. The study does not say which values are good."),
   ]
 
 

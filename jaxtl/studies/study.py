@@ -39,7 +39,7 @@ from jaxtl.train.runtime import Runtime, all_data, check_batch_sizes
 from jaxtl.train.writer import is_first_process, put_aside, write_atomically
 
 Rows = Callable[..., Iterator[Any]]
-# What a working folder has beside its arms.
+# Names in a working folder that arms cannot have, since jaxtl's own files have them.
 RESERVED = ("config", "data", "env", "exit_reason", "log", "quarantine", "report", "stacks")
 
 
@@ -103,7 +103,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
       plain = _run(path)
     except ConfigError:
       raise
-    except BaseException as error:  # it is a program: it can fail in any way, and it can exit
+    except BaseException as error:  # a config is a program: it can fail in any way, or exit
       if interrupts:
         raise
       raise ConfigError(f"{path} cannot be run: {config_lib.summary(error)}") from error
@@ -123,7 +123,7 @@ def _run(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int]]:
-  """Collects the interrupts that somebody types: a KeyboardInterrupt that a program raises is not one."""
+  """Collects interrupts by the user, as opposed to a KeyboardInterrupt that the config raises."""
   found: list[int] = []
   if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
     yield found
@@ -185,7 +185,7 @@ def run_study(
   rows = config_lib.find(study.study)
   cells = [
     Cell(name, seed, arm, workdir / name / str(seed))
-    for name, arm in parsed.items()  # an arm's seeds follow each other, and share what is compiled for it
+    for name, arm in parsed.items()  # an arm's seeds run one after the other, and share its compiled programs
     for seed in study.seeds
     if (not arms or name in arms) and (not seeds or seed in seeds)
   ]
@@ -394,7 +394,7 @@ def _known_data(path: Path) -> dict[str, Any]:
 
 def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path) -> None:
   for name, now in found.items():
-    # Before there were versions, there was the first.
+    # Folders without a version have the first.
     old = {"order": 1, **known.get(name, now)}
     if old["order"] != now["order"]:
       raise InputError(

@@ -64,9 +64,9 @@ class LinearProbe:
 
   Attributes:
     l2: penalties to choose from.
-    held_out: share of the training examples that the choice is made on. Below 3 examples a class each is left
-      out once instead; with one a class nothing can be chosen, and the middle penalty is taken. The rows say
-      which (`l2_chosen_by`).
+    held_out: share of the training examples that the choice is made on. With fewer than 3 examples a class,
+      each example is left out once instead; with one a class nothing can be chosen, and the middle penalty is
+      taken. The rows say which (`l2_chosen_by`).
     max_iters: most L-BFGS steps.
   """
 
@@ -91,7 +91,7 @@ class FineTune:
     optimizer, gradient, epochs, steps: as in an experiment.
     evaluate_every_epochs: period of the test evaluations behind the curve and the best accuracy; None is only
       at the end, and the best is then the last.
-    checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning goes on from; None is only
+    checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning resumes from; None is only
       at the end.
     keep: how many checkpoints of each fine-tuning stay; 0 removes its weights as soon as its row is written.
   """
@@ -172,6 +172,7 @@ def measure(
       yield remember(
         folder / "linear_probe.json",
         functools.partial(_probe_row, probe, name, target, model, start, seed, runtime),
+        note=runtime.progress.note,
       )
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
@@ -183,6 +184,7 @@ def measure(
           _fine_tune_row, fine_tune, name, target, model, start, seed, folder / "fine_tune", runtime
         ),
         recalled=functools.partial(runtime.progress.skip, passes),
+        note=runtime.progress.note,
       )
       if fine_tune.keep == 0 and is_first_process():
         shutil.rmtree(folder / "fine_tune" / checkpoint.FOLDER, ignore_errors=True)
@@ -207,7 +209,7 @@ def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) 
   ]
   if others:
     runtime.progress.note(
-      f"{', '.join(others)}: normalised otherwise than the images of {start.path}, which had the mean "
+      f"{', '.join(others)}: normalised differently from the images of {start.path}, which had the mean "
       f"{preprocessing.normalization_text(start)}; leave out the transforms to take the checkpoint's"
     )
 
@@ -244,7 +246,7 @@ def check_targets(protocols: Protocols, model: Spec | None, runtime: Runtime) ->
 
 
 def _check_schedule(fine_tune: FineTune, name: str, target: Target, model: Spec, runtime: Runtime) -> None:
-  tuned = _experiment(fine_tune, target, model, len(runtime.open(target.train)))
+  tuned = fine_tuning(fine_tune, target, model, len(runtime.open(target.train)))
   try:
     experiment.check_schedule(tuned, runtime)
   except ConfigError as error:
@@ -255,7 +257,7 @@ def _rehearse(
   fine_tune: FineTune, target: Target, model: Spec | None, runtime: Runtime, image_size: int | None
 ) -> None:
   sized = model and at_size(model, image_size) if image_size else model
-  tuned = _experiment(fine_tune, target, sized or PLAIN, None)
+  tuned = fine_tuning(fine_tune, target, sized or PLAIN, None)
   if model is not None:
     facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=None, image_size=image_size)
     experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
@@ -267,7 +269,7 @@ def _rehearse(
 
 
 def _known(study: Transfer, runtime: Runtime) -> tuple[Protocols, Spec | None]:
-  """The protocols and the checkpoint's model; as they are, and None, while there is no checkpoint."""
+  """The protocols, filled in, and the checkpoint's model; as given, and None, without a checkpoint."""
   if not Path(study.start).exists():
     return study.transfer, None
   start = checkpoint.load(study.start)
@@ -279,11 +281,6 @@ def extent(study: Transfer, runtime: Runtime) -> Any:
   from jaxtl.studies import transfer_extent  # which imports this module
 
   return transfer_extent.of_study(study, runtime)
-
-
-def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:
-  """The experiment that fine-tunes `model` on a target of so many training examples."""
-  return _experiment(fine_tune, target, model, num_examples)
 
 
 def work(study: Transfer, runtime: Runtime) -> float:
@@ -301,7 +298,7 @@ def work_of(protocols: Protocols, runtime: Runtime) -> float:
 
 def _fine_tuning_work(fine_tune: FineTune, target: Target, model: Spec, runtime: Runtime) -> float:
   size = len(runtime.open(target.train))
-  tuned = _experiment(fine_tune, target, model, size)
+  tuned = fine_tuning(fine_tune, target, model, size)
   return total_steps(tuned, size) * target.train.batch_size * work_per_image(tuned)
 
 
@@ -366,7 +363,7 @@ def _fine_tune_row(
 ) -> Row:
   began = time.monotonic()
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
-  tuned = _experiment(fine_tune, target, at_size(model, size), num_train)
+  tuned = fine_tuning(fine_tune, target, at_size(model, size), num_train)
   trained = run(tuned, seed=seed, runtime=runtime, workdir=workdir, start=start, fresh_head=True, anew=True)
   return {
     "kind": "transfer",
@@ -387,7 +384,12 @@ def _fine_tune_row(
   }
 
 
-def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int | None) -> Experiment:
+def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:
+  """The experiment that fine-tunes `model` on a target.
+
+  Args:
+    num_examples: of the training set; None if it is not known, for an experiment that is only traced.
+  """
   every = fine_tune.evaluate_every_epochs
   return Experiment(
     model=model,
@@ -398,8 +400,8 @@ def _experiment(fine_tune: FineTune, target: Target, model: Spec, size: int | No
     epochs=fine_tune.epochs,
     steps=fine_tune.steps,
     evaluation={"test": target.test},
-    evaluate_every=steps_in(every, target.train, size) if every and size else None,
-    log_every=steps_in(1 / RECORDS, target.train, size) if size else 1,
+    evaluate_every=steps_in(every, target.train, num_examples) if every and num_examples else None,
+    log_every=steps_in(1 / RECORDS, target.train, num_examples) if num_examples else 1,
     checkpoint_every=fine_tune.checkpoint_every,
     keep=max(fine_tune.keep, 1),
   )

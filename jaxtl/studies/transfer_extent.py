@@ -1,4 +1,4 @@
-"""What a transfer amounts to before it runs: the images of every target, its probe and its fine-tuning."""
+"""Describes a transfer before it runs: the images of every target, its probe and its fine-tuning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtl.train.sizes import at_size
 
 
 def of_study(study: Transfer, runtime: Runtime) -> Extent:
-  """The checkpoint's network, and `add_protocols` from there."""
+  """Describes a transfer study: its checkpoint's network, and what `add_protocols` adds."""
   found = Extent()
   start = found.start(study.start, trust=runtime.trust)
   model = None if start is None else start.model_spec(trust=runtime.trust)
@@ -24,7 +24,7 @@ def add_protocols(found: Extent, protocols: Protocols, model: Spec | None, runti
   """Adds every target's images, what its probe tries, and its fine-tuning.
 
   Args:
-    found: is added to.
+    found: the description, which is changed.
     model: the network that is transferred; None if it is not known.
   """
   probe, fine_tune = protocols.linear_probe, protocols.fine_tune

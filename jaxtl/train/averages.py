@@ -1,8 +1,8 @@
-"""The normalisation statistics that belong to a moving average of weights.
+"""Normalisation statistics for a moving average of weights.
 
-No batch has passed through averaged weights, so the running statistics of training, those of the last
-weights, are not theirs, and an average of them is not either. They are estimated from training images
-wherever the averaged weights are evaluated or saved; training goes on from its own, which stay as they are.
+No batch has passed through the averaged weights: neither the running statistics of training, which are those
+of the last weights, nor an average of them fit. They are estimated from training images wherever the averaged
+weights are evaluated or saved. Training continues with its own statistics, which do not change.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ IMAGES = 2048
 
 
 class Averages:
-  """What a run evaluates and saves where its optimiser keeps a moving average of the weights.
+  """What a run evaluates and saves if its optimiser keeps a moving average of the weights.
 
-  Statistics that training has not moved stay: the task or the gradient rule normalises with the stored ones,
-  and the averaged weights were trained under them.
+  Statistics that training has not changed are kept: the task or the gradient rule normalises with the stored
+  ones, and the averaged weights were trained under them.
 
   Args:
     model: the network.
@@ -52,11 +52,11 @@ class Averages:
     self._known: tuple[Array, Params] | None = None
 
   def statistics(self, state: TrainState) -> Params:
-    """Those of the weights to use: of the moving average where there is one, else the state's own."""
+    """Returns those of the weights to use: of the moving average if there is one, else the state's own."""
     used = optim.averaged(state.opt_state, state.params)
     if used is state.params or not self._are_moved(state.batch_stats):
       return state.batch_stats
-    # By the state and not by its number, which a run that goes back reaches twice.
+    # Compared by identity, not by value: a run that rolls back reaches the same step twice.
     if self._known is None or self._known[0] is not state.step:
       images = (batch["image"] for batch in self._batches())
       found = reestimated(self._model, used, state.batch_stats, images, mesh=self._mesh)
@@ -64,11 +64,11 @@ class Averages:
     return self._known[1]
 
   def known(self, state: TrainState) -> Params:
-    """The same where they have been estimated already, else the state's own."""
+    """Returns the same if they have been estimated already, else the state's own."""
     return self._known[1] if self._known and self._known[0] is state.step else state.batch_stats
 
   def shown_to(self, observe: Observer) -> Observer:
-    """The observer, which sees the state with these statistics."""
+    """Wraps an observer so that it sees the state with these statistics."""
 
     def observer(state: TrainState) -> Mapping[str, float]:
       return observe(dataclasses.replace(state, batch_stats=self.statistics(state)))

@@ -129,7 +129,7 @@ def steps_folder(path: Path) -> Path:
 
 
 def steps_in(folder: Path) -> list[int]:
-  """The steps that have a folder, whole or not, in no order; a folder named 07 is none."""
+  """The steps that have a folder, whole or not, in no order; a folder named 07 is not one."""
   if not folder.is_dir():
     return []
   names = [child.name for child in folder.iterdir() if child.name.isdecimal() and child.is_dir()]

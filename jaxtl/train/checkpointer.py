@@ -121,10 +121,10 @@ class Checkpointer:
     or for `LONGEST`.
 
     Args:
-      state: to go on from.
+      state: to resume from.
       config: JSON data.
       last: of the run.
-      statistics: of the weights to use, where these are an average; None are the state's own.
+      statistics: of the weights to use, if these are an average; None takes the state's own.
 
     Raises:
       StorageError: the last save, or `MOST_FAILURES` in a row other than for a full disk, did not succeed.
@@ -270,7 +270,7 @@ class Checkpointer:
       self._prune()
 
   def _make_way(self, path: Path) -> None:
-    """Puts a folder aside that has the name of the step at hand: this run has not written it."""
+    """Renames a folder that has the name of this step, and that this run has not written."""
     if path.exists():
       aside = put_aside(path)
       self._note(f"{path} was there, and is not of this run. It is {aside.name} now")

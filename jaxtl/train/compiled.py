@@ -1,8 +1,8 @@
-"""What is compiled for the arms of a study, kept for as long as arms ask for it.
+"""Caches of what is compiled for the arms of a study, kept while arms that follow each other use it.
 
 Each program costs memory, and on a CPU hundreds of memory maps, of which Linux lets a process have 65,530.
-The seeds of an arm share its programs, and so does the arm after it where it asks for the same. What that one
-has not asked for is dropped: a study of many arms needs no more than one of two.
+The seeds of an arm share its programs, and so does the next arm if it uses the same ones. What that arm does
+not use is dropped: a study of many arms needs no more memory than one of two.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ import jax
 
 T = TypeVar("T")
 
-# Maps beyond which everything that is compiled is dropped between two arms, also what JAX keeps by itself for
-# single operations, and functions outside of arms for what they were given. An eighth of Linux's limit.
+# With more maps than this, everything compiled is dropped between two arms, JAX's own caches included: an
+# eighth of Linux's limit.
 MOST_MAPS = 8192
 _MAPS = Path("/proc/self/maps")
 
 _arm = 0
-_all: list[Kept[Any]] = []
+_all: list[ArmCache[Any]] = []
 
 
-class Kept(Generic[T]):
-  """Results by name, each until an arm has not asked for it."""
+class ArmCache(Generic[T]):
+  """Results by name; a result is dropped after an arm that has not used it."""
 
   def __init__(self) -> None:
     self._found: dict[Hashable, tuple[int, T]] = {}
     _all.append(self)
 
   def get(self, name: Hashable, make: Callable[[], T]) -> T:
-    """The result of that name; `make` makes it where there is none."""
+    """Returns the result of that name; calls `make` if there is none."""
     value = self._found[name][1] if name in self._found else make()
     self._found[name] = (_arm, value)
     return value
 
   def drop(self) -> None:
-    """Drops what the arm that ends has not asked for."""
+    """Drops what the arm that ends has not used."""
     self._found = {name: found for name, found in self._found.items() if found[0] == _arm}
 
 
 def kept(make: Callable[..., T]) -> Callable[..., T]:
-  """The function with its results kept, as by `functools.cache`, each until an arm has not asked for it."""
-  results: Kept[T] = Kept()
+  """Caches results like `functools.cache`; a result is dropped after an arm that has not used it."""
+  results: ArmCache[T] = ArmCache()
 
   @functools.wraps(make)
   def get(*arguments: Hashable) -> T:
@@ -56,7 +56,7 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
 
 
 def next_arm() -> None:
-  """Drops what the arm that has ended has not asked for; the next one shares the rest."""
+  """Drops what the arm that has ended has not used; the next arm shares the rest."""
   global _arm
   for results in _all:
     results.drop()
@@ -67,7 +67,7 @@ def next_arm() -> None:
 
 
 def num_maps() -> int:
-  """How many memory maps this process has; 0 where the system does not tell."""
+  """Counts the memory maps of this process; 0 if the system does not list them."""
   if not _MAPS.exists():
     return 0
   with _MAPS.open("rb") as file:

@@ -119,8 +119,8 @@ def steps_in(epochs: float, data: Data, num_examples: int) -> int:
   return optim.steps_of(epochs, steps_per_epoch=num_examples / data.batch_size)
 
 
-_programs: compiled.Kept[Program] = compiled.Kept()
-_models: compiled.Kept[Model] = compiled.Kept()
+_programs: compiled.ArmCache[Program] = compiled.ArmCache()
+_models: compiled.ArmCache[Model] = compiled.ArmCache()
 
 
 def compile_program(
@@ -128,7 +128,7 @@ def compile_program(
 ) -> Program:
   """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice.
 
-  They are kept while arms that follow each other ask for them (`jaxtl.train.compiled`).
+  They are kept while arms that follow each other use them (`jaxtl.train.compiled`).
 
   Args:
     num_examples: of the training data; None where they are not known yet, for a program that is only traced.
@@ -156,7 +156,7 @@ def _lengths(experiment: Experiment, num_examples: int | None) -> tuple[int, flo
 
 
 def check_schedule(experiment: Experiment, runtime: Runtime) -> None:
-  """Refuses a schedule that does not fit the length of the run, which the opened data tell.
+  """Opens the data, and refuses a schedule that does not fit the length of the run.
 
   Raises:
     ConfigError: the warm-up is longer than the run.

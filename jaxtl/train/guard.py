@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from jaxtl import exit_reason, streams
 from jaxtl.errors import InputError, Restart, cannot_write, exit_code
-from jaxtl.train.writer import is_first_process
+from jaxtl.train.writer import is_first_process, tell
 
 STACKS_FILE, LOCK_FILE = "stacks.txt", ".lock"
 # After SIGTERM a run has 30 s on Google's machines and Kubernetes; what is then not saved is lost anyway.
@@ -29,7 +29,7 @@ GRACE = 25.0
 # A process that hangs stays for so long: its peers hang with it, and its end would cut short what they are
 # about to put on record.
 LINGER = 3.0
-# What `flock` says on a file system that has no locks.
+# Errors of `flock` on a file system without locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -152,12 +152,12 @@ def exit_now(folder: Path | None, reason: str, *, stacks: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def only_run_in(folder: Path, *, note: Callable[[str], None] = print) -> Iterator[None]:
+def only_run_in(folder: Path, *, note: Callable[[str], None] = tell) -> Iterator[None]:
   """Holds a folder for this run; the system gives it free when the process ends, however it ends.
 
   Args:
     folder: is made where it is not there.
-    note: takes a line where the file system has no locks: the run goes on, and nothing keeps out another.
+    note: takes a line if the file system has no locks: the run continues, and a second one is not kept out.
 
   Raises:
     InputError: another run has it, or it cannot be made or written.
@@ -180,7 +180,7 @@ def only_run_in(folder: Path, *, note: Callable[[str], None] = print) -> Iterato
 
 
 def _lock(file: TextIO, folder: Path, note: Callable[[str], None]) -> None:
-  """Takes the lock, or says who has it, or that there is none to take."""
+  """Takes the lock; refuses if another run has it, and notes if the file system has none."""
   import fcntl
 
   try:

@@ -165,7 +165,7 @@ def read(folder: Path) -> Manifest:
     why = str(error) or type(error).__name__
     raise DamagedError(f"{path} is damaged: {why}; use another step") from error
   if folder.name.isdecimal() and folder.name != str(manifest.step):
-    # Whole by its own digest: a copy under another name. A run would take it for a step that it is not.
+    # Its digest is right: it is a copy under another name, which a run would take for another step.
     raise DamagedError(
       f"{folder} holds step {manifest.step} by its manifest; name it {manifest.step}, or use another step"
     )

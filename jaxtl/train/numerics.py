@@ -1,7 +1,7 @@
-"""Whether a model computes with given weights what the model that they were trained in computes.
+"""Checks that a model computes with given weights what the model computes that they were trained in.
 
 Padding, epsilons, the activation, the pooling and the number of heads leave no trace in the shapes of the
-parameters: weights fit a model that makes something else of them.
+parameters, so weights can fit a model that computes something else.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def check(
   head: bool,
   trust: bool = False,
 ) -> None:
-  """Refuses weights of a model that would make other features of them.
+  """Refuses weights whose features in the run's model differ from those in their own model.
 
-  Models whose keywords agree are taken as one. A difference in one of `KNOWN` is refused; where others
-  differ, or the functions that make the models, both compute the features of one image.
+  Models with equal keywords count as equal. A difference in one of `KNOWN` is refused. If other keywords
+  differ, or the functions that make the models, the features of one image are compared.
 
   Args:
     spec, model: of the run.
@@ -103,7 +103,7 @@ def _other_features(
   sized = dataclasses.replace(theirs, keywords={**theirs.keywords, **_taken(theirs, shared)})
   try:
     other = sized.realize(num_classes=num_classes)
-  except ConfigError:  # what it is made of cannot be had here, so that nothing is known of it
+  except ConfigError:  # its parts are not available here, so that nothing can be compared
     return False
   image = jnp.asarray(np.random.default_rng(0).normal(size=(1, *image_shape)), jnp.float32)
   both = [_features(one, params, batch_stats, image, head=head) for one in (model, other)]

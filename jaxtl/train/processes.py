@@ -194,8 +194,8 @@ def remember(
     compute: makes a JSON object.
     recalled: called where the result was there already.
     note: takes a line about a file that is damaged, or has no digest.
-    replace: a damaged file is put aside, and computed again. Otherwise it is refused, for what a study must
-      not take over as it is now.
+    replace: renames a damaged file and computes its result again. Otherwise a damaged file is refused, since
+      what it recorded cannot be measured again.
 
   Raises:
     InputError: the file is damaged, without `replace`.

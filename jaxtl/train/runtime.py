@@ -74,8 +74,8 @@ class Runtime:
     interruption: asks whether to stop; None never does.
     watchdog: ends a run that hangs; None waits for ever.
     trust: imports whatever a checkpoint's config names, not only the library's own parts.
-    sources, bad_records, shapes, notes: what is known, and was said, of data that were opened already.
-    tells_left_out: says which files of a folder are not used.
+    sources, bad_records, shapes, notes: caches for data that were opened, and the notes made of them.
+    tells_left_out: notes which files of a folder are not used.
   """
 
   mesh: Any
@@ -126,7 +126,7 @@ class Runtime:
     return source
 
   def note_left_out(self, source: Any) -> None:
-    """Says once which files of a source's folder are not used."""
+    """Notes once which files of a source's folder are not used."""
     line = data_lib.left_out_line(source)
     if self.tells_left_out and line is not None and line not in self.notes:
       self.notes.add(line)

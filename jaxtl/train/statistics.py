@@ -62,7 +62,7 @@ def reestimated(
 
 @compiled.kept
 def _moved(model: Model) -> Callable[[Params, Params, Array], Params]:
-  """(params, old statistics, images) -> m old + (1 - m) new: a layer tells neither m nor the new ones."""
+  """(params, old statistics, images) -> m old + (1 - m) new: a layer reveals neither m nor the new ones."""
 
   def moved(params: Params, old: Params, images: Array) -> Params:
     # A key for networks that draw noise: where it is before a normalisation, it is part of training, too.

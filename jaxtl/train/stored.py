@@ -2,8 +2,8 @@
 
 What is read again carries a digest, so that one flipped bit is not read as another number. A JSON object has
 it as its last key, `digest`; a list of objects has the digest of the whole list in each of them. The files
-stay plain JSON and JSON lines. What has no digest was written by an older version or by hand, and is taken as
-it is.
+stay plain JSON and JSON lines. What has no digest was written by an older version or by hand, and is not
+checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 KEY = "digest"
-# Begins every digest: where a bit of the key is flipped, the value still tells that there was one.
+# Begins every digest, so that it is recognised even if a bit of its key is flipped.
 MARK = "sha256:"
 
 
@@ -31,7 +31,7 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sealed_list(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """JSON objects, each with the digest of all, so that none can be lost; of none, an object of that alone."""
+  """JSON objects, each with the digest of all, which shows that one is missing; of none, a digest alone."""
   found = digest(list(values))
   return [{**value, KEY: found} for value in values] or [{KEY: found}]
 
@@ -40,7 +40,7 @@ def opened(value: dict[str, Any]) -> dict[str, Any]:
   """A JSON object without its digest.
 
   Raises:
-    ValueError: it does not have its digest.
+    ValueError: the digest does not fit.
   """
   rest = _without_digest(value)
   _check([value], rest)
@@ -51,7 +51,7 @@ def opened_list(values: Sequence[Any]) -> list[dict[str, Any]]:
   """JSON objects without the digest of all.
 
   Raises:
-    ValueError: one is no object, or they do not have their digest.
+    ValueError: one is not an object, or the digest does not fit.
   """
   if not all(isinstance(value, dict) for value in values):
     raise ValueError("no JSON object")
@@ -93,27 +93,27 @@ def parse(text: str, kind: type = dict) -> Any:
 
 
 def _integer(text: str) -> int:
-  """Refuses what no array and no float can hold."""
+  """Refuses an integer that no array can hold."""
   if len(text.lstrip("-")) > 18:
     raise ValueError(f"an integer of {len(text)} digits")
   return int(text)
 
 
 def read(path: Path, kind: type = dict) -> Any:
-  """A JSON object, or list of objects, that a whole file is, compared with its digest.
+  """Reads a file that is one JSON object or a list of them, and checks its digest.
 
   Raises:
-    ValueError: it is none, its bytes are no text, or it does not have its digest.
+    ValueError: it is neither, it is not UTF-8, or the digest does not fit.
   """
   value = parse(path.read_text(encoding="utf-8"), kind)
   return opened(value) if kind is dict else opened_list(value)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-  """The JSON objects that the lines of a file are, compared with the digest of all.
+  """Reads a file with one JSON object a line, and checks the digest of all.
 
   Raises:
-    ValueError: as for `read`; also where there is no line.
+    ValueError: as for `read`, or there is no line.
   """
   lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
   if not lines:
@@ -146,5 +146,5 @@ def record(line: str) -> dict[str, float]:
 
 
 def lacks_digest(path: Path) -> bool:
-  """Whether a file that is there has no digest."""
+  """Whether a file exists and has no digest."""
   return path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")

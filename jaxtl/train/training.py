@@ -241,7 +241,7 @@ class _Session:
   def _save(self, state: TrainState, *, last: bool, recent: collections.deque[float]) -> None:
     assert self.saved is not None
     also = {} if self.experiment.spike_factor is None else {"recent_losses": list(recent)}
-    # A run that was asked to stop has no time to compile and to read images; what it saves is to go on from.
+    # A run that was asked to stop has no time to compile and to read images; its checkpoint is for resuming.
     stopping = last and int(state.step) < self.steps
     statistics = self.averages.known(state) if stopping else self.averages.statistics(state)
     self.saved.save(state, {**self.about, **also}, last=last, statistics=statistics)
@@ -356,7 +356,7 @@ def _weights(
 
 
 def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path | None) -> None:
-  """Refuses to go on from a checkpoint of another experiment, seed, class list or order of the data."""
+  """Refuses to resume from a checkpoint of another experiment, seed, class list or order of the data."""
   if saved.get("order", 1) != new["order"]:
     raise CheckpointError(
       f"the checkpoint in {at} was trained with version {saved.get('order', 1)} of the order of the data, "

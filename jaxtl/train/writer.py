@@ -23,13 +23,13 @@ from jaxtl.errors import InputError, StorageError, cannot_write, printable
 from jaxtl.streams import Forgiving
 from jaxtl.train import stored
 
-# What a file or a step's folder is called when it turns out to be damaged.
+# Suffix of damaged files and step folders.
 DAMAGED = ".damaged"
-_ENOUGH = 5.0  # seconds of steps that a time left is told from
+_ENOUGH = 5.0  # seconds of steps before a time left is shown
 
 
 class MetricsWriter:
-  """`metrics.jsonl`, one line per record with its digest, and TensorBoard events beside it.
+  """`metrics.jsonl`, one line per record with its digest, and TensorBoard events.
 
   A resumed run first drops the records beyond the step it resumes from, so that the files always tell one
   uninterrupted run. A disk that is full, or a folder that is gone, stops nothing: it is told once, and the
@@ -159,7 +159,7 @@ class Progress:
   In a terminal it is a bar that is redrawn; elsewhere a line is printed at most every `interval` seconds. The
   time left is for everything announced with `expect`, measured in image passes. Its speed is that between two
   steps of one part of the run: what comes before the first step of a part, compilation above all, does
-  not count. A line that cannot be written is dropped, and the run goes on.
+  not count. A line that cannot be written is dropped, and the run continues.
   """
 
   def __init__(self, *, interval: float = 15.0, stream: Any = None):
@@ -247,8 +247,8 @@ def _terminal_bar(stream: Any) -> rich.progress.Progress:
 
 
 def tell(text: str) -> None:
-  """A line on standard error, for who has no status line."""
-  print(text, file=Forgiving(sys.stderr), flush=True)
+  """Prints a line on standard error, where there is no status line."""
+  print(printable(text), file=Forgiving(sys.stderr), flush=True)
 
 
 def is_first_process() -> bool:
@@ -268,7 +268,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def put_aside(path: Path) -> Path:
-  """Renames what is damaged, which is never deleted, and returns what it is now.
+  """Renames a damaged file or folder, which is never deleted, and returns its new path.
 
   Raises:
     StorageError: it cannot be renamed.
@@ -331,7 +331,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
 
 def _read_records(path: Path) -> tuple[list[dict[str, float]], int, int]:
-  """The records of a file, how many lines are none, and how many records have no digest.
+  """The records of a file, how many lines are not records, and how many records have no digest.
 
   A writer that was killed may have left half a line.
   """

@@ -116,7 +116,7 @@ def optimize_alpha(
   it shows more than one valley, the grid is evaluated beyond the budget, its best point is refined, and the
   result says so. Values that are not convex, or an end far above all others, make the search look into the
   wide gaps between its points. A second valley that does not show there stays unnoticed: of 4,000 such sums
-  with several valleys, 0.2 % ended above the grid without a word.
+  with several valleys, 0.2 % ended above the grid unnoticed.
 
   Args:
     function: a number within the bounds -> the value to minimise.

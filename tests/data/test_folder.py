@@ -218,11 +218,11 @@ def test_splits_are_no_classes(tmp_path, second):
 @pytest.mark.parametrize(
   ("paths", "said"),
   [
-    (["train/cat/a.png", "train/dog/b.png", "extra/cat/c.png"], "the splits train, beside extra"),
-    (["train/a.png", "test/b.png", "extra/c.png"], "the splits train, test, beside extra"),
+    (["train/cat/a.png", "train/dog/b.png", "extra/cat/c.png"], "the splits train, next to extra"),
+    (["train/a.png", "test/b.png", "extra/c.png"], "the splits train, test, next to extra"),
     (
       ["seg_train/cat/a.png", "seg_test/cat/a.png", "seg_pred/b.png"],
-      "the splits seg_test, seg_train, beside seg_pred",
+      "the splits seg_test, seg_train, next to seg_pred",
     ),
     (["cat/train/a.png", "cat/test/a.png", "dog/train/b.png"], "cat holds the splits test, train; write"),
   ],

@@ -59,7 +59,7 @@ def test_the_split_that_is_meant(splits, chosen):
 @pytest.mark.parametrize(
   ("paths", "said"),
   [
-    (["train/cat/a.png", "valid/cat/b.png", "extra/cat/c.png"], "the splits train, valid, beside extra"),
+    (["train/cat/a.png", "valid/cat/b.png", "extra/cat/c.png"], "the splits train, valid, next to extra"),
     (["train/images/cat/a.png", "train/images/dog/b.png"], "train/images has the folders cat, dog"),
     (
       ["train/images/cat/a.png", "train/images/dog/b.png", "val/images/cat/c.png"],

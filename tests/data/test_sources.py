@@ -457,19 +457,23 @@ def test_digits_are_split_once_and_for_all():
     data.digits(split="val")
 
 
-def test_photo_patches_of_the_two_splits_come_from_different_halves():
-  train, test = (data.photo_patches(split=split, num_per_class=20) for split in ("train", "test"))
+@pytest.mark.parametrize(
+  ("name", "file"), [("photo_patches", "brick.png"), ("scene_patches", "astronaut.png")]
+)
+def test_patches_of_the_two_splits_come_from_different_halves(name, file):
+  patches = getattr(data, name)
+  train, test = (patches(split=split, num_per_class=20) for split in ("train", "test"))
   assert len(train) == 20 * len(train.classes)
-  halves = [data.bundled._half("brick", split) for split in ("train", "test")]
+  halves = [data.bundled._half(name, file, split) for split in ("train", "test")]
   for source, half in zip((train, test), halves, strict=True):
     windows = np.lib.stride_tricks.sliding_window_view(half[..., 0], (32, 32))
     patch = source.pixels[0][..., 0]
     assert (windows[:, :, 0, 0] == patch[0, 0])[(windows == patch).all((2, 3))].any()
   assert halves[0].shape[1] + halves[1].shape[1] == 512
-  assert data.photo_patches(split="test", num_per_class=2, size=48).pixels.shape[1:] == (48, 48, 3)
-  assert data.photo_patches(split="test", num_per_class=20, seed=1).fingerprint() != test.fingerprint()
-  with pytest.raises(DataError, match="1 to 128"):
-    data.photo_patches(split="test", size=500)
+  assert patches(split="test", num_per_class=2, size=48).pixels.shape[1:] == (48, 48, 3)
+  assert patches(split="test", num_per_class=20, seed=1).fingerprint() != test.fingerprint()
+  with pytest.raises(DataError, match=f"{name} size is 500; expected 1 to 128"):
+    patches(split="test", size=500)
 
 
 def test_shared_sets_have_the_sizes_of_their_readme(shared_data):

@@ -70,9 +70,7 @@ def test_a_lone_file_is_normalised_by_family_and_what_is_assumed_is_said(
   assert any(
     "crop " in line and "interpolation bic" in line and f"mean {mean}, std" in line for line in lines
   ) or (any(f"interpolation bilinear, mean {mean}, std" in line for line in lines))
-  assert any(
-    line.startswith("assumed, since no file beside the weights says it: crop, inter") for line in lines
-  )
+  assert any(line.startswith("assumed, since no config file says it: crop, inter") for line in lines)
   assert any(f"a weight of {family}," in line for line in lines) == bool(family)
 
 

@@ -63,7 +63,9 @@ def test_shards_are_read_as_one_file(tmp_path):
   save_file({"b": TENSORS["b"] + 1, "c": TENSORS["c"]}, tmp_path / "two.safetensors")
   assert read_source(index).sha256 != before
   (tmp_path / "two.safetensors").unlink()
-  with pytest.raises(CheckpointError, match=r"names two\.safetensors, which is not beside it"):
+  with pytest.raises(
+    CheckpointError, match=r"names two\.safetensors, which is not a \.safetensors file in its folder"
+  ):
     read_source(index)
 
 
@@ -71,7 +73,7 @@ def test_shards_are_read_as_one_file(tmp_path):
 def test_an_index_of_nothing_is_refused(tmp_path, text):
   index = tmp_path / "model.safetensors.index.json"
   index.write_text(text)
-  with pytest.raises(CheckpointError, match=r"is no index|which is not beside it"):
+  with pytest.raises(CheckpointError, match=r"is no index|which is not a \.safetensors file in its folder"):
     read_source(index)
 
 
@@ -95,7 +97,7 @@ def test_an_index_names_no_file_outside_its_folder(tmp_path, name):
   index.write_text(
     json.dumps({"weight_map": {"a": str(tmp_path / "x.safetensors") if name[0] == "/" else name}})
   )
-  with pytest.raises(CheckpointError, match=r"which is not beside it as a \.safetensors file") as caught:
+  with pytest.raises(CheckpointError, match=r"which is not a \.safetensors file in its folder") as caught:
     read_source(index)
   assert "\n" not in str(caught.value)
 

@@ -113,6 +113,6 @@ def test_a_probe_without_transforms_is_that_with_the_checkpoints_written_out(run
   assert rows["left_out"] == rows["written"]
   assert rows["other"][0]["loss"] != rows["written"][0]["loss"]
   assert notes[0].startswith(
-    "squares, again: normalised otherwise than the images of somewhere, which had the"
+    "squares, again: normalised differently from the images of somewhere, which had the"
   )
   assert "mean 0.1, 0.2, 0.3 and std 0.4, 0.5, 0.6" in notes[0]

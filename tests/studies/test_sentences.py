@@ -145,7 +145,7 @@ def test_a_subset_that_was_asked_for_is_complete():
   half = study({"a": [0.8], "b": []})
   said = sentences.qualifications(with_sessions(half, (["a"], [0])))
   assert said[0] == "What was asked for is complete: a, seed 0."
-  assert said[1] == "Not asked for (--arms, --seeds): b/0, a/1, b/1."
+  assert said[1] == "Not asked for (--arms, --seeds): a/1, b/0, b/1."
   assert "unfinished" not in " ".join(said)
 
 
@@ -155,7 +155,7 @@ def test_a_subset_that_was_asked_for_may_be_unfinished():
   assert "1 of 4 cells (arm/seed) are done; missing: a/1." in said
   assert "Not asked for (--arms, --seeds): b/0, b/1." in said
   everything = " ".join(sentences.qualifications(with_sessions(half, (["a"], [0]), (["a", "b"], [0, 1]))))
-  assert "missing: b/0, a/1, b/1." in everything
+  assert "missing: a/1, b/0, b/1." in everything
   assert "Not asked for" not in everything
 
 

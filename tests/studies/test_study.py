@@ -161,7 +161,7 @@ def test_a_transferred_weight_gets_a_head_of_its_own_and_keeps_its_statistics(
   tuned = {}
   for epochs in (0.0, 1.0):
     recipe = dataclasses.replace(protocols.fine_tune, epochs=epochs)
-    experiment = transfer._experiment(recipe, target, arms["smoothed_hinge"].model, 96)
+    experiment = transfer.fine_tuning(recipe, target, arms["smoothed_hinge"].model, 96)
     tuned[epochs] = pretrain.train.run(
       experiment, seed=1, runtime=runtime(), start=start.weights, fresh_head=True
     ).weights
