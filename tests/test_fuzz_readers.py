@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxtl import arguments, cli, cluster, config
 from jaxtl.errors import InputError, printable
-from jaxtl.pretrained import cards, facts, importing, readers
+from jaxtl.pretrained import cards, importing, readers, side_files
 from jaxtl.studies import label_map, provenance, study
 from jaxtl.studies.results import load
 from jaxtl.tasks import prompting
@@ -53,7 +53,7 @@ FILES = {
   "object": provenance.read_json,
   "sessions": provenance.read_sessions,
   "rows": study.read_rows,
-  "side file": facts._json,
+  "side file": side_files.read_json,
   "shards": readers._shards,
   "records": writer._read_records,
 }

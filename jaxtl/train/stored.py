@@ -93,10 +93,12 @@ def parse(text: str, kind: type = dict) -> Any:
 
 
 def _integer(text: str) -> int:
-  """Refuses an integer that no array can hold."""
-  if len(text.lstrip("-")) > 18:
-    raise ValueError(f"an integer of {len(text)} digits")
-  return int(text)
+  """Refuses an integer that no array can hold: beyond 64 bits."""
+  digits = len(text.lstrip("-"))
+  value = int(text) if digits <= 19 else 2**63  # int() itself refuses some thousand digits
+  if not -(2**63) <= value < 2**63:
+    raise ValueError(f"an integer of {digits} digits")
+  return value
 
 
 def read(path: Path, kind: type = dict) -> Any:
