@@ -1,5 +1,7 @@
 """A file of a run's folder that was damaged between two sessions is one line, and never a traceback."""
 
+import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -260,6 +262,36 @@ def test_rows_that_are_lost_are_missed(tmp_path):
     refused(lambda: study.read_rows(path), InputError, path)
   path.write_text(stored.lines_text([]))
   assert study.read_rows(path) == []
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_lines_that_change_places_are_never_read_as_another_value(tmp_path, kind):
+  """The line of the digest may come to stand inside a part, in its place."""
+  path = tmp_path / "x.json"
+  value = {"step": 7, "losses": [1, 2.5], "names": ["a", "b"], "parts": {"1": 2}}
+  value = value if kind is dict else [value, {"step": 8, "parts": {"1": 2}}]
+  lines = stored.text(value).splitlines()
+  read = 0
+  for a, b in itertools.combinations(range(len(lines)), 2):
+    swapped = list(lines)
+    swapped[a], swapped[b] = swapped[b], swapped[a]
+    path.write_text("\n".join(swapped))
+    with contextlib.suppress(ValueError):
+      assert stored.read(path, kind) == value
+      read += 1
+  assert read  # two lines of the same object
+
+
+def test_bytes_that_change_places_are_never_read_as_another_value(tmp_path):
+  path = tmp_path / "x.json"
+  value = {"step": 7, "name": "sha1"}
+  data = stored.text(value).encode()
+  for a, b in itertools.combinations(range(len(data)), 2):
+    swapped = bytearray(data)
+    swapped[a], swapped[b] = swapped[b], swapped[a]
+    path.write_bytes(swapped)
+    with contextlib.suppress(ValueError):
+      assert stored.read(path) == value
 
 
 def test_the_files_are_plain_json_for_everybody_else(session):
