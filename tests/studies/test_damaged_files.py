@@ -251,6 +251,33 @@ def test_one_flipped_bit_costs_a_run_at_most_the_lines_that_it_is_in(session):
     assert all(record in wanted for record in records)
 
 
+def test_metrics_lines_that_are_doubled_or_have_changed_places_are_no_other_curve(session):
+  """Each has a digest of its own, so that their order has to tell; a step may have two records."""
+  folder, _ = session
+  path = folder / "arm" / "0" / "metrics.jsonl"
+  wanted = results._records(path)
+  lines = path.read_text().splitlines(keepends=True)
+  assert [record["step"] for record in wanted] == [1, 2, 3, 3]
+  for other in ([*lines[:2], *lines[1:]], [lines[1], lines[0], *lines[2:]], [*lines, lines[-1]]):
+    path.write_text("".join(other))
+    assert lines_of(path) == wanted  # which writes the file as it was
+    path.write_text("".join(other))
+    refused(lambda: results._records(path), InputError, path)
+  path.write_text("".join(lines))
+
+
+def test_a_last_line_whose_end_was_damaged_is_not_taken_for_an_unfinished_one(session):
+  folder, _ = session
+  path = folder / "arm" / "0" / "metrics.jsonl"
+  content, wanted = path.read_bytes(), results._records(path)
+  for bit in range(8):
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1 << bit]))
+    refused(lambda: results._records(path), InputError, path)
+  path.write_bytes(content[:-1])
+  assert results._records(path) == wanted[:-1]
+  path.write_bytes(content)
+
+
 def test_rows_that_are_lost_are_missed(tmp_path):
   path = tmp_path / "rows.jsonl"
   rows = [{"arm": "a", "seed": 0, "x": x} for x in range(3)]
