@@ -18,6 +18,8 @@ from jaxtl.types import Array
 
 # A feature is constant where its standard deviation is at most so many roundings of its mean.
 ROUNDINGS = 10
+# Differences of two features must be finite in float32.
+LARGEST = float(np.finfo(np.float32).max) / 2
 # Rows that are held in float64 at a time.
 ROWS = 4096
 # Parts in which examples are left out where there are more of them: so often is each penalty fitted.
@@ -125,10 +127,15 @@ def choose_probe(
     beat: called after each fit.
 
   Raises:
-    NonFiniteError: a feature is NaN or infinite.
+    NonFiniteError: a feature is NaN or infinite, or beyond half the range of float32.
   """
   if not np.isfinite(features).all():
     raise NonFiniteError("the features have a NaN or an infinity; no probe can be fitted to them")
+  if (largest := float(np.abs(features).max(initial=0.0))) > LARGEST:
+    raise NonFiniteError(
+      f"the features are as large as {largest:.1e}; expected at most {LARGEST:.1e}, since the probe is in "
+      "float32: divide them by a constant"
+    )
   fit = functools.partial(fit_probe, num_classes=num_classes, max_iters=max_iters)
   grid = sorted(set(l2_grid), reverse=True)
   folds, by = _folds(labels, held_out, seed)
@@ -217,18 +224,22 @@ def _solve(
   start = (jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
   solver = optax.lbfgs()
   value_and_grad = optax.value_and_grad_from_state(objective)
-  initial = tree.norm(jax.grad(objective)(start))
+  # A gradient of a few roundings is 0: constant features and classes of equal size begin at the optimum.
+  enough = jnp.maximum(tolerance * tree.norm(jax.grad(objective)(start)), 4 * jnp.finfo(jnp.float32).eps)
 
   def step(carry: Any) -> Any:
-    params, state, number, _ = carry
+    params, state, number, _, _ = carry
     value, grads = value_and_grad(params, state=state)
     updates, state = solver.update(grads, state, params, value=value, grad=grads, value_fn=objective)
-    return optax.apply_updates(params, updates), state, number + 1, tree.norm(grads)
+    return optax.apply_updates(params, updates), state, number + 1, tree.norm(grads), params
 
   def unfinished(carry: Any) -> Array:
-    return (carry[2] < max_iters) & (carry[3] > tolerance * initial)
+    return (carry[2] < max_iters) & (carry[3] > enough)
 
-  carry = (start, solver.init(start), jnp.int32(0), initial)
-  params, _, number, _ = jax.lax.while_loop(unfinished, step, carry)
-  # The carried norm is that of the step before: the result's own decides.
-  return params, number, tree.norm(jax.grad(objective)(params)) <= tolerance * initial
+  carry = (start, solver.init(start), jnp.int32(0), jnp.float32(jnp.inf), start)
+  params, _, number, norm, before = jax.lax.while_loop(unfinished, step, carry)
+  # The carried norm is that of the step before. The last step may lead out of the tolerance again.
+  last = tree.norm(jax.grad(objective)(params))
+  worse = (norm <= enough) & (last > enough)
+  params = jax.tree.map(lambda old, new: jnp.where(worse, old, new), before, params)
+  return params, number, (norm <= enough) | (last <= enough)

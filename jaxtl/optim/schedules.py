@@ -7,6 +7,7 @@ examples over the batch size, which need not be a whole number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -21,7 +22,12 @@ def steps_of(epochs: float, *, steps_per_epoch: float) -> int:
   """Rounds a span in epochs to steps; at least one where the span is above 0.
 
   Every span in epochs is converted here: the length of a run, its warm-up, its evaluations.
+
+  Raises:
+    ConfigError: the span is negative or not finite.
   """
+  if not 0 <= epochs < math.inf:
+    raise ConfigError(f"expected a span of 0 epochs or more, got {epochs} (for example 2.5)")
   return max(round(epochs * steps_per_epoch), 1) if epochs else 0
 
 
@@ -119,7 +125,7 @@ def _warmed_up(after: Schedule, peak_rate: float, warmup: int) -> Schedule:
 
 def _warmup(steps: int, epochs: float, steps_per_epoch: float | None, total_steps: int | None) -> int:
   """The warm-up in steps, given in steps or in epochs."""
-  if steps < 0 or epochs < 0:
+  if not (0 <= steps < math.inf and 0 <= epochs < math.inf):
     raise ConfigError(f"expected a warm-up of 0 or more, got warmup_steps={steps}, warmup_epochs={epochs}")
   if steps and epochs:
     raise ConfigError(f"warmup_steps is {steps} and warmup_epochs is {epochs}; give one of them")

@@ -105,7 +105,7 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
             f"(read are {', '.join(DTYPES)})"
           )
       return {name: stored.get_tensor(name) for name in names}
-  except CheckpointError:
+  except CheckpointError:  # a ValueError, too
     raise
   except (SafetensorError, AttributeError, TypeError, ValueError, KeyError, OSError) as error:
     raise CheckpointError(f"{file} cannot be read as safetensors: {in_line(_first_line(error))}") from error
@@ -139,7 +139,7 @@ def _bfloat16(array: np.ndarray) -> np.ndarray:
   """numpy has no bfloat16 and stores it as two bytes of anything: the upper half of a float32."""
   if array.dtype.kind != "V" or array.dtype.itemsize != 2:
     return array
-  return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+  return np.asarray(array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _pickle(file: Path) -> tuple[dict[str, np.ndarray], str]:

@@ -31,8 +31,10 @@ MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 # Limits against a file that is made to exhaust a reader: depth and number of dictionaries.
 DEPTH, MOST = 32, 1_000_000
-# Views may repeat the numbers of a file so many times; so many numbers are allowed in any case.
-REPEATED, SMALL = 8, 1 << 24
+# How many times its own bytes a file's tensors may have, as views of one another; less than SMALL is fine.
+REPEATED, SMALL = 8, 1 << 27
+# What the process may use: bytes of memory and seconds of a processor, and so much more for each of the file.
+MEMORY, SECONDS, MEMORY_PER_BYTE, BYTES_PER_SECOND = 2 << 30, 120, 64, 10_000_000
 
 # torch's name of a type -> numpy's. bfloat16 is the upper half of a float32.
 DTYPES = {
@@ -133,12 +135,17 @@ class Tensor:
   strides: tuple[int, ...]
   dtype: DType
 
-  def array(self, data: bytes, order: Order) -> np.ndarray:
-    """The values, from the bytes of the storage."""
-    flat = np.frombuffer(data, self.dtype.numpy.newbyteorder(order))
+  @property
+  def nbytes(self) -> int:
+    """The bytes of its values, however few lie in the storage."""
     sizes = (*self.shape, *self.strides, self.offset)
     if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in sizes):
       raise Refused("it holds a tensor of another kind than rows and columns of numbers")
+    return math.prod(self.shape) * self.dtype.numpy.itemsize
+
+  def array(self, data: bytes, order: Order) -> np.ndarray:
+    """The values, from the bytes of the storage."""
+    flat = np.frombuffer(data, self.dtype.numpy.newbyteorder(order))
     last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides))
     if math.prod(self.shape) and last >= len(flat):
       raise Refused("it is damaged: a tensor reaches beyond its storage")
@@ -149,7 +156,7 @@ class Tensor:
       values = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, steps, writeable=False)
     values = np.array(values, self.dtype.numpy, order="C")
     if self.dtype.name == "bfloat16":
-      return (values.astype(np.uint32) << 16).view(np.float32)
+      return np.asarray(values.astype(np.uint32) << 16).view(np.float32)  # a shifted 0-d array is a scalar
     return values
 
 
@@ -161,13 +168,16 @@ def _default(*_: Any) -> Named:
   return Named()
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-  return _typed_tensor(storage, offset, shape, strides, None, None, None)
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
+  return _typed_tensor(storage, offset, shape, strides, *rest[:2], None, *rest[2:])
 
 
 def _typed_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
   if not isinstance(storage, Storage):
     raise Refused("it holds a tensor without numbers")
+  marks = rest[3] if len(rest) > 3 and isinstance(rest[3], dict) else {}
+  if any(marks.values()):  # what is stored is not yet negated, or not yet conjugated
+    raise Refused("it holds a tensor that torch negates when it is read; save what .resolve_neg() gives")
   dtype = rest[2] if len(rest) > 2 and isinstance(rest[2], DType) else storage.dtype
   return Tensor(storage, offset, tuple(shape), tuple(strides), dtype)
 
@@ -285,9 +295,32 @@ def main(file: str, out: str) -> None:
     raise SystemExit(_reason(error)) from None
 
 
+def _bounded(file: str) -> None:
+  """Bounds the memory and the time of this process, where the system can.
+
+  A pickle of a few bytes may ask for a table of 32 GiB, or for the hash of a key that takes days. Both happen
+  inside the unpickler, where nothing but the system can stop them.
+  """
+  try:
+    import resource
+
+    with open("/proc/self/statm") as status:
+      used = int(status.read().split()[0]) * resource.getpagesize()
+    size = os.path.getsize(file)
+  except (ImportError, OSError):
+    return
+  memory = used + MEMORY + MEMORY_PER_BYTE * size
+  for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, SECONDS + size // BYTES_PER_SECOND)):
+    bound = resource.getrlimit(kind)[1]
+    most = most if bound == resource.RLIM_INFINITY else min(most, bound)
+    resource.setrlimit(kind, (most, bound))
+
+
 def _reason(error: Exception) -> str:
   if isinstance(error, Refused):
     return str(error)
+  if isinstance(error, MemoryError):
+    return "it takes far more memory than a file of its size should"
   if isinstance(error, zipfile.BadZipFile):
     return f"it is damaged: {' '.join(str(error).split())[:200]}"
   return "it is damaged, or no file of torch's"
@@ -312,7 +345,7 @@ def _archive(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
     def data(storage: Storage) -> bytes:
       return archive.read(members[f"data/{storage.key}"])
 
-    return _arrays(stored, data, ">" if order == b"big" else "<")
+    return _arrays(stored, data, ">" if order == b"big" else "<", os.fstat(stream.fileno()).st_size)
 
 
 def _stream(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
@@ -338,7 +371,7 @@ def _stream(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
     stream.seek(at)
     return stream.read(size)
 
-  return _arrays(stored, data, order)
+  return _arrays(stored, data, order, end)
 
 
 class _Noting(Restricted):
@@ -353,19 +386,28 @@ class _Noting(Restricted):
     return self.storages.setdefault(storage.key, storage)
 
 
-def _arrays(stored: Any, data: Callable[[Storage], bytes], order: Order) -> tuple[dict[str, np.ndarray], str]:
-  """The tensors by name, and below which keys they lay.
+def _arrays(
+  stored: Any, data: Callable[[Storage], bytes], order: Order, size: int
+) -> tuple[dict[str, np.ndarray], str]:
+  """The tensors by name, and below which keys they lay, of a file of `size` bytes.
 
   Raises:
     Refused: there are none, or many times more numbers than the file holds.
   """
   inside, below = _unwrapped(stored)
   tensors = _flat(inside)
-  storages = {tensor.storage.key: tensor.storage.length for tensor in tensors.values()}
-  # A view may repeat numbers without end, so that a small file fills the memory.
-  if sum(math.prod(tensor.shape) for tensor in tensors.values()) > REPEATED * sum(storages.values()) + SMALL:
+  # A view may repeat numbers without end, so that a small file fills the memory. What the file says about the
+  # lengths of its storages is no bound.
+  if sum(tensor.nbytes for tensor in tensors.values()) > REPEATED * size + SMALL:
     raise Refused("its tensors repeat the same numbers many times over")
-  return {key: value.array(data(value.storage), order) for key, value in tensors.items()}, below
+  arrays: dict[str, np.ndarray] = {}
+  views: dict[str, list[str]] = {}
+  for name, tensor in tensors.items():
+    views.setdefault(tensor.storage.key, []).append(name)
+  for names in views.values():
+    read = data(tensors[names[0]].storage)  # once, however many tensors are views of it
+    arrays |= {name: tensors[name].array(read, order) for name in names}
+  return {name: arrays[name] for name in tensors}, below
 
 
 def _unwrapped(stored: Any) -> tuple[dict[Any, Any], str]:
@@ -393,6 +435,8 @@ def _flat(stored: dict[Any, Any]) -> dict[str, Tensor]:
     before, inside, depth = waiting.pop()
     for key, value in inside.items():
       if isinstance(value, Tensor):
+        if f"{before}{key}" in found:
+          raise Refused(f"it holds two tensors that are both named {ascii(f'{before}{key}')[:100]}")
         found[f"{before}{key}"] = value
       elif isinstance(value, dict) and depth < DEPTH:
         waiting.append((f"{before}{key}.", value, depth + 1))
@@ -400,4 +444,5 @@ def _flat(stored: dict[Any, Any]) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
+  _bounded(sys.argv[1])
   main(*sys.argv[1:])

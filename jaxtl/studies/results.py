@@ -175,9 +175,15 @@ def _records(path: Path) -> list[dict[str, float]]:
     return []
   found: list[dict[str, float]] = []
   try:
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
+    for line in lines:
       if line.strip():
-        found.append(stored.record(line))
+        record = stored.record(line)
+        if found and (record["step"] < found[-1]["step"] or record == found[-1]):
+          raise ValueError("it is not after the one above it")
+        found.append(record)
+    if "}" in unfinished[:-1]:
+      raise ValueError("something stands after its end")
   except ValueError as error:
     raise InputError(
       f"{path} is damaged (record {len(found) + 1}: {error}); restore it, or remove that line"

@@ -337,15 +337,21 @@ def _read_records(path: Path) -> tuple[list[dict[str, float]], int, int]:
   """
   if not path.exists():
     return [], 0, 0
-  found, lost, old = [], 0, 0
+  found: list[dict[str, float]] = []
+  lost = old = 0
   for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
     try:
-      if line.strip():
-        found.append(stored.record(line))
-        old += stored.MARK not in line
+      record = stored.record(line) if line.strip() else None
     except ValueError:
       lost += 1
-  return found, lost, old
+      continue
+    if record is not None and record in found[-1:]:
+      lost += 1  # the same line twice
+    elif record is not None:
+      found.append(record)
+      old += stored.MARK not in line
+  # Lines may have changed places. Records of one step, of training and evaluation, stay as they are.
+  return sorted(found, key=lambda record: record["step"]), lost, old
 
 
 def _clock(seconds: float) -> str:

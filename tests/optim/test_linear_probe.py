@@ -208,3 +208,49 @@ def test_a_probe_says_whether_it_converged():
   assert 2 < int(done.num_iters) < 500
   assert not bool(cut.converged)
   assert int(cut.num_iters) == 2
+
+
+def test_a_probe_whose_last_step_leads_out_of_the_tolerance_is_the_one_before_it():
+  """Rare classes make L-BFGS overshoot: what is returned has the gradient that ended the search."""
+  rng = np.random.default_rng(1)
+  for _ in range(20):
+    labels = np.sort(rng.choice(5, 300, p=[0.9, 0.025, 0.025, 0.025, 0.025]))
+    labels[:5] = np.arange(5)
+    features = (rng.standard_normal((5, 6))[labels] + rng.standard_normal((300, 6))).astype(np.float32)
+    for l2 in (1e-3, 1e3):
+      probe = optim.fit_probe(features, labels, num_classes=5, l2=l2)
+      assert int(probe.num_iters) < 500
+      assert bool(probe.converged)
+      assert gradient_norm(probe, features, labels, l2) <= 2e-4 * gradient_at_zero(features, labels)
+
+
+def gradient_norm(probe, features, labels, l2):
+  """In float64, without automatic derivatives."""
+  standard = (features.astype(np.float64) - np.asarray(probe.mean)) / np.asarray(probe.scale)
+  kernel = np.asarray(probe.kernel, np.float64)
+  logits = standard @ kernel + np.asarray(probe.bias, np.float64)
+  shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+  apart = shares / shares.sum(axis=1, keepdims=True) - np.eye(kernel.shape[1])[labels]
+  parts = standard.T @ apart / len(labels) + l2 * kernel, apart.mean(axis=0)
+  return np.sqrt(sum(np.sum(part**2) for part in parts))
+
+
+def gradient_at_zero(features, labels):
+  standard = StandardScaler().fit_transform(features.astype(np.float64))
+  apart = 1 / 5 - np.eye(5)[labels]
+  return np.sqrt(np.sum((standard.T @ apart / len(labels)) ** 2) + np.sum(apart.mean(axis=0) ** 2))
+
+
+def test_a_probe_that_begins_at_its_optimum_has_converged():
+  probe = optim.fit_probe(np.ones((20, 8), np.float32), np.repeat([0, 1], 10), num_classes=2, l2=1e-2)
+  assert bool(probe.converged)
+  assert int(probe.num_iters) <= 1
+
+
+@pytest.mark.parametrize("features", [np.full((9, 2), 3e38, np.float32), np.full((9, 2), -1e100)])
+def test_features_beyond_the_range_of_float32_are_refused(features):
+  features = features * np.linspace(-1, 1, 9).reshape(9, 1).astype(features.dtype)
+  with pytest.raises(NonFiniteError, match=r"as large as [0-9.e+]+; expected at most 1\.7e\+38"):
+    optim.choose_probe(
+      features, np.repeat([0, 1, 2], 3), num_classes=3, l2_grid=(0.1, 1.0), held_out=0.3, seed=0
+    )

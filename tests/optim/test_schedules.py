@@ -1,3 +1,5 @@
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -89,3 +91,11 @@ def test_ambiguous_spans_are_refused(keywords, message):
 def test_boundaries_outside_the_run_are_refused(boundaries):
   with pytest.raises(ConfigError, match="ascending shares"):
     optim.multi_step(total_steps=10, boundaries=boundaries)
+
+
+@pytest.mark.parametrize("epochs", [-1.0, -1e-9, math.nan, math.inf])
+def test_a_span_that_is_no_number_of_epochs_is_refused(epochs):
+  with pytest.raises(ConfigError, match="expected a span of 0 epochs or more, got "):
+    optim.steps_of(epochs, steps_per_epoch=3.5)
+  with pytest.raises(ConfigError, match="expected a warm-up of 0 or more, got "):
+    optim.schedules.cosine(total_steps=10, warmup_epochs=epochs, steps_per_epoch=3.5)

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from jaxtl.errors import CheckpointError, InputError
 from jaxtl.pretrained import torch_reader
@@ -330,6 +330,73 @@ def test_a_pickle_without_tensors_to_read_is_refused(tmp_path, message, legacy):
   with pytest.raises(CheckpointError, match=message) as caught:
     read_source(path)
   assert "\n" not in str(caught.value)
+
+
+def torch_archive(path, data, values=bytes(16)):
+  """An archive of torch's with this data.pkl, and one storage, "0"."""
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    archive.writestr("archive/data.pkl", data)
+    archive.writestr("archive/data/0", values)
+  return path
+
+
+def test_a_length_that_a_torch_file_only_claims_is_no_bound(tmp_path):
+  """372 bytes that say they hold 2**60 numbers may not become 2**34."""
+  made = torch_files.save({"w": Tensor([1.0, 2.0], view=(0, (2**34,), (0,)))}, tmp_path / "x.pth")
+  with zipfile.ZipFile(made) as archive:
+    data = archive.read("archive/data.pkl")
+  assert b"K\x02tq" in data  # the length, last of what names the storage
+  longer = data.replace(b"K\x02tq", b"\x8a\x08" + (2**60).to_bytes(8, "little") + b"tq")
+  path = torch_archive(tmp_path / "y.pth", longer)
+  assert (
+    reason_of(path, tmp_path / "out.safetensors") == "its tensors repeat the same numbers many times over"
+  )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the bound is Linux's")
+def test_a_pickle_cannot_fill_the_memory(tmp_path):
+  """An index of 2**31 - 1 makes the unpickler ask for a table of 32 GiB."""
+  path = torch_archive(tmp_path / "x.pth", b"\x80\x02Nr\xff\xff\xff\x7f.")
+  with pytest.raises(CheckpointError, match="it takes far more memory than a file of its size should"):
+    read_source(path)
+
+
+def test_a_storage_is_read_once_however_many_tensors_are_views_of_it(tmp_path, monkeypatch):
+  values = np.arange(12, dtype=np.float32)
+  views = {f"w{at}": Tensor(values, view=(at, (2,), (3,))) for at in range(9)}
+  path = torch_files.save(views, tmp_path / "x.pth")
+  reads, read = [], zipfile.ZipFile.read
+  monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, *given: reads.append(given) or read(self, *given))
+  assert reason_of(path, tmp_path / "out.safetensors") is None
+  assert len(reads) == 2  # the byte order, and the numbers
+  found = load_file(tmp_path / "out.safetensors")
+  assert {name: list(value) for name, value in found.items()} == {f"w{at}": [at, at + 3] for at in range(9)}
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+  stored = {"a.b": Tensor([1.0]), "a": {"b": Tensor([2.0])}}
+  path = torch_files.save(stored, tmp_path / "x.pth")
+  assert "two tensors that are both named 'a.b'" in reason_of(path, tmp_path / "out.safetensors")
+
+
+def test_a_tensor_that_torch_negates_when_it_is_read_is_refused(tmp_path):
+  typed_float = typed("float32")
+  for marks, refused in (({"neg": True}, True), ({"conj": True}, True), ({"neg": False}, False), ({}, False)):
+    asked = Asks("torch._utils._rebuild_tensor_v3", *typed_float, marks)
+    path = torch_files.save({"a": asked}, tmp_path / "x.pth")
+    reason = reason_of(path, tmp_path / "out.safetensors")
+    assert reason is None or refused
+    assert not refused or "torch negates" in reason
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_bfloat16_without_axes_is_read(tmp_path, legacy):
+  number = (np.array([4.6052], np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.int16)
+  scale = Tensor(number.view(np.float16), storage="BFloat16Storage", view=(0, (), ()))
+  found = read_source(torch_files.save({"logit_scale": scale}, tmp_path / "x.pth", legacy=legacy)).tensors
+  assert found["logit_scale"].shape == ()
+  assert found["logit_scale"].dtype == np.float32
+  assert float(found["logit_scale"]) == 4.59375  # bfloat16 has 8 bits: steps of 1 / 32
 
 
 def test_a_torchscript_archive_is_refused(tmp_path):

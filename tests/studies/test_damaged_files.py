@@ -1,5 +1,7 @@
 """A file of a run's folder that was damaged between two sessions is one line, and never a traceback."""
 
+import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -249,6 +251,33 @@ def test_one_flipped_bit_costs_a_run_at_most_the_lines_that_it_is_in(session):
     assert all(record in wanted for record in records)
 
 
+def test_metrics_lines_that_are_doubled_or_have_changed_places_are_no_other_curve(session):
+  """Each has a digest of its own, so that their order has to tell; a step may have two records."""
+  folder, _ = session
+  path = folder / "arm" / "0" / "metrics.jsonl"
+  wanted = results._records(path)
+  lines = path.read_text().splitlines(keepends=True)
+  assert [record["step"] for record in wanted] == [1, 2, 3, 3]
+  for other in ([*lines[:2], *lines[1:]], [lines[1], lines[0], *lines[2:]], [*lines, lines[-1]]):
+    path.write_text("".join(other))
+    assert lines_of(path) == wanted  # which writes the file as it was
+    path.write_text("".join(other))
+    refused(lambda: results._records(path), InputError, path)
+  path.write_text("".join(lines))
+
+
+def test_a_last_line_whose_end_was_damaged_is_not_taken_for_an_unfinished_one(session):
+  folder, _ = session
+  path = folder / "arm" / "0" / "metrics.jsonl"
+  content, wanted = path.read_bytes(), results._records(path)
+  for bit in range(8):
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1 << bit]))
+    refused(lambda: results._records(path), InputError, path)
+  path.write_bytes(content[:-1])
+  assert results._records(path) == wanted[:-1]
+  path.write_bytes(content)
+
+
 def test_rows_that_are_lost_are_missed(tmp_path):
   path = tmp_path / "rows.jsonl"
   rows = [{"arm": "a", "seed": 0, "x": x} for x in range(3)]
@@ -260,6 +289,36 @@ def test_rows_that_are_lost_are_missed(tmp_path):
     refused(lambda: study.read_rows(path), InputError, path)
   path.write_text(stored.lines_text([]))
   assert study.read_rows(path) == []
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_lines_that_change_places_are_never_read_as_another_value(tmp_path, kind):
+  """The line of the digest may come to stand inside a part, in its place."""
+  path = tmp_path / "x.json"
+  value = {"step": 7, "losses": [1, 2.5], "names": ["a", "b"], "parts": {"1": 2}}
+  value = value if kind is dict else [value, {"step": 8, "parts": {"1": 2}}]
+  lines = stored.text(value).splitlines()
+  read = 0
+  for a, b in itertools.combinations(range(len(lines)), 2):
+    swapped = list(lines)
+    swapped[a], swapped[b] = swapped[b], swapped[a]
+    path.write_text("\n".join(swapped))
+    with contextlib.suppress(ValueError):
+      assert stored.read(path, kind) == value
+      read += 1
+  assert read  # two lines of the same object
+
+
+def test_bytes_that_change_places_are_never_read_as_another_value(tmp_path):
+  path = tmp_path / "x.json"
+  value = {"step": 7, "name": "sha1"}
+  data = stored.text(value).encode()
+  for a, b in itertools.combinations(range(len(data)), 2):
+    swapped = bytearray(data)
+    swapped[a], swapped[b] = swapped[b], swapped[a]
+    path.write_bytes(swapped)
+    with contextlib.suppress(ValueError):
+      assert stored.read(path) == value
 
 
 def test_the_files_are_plain_json_for_everybody_else(session):
