@@ -24,7 +24,7 @@ def hidden(filled):
   def run(name):
     if name not in found:
       model = make_small(name, num_classes=2)
-      size = 8 if "image_size" in inspect.signature(FUNCTIONS[name]).parameters else 64
+      size = side(name, small=True)
       x = np.random.default_rng(7).standard_normal((IMAGES, size, size, 3)).astype(np.float32)
       params, batch_stats = filled(model, (1, size, size, 3))
       features, _ = model.apply(params, batch_stats, x, train=True, key=jax.random.key(1), stop=model.head)
@@ -43,7 +43,7 @@ def test_the_first_loss_is_that_of_a_guess_and_the_first_gradient_of_its_size(hi
   are, and so is its gradient: ours is never more than three times that, and never less than a third of the
   gradient of a guess.
   """
-  model, params = fresh_head(make_small(name, num_classes=num_classes), 64)
+  model, params = fresh_head(make_small(name, num_classes=num_classes), side(name, small=True))
   labels = np.random.default_rng(8).integers(0, num_classes, IMAGES)
 
   def loss(params):
@@ -68,9 +68,15 @@ def test_a_full_size_head_has_the_spread_of_its_width_whatever_the_classes(name)
   """Torch's linear layer is U(+-1/sqrt(D)), with a standard deviation of 1/sqrt(3 D): never above, and never
   below a third of it."""
   for num_classes in (2, 1000) if name in FAMILIES else (2,):
-    _, params = fresh_head(FUNCTIONS[name](num_classes=num_classes), 224)
+    _, params = fresh_head(FUNCTIONS[name](num_classes=num_classes), side(name, small=False))
     width = params["kernel"].shape[0]
     assert 0.3 < np.std(params["kernel"]) * (3 * width) ** 0.5 < 1.1
+
+
+def side(name, *, small):
+  """Of the images: a network with positions is made for one size, others have strides down to 1 of 32."""
+  size = inspect.signature(FUNCTIONS[name]).parameters.get("image_size")
+  return 64 if size is None else 8 if small else size.default
 
 
 def fresh_head(model, size):
