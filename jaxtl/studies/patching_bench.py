@@ -159,6 +159,8 @@ def fine_tuning(study: Patching, patch: str, model: Spec, head: str) -> Experime
     gradient=how.gradient,
     epochs=how.epochs,
     steps=how.steps,
+    checkpoint_every=how.checkpoint_every,
+    keep=max(how.keep, 1),  # the pairs begin and end at these weights
   )
 
 

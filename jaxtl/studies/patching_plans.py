@@ -116,7 +116,8 @@ class Patching:
     start: the checkpoint, a run's folder or an imported weight.
     supported: the tasks that must not get worse, by name.
     patching: the tasks that are to get better, by name.
-    fine_tune: how; the head stays frozen, unless `train_head`.
+    fine_tune: how; the head stays frozen, unless `train_head`. Nothing is evaluated on the way, and at least
+      one checkpoint stays, since the interpolation needs it.
     head: makes the heads, as `PatchTask.head`.
     normalise: of the losses: "initial", "endpoints", "log_classes" or "none"; see `weights.PaintObjective`.
     search: a function (alpha -> value) -> `weights.AlphaResult`; it must take `warm` and `bounds`. The latter
