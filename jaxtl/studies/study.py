@@ -210,9 +210,8 @@ def run_study(
     return _all_rows_of(cells)
   with contextlib.ExitStack() as stack:
     stack.enter_context(only_run_in(workdir, note=runtime.progress.note))
-    old = processes.from_first(
-      lambda: _files_without_digest(workdir, cells)
-    )  # of those that claim rewrites, too
+    # Before `claim`, which writes some of these files with a digest.
+    old = processes.from_first(lambda: _files_without_digest(workdir, cells))
     changed = claim(workdir, config, command, asked=asked, data=data)
     stack.enter_context(on_record(workdir))
     if is_first_process():
