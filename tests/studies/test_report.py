@@ -7,6 +7,7 @@ import pytest
 from jaxtl.errors import InputError
 from jaxtl.studies import page, report
 from jaxtl.studies.appendix import Grid
+from jaxtl.train import stored
 from tests.studies import example_study
 from tests.studies.test_diagnosis_tables import ROWS
 
@@ -226,8 +227,8 @@ def foreign(workdir, rows):
   (workdir / "config.json").write_text(json.dumps(config))
   for arm, own in rows.items():
     (workdir / arm / "0").mkdir(parents=True)
-    lines = [json.dumps({"arm": arm, "seed": 0, "session": 0} | row) + "\n" for row in own]
-    (workdir / arm / "0" / "rows.jsonl").write_text("".join(lines))
+    found = [{"arm": arm, "seed": 0, "session": 0} | row for row in own]
+    (workdir / arm / "0" / "rows.jsonl").write_text(stored.lines_text(found))
   return report.write(workdir, workdir / "report")
 
 
