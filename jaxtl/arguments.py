@@ -114,6 +114,14 @@ def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
     help="processes of one run that have not all come after so long end with exit code 42 (seconds; "
     "default: 300)",
   )
+  parser.add_argument(
+    "--heartbeat",
+    type=count,
+    default=None if handed_on else 10,
+    metavar="S",
+    help="a process of a run that is silent for so long counts as lost, and the others end with exit code 42 "
+    "(integer, seconds; default: 10)",
+  )
   trust_option(parser)
   device_options(parser)
 

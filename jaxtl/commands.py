@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
   config = study.load_config(options.config, options.overrides)
   study.parse_config(config)  # mistakes show before anything is made
   workdir = options.workdir or supervision.default_workdir(options.config)
-  processes.start(options.cluster, gather=options.gather_limit)
+  processes.start(options.cluster, gather=options.gather_limit, heartbeat=options.heartbeat)
   runtime = make_runtime(options)
   runtime.quarantine = workdir / exit_reason.of_process("quarantine.jsonl", jax.process_index())
   runtime.watchdog = Watchdog(limit=options.hang_limit, folder=workdir)

@@ -4,8 +4,13 @@ import os
 import signal
 from pathlib import Path
 
-import jax
-import pytest
+# XLA reads its flags when it is loaded. LLVM's optimisations would take most of the suite's time: the programs
+# are many and small, and each runs a few times. XLA's own passes, which decide what is computed, stay on.
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -131,8 +131,10 @@ def job_of(
 def _run_options(options: argparse.Namespace) -> list[str]:
   """Options that are handed to `jaxtl run` as they are."""
   found = []
-  for option, limit in (("--hang-limit", options.hang_limit), ("--gather-limit", options.gather_limit)):
+  limits = dict(hang_limit=options.hang_limit, gather_limit=options.gather_limit, heartbeat=options.heartbeat)
+  for name, limit in limits.items():
     if limit is not None:
+      option = "--" + name.replace("_", "-")
       found.append(f"{option}={limit:g}")
   if options.num_devices is not None:
     found.append(f"--num-devices={options.num_devices}")

@@ -132,6 +132,7 @@ def test_arms_and_seeds_of_a_sweep_are_the_configs_or_those_chosen(here, capsys)
   [
     (["--hang-limit", "60"], "--hang-limit=60"),
     (["--gather-limit", "60"], "--gather-limit=60"),
+    (["--heartbeat", "30"], "--heartbeat=30"),
     (["--num-devices", "4"], "--num-devices=4"),
     (["--model-devices", "2"], "--model-devices=2"),
     (["--cpu-devices", "3"], "--cpu-devices=3"),

@@ -23,11 +23,15 @@ def slow(tmp_path):
 
 @pytest.fixture
 def pair(tmp_path):
-  """Starts two processes; whatever the test does, none outlives it."""
+  """Starts two processes; whatever the test does, none outlives it.
+
+  A machine that runs other tests beside them may hold one up for longer than the default heartbeat.
+  """
   started = []
 
-  def begin(config, workdir="run", *arguments, **options):
-    started.extend(start_pair(config, tmp_path / workdir, *arguments, **options))
+  def begin(config, workdir="run", *arguments, heartbeat=40, **options):
+    patience = ("--heartbeat", heartbeat)
+    started.extend(start_pair(config, tmp_path / workdir, *patience, *arguments, **options))
     return started[-2:]
 
   yield begin
@@ -72,7 +76,7 @@ def test_a_killed_peer_is_named_and_the_run_goes_on_bit_for_bit(slow, pair, tmp_
   assert [one.finish() for one in pair(slow, "whole")] == [0, 0]
   for victim in (1, 0):
     workdir = tmp_path / f"killed{victim}"
-    both = pair(slow, workdir.name)
+    both = pair(slow, workdir.name, heartbeat=10)
     both[victim].until(lambda folder=workdir: 4 in steps_of(folder))
     both[victim].kill()
     died = time.monotonic()
@@ -111,12 +115,11 @@ def test_a_peer_that_never_comes_is_not_waited_for_longer_than_asked(slow, pair,
 
 
 def test_a_stopped_peer_ends_the_other_one(slow, pair, tmp_path):
-  both = pair(slow, "run", "--hang-limit", 20)
+  """By the heartbeat: the limit for hangs is far longer than the time allowed."""
+  both = pair(slow, "run", "--hang-limit", 600, heartbeat=20)
   both[0].until(lambda: 2 in steps_of(tmp_path / "run"))
   os.kill(child_of(both[1]), signal.SIGSTOP)
-  stopped = time.monotonic()
-  assert both[0].finish(seconds=40) == 42
-  assert time.monotonic() - stopped < 30
+  assert both[0].finish(seconds=60) == 42
   assert "restart" in both[0].text or "goes on from the last checkpoint" in both[0].text
 
 
@@ -136,9 +139,9 @@ def test_an_error_of_one_process_alone_keeps_its_code_and_ends_the_other(tmp_pat
   """JAX would let the two wait for each other for five minutes, and then abort both."""
   monkeypatch.setenv("JAXTL_TEST_VICTIM", str(victim))
   config = write_config(tmp_path / "fails.py", pause=0.1, epochs=4.0, fail=3)
-  both = pair(config)
+  both = pair(config, heartbeat=20)
   assert both[victim].finish(seconds=90) == 3
-  assert both[1 - victim].finish(seconds=30) == 42
+  assert both[1 - victim].finish(seconds=60) == 42
   assert "jaxtl: arm/0: one process alone cannot read its data" in both[victim].text or (
     "jaxtl: one process alone cannot read its data" in both[victim].text
   )
