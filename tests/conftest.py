@@ -4,8 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-# XLA reads its flags when it is loaded. LLVM's optimisations would take most of the suite's time: the programs
-# are many and small, and each runs a few times. XLA's own passes, which decide what is computed, stay on.
+# XLA reads its flags when it is loaded. LLVM's optimisations would take most of the suite's time: the
+# programs are many and small, and each runs a few times. XLA's own passes stay on.
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 

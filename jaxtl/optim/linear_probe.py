@@ -43,6 +43,11 @@ class Probe(NamedTuple):
     """[N, D] -> [N, K]."""
     return ((features - self.mean[None]) / self.scale[None]) @ self.kernel + self.bias[None]
 
+  def head(self) -> dict[str, np.ndarray]:
+    """The same classifier on features as they are: {"kernel": [D, K], "bias": [K]}."""
+    kernel = np.asarray(self.kernel / self.scale[:, None])
+    return {"kernel": kernel, "bias": np.asarray(self.bias) - np.asarray(self.mean) @ kernel}
+
 
 def fit_probe(
   features: Array | np.ndarray,

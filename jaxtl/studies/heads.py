@@ -127,8 +127,7 @@ def linear_probe(
     around.note(
       f"{around.name}: one training image a class, so no penalty can be chosen; {penalty:g} is taken"
     )
-  kernel = np.asarray(chosen.kernel / chosen.scale[:, None])
-  return {"kernel": kernel, "bias": np.asarray(chosen.bias) - np.asarray(chosen.mean) @ kernel}
+  return chosen.head()
 
 
 def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False) -> Head:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ Row = dict[str, Any]
 SOME_CLASSES = 10
 # Metrics records of a fine-tuning in each epoch, over which its curve takes the mean.
 RECORDS = 10
+HEADS = ("fresh", "probe")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,10 @@ class FineTune:
     checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning resumes from; None is only
       at the end.
     keep: how many checkpoints of each fine-tuning stay; 0 removes its weights as soon as its row is written.
+    head: what the head begins with. "fresh" draws it as the model does. "probe" takes the linear probe of the
+      target, fitted as `Protocols.linear_probe` says, so that the backbone is not distorted while a random
+      head is learned: Kumar, Raghunathan, Jones, Ma, Liang, "Fine-Tuning can Distort Pretrained Features and
+      Underperform Out-of-Distribution", 2022, arXiv 2202.10054.
   """
 
   task: Spec
@@ -104,6 +109,7 @@ class FineTune:
   steps: int | None = None
   checkpoint_every: int | None = 500
   keep: int = 1
+  head: str = "fresh"
 
   def __post_init__(self) -> None:
     every, period = self.evaluate_every_epochs, self.checkpoint_every
@@ -112,6 +118,7 @@ class FineTune:
       evaluate_every_epochs=(every, every is None or every > 0, "a number above 0"),
       checkpoint_every=(period, period is None or period >= 1, "at least 1"),
       keep=(self.keep, self.keep >= 0, "0 or more"),
+      head=(self.head, self.head in HEADS, f"one of {', '.join(HEADS)}"),
     )
 
 
@@ -121,7 +128,8 @@ class Protocols:
 
   Attributes:
     targets: data sets by name.
-    linear_probe, fine_tune: None leaves the protocol out.
+    linear_probe, fine_tune: None leaves the protocol out; a fine-tuning that begins at the probe then fits
+      it with the defaults.
   """
 
   targets: Mapping[str, Target]
@@ -180,9 +188,7 @@ def measure(
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
       yield remember(
         folder / "fine_tune.json",
-        functools.partial(
-          _fine_tune_row, fine_tune, name, target, model, start, seed, folder / "fine_tune", runtime
-        ),
+        functools.partial(_fine_tune_row, protocols, name, model, start, seed, folder / "fine_tune", runtime),
         recalled=functools.partial(runtime.progress.skip, passes),
         note=runtime.progress.note,
       )
@@ -260,12 +266,22 @@ def _rehearse(
   tuned = fine_tuning(fine_tune, target, sized or PLAIN, None)
   if model is not None:
     facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=None, image_size=image_size)
-    experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
+    program, state = experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
+    if fine_tune.head == "probe" and state is not None:
+      _check_linear(model, sorted(state.params[program.model.head]))
     return
   context: dict[str, Any] = dict(total_steps=ANY_LENGTH, steps_per_epoch=1, blocks=(), mesh=None)
   tuned.task.realize(num_classes=SOME_CLASSES)
   tuned.optimizer.realize(**context)
   tuned.gradient.realize(**context)
+
+
+def _check_linear(model: Spec, head: list[str]) -> None:
+  if head != ["bias", "kernel"]:
+    raise ConfigError(
+      f"fine_tune.head is 'probe', which needs a linear head, and that of {model.path} has "
+      f"{' and '.join(head)}; write head='fresh', or give the model a linear head"
+    )
 
 
 def _known(study: Transfer, runtime: Runtime) -> tuple[Protocols, Spec | None]:
@@ -306,30 +322,11 @@ def _probe_row(
   probe: LinearProbe, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
 ) -> Row:
   began = time.monotonic()
-  size = runtime.image_shape(target.test)[0]
-  _, fitting = fitted(model, start, size)
-  features = make_features(make_model(at_size(model, size), num_classes=len(start.classes)))
-  params = sharding.put_replicated(fitting, runtime.mesh)
-  batch_stats = sharding.put_replicated(start.batch_stats, runtime.mesh)
-
-  def cached(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    batches = runtime.eval_batches(data)
-    return collect_features(features, params, batch_stats, batches, mesh=runtime.mesh)
-
-  # The probe sees the training images as the test images are seen: not augmented.
-  train_x, train_y = cached(dataclasses.replace(target.train, transforms=target.test.transforms))
-  test_x, test_y = cached(target.test)
+  features_of = _features(target, model, start, runtime)
+  train_x, train_y = features_of(_unaugmented(target))
+  test_x, test_y = features_of(target.test)
   classes = runtime.open(target.train).classes
-  chosen, l2, chosen_by = optim.choose_probe(
-    train_x,
-    train_y,
-    num_classes=len(classes),
-    l2_grid=probe.l2,
-    held_out=probe.held_out,
-    seed=seed,
-    max_iters=probe.max_iters,
-    beat=runtime.beat,
-  )
+  chosen, l2, chosen_by = _choose(probe, train_x, train_y, len(classes), seed, runtime)
   runtime.beat()
   logits = chosen.logits(jnp.asarray(test_x))
   accuracy = float(jnp.mean(in_top(logits, jnp.asarray(test_y))))
@@ -351,10 +348,51 @@ def _probe_row(
   }
 
 
+def _features(
+  target: Target, model: Spec, start: Weights, runtime: Runtime
+) -> Callable[[Data], tuple[np.ndarray, np.ndarray]]:
+  """Data -> pooled features [N, D] of the checkpoint, labels [N], at the size of the target's test images."""
+  size = runtime.image_shape(target.test)[0]
+  _, fitting = fitted(model, start, size)
+  features = make_features(make_model(at_size(model, size), num_classes=len(start.classes)))
+  params = sharding.put_replicated(fitting, runtime.mesh)
+  batch_stats = sharding.put_replicated(start.batch_stats, runtime.mesh)
+
+  def collect(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    batches = runtime.eval_batches(data)
+    return collect_features(features, params, batch_stats, batches, mesh=runtime.mesh)
+
+  return collect
+
+
+def _unaugmented(target: Target) -> Data:
+  """The training images as the test images are seen."""
+  return dataclasses.replace(target.train, transforms=target.test.transforms)
+
+
+def _choose(
+  probe: LinearProbe,
+  features: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  seed: int,
+  runtime: Runtime,
+) -> optim.Choice:
+  return optim.choose_probe(
+    features,
+    labels,
+    num_classes=num_classes,
+    l2_grid=probe.l2,
+    held_out=probe.held_out,
+    seed=seed,
+    max_iters=probe.max_iters,
+    beat=runtime.beat,
+  )
+
+
 def _fine_tune_row(
-  fine_tune: FineTune,
+  protocols: Protocols,
   name: str,
-  target: Target,
   model: Spec,
   start: Weights,
   seed: int,
@@ -362,9 +400,14 @@ def _fine_tune_row(
   runtime: Runtime,
 ) -> Row:
   began = time.monotonic()
+  fine_tune, target = protocols.fine_tune, protocols.targets[name]
+  assert fine_tune is not None
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
   tuned = fine_tuning(fine_tune, target, at_size(model, size), num_train)
-  trained = run(tuned, seed=seed, runtime=runtime, workdir=workdir, start=start, fresh_head=True, anew=True)
+  fresh = fine_tune.head == "fresh"
+  if not fresh:
+    start = _with_probe(protocols.linear_probe or LinearProbe(), target, model, start, seed, runtime)
+  trained = run(tuned, seed=seed, runtime=runtime, workdir=workdir, start=start, fresh_head=fresh, anew=True)
   return {
     "kind": "transfer",
     "target": name,
@@ -375,6 +418,7 @@ def _fine_tune_row(
     "loss": trained.last("eval/test/cross_entropy"),
     "least_loss": trained.least("eval/test/cross_entropy"),
     "train_loss": trained.last("train/loss"),
+    "head": fine_tune.head,
     "num_train": num_train,
     "num_test": len(runtime.open(target.test)),
     "num_classes": len(trained.weights.classes),
@@ -382,6 +426,22 @@ def _fine_tune_row(
     "steps": trained.total_steps,
     "seconds": time.monotonic() - began,
   }
+
+
+def _with_probe(
+  probe: LinearProbe, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
+) -> Weights:
+  """The checkpoint with the target's linear probe as its head, and the target's classes."""
+  classes = runtime.open(target.train).classes
+  chosen = _choose(
+    probe, *_features(target, model, start, runtime)(_unaugmented(target)), len(classes), seed, runtime
+  )
+  head = make_model(model, num_classes=len(classes)).head
+  return dataclasses.replace(
+    start,
+    params={**start.params, head: chosen.probe.head()},
+    config={**start.config, "classes": list(classes)},
+  )
 
 
 def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxtl import train
-from jaxtl.config import parse
+from jaxtl.config import Spec, parse
 from jaxtl.errors import ConfigError, Restart
 from jaxtl.studies import transfer
 from jaxtl.studies.transfer import FineTune, Protocols
@@ -94,6 +94,43 @@ def test_a_killed_fine_tuning_goes_on_from_its_newest_checkpoint(
   assert curves[0] == curves[1]
 
 
+def test_a_fine_tuning_that_begins_at_the_probe_is_the_probe_before_its_first_step(
+  study_config, start, runtime, tmp_path
+):
+  protocols = fine_tuning(study_config, head="probe", epochs=0.0, evaluate_every_epochs=None)
+  fit = parse(study_config["base"]["transfer"], Protocols).linear_probe
+  probe, tuned = measure(dataclasses.replace(protocols, linear_probe=fit), start, tmp_path, runtime())
+  assert (tuned["head"], tuned["steps"]) == ("probe", 0)
+  assert tuned["accuracy"] == probe["accuracy"]
+  assert tuned["loss"] == pytest.approx(probe["loss"], rel=1e-5)
+  model = start.model_spec(trust=True)
+  saved = checkpoint.load(str(tmp_path / "two" / "fine_tune"))
+  assert saved.classes == ("a", "b")
+  head = make_model(model, num_classes=2).head
+  others = [{name: block for name, block in one.params.items() if name != head} for one in (saved, start)]
+  jax.tree.map(np.testing.assert_array_equal, *others)
+
+
+def test_the_head_is_fresh_unless_it_is_to_begin_at_the_probe(study_config, start, runtime, tmp_path):
+  rows = {}
+  for head in ("fresh", "probe"):
+    (rows[head],) = measure(fine_tuning(study_config, head=head), start, tmp_path / head, runtime())
+  assert fine_tuning(study_config).fine_tune.head == "fresh"
+  assert rows["probe"]["loss"] < rows["fresh"]["loss"]  # 12 steps at a small rate
+
+
+def test_a_head_that_is_not_linear_cannot_begin_at_the_probe(study_config, runtime):
+  model = dict(make=".models.clip_vit_b32", image_size=8, patch_size=4, width=16, depth=1, num_heads=2)
+  protocols = fine_tuning(study_config, head="probe")
+  transfer.check_targets(protocols, model_of(dict(model, head="linear")), runtime())
+  with pytest.raises(ConfigError, match=r"needs a linear head, and that of \.models\.clip_vit_b32 has "):
+    transfer.check_targets(protocols, model_of(dict(model, head="cosine")), runtime())
+
+
+def model_of(spec) -> Spec:
+  return parse(tiny_config(model=spec), Experiment).model
+
+
 @pytest.mark.parametrize(
   ("changes", "steps"),
   [
@@ -122,6 +159,7 @@ def test_evaluations_happen_as_often_as_is_said(study_config, start, runtime, tm
   ("change", "message"),
   [
     (dict(keep=-1), "keep is -1; expected 0 or more"),
+    (dict(head="zeros"), "head is 'zeros'; expected one of fresh, probe"),
     (dict(checkpoint_every=0), "checkpoint_every is 0; expected at least 1"),
     (dict(evaluate_every_epochs=0.0), "evaluate_every_epochs is 0.0; expected a number above 0"),
   ],

@@ -75,8 +75,7 @@ def test_every_batch_and_every_penalty_of_a_probe_beats(parsed, place, weights):
 
 
 def test_every_step_and_evaluation_batch_of_a_fine_tuning_beats(parsed, place, weights, tmp_path):
-  protocols, target = parsed.transfer, parsed.transfer.targets["two"]
-  arguments = (protocols.fine_tune, "two", target, parsed.model, weights, 0, tmp_path, place)
+  arguments = (parsed.transfer, "two", parsed.model, weights, 0, tmp_path, place)
   row, beats = beats_of(place, lambda: transfer._fine_tune_row(*arguments))
   assert beats >= row["steps"] + row["num_evaluations"] * 96 // 32
 
