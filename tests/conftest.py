@@ -4,9 +4,9 @@ import os
 import signal
 from pathlib import Path
 
-# XLA reads its flags when it is loaded. Compilation takes most of the suite's time, since its programs are many
-# and small, and each runs a few times: without LLVM's optimisations and XLA's fusion emitters it is 12 times
-# faster (2.6 s to 0.22 s for the gradient of a ResNet-8). XLA's own passes stay on.
+# XLA reads its flags when it is loaded. Compilation takes most of the suite's time, since its programs are
+# many and small, and each runs a few times. Without LLVM's optimisations and XLA's fusion emitters it is 12
+# times faster (2.6 s to 0.22 s for the gradient of a ResNet-8). XLA's own passes stay on.
 FAST_COMPILATION = (
   "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
   "--xla_cpu_parallel_codegen_split_count=1"

@@ -112,9 +112,11 @@ def _measured(weights: Weights) -> str:
   if folder is None:
     return ""
   last: dict[str, float] = {}
-  for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-    with contextlib.suppress(ValueError):  # a line that was torn when the run was killed
-      last |= {key: value for key, value in stored.record(line).items() if key.startswith("eval/")}
+  with contextlib.suppress(ValueError):  # a damaged file says nothing of the weights
+    for record in stored.read_records(folder / "metrics.jsonl"):
+      last |= {key: value for key, value in record.items() if key.startswith("eval/")}
+  if not last:
+    return ""
   return _table(
     ["measure", "value"], [[key.removeprefix("eval/"), f"{value:.4f}"] for key, value in last.items()]
   )

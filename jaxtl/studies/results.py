@@ -170,22 +170,9 @@ def mean_over(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
 
 
 def _records(path: Path) -> list[dict[str, float]]:
-  """Complete records: the line that a running or killed writer has not finished is left out."""
   if not path.is_file():
     return []
-  found: list[dict[str, float]] = []
   try:
-    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
-    for line in lines:
-      if line.strip():
-        record = stored.record(line)
-        if found and (record["step"] < found[-1]["step"] or record == found[-1]):
-          raise ValueError("it is not after the one above it")
-        found.append(record)
-    if "}" in unfinished[:-1]:
-      raise ValueError("something stands after its end")
+    return stored.read_records(path)
   except ValueError as error:
-    raise InputError(
-      f"{path} is damaged (record {len(found) + 1}: {error}); restore it, or remove that line"
-    ) from error
-  return found
+    raise InputError(f"{path} is damaged ({error}); restore it, or remove that line") from error

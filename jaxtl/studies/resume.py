@@ -191,8 +191,8 @@ def _digests(folder: Path, step: int) -> dict[str, str | None]:
 
 def records(folder: Path) -> list[dict[str, Any]]:
   """The metrics records of a run, without what they say of the machine."""
-  lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-  return [{key: value for key, value in stored.record(line).items() if key not in RATES} for line in lines]
+  found = stored.read_records(folder / "metrics.jsonl")
+  return [{key: value for key, value in record.items() if key not in RATES} for record in found]
 
 
 def _experiments(value: Any) -> Iterator[Experiment]:

@@ -155,6 +155,30 @@ def record(line: str) -> dict[str, float]:
   return value
 
 
+def read_records(path: Path) -> list[dict[str, float]]:
+  """Reads the metrics records of a run, oldest first; a line that its writer has not finished is left out.
+
+  Each line has a digest of its own, so that their order has to tell of lines that are doubled or misplaced.
+
+  Raises:
+    ValueError: a line is damaged, doubled, or not after the one above it; says which.
+  """
+  found: list[dict[str, float]] = []
+  try:
+    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
+    for line in lines:
+      if line.strip():
+        latest = record(line)
+        if found and (latest["step"] < found[-1]["step"] or latest == found[-1]):
+          raise ValueError("it is not after the one above it")
+        found.append(latest)
+    if "}" in unfinished[:-1]:
+      raise ValueError("something stands after its end")
+  except ValueError as error:
+    raise ValueError(f"record {len(found) + 1}: {error}") from error
+  return found
+
+
 def lacks_digest(path: Path) -> bool:
   """Whether a file exists and has no digest."""
   return path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")

@@ -175,6 +175,8 @@ def test_the_card_says_where_a_weight_comes_from(tmp_path):
   assert "| epochs | `2.0` |" in card
   assert "| test/top1 | 0.7500 |" in card
   assert "train/loss" not in card
+  (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records[::-1]))
+  assert "test/top1" not in model_card(trained, trained.model_spec(), library="timm")  # lines have moved
 
 
 def test_the_program_says_what_is_left_to_do(tmp_path):
