@@ -1,7 +1,8 @@
 """The whole study in minutes, with nothing to download.
 
 Pre-trains a small ResNet on glyphs that are drawn on the fly, with five losses, and transfers each weight to
-real data in installed packages: handwritten digits (scikit-learn), patches of photographs (scikit-image).
+a few real images in installed packages: 100 handwritten digits (scikit-learn), 90 patches of photographs
+(scikit-image), in grey, since colour alone tells the photographs apart.
 """
 
 from ml_collections import ConfigDict
@@ -16,23 +17,26 @@ def get_config():
   plain = [normalize]
   cropped = [dict(fn=".data.pad_crop", size=32, padding=2), normalize]
   glyphs = dict(make=".data.glyphs", size=32, polarity="light_on_dark")
-  sources = dict(
-    digits=dict(make=".data.digits"), photo_patches=dict(make=".data.photo_patches", num_per_class=100)
+  digits, patches = dict(make=".data.digits"), dict(make=".data.photo_patches")
+  few_digits = dict(make=".data.subset", source=dict(digits, split="train"), num_examples=100)
+  gray = dict(fn=".data.to_gray")
+  targets = dict(
+    digits=dict(
+      train=_data(cropped, **few_digits, batch_size=32),
+      test=_data(plain, **digits, split="test", batch_size=256),
+    ),
+    photo_patches=dict(
+      train=_data([gray, *cropped], **patches, split="train", num_per_class=10, batch_size=32),
+      test=_data([gray, *plain], **patches, split="test", num_per_class=100, batch_size=256),
+    ),
   )
-  targets = {
-    name: dict(
-      train=_data(cropped, **source, split="train", batch_size=32),
-      test=_data(plain, **source, split="test", batch_size=256),
-    )
-    for name, source in sources.items()
-  }
   return ConfigDict(
     dict(
       study=".studies.pretrain.rows",
       title="Quickstart: which loss makes the best weights?",
       notes=[
         "Pre-training data are drawn: 62 glyphs in the fonts that matplotlib ships.",
-        "Transfer data are real: scikit-learn's handwritten digits, patches of scikit-image's photographs.",
+        "Transfer data are real and few: 100 of scikit-learn's digits, 90 grey patches of photographs.",
         "This run is minutes long. It shows that everything works; it does not show which loss is best.",
       ],
       seeds=(0, 1),
@@ -47,7 +51,7 @@ def get_config():
           schedule=dict(make=".optim.cosine", warmup_epochs=0.5),
           nesterov=True,
         ),
-        epochs=2.0,
+        epochs=4.0,
         flatness=dict(
           data=_data(plain, **glyphs, split="train", num_examples=6144),
           num_examples=256,
@@ -62,10 +66,11 @@ def get_config():
               make=".tasks.classification", frozen_stats=True, loss=dict(fn=".losses.softmax_cross_entropy")
             ),
             optimizer=dict(
-              make=".optim.adam", peak_rate=3e-3, schedule=dict(make=".optim.cosine", warmup_epochs=0.5)
+              make=".optim.adam", peak_rate=3e-3, schedule=dict(make=".optim.cosine", warmup_epochs=1.0)
             ),
-            epochs=4.0,
-            evaluate_every_epochs=2.0,
+            epochs=16.0,
+            evaluate_every_epochs=4.0,
+            head="probe",
           ),
         ),
       ),
@@ -79,11 +84,14 @@ def get_config():
             optimizer=dict(peak_rate=0.05),
           ),
           sam=dict(gradient=dict(make=".optim.sam", rho=0.05)),
-          # The control has no statistics to freeze.
+          # The control has no statistics to freeze. Of the rates 3e-3, 1e-2 and 3e-2, and of both ways to
+          # begin its head, these are the best for it on average.
           from_scratch=dict(
             epochs=0.0,
             flatness=None,
-            transfer=dict(fine_tune=dict(task=dict(frozen_stats=False))),
+            transfer=dict(
+              fine_tune=dict(task=dict(frozen_stats=False), optimizer=dict(peak_rate=1e-2), head="fresh")
+            ),
           ),
         ),
         sort_keys=False,  # the table's order

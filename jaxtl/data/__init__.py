@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtl.data.augment import color_jitter, flip_left_right, random_erasing, rotate
+from jaxtl.data.augment import color_jitter, flip_left_right, random_erasing, rotate, to_gray
 from jaxtl.data.bad_records import BadRecords
 from jaxtl.data.bundled import digits, photo_patches, scene_patches
 from jaxtl.data.check import Report, check_source
@@ -89,6 +89,7 @@ __all__ = [
   "rotate",
   "scene_patches",
   "subset",
+  "to_gray",
   "to_rgb",
   "train_batches",
   "train_order",

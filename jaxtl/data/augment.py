@@ -20,6 +20,15 @@ def flip_left_right(example: Example, seed: tf.Tensor, *, probability: float = 0
   return {**example, "image": tf.ensure_shape(mirrored, image.shape)}
 
 
+def to_gray(example: Example) -> Example:
+  """Luma in all three channels (ITU-R 601, as Pillow's mode L, not rounded), so that colour tells nothing.
+
+  Args:
+    example: with an image.
+  """
+  return {**example, "image": color.gray(tf.cast(to_rgb(example)["image"], tf.float32))}
+
+
 def rotate(example: Example, seed: tf.Tensor, *, degrees: float, fill: float = 0.0) -> Example:
   """Turn the image about its centre by a uniform angle from -degrees to degrees, bilinear.
 

@@ -34,6 +34,13 @@ def test_flip_mirrors_with_the_given_probability():
   np.testing.assert_array_equal(flip(SEED, 0.0), NOISE)
 
 
+def test_gray_is_pillows_in_all_three_channels():
+  found = data.to_gray(example(NOISE))["image"].numpy()
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found[..., 0], np.asarray(Image.fromarray(NOISE).convert("L")), atol=1.0)
+  np.testing.assert_array_equal(found, np.repeat(found[..., :1], 3, axis=-1))
+
+
 def test_rotate_by_zero_is_the_identity_and_fill_comes_from_outside():
   np.testing.assert_allclose(data.rotate(example(NOISE), SEED, degrees=0.0)["image"], NOISE, atol=1e-3)
   white = np.full((30, 30, 3), 255, np.uint8)
