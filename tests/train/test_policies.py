@@ -215,12 +215,12 @@ def test_a_leap_ends_a_run_that_can_only_skip(leaping_run, tmp_path, policy):
 def test_a_leap_is_gone_around_and_a_resumed_run_takes_the_same_for_leaps(leaping_run, tmp_path):
   """Also one that comes sooner after the start of a session than a median takes."""
   first = next(step for step in leaps(leaping_run("abort", spike_factor=None)) if step > loop.ENOUGH)
-  whole = leaping_run("roll_back", workdir=tmp_path / "whole", epochs=7.0)
+  whole = leaping_run("roll_back", workdir=tmp_path / "whole", epochs=6.0)
   detours = json.loads((tmp_path / "whole" / "detours.json").read_text())
   assert detours[0]["step"] + detours[0]["offset"] == first
   assert not [step for step in leaps(whole) if step > loop.ENOUGH]
   assert len(detours) > 1
-  assert [record["step"] for record in whole.history] == list(range(1, 43))
+  assert [record["step"] for record in whole.history] == list(range(1, 37))
 
   def stop(_):
     def observe(state):
@@ -230,8 +230,8 @@ def test_a_leap_is_gone_around_and_a_resumed_run_takes_the_same_for_leaps(leapin
 
   for period in (first - 1, detours[-1]["step"] + 1):  # before the first leap, and behind the last detour
     with pytest.raises(KeyboardInterrupt):
-      leaping_run("roll_back", workdir=tmp_path / "cut", epochs=7.0, observers={"stop": (period, stop)})
-  resumed = leaping_run("roll_back", workdir=tmp_path / "cut", epochs=7.0)
+      leaping_run("roll_back", workdir=tmp_path / "cut", epochs=6.0, observers={"stop": (period, stop)})
+  resumed = leaping_run("roll_back", workdir=tmp_path / "cut", epochs=6.0)
   assert json.loads((tmp_path / "cut" / "detours.json").read_text()) == detours
   equal(whole.weights.params, resumed.weights.params)
 
