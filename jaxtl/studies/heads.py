@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxtl import optim, train
+from jaxtl import train
 from jaxtl.errors import ConfigError
 from jaxtl.studies.transfer import LinearProbe
 from jaxtl.train.checkpoint import Weights
@@ -113,15 +113,8 @@ def linear_probe(
   probe = LinearProbe(tuple(l2), held_out, max_iters)
   _check_probe(around)
   features, labels = around.features()
-  chosen, penalty, by = optim.choose_probe(
-    features,
-    labels,
-    num_classes=len(around.classes),
-    l2_grid=probe.l2,
-    held_out=probe.held_out,
-    seed=around.seed,
-    max_iters=probe.max_iters,
-    beat=around.beat,
+  chosen, penalty, by = probe.choose(
+    features, labels, num_classes=len(around.classes), seed=around.seed, beat=around.beat
   )
   if by == "nothing":
     around.note(

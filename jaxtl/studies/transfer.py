@@ -82,6 +82,27 @@ class LinearProbe:
       max_iters=(self.max_iters, self.max_iters >= 1, "at least 1"),
     )
 
+  def choose(
+    self,
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    seed: int,
+    beat: Callable[[], None],
+  ) -> optim.Choice:
+    """Fits the probe to features [N, D] and labels [N]; see `optim.choose_probe`."""
+    return optim.choose_probe(
+      features,
+      labels,
+      num_classes=num_classes,
+      l2_grid=self.l2,
+      held_out=self.held_out,
+      seed=seed,
+      max_iters=self.max_iters,
+      beat=beat,
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class FineTune:
@@ -326,7 +347,9 @@ def _probe_row(
   train_x, train_y = features_of(_unaugmented(target))
   test_x, test_y = features_of(target.test)
   classes = runtime.open(target.train).classes
-  chosen, l2, chosen_by = _choose(probe, train_x, train_y, len(classes), seed, runtime)
+  chosen, l2, chosen_by = probe.choose(
+    train_x, train_y, num_classes=len(classes), seed=seed, beat=runtime.beat
+  )
   runtime.beat()
   logits = chosen.logits(jnp.asarray(test_x))
   accuracy = float(jnp.mean(in_top(logits, jnp.asarray(test_y))))
@@ -368,26 +391,6 @@ def _features(
 def _unaugmented(target: Target) -> Data:
   """The training images as the test images are seen."""
   return dataclasses.replace(target.train, transforms=target.test.transforms)
-
-
-def _choose(
-  probe: LinearProbe,
-  features: np.ndarray,
-  labels: np.ndarray,
-  num_classes: int,
-  seed: int,
-  runtime: Runtime,
-) -> optim.Choice:
-  return optim.choose_probe(
-    features,
-    labels,
-    num_classes=num_classes,
-    l2_grid=probe.l2,
-    held_out=probe.held_out,
-    seed=seed,
-    max_iters=probe.max_iters,
-    beat=runtime.beat,
-  )
 
 
 def _fine_tune_row(
@@ -433,9 +436,8 @@ def _with_probe(
 ) -> Weights:
   """The checkpoint with the target's linear probe as its head, and the target's classes."""
   classes = runtime.open(target.train).classes
-  chosen = _choose(
-    probe, *_features(target, model, start, runtime)(_unaugmented(target)), len(classes), seed, runtime
-  )
+  features, labels = _features(target, model, start, runtime)(_unaugmented(target))
+  chosen = probe.choose(features, labels, num_classes=len(classes), seed=seed, beat=runtime.beat)
   head = make_model(model, num_classes=len(classes)).head
   return dataclasses.replace(
     start,
