@@ -27,7 +27,15 @@ from jaxtl.data.mix import cutmix, mixup
 from jaxtl.data.opening import choose_split, from_name, open_source
 from jaxtl.data.order import ORDER_VERSION
 from jaxtl.data.parquet import from_parquet
-from jaxtl.data.pipeline import drawn_batches, drawn_order, draws, eval_batches, train_batches, train_order
+from jaxtl.data.pipeline import (
+  drawn_batches,
+  drawn_order,
+  draws,
+  eval_batches,
+  image_shape,
+  train_batches,
+  train_order,
+)
 from jaxtl.data.policies import rand_augment
 from jaxtl.data.preprocessing import Preprocessing
 from jaxtl.data.preview import augmented_preview, contact_sheet, gallery
@@ -72,6 +80,7 @@ __all__ = [
   "from_tfds",
   "gallery",
   "glyphs",
+  "image_shape",
   "imagenet",
   "joined",
   "left_out_line",

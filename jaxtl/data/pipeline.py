@@ -131,6 +131,24 @@ def drawn_order(
   ).numpy()
 
 
+def image_shape(
+  source: AnySource,
+  transforms: Sequence[Transform],
+  *,
+  batch_size: int,
+  batch_transforms: Sequence[Transform] = (),
+  shard: tuple[int, int] = (0, 1),
+  bad_records: BadRecords | None = None,
+) -> tuple[int, ...]:
+  """(H, W, 3) of the images of `train_batches`, found by making the first of them.
+
+  Args and Raises: as in `train_batches`.
+  """
+  return _endless(
+    source, transforms, batch_size, 0, batch_transforms, shard, None, bad_records, drawn=False
+  ).image_shape()
+
+
 def draws(transforms: Sequence[Transform]) -> bool:
   """Whether one of the transforms draws at random: it takes a seed."""
   return any(map(takes_seed, transforms))

@@ -33,6 +33,9 @@ NumpyBatch = dict[str, np.ndarray]
 # Keys of a row on its way that are not part of a batch.
 _INTERNAL = ("position", "index")
 _ENDLESS = 2**62
+# Sources with fewer examples than this are transformed row by row: setting up the loop that makes a whole
+# batch in one call takes longer (0.2 s) than it saves.
+_WORTH_A_LOOP = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +105,7 @@ class Stream:
 
   def _fast(self, start: int) -> tf.data.Dataset:
     raw = self._raw(start)
-    if self.source.pixels is not None:
+    if self.source.pixels is not None and len(self.source) >= _WORTH_A_LOOP:
       # Small images: less time is lost between operations when one call makes the whole batch.
       batches = raw.map(self._all_rows, num_parallel_calls=self.threads)
     else:
@@ -154,6 +157,12 @@ class Stream:
         "classes; use a split that has labels (-1 often says that they are withheld), or another label_key"
       )
     return {key: value for key, value in batch.items() if key not in _INTERNAL}
+
+  def image_shape(self) -> tuple[int, ...]:
+    """Returns (H, W, 3) of the images given out, by making one row; it takes a batch if the images of the
+    source differ in size, or if batch transforms could change it."""
+    row = None if self.source.pixels is None or self.batch_transforms else self._replacement(0)
+    return tuple(next(self.batches(0))["image"].shape[1:] if row is None else row["image"].shape)
 
   # ---- unreadable images
 

@@ -97,8 +97,13 @@ def conv_general_dilated(
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3))  # traced once for the layers of one shape
 def _convolution(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+  return _with_gradients(x, kernel, strides, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _with_gradients(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
   return _correlate(x, kernel, strides, padding)
 
 
@@ -124,7 +129,7 @@ def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: 
   return for_x, _kernel_gradient(x, kernel, grad, strides, padding)
 
 
-_convolution.defvjp(_forward, _backward)
+_with_gradients.defvjp(_forward, _backward)
 
 
 def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:

@@ -13,7 +13,7 @@ from jaxtl.models.strided import Padding, Pair, by_phases
 from jaxtl.types import Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3))  # traced once for the blocks of one shape
 def depthwise(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
   """Each channel convolved with its own kernel.
 
@@ -26,6 +26,11 @@ def depthwise(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array
   Returns:
     [B, h, w, C].
   """
+  return _depthwise(x, kernel, strides, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
   return _sum(x, kernel, strides, padding)
 
 
@@ -50,7 +55,7 @@ def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: 
   return for_x, jnp.stack(sums).reshape(kernel.shape)
 
 
-depthwise.defvjp(_forward, _backward)
+_depthwise.defvjp(_forward, _backward)
 
 
 def _shifted(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Iterator[Array]:

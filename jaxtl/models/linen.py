@@ -76,10 +76,15 @@ def from_linen(name: str, module: nn.Module, blocks: Sequence[str], *, inputs: I
   blocks = tuple(blocks)
 
   def init(key: Array, images: Any) -> tuple[Params, Params]:
-    # Lazy: the initial values are drawn without a forward pass.
     _check_inputs(name, inputs, images)
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), inputs.dtype)
-    variables = module.lazy_init(key, one, train=False, frozen_stats=False, start=None, stop=None)
+    options: dict[str, Any] = dict(train=False, frozen_stats=False, start=None, stop=None)
+    if isinstance(key, jax.core.Tracer):
+      # Nothing runs: whoever traces this leaves the forward pass out, whose results nobody asks for.
+      variables = module.init(key, jnp.zeros(one.shape, one.dtype), **options)
+    else:
+      # Draws the initial values without a forward pass, but takes twice as long to trace.
+      variables = module.lazy_init(key, one, **options)
     return variables["params"], variables.get("batch_stats", {})
 
   def apply(

@@ -34,7 +34,7 @@ from jaxtl.types import Array, Batch, Model, Params
 
 HostBatch = Mapping[str, np.ndarray]
 Scores = dict[str, float]
-# Validation images are read once for every alpha; this many bytes of them stay in memory, for all tasks.
+# The images that every alpha looks at stay in memory after the first, up to this many bytes for all tasks.
 MEMORY = 4 << 30
 
 
@@ -88,7 +88,7 @@ class Tasks:
     self._heads: dict[str, Params] = {}
     self._left = MEMORY
     self.meter = Meter(runtime)
-    self._batches: dict[tuple[str, str], Iterable[HostBatch]] = {}
+    self._batches: dict[tuple[Any, ...], list[HostBatch]] = {}
 
   def classes(self, name: str) -> tuple[str, ...]:
     classes: tuple[str, ...] = self.runtime.open(self._tasks[name].test).classes
@@ -163,9 +163,14 @@ class Tasks:
   def statistics(self, names: Sequence[str], num_batches: int, body: Params, batch_stats: Params) -> Params:
     """Normalisation statistics from training images of the tasks in turn, not augmented."""
     plain = [self._plain(name) for name in names]
-    feeds = [self.runtime.train_batches(data, seed=self._seed, start_step=0) for data in plain]
-    drawn = (next(feeds[number % len(feeds)]) for number in range(num_batches))
-    images = (batch["image"] for batch in self.meter.watch(drawn, cost=FORWARD, what="statistics"))
+
+    def drawn() -> Iterator[HostBatch]:
+      feeds = [self.runtime.train_batches(data, seed=self._seed, start_step=0) for data in plain]
+      return (next(feeds[number % len(feeds)]) for number in range(num_batches))
+
+    size = sum(plain[number % len(plain)].batch_size for number in range(num_batches))
+    batches = self._kept(("statistics", *names, num_batches), drawn, num_images=size)
+    images = (batch["image"] for batch in self.meter.watch(batches, cost=FORWARD, what="statistics"))
     return reestimated(self.backbone.model(0), body, batch_stats, images, mesh=self.runtime.mesh)
 
   def _inputs(self, name: str, batch_stats: Params) -> Callable[[], Iterator[Any]]:
@@ -178,16 +183,22 @@ class Tasks:
     return batches
 
   def _images(self, name: str, part: str) -> Iterable[HostBatch]:
-    """The images of a part, exactly once; in memory after the first pass as far as they fit."""
-    if (name, part) not in self._batches:
-      data: Data = getattr(self._tasks[name], part)
-      batches = self.runtime.eval_batches(data)
-      size = len(self.runtime.open(data)) * self.backbone.side**2 * 3 * 4
-      if size <= self._left:
-        self._left -= size
-        batches = self.runtime.moving(list(batches))
-      self._batches[name, part] = batches
-    return self._batches[name, part]
+    """The images of a part, exactly once."""
+    data: Data = getattr(self._tasks[name], part)
+    size = len(self.runtime.open(data))
+    return self._kept((name, part), lambda: self.runtime.eval_batches(data), num_images=size)
+
+  def _kept(
+    self, key: tuple[Any, ...], make: Callable[[], Iterable[HostBatch]], *, num_images: int
+  ) -> Iterable[HostBatch]:
+    """The batches of that key, in memory after the first pass if they fit."""
+    if key not in self._batches:
+      size = num_images * self.backbone.side**2 * 3 * 4
+      if size > self._left:
+        return make()
+      self._left -= size
+      self._batches[key] = list(make())
+    return self.runtime.moving(self._batches[key])
 
   def _plain(self, name: str) -> Data:
     """The training images as test images are seen: not augmented."""

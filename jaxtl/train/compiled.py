@@ -39,9 +39,11 @@ class ArmCache(Generic[T]):
     self._found[name] = (_arm, value)
     return value
 
-  def drop(self) -> None:
-    """Drops what the arm that ends has not used."""
+  def drop(self) -> int:
+    """Drops what the arm that ends has not used, and returns how many results that were."""
+    before = len(self._found)
     self._found = {name: found for name, found in self._found.items() if found[0] == _arm}
+    return before - len(self._found)
 
 
 def kept(make: Callable[..., T]) -> Callable[..., T]:
@@ -58,10 +60,10 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
 def next_arm() -> None:
   """Drops what the arm that has ended has not used; the next arm shares the rest."""
   global _arm
-  for results in _all:
-    results.drop()
+  dropped = sum(results.drop() for results in _all)
   _arm += 1
-  gc.collect()  # functions and their traces refer to each other
+  if dropped:
+    gc.collect()  # functions and their traces refer to each other
   if num_maps() > MOST_MAPS:
     jax.clear_caches()
 

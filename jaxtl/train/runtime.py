@@ -160,22 +160,24 @@ class Runtime:
     self, stream: Callable[..., Iterator[Any]], data: Data, batch_size: int, seed: int, start_step: int
   ) -> Iterator[Mapping[str, np.ndarray]]:
     return stream(
-      self.open(data),
-      [spec.realize() for spec in data.transforms],
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      batch_transforms=[spec.realize() for spec in data.batch_transforms],
-      shard=(jax.process_index(), jax.process_count()),
-      bad_records=self.unreadable(data),
+      self.open(data), batch_size=batch_size, seed=seed, start_step=start_step, **self._augmented(data)
     )
 
+  def _augmented(self, data: Data) -> dict[str, Any]:
+    return {
+      "transforms": [spec.realize() for spec in data.transforms],
+      "batch_transforms": [spec.realize() for spec in data.batch_transforms],
+      "shard": (jax.process_index(), jax.process_count()),
+      "bad_records": self.unreadable(data),
+    }
+
   def image_shape(self, data: Data) -> tuple[int, ...]:
-    """(H, W, 3) of the images that a model sees, found by making one batch of them, once."""
+    """(H, W, 3) of the images that a model sees, found by making the first of them, once."""
     name = json.dumps(config_lib.plain(data), sort_keys=True)
     if name not in self.shapes:
-      batch = next(iter(self.train_batches(data, seed=0, start_step=0)))
-      self.shapes[name] = tuple(batch["image"].shape[1:])
+      self.shapes[name] = data_lib.image_shape(
+        self.open(data), batch_size=data.batch_size, **self._augmented(data)
+      )
     return self.shapes[name]
 
   def eval_batches(self, data: Data, *, seed: int = 0) -> Iterable[Mapping[str, np.ndarray]]:
