@@ -6,6 +6,7 @@ import json
 import os
 import pprint
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from jaxtl import cli, commands, supervision
 from jaxtl.errors import StorageError
 from jaxtl.launching import plan, submission
 from jaxtl.train import checkpoint, writer
-from tests.studies.conftest import study_config
+from tests.studies.conftest import make_study_config, study_config
 
 __all__ = ["study_config"]  # a fixture
 COMMANDS = (
@@ -28,22 +29,32 @@ COMMANDS = (
 
 
 @pytest.fixture
-def config_file(tmp_path, study_config):
+def config_file(tmp_path):
+  return write_config(tmp_path)
+
+
+def write_config(folder):
+  study_config = make_study_config()
   study_config["arms"] = dict(cross_entropy=dict(), sam=dict(gradient=dict(make=".optim.sam", rho=0.05)))
   study_config["base"] |= dict(tune=None, flatness=None, transfer=None)
-  path = tmp_path / "study.py"
+  path = folder / "study.py"
   path.write_text(f"def get_config():\n  return {pprint.pformat(study_config)}\n")
   return path
 
 
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+  """A run, which no test may change."""
+  folder = tmp_path_factory.mktemp("finished")
+  options = ("--workdir", str(folder / "run"), "--no-report", "--num-devices", "1")
+  assert cli.main(["run", str(write_config(folder)), *options]) == 0
+  return folder / "run"
+
+
 @pytest.fixture
-def finished(config_file, tmp_path):
-  assert (
-    cli.main(
-      ["run", str(config_file), "--workdir", str(tmp_path / "run"), "--no-report", "--num-devices", "1"]
-    )
-    == 0
-  )
+def finished(finished_once, config_file, tmp_path):
+  """A copy of that run for this test alone, beside its config."""
+  shutil.copytree(finished_once, tmp_path / "run")
   return tmp_path / "run"
 
 

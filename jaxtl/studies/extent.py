@@ -121,6 +121,6 @@ def facts(data: Data, runtime: Runtime) -> Facts:
   if data.num_examples is None or data.num_classes is None or size is None:
     source = runtime.open(data)
     if size is None:
-      size = next(iter(runtime.eval_batches(data)))["image"].shape[1]
+      size = runtime.image_shape(data)[0]
     return Facts(len(source), len(source.classes), size)
   return Facts(data.num_examples, data.num_classes, size)

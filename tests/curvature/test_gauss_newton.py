@@ -76,7 +76,7 @@ def test_gauss_newton_is_positive_where_the_hessian_is_not(name):
     params, data = networks.initial(shapes), networks.examples()
     loss = lambda logits: jnp.mean(networks.cross_entropy(logits, data["label"]))  # noqa: E731
     predict = lambda params: network(params, data["image"])  # noqa: E731
-    matrix = networks.columns(ggn(predict, loss, params), params)
+    matrix = networks.columns(jax.jit(ggn(predict, loss, params)), params)
     hessian = networks.dense_hessian(lambda params: loss(predict(params)), params)
   np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
   assert np.linalg.eigvalsh(matrix).min() > -1e-10 * np.abs(matrix).max()

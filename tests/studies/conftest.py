@@ -1,6 +1,8 @@
 """A whole study, small enough to run in seconds."""
 
 import copy
+import io
+import shutil
 
 import pytest
 
@@ -8,6 +10,7 @@ from jaxtl import train
 from jaxtl.config import parse
 from jaxtl.studies.lambda_max import Flatness
 from jaxtl.train import Experiment
+from jaxtl.train.writer import Progress
 from tests.train.conftest import runtime, tiny_config
 
 __all__ = ["runtime", "study_config"]
@@ -19,8 +22,7 @@ def _data(transforms, batch_size, **source):
   )
 
 
-@pytest.fixture
-def study_config():
+def make_study_config():
   """The config of a study with two arms, one seed, and everything that a study has, as plain data."""
   plain = [dict(fn=".data.normalize")]
   target = dict(train=_data(plain, 16, num_classes=2, seed=5), test=_data(plain, 32, num_classes=2, seed=6))
@@ -48,10 +50,24 @@ def study_config():
 
 
 @pytest.fixture
-def checkpointed(runtime, tmp_path):
-  """The folder of a training, and the training."""
+def study_config():
+  return make_study_config()
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+  """The folder of a training, which no test may change, and the training."""
   experiment = parse(tiny_config(epochs=2.0), Experiment)
-  trained = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "start")
+  folder = tmp_path_factory.mktemp("trained") / "start"
+  quiet = train.Runtime(train.make_mesh(1), progress=Progress(stream=io.StringIO()))
+  return folder, train.run(experiment, seed=0, runtime=quiet, workdir=folder)
+
+
+@pytest.fixture
+def checkpointed(trained_once, tmp_path):
+  """A folder of that training for this test alone, and the training."""
+  folder, trained = trained_once
+  shutil.copytree(folder, tmp_path / "start")
   return str(tmp_path / "start"), trained
 
 

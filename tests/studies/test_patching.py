@@ -1,5 +1,7 @@
 """Patching a small network, whole: heads, fine-tuning, the path, the coefficient, and the report."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -11,10 +13,9 @@ from jaxtl.errors import Restart
 from jaxtl.studies import heads, patching, report, study
 from jaxtl.studies.patching_bench import Bench
 from jaxtl.studies.patching_plans import Patching
-from jaxtl.train import Experiment, stored
+from jaxtl.train import stored
 from tests.studies.test_flatness import Counted
 from tests.studies.test_meter import Stop
-from tests.train.conftest import tiny_config
 
 PLAIN = [dict(fn=".data.normalize")]
 
@@ -49,21 +50,24 @@ def task(seed, **keywords):
 
 
 @pytest.fixture
-def checkpointed(runtime, tmp_path):
-  experiment = parse(tiny_config(epochs=2.0), Experiment)
-  train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "start")
+def checkpointed(trained_once, tmp_path):
+  shutil.copytree(trained_once[0], tmp_path / "start")
   return str(tmp_path / "start")
 
 
 @pytest.fixture
 def base(checkpointed):
+  return base_of(checkpointed)
+
+
+def base_of(start):
   fine_tune = dict(
     task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
     optimizer=dict(make=".optim.adam", peak_rate=0.02),
     epochs=2.0,
   )
   return dict(
-    start=checkpointed,
+    start=start,
     supported=dict(old=task(1) | dict(head=dict(fn=".studies.heads.own"))),
     patching=dict(
       two=dict(train=half(10) | dict(batch_size=16), validation=half(11), test=half(12)),
@@ -327,10 +331,17 @@ def test_a_probe_becomes_a_head(base, runtime, tmp_path):
   np.testing.assert_allclose(features @ head["kernel"] + head["bias"], probe.logits(features), atol=1e-4)
 
 
+_made = {}
+
+
 @pytest.fixture
-def finished(base, runtime, tmp_path):
-  """A run whose rows are of the form that a study leaves, with numbers of our own."""
-  run(dict(base, patching=dict(two=base["patching"]["two"])), runtime, tmp_path / "run")
+def finished(trained_once, runtime, tmp_path, tmp_path_factory):
+  """A run whose rows are of the form that a study leaves, with numbers of our own: made once, and copied."""
+  if "run" not in _made:
+    _made["run"] = tmp_path_factory.mktemp("finished") / "run"
+    base = base_of(str(trained_once[0]))
+    run(dict(base, patching=dict(two=base["patching"]["two"])), runtime, _made["run"])
+  shutil.copytree(_made["run"], tmp_path / "run")
   return tmp_path / "run"
 
 

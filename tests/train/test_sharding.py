@@ -1,5 +1,7 @@
 """Where arrays live changes nothing: one step from one seed on any mesh, under every placement and rule."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxtl import optim, train, tree
-from jaxtl.config import Spec
+from jaxtl.config import Spec, parse
 from jaxtl.errors import ConfigError
-from jaxtl.train import checkpoint, sharding
+from jaxtl.train import Experiment, Runtime, checkpoint, sharding
 from jaxtl.train.experiment import compile_program
 from jaxtl.train.step import init_model, init_state
 from jaxtl.types import Aux
+from tests.train.conftest import tiny_config
 
 RULES = {
   "plain": dict(make=".optim.plain"),
@@ -38,9 +41,33 @@ def mesh_runtime(runtime, devices: int, model: int = 1):
   return made
 
 
-def one_step(tiny, runtime, devices, *, model=1, **changes):
-  experiment = tiny(epochs=ONE_STEP, evaluation={}, **changes)
-  return train.run(experiment, seed=0, runtime=mesh_runtime(runtime, devices, model)).weights
+@pytest.fixture(scope="module")
+def begin():
+  """The parameters and statistics before the step."""
+  model = parse(tiny_config(), Experiment).model.realize(num_classes=3)
+  return jax.device_get(init_model(model, jax.random.key(0), (8, 8, 3)))
+
+
+@pytest.fixture(scope="module")
+def one_step(begin):
+  """(devices, model, changes of the experiment) -> the state after one step on that mesh, each made once."""
+  found = {}
+  experiment = parse(tiny_config(), Experiment)
+  batch = next(Runtime(train.make_mesh(1)).train_batches(experiment.data, seed=0, start_step=0))
+
+  def run(devices, *, model=1, **changes):
+    name = json.dumps([devices, model, changes])
+    if name not in found:
+      mesh = train.make_mesh(devices, model=model)
+      experiment = parse(tiny_config(epochs=ONE_STEP, evaluation={}, **changes), Experiment)
+      program = compile_program(experiment, num_classes=3, num_examples=96, mesh=mesh)
+      state = init_state(*jax.tree.map(jnp.asarray, begin), program.tx, gradient=program.gradient)
+      state = sharding.put(state, program.placement, mesh)
+      after, _ = program.train_step(state, sharding.put_batch(batch, mesh), jax.random.key(1))
+      found[name] = jax.device_get(after)
+    return found[name]
+
+  return run
 
 
 def assert_same_step(found, expected, start):
@@ -61,20 +88,13 @@ def assert_same_step(found, expected, start):
   )
 
 
-@pytest.fixture
-def begin(tiny, runtime):
-  return train.run(tiny(epochs=0.0, evaluation={}), seed=0, runtime=runtime()).weights.params
-
-
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_one_step_is_the_same_on_any_mesh(tiny, runtime, begin, rule, placement):
-  expected = one_step(tiny, runtime, 1, gradient=RULES[rule])
+def test_one_step_is_the_same_on_any_mesh(one_step, begin, rule, placement):
+  expected = one_step(1, gradient=RULES[rule])
   for devices, model in ((2, 1), (4, 2), (8, 1), (8, 2)):
-    found = one_step(
-      tiny, runtime, devices, model=model, gradient=RULES[rule], sharding=PLACEMENTS[placement]
-    )
-    assert_same_step(found, expected, begin)
+    found = one_step(devices, model=model, gradient=RULES[rule], sharding=PLACEMENTS[placement])
+    assert_same_step(found, expected, begin[0])
 
 
 def test_fsdp_holds_every_large_array_in_parts(tiny, runtime, tmp_path):
@@ -212,12 +232,12 @@ def test_per_device_weighs_devices_by_their_images():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), grads, expected_grads)
 
 
-def test_batch_statistics_of_every_device_are_its_own(tiny, runtime, begin):
+def test_batch_statistics_of_every_device_are_its_own(one_step, begin):
   """Per device, a batch is normalised in parts of 2: the same as accumulation over 8 parts, on one device."""
-  found = one_step(tiny, runtime, 8, gradient=dict(make=".train.per_device"))
-  parts = one_step(tiny, runtime, 1, gradient=dict(make=".optim.accumulate", steps=8))
-  assert_same_step(found, parts, begin)
-  whole = one_step(tiny, runtime, 8)
+  found = one_step(8, gradient=dict(make=".train.per_device"))
+  parts = one_step(1, gradient=dict(make=".optim.accumulate", steps=8))
+  assert_same_step(found, parts, begin[0])
+  whole = one_step(8)
   assert tree.norm(tree.add(found.params, tree.scale(-1.0, whole.params))) > 1e-3
 
 
