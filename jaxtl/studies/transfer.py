@@ -195,13 +195,11 @@ def measure(
   protocols = _filled(protocols, start, runtime)
   for name, target in protocols.targets.items():
     folder = workdir / name
+    pair = _Pair(name, target, model, start, protocols.linear_probe or LinearProbe(), seed, runtime)
     if protocols.linear_probe is not None:
-      probe = protocols.linear_probe
       runtime.progress.title = f"{title(workdir)} | probe {name}"
       yield remember(
-        folder / "linear_probe.json",
-        functools.partial(_probe_row, probe, name, target, model, start, seed, runtime),
-        note=runtime.progress.note,
+        folder / "linear_probe.json", functools.partial(_probe_row, pair), note=runtime.progress.note
       )
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
@@ -209,7 +207,7 @@ def measure(
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
       yield remember(
         folder / "fine_tune.json",
-        functools.partial(_fine_tune_row, protocols, name, model, start, seed, folder / "fine_tune", runtime),
+        functools.partial(_fine_tune_row, pair, fine_tune, folder / "fine_tune"),
         recalled=functools.partial(runtime.progress.skip, passes),
         note=runtime.progress.note,
       )
@@ -339,53 +337,72 @@ def _fine_tuning_work(fine_tune: FineTune, target: Target, model: Spec, runtime:
   return total_steps(tuned, size) * target.train.batch_size * work_per_image(tuned)
 
 
-def _probe_row(
-  probe: LinearProbe, name: str, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
-) -> Row:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pair:
+  """A checkpoint and a target. The probe is fitted when it is first asked for, and once."""
+
+  name: str
+  target: Target
+  model: Spec
+  start: Weights
+  probe: LinearProbe
+  seed: int
+  runtime: Runtime
+
+  @functools.cached_property
+  def chosen(self) -> tuple[optim.Choice, int]:
+    """The probe on the training images as the test images are seen, and how many those are."""
+    features, labels = self.features(_unaugmented(self.target))
+    options: dict[str, Any] = dict(seed=self.seed, beat=self.runtime.beat)
+    return self.probe.choose(features, labels, num_classes=len(self.classes), **options), len(labels)
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Those of the target."""
+    classes: tuple[str, ...] = self.runtime.open(self.target.train).classes
+    return classes
+
+  def features(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features [N, D] of the checkpoint, labels [N], at the size of the target's test images."""
+    mesh, size = self.runtime.mesh, self.runtime.image_shape(self.target.test)[0]
+    _, fitting = fitted(self.model, self.start, size)
+    features = make_features(make_model(at_size(self.model, size), num_classes=len(self.start.classes)))
+    params, batch_stats = (sharding.put_replicated(x, mesh) for x in (fitting, self.start.batch_stats))
+    return collect_features(features, params, batch_stats, self.runtime.eval_batches(data), mesh=mesh)
+
+  def with_probe(self) -> Weights:
+    """The checkpoint with the probe as its head, and the target's classes."""
+    head = make_model(self.model, num_classes=len(self.classes)).head
+    return dataclasses.replace(
+      self.start,
+      params={**self.start.params, head: self.chosen[0].probe.head()},
+      config={**self.start.config, "classes": list(self.classes)},
+    )
+
+
+def _probe_row(pair: _Pair) -> Row:
   began = time.monotonic()
-  features_of = _features(target, model, start, runtime)
-  train_x, train_y = features_of(_unaugmented(target))
-  test_x, test_y = features_of(target.test)
-  classes = runtime.open(target.train).classes
-  chosen, l2, chosen_by = probe.choose(
-    train_x, train_y, num_classes=len(classes), seed=seed, beat=runtime.beat
-  )
-  runtime.beat()
-  logits = chosen.logits(jnp.asarray(test_x))
-  accuracy = float(jnp.mean(in_top(logits, jnp.asarray(test_y))))
+  (chosen, l2, chosen_by), num_train = pair.chosen
+  features, labels = pair.features(pair.target.test)
+  pair.runtime.beat()
+  logits = chosen.logits(jnp.asarray(features))
+  accuracy = float(jnp.mean(in_top(logits, jnp.asarray(labels))))
   return {
     "kind": "transfer",
-    "target": name,
+    "target": pair.name,
     "protocol": "linear_probe",
     "accuracy": accuracy,
-    "loss": float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(test_y)))),
+    "loss": float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(labels)))),
     "l2": l2,
     "l2_chosen_by": chosen_by,
     "num_iters": int(chosen.num_iters),
     "converged": bool(chosen.converged),
-    "num_train": len(train_y),
-    "num_test": len(test_y),
-    "num_classes": len(classes),
-    "classes": list(classes),
+    "num_train": num_train,
+    "num_test": len(labels),
+    "num_classes": len(pair.classes),
+    "classes": list(pair.classes),
     "seconds": time.monotonic() - began,
   }
-
-
-def _features(
-  target: Target, model: Spec, start: Weights, runtime: Runtime
-) -> Callable[[Data], tuple[np.ndarray, np.ndarray]]:
-  """Data -> pooled features [N, D] of the checkpoint, labels [N], at the size of the target's test images."""
-  size = runtime.image_shape(target.test)[0]
-  _, fitting = fitted(model, start, size)
-  features = make_features(make_model(at_size(model, size), num_classes=len(start.classes)))
-  params = sharding.put_replicated(fitting, runtime.mesh)
-  batch_stats = sharding.put_replicated(start.batch_stats, runtime.mesh)
-
-  def collect(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    batches = runtime.eval_batches(data)
-    return collect_features(features, params, batch_stats, batches, mesh=runtime.mesh)
-
-  return collect
 
 
 def _unaugmented(target: Target) -> Data:
@@ -393,27 +410,24 @@ def _unaugmented(target: Target) -> Data:
   return dataclasses.replace(target.train, transforms=target.test.transforms)
 
 
-def _fine_tune_row(
-  protocols: Protocols,
-  name: str,
-  model: Spec,
-  start: Weights,
-  seed: int,
-  workdir: Path,
-  runtime: Runtime,
-) -> Row:
+def _fine_tune_row(pair: _Pair, fine_tune: FineTune, workdir: Path) -> Row:
   began = time.monotonic()
-  fine_tune, target = protocols.fine_tune, protocols.targets[name]
-  assert fine_tune is not None
+  target, runtime = pair.target, pair.runtime
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
-  tuned = fine_tuning(fine_tune, target, at_size(model, size), num_train)
+  tuned = fine_tuning(fine_tune, target, at_size(pair.model, size), num_train)
   fresh = fine_tune.head == "fresh"
-  if not fresh:
-    start = _with_probe(protocols.linear_probe or LinearProbe(), target, model, start, seed, runtime)
-  trained = run(tuned, seed=seed, runtime=runtime, workdir=workdir, start=start, fresh_head=fresh, anew=True)
+  trained = run(
+    tuned,
+    seed=pair.seed,
+    runtime=runtime,
+    workdir=workdir,
+    start=pair.start if fresh else pair.with_probe(),
+    fresh_head=fresh,
+    anew=True,
+  )
   return {
     "kind": "transfer",
-    "target": name,
+    "target": pair.name,
     "protocol": "fine_tune",
     "accuracy": trained.last("eval/test/top1"),
     "best_accuracy": trained.best("eval/test/top1"),
@@ -429,21 +443,6 @@ def _fine_tune_row(
     "steps": trained.total_steps,
     "seconds": time.monotonic() - began,
   }
-
-
-def _with_probe(
-  probe: LinearProbe, target: Target, model: Spec, start: Weights, seed: int, runtime: Runtime
-) -> Weights:
-  """The checkpoint with the target's linear probe as its head, and the target's classes."""
-  classes = runtime.open(target.train).classes
-  features, labels = _features(target, model, start, runtime)(_unaugmented(target))
-  chosen = probe.choose(features, labels, num_classes=len(classes), seed=seed, beat=runtime.beat)
-  head = make_model(model, num_classes=len(classes)).head
-  return dataclasses.replace(
-    start,
-    params={**start.params, head: chosen.probe.head()},
-    config={**start.config, "classes": list(classes)},
-  )
 
 
 def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:

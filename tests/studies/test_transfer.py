@@ -13,7 +13,7 @@ from jaxtl import train
 from jaxtl.config import Spec, parse
 from jaxtl.errors import ConfigError, Restart
 from jaxtl.studies import transfer
-from jaxtl.studies.transfer import FineTune, Protocols
+from jaxtl.studies.transfer import FineTune, LinearProbe, Protocols
 from jaxtl.train import Experiment, checkpoint, training
 from jaxtl.train.experiment import make_model
 from jaxtl.train.loop import fit
@@ -95,11 +95,17 @@ def test_a_killed_fine_tuning_goes_on_from_its_newest_checkpoint(
 
 
 def test_a_fine_tuning_that_begins_at_the_probe_is_the_probe_before_its_first_step(
-  study_config, start, runtime, tmp_path
+  study_config, start, runtime, tmp_path, monkeypatch
 ):
+  fits = []
+  choose = LinearProbe.choose
+  monkeypatch.setattr(
+    LinearProbe, "choose", lambda *given, **options: fits.append(1) or choose(*given, **options)
+  )
   protocols = fine_tuning(study_config, head="probe", epochs=0.0, evaluate_every_epochs=None)
   fit = parse(study_config["base"]["transfer"], Protocols).linear_probe
   probe, tuned = measure(dataclasses.replace(protocols, linear_probe=fit), start, tmp_path, runtime())
+  assert len(fits) == 1  # for both rows
   assert (tuned["head"], tuned["steps"]) == ("probe", 0)
   assert tuned["accuracy"] == probe["accuracy"]
   assert tuned["loss"] == pytest.approx(probe["loss"], rel=1e-5)
