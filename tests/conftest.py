@@ -33,8 +33,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_finish() -> None:
-  """Takes the modules out of garbage collection: TensorFlow and JAX are a million objects, which every
-  collection would visit, and studies collect after every arm."""
+  """Excludes imported modules from garbage collection, which would visit a million objects each time."""
   gc.collect()
   gc.freeze()
 

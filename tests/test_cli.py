@@ -34,11 +34,11 @@ def config_file(tmp_path):
 
 
 def write_config(folder):
-  study_config = make_study_config()
-  study_config["arms"] = dict(cross_entropy=dict(), sam=dict(gradient=dict(make=".optim.sam", rho=0.05)))
-  study_config["base"] |= dict(tune=None, flatness=None, transfer=None)
+  config = make_study_config()
+  config["arms"] = dict(cross_entropy=dict(), sam=dict(gradient=dict(make=".optim.sam", rho=0.05)))
+  config["base"] |= dict(tune=None, flatness=None, transfer=None)
   path = folder / "study.py"
-  path.write_text(f"def get_config():\n  return {pprint.pformat(study_config)}\n")
+  path.write_text(f"def get_config():\n  return {pprint.pformat(config)}\n")
   return path
 
 

@@ -140,7 +140,9 @@ def image_shape(
   shard: tuple[int, int] = (0, 1),
   bad_records: BadRecords | None = None,
 ) -> tuple[int, ...]:
-  """(H, W, 3) of the images of `train_batches`, found by making the first of them.
+  """(H, W, 3) of the images of `train_batches`.
+
+  One image is made if the source holds them in memory and there are no batch transforms, else one batch.
 
   Args and Raises: as in `train_batches`.
   """

@@ -99,11 +99,11 @@ def conv_general_dilated(
 
 @functools.partial(jax.jit, static_argnums=(2, 3))  # traced once for the layers of one shape
 def _convolution(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-  return _with_gradients(x, kernel, strides, padding)
+  return _convolution_rule(x, kernel, strides, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _with_gradients(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+def _convolution_rule(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
   return _correlate(x, kernel, strides, padding)
 
 
@@ -129,7 +129,7 @@ def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], grad: 
   return for_x, _kernel_gradient(x, kernel, grad, strides, padding)
 
 
-_with_gradients.defvjp(_forward, _backward)
+_convolution_rule.defvjp(_forward, _backward)
 
 
 def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:

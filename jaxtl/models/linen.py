@@ -80,10 +80,10 @@ def from_linen(name: str, module: nn.Module, blocks: Sequence[str], *, inputs: I
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), inputs.dtype)
     options: dict[str, Any] = dict(train=False, frozen_stats=False, start=None, stop=None)
     if isinstance(key, jax.core.Tracer):
-      # Nothing runs: whoever traces this leaves the forward pass out, whose results nobody asks for.
+      # Under `jit` and `eval_shape` the forward pass is dead code.
       variables = module.init(key, jnp.zeros(one.shape, one.dtype), **options)
     else:
-      # Draws the initial values without a forward pass, but takes twice as long to trace.
+      # Called eagerly, this alone runs no forward pass; it takes twice as long to trace.
       variables = module.lazy_init(key, one, **options)
     return variables["params"], variables.get("batch_stats", {})
 

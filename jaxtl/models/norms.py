@@ -25,16 +25,16 @@ class BatchNorm(nn.BatchNorm):
   @nn.compact
   def __call__(self, x: Array, use_running_average: bool | None = None, **rest: Any) -> Array:
     stored = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
-    plain = not rest and _quick(x, self.dtype)
-    if not plain or (stored and not self.is_initializing()):
+    starting = self.is_initializing()
+    if rest or not _quick(x, self.dtype) or (stored and not starting):
       return super().__call__(x, use_running_average, **rest)
     width = x.shape[-1:]
     mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
     var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)
     scale = self.param("scale", self.scale_init, width, self.param_dtype)
     bias = self.param("bias", self.bias_init, width, self.param_dtype)
-    if self.is_initializing():
-      return x  # Initial values depend on shapes alone, and tracing the rest takes a third of the time.
+    if starting:
+      return x  # Initial values need only its shape; the arithmetic is a third of the time to trace them.
     y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon)
     mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
     var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
@@ -53,7 +53,7 @@ class LayerNorm(nn.LayerNorm):
     scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
     bias = self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype)
     if self.is_initializing():
-      return x
+      return x  # as above
     wide: Sequence[int] = (1,) * (x.ndim - 1) + x.shape[-1:]
     return standardized(x, self.epsilon) * scale.reshape(wide) + bias.reshape(wide)
 
@@ -113,7 +113,7 @@ def _wide(channels: Array, x: Array) -> Array:
   return channels.reshape((1,) * (x.ndim - 1) + channels.shape)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1)  # traced once for the layers of one shape
 def standardized(x: Array, epsilon: float) -> Array:
   """The last axis with mean 0 and variance 1: [..., C] -> [..., C]."""
   return _standardized(x, epsilon)

@@ -34,8 +34,9 @@ from jaxtl.types import Array, Batch, Model, Params
 
 HostBatch = Mapping[str, np.ndarray]
 Scores = dict[str, float]
-# The images that every alpha looks at stay in memory after the first, up to this many bytes for all tasks.
+# Bytes of images that are kept, over all tasks, because every alpha reads them again.
 MEMORY = 4 << 30
+MEMORY_FOR_STATISTICS = MEMORY // 8  # beside those: the batches that statistics are estimated from
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +89,8 @@ class Tasks:
     self._heads: dict[str, Params] = {}
     self._left = MEMORY
     self.meter = Meter(runtime)
-    self._batches: dict[tuple[Any, ...], list[HostBatch]] = {}
+    self._batches: dict[tuple[str, str], list[HostBatch]] = {}
+    self._statistics_batches: tuple[Any, list[HostBatch]] = (None, [])
 
   def classes(self, name: str) -> tuple[str, ...]:
     classes: tuple[str, ...] = self.runtime.open(self._tasks[name].test).classes
@@ -162,16 +164,27 @@ class Tasks:
 
   def statistics(self, names: Sequence[str], num_batches: int, body: Params, batch_stats: Params) -> Params:
     """Normalisation statistics from training images of the tasks in turn, not augmented."""
-    plain = [self._plain(name) for name in names]
-
-    def drawn() -> Iterator[HostBatch]:
-      feeds = [self.runtime.train_batches(data, seed=self._seed, start_step=0) for data in plain]
-      return (next(feeds[number % len(feeds)]) for number in range(num_batches))
-
-    size = sum(plain[number % len(plain)].batch_size for number in range(num_batches))
-    batches = self._kept(("statistics", *names, num_batches), drawn, num_images=size)
+    batches = self._batches_for_statistics(names, num_batches)
     images = (batch["image"] for batch in self.meter.watch(batches, cost=FORWARD, what="statistics"))
     return reestimated(self.backbone.model(0), body, batch_stats, images, mesh=self.runtime.mesh)
+
+  def _batches_for_statistics(self, names: Sequence[str], num_batches: int) -> Iterator[HostBatch]:
+    """Yields training batches of the tasks in turn; the last ones read are kept for the next alpha."""
+    key = (*names, num_batches)
+    if self._statistics_batches[0] == key:
+      yield from self.runtime.moving(self._statistics_batches[1])
+      return
+    plain = [self._plain(name) for name in names]
+    feeds = [self.runtime.train_batches(data, seed=self._seed, start_step=0) for data in plain]
+    read: list[HostBatch] = []
+    for number in range(num_batches):
+      batch = next(feeds[number % len(feeds)])
+      self.runtime.beat()
+      if (number + 1) * batch["image"].nbytes <= MEMORY_FOR_STATISTICS:
+        read.append(batch)
+      yield batch
+    if len(read) == num_batches:
+      self._statistics_batches = (key, read)
 
   def _inputs(self, name: str, batch_stats: Params) -> Callable[[], Iterator[Any]]:
     extra = {"head": sharding.put_replicated(self.head(name), self.runtime.mesh), "batch_stats": batch_stats}
@@ -183,22 +196,16 @@ class Tasks:
     return batches
 
   def _images(self, name: str, part: str) -> Iterable[HostBatch]:
-    """The images of a part, exactly once."""
-    data: Data = getattr(self._tasks[name], part)
-    size = len(self.runtime.open(data))
-    return self._kept((name, part), lambda: self.runtime.eval_batches(data), num_images=size)
-
-  def _kept(
-    self, key: tuple[Any, ...], make: Callable[[], Iterable[HostBatch]], *, num_images: int
-  ) -> Iterable[HostBatch]:
-    """The batches of that key, in memory after the first pass if they fit."""
-    if key not in self._batches:
-      size = num_images * self.backbone.side**2 * 3 * 4
+    """Returns one exact pass over the images of a part, kept in memory after the first if they fit."""
+    if (name, part) not in self._batches:
+      data: Data = getattr(self._tasks[name], part)
+      batches = self.runtime.eval_batches(data)
+      size = len(self.runtime.open(data)) * self.backbone.side**2 * 3 * 4
       if size > self._left:
-        return make()
+        return batches
       self._left -= size
-      self._batches[key] = list(make())
-    return self.runtime.moving(self._batches[key])
+      self._batches[name, part] = list(batches)
+    return self.runtime.moving(self._batches[name, part])
 
   def _plain(self, name: str) -> Data:
     """The training images as test images are seen: not augmented."""

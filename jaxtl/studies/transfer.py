@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -195,11 +195,19 @@ def measure(
   protocols = _filled(protocols, start, runtime)
   for name, target in protocols.targets.items():
     folder = workdir / name
-    pair = _Pair(name, target, model, start, protocols.linear_probe or LinearProbe(), seed, runtime)
+    here = _OnTarget(
+      name=name,
+      target=target,
+      model=model,
+      start=start,
+      probe=protocols.linear_probe or LinearProbe(),
+      seed=seed,
+      runtime=runtime,
+    )
     if protocols.linear_probe is not None:
       runtime.progress.title = f"{title(workdir)} | probe {name}"
       yield remember(
-        folder / "linear_probe.json", functools.partial(_probe_row, pair), note=runtime.progress.note
+        folder / "linear_probe.json", functools.partial(_probe_row, here), note=runtime.progress.note
       )
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
@@ -207,7 +215,7 @@ def measure(
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
       yield remember(
         folder / "fine_tune.json",
-        functools.partial(_fine_tune_row, pair, fine_tune, folder / "fine_tune"),
+        functools.partial(_fine_tune_row, here, fine_tune, folder / "fine_tune"),
         recalled=functools.partial(runtime.progress.skip, passes),
         note=runtime.progress.note,
       )
@@ -337,9 +345,17 @@ def _fine_tuning_work(fine_tune: FineTune, target: Target, model: Spec, runtime:
   return total_steps(tuned, size) * target.train.batch_size * work_per_image(tuned)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Pair:
-  """A checkpoint and a target. The probe is fitted when it is first asked for, and once."""
+class _Fit(NamedTuple):
+  """A fitted probe, the number of its training images, and the seconds that it took."""
+
+  choice: optim.Choice
+  num_train: int
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class _OnTarget:
+  """One checkpoint on one target; fits the probe when it is first asked for, and keeps it."""
 
   name: str
   target: Target
@@ -350,58 +366,61 @@ class _Pair:
   runtime: Runtime
 
   @functools.cached_property
-  def chosen(self) -> tuple[optim.Choice, int]:
-    """The probe on the training images as the test images are seen, and how many those are."""
+  def fit(self) -> _Fit:
+    """The probe of the training images, which it sees as it sees the test images."""
+    began = time.monotonic()
     features, labels = self.features(_unaugmented(self.target))
-    options: dict[str, Any] = dict(seed=self.seed, beat=self.runtime.beat)
-    return self.probe.choose(features, labels, num_classes=len(self.classes), **options), len(labels)
+    choice = self.probe.choose(
+      features, labels, num_classes=len(self.classes), seed=self.seed, beat=self.runtime.beat
+    )
+    return _Fit(choice, len(labels), time.monotonic() - began)
 
   @property
   def classes(self) -> tuple[str, ...]:
-    """Those of the target."""
+    """The target's class names."""
     classes: tuple[str, ...] = self.runtime.open(self.target.train).classes
     return classes
 
   def features(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled features [N, D] of the checkpoint, labels [N], at the size of the target's test images."""
+    """Returns pooled features [N, D] of the checkpoint and labels [N], at the size of the test images."""
     mesh, size = self.runtime.mesh, self.runtime.image_shape(self.target.test)[0]
     _, fitting = fitted(self.model, self.start, size)
     features = make_features(make_model(at_size(self.model, size), num_classes=len(self.start.classes)))
     params, batch_stats = (sharding.put_replicated(x, mesh) for x in (fitting, self.start.batch_stats))
     return collect_features(features, params, batch_stats, self.runtime.eval_batches(data), mesh=mesh)
 
-  def with_probe(self) -> Weights:
-    """The checkpoint with the probe as its head, and the target's classes."""
+  def start_at_probe(self) -> Weights:
+    """Returns the checkpoint with the probe as its head, and the target's classes."""
     head = make_model(self.model, num_classes=len(self.classes)).head
     return dataclasses.replace(
       self.start,
-      params={**self.start.params, head: self.chosen[0].probe.head()},
+      params={**self.start.params, head: self.fit.choice.probe.head()},
       config={**self.start.config, "classes": list(self.classes)},
     )
 
 
-def _probe_row(pair: _Pair) -> Row:
+def _probe_row(here: _OnTarget) -> Row:
+  (probe, l2, chosen_by), num_train, seconds = here.fit
   began = time.monotonic()
-  (chosen, l2, chosen_by), num_train = pair.chosen
-  features, labels = pair.features(pair.target.test)
-  pair.runtime.beat()
-  logits = chosen.logits(jnp.asarray(features))
+  features, labels = here.features(here.target.test)
+  here.runtime.beat()
+  logits = probe.logits(jnp.asarray(features))
   accuracy = float(jnp.mean(in_top(logits, jnp.asarray(labels))))
   return {
     "kind": "transfer",
-    "target": pair.name,
+    "target": here.name,
     "protocol": "linear_probe",
     "accuracy": accuracy,
     "loss": float(jnp.mean(losses.softmax_cross_entropy(logits, jnp.asarray(labels)))),
     "l2": l2,
     "l2_chosen_by": chosen_by,
-    "num_iters": int(chosen.num_iters),
-    "converged": bool(chosen.converged),
+    "num_iters": int(probe.num_iters),
+    "converged": bool(probe.converged),
     "num_train": num_train,
     "num_test": len(labels),
-    "num_classes": len(pair.classes),
-    "classes": list(pair.classes),
-    "seconds": time.monotonic() - began,
+    "num_classes": len(here.classes),
+    "classes": list(here.classes),
+    "seconds": seconds + time.monotonic() - began,
   }
 
 
@@ -410,24 +429,25 @@ def _unaugmented(target: Target) -> Data:
   return dataclasses.replace(target.train, transforms=target.test.transforms)
 
 
-def _fine_tune_row(pair: _Pair, fine_tune: FineTune, workdir: Path) -> Row:
-  began = time.monotonic()
-  target, runtime = pair.target, pair.runtime
+def _fine_tune_row(here: _OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
+  target, runtime = here.target, here.runtime
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
-  tuned = fine_tuning(fine_tune, target, at_size(pair.model, size), num_train)
+  tuned = fine_tuning(fine_tune, target, at_size(here.model, size), num_train)
   fresh = fine_tune.head == "fresh"
+  start = here.start if fresh else here.start_at_probe()
+  began = time.monotonic()  # The probe's row has the seconds of its fit.
   trained = run(
     tuned,
-    seed=pair.seed,
+    seed=here.seed,
     runtime=runtime,
     workdir=workdir,
-    start=pair.start if fresh else pair.with_probe(),
+    start=start,
     fresh_head=fresh,
     anew=True,
   )
   return {
     "kind": "transfer",
-    "target": pair.name,
+    "target": here.name,
     "protocol": "fine_tune",
     "accuracy": trained.last("eval/test/top1"),
     "best_accuracy": trained.best("eval/test/top1"),

@@ -40,7 +40,7 @@ class ArmCache(Generic[T]):
     return value
 
   def drop(self) -> int:
-    """Drops what the arm that ends has not used, and returns how many results that were."""
+    """Drops the results that the ending arm has not used, and returns their number."""
     before = len(self._found)
     self._found = {name: found for name, found in self._found.items() if found[0] == _arm}
     return before - len(self._found)
@@ -62,7 +62,7 @@ def next_arm() -> None:
   global _arm
   dropped = sum(results.drop() for results in _all)
   _arm += 1
-  if dropped:
+  if dropped or num_maps() > MOST_MAPS:
     gc.collect()  # functions and their traces refer to each other
   if num_maps() > MOST_MAPS:
     jax.clear_caches()

@@ -160,10 +160,11 @@ class Runtime:
     self, stream: Callable[..., Iterator[Any]], data: Data, batch_size: int, seed: int, start_step: int
   ) -> Iterator[Mapping[str, np.ndarray]]:
     return stream(
-      self.open(data), batch_size=batch_size, seed=seed, start_step=start_step, **self._augmented(data)
+      self.open(data), batch_size=batch_size, seed=seed, start_step=start_step, **self._stream_options(data)
     )
 
-  def _augmented(self, data: Data) -> dict[str, Any]:
+  def _stream_options(self, data: Data) -> dict[str, Any]:
+    """The keywords that every training stream of `data` takes."""
     return {
       "transforms": [spec.realize() for spec in data.transforms],
       "batch_transforms": [spec.realize() for spec in data.batch_transforms],
@@ -172,11 +173,11 @@ class Runtime:
     }
 
   def image_shape(self, data: Data) -> tuple[int, ...]:
-    """(H, W, 3) of the images that a model sees, found by making the first of them, once."""
+    """(H, W, 3) of the images that a model sees in training; see `data.image_shape`. Found once."""
     name = json.dumps(config_lib.plain(data), sort_keys=True)
     if name not in self.shapes:
       self.shapes[name] = data_lib.image_shape(
-        self.open(data), batch_size=data.batch_size, **self._augmented(data)
+        self.open(data), batch_size=data.batch_size, **self._stream_options(data)
       )
     return self.shapes[name]
 

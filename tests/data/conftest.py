@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxtl.data as data
+from jaxtl.data import stream
 from tests.data.made_images import encoded, smooth_image
 
 
@@ -24,6 +25,13 @@ def numbered() -> Callable[[int], data.Source]:
     return data.from_arrays(images=images, labels=index % 7, classes=[str(label) for label in range(7)])
 
   return make
+
+
+@pytest.fixture(autouse=True)
+def whole_batches(monkeypatch) -> None:
+  """Pixels are transformed in the form that large sources have, though those of the tests are small."""
+  for name in ("_FEWEST_FOR_LOOP", "_FEWEST_FOR_LOOP_IN_TRAINING"):
+    monkeypatch.setattr(stream, name, 0)
 
 
 @pytest.fixture

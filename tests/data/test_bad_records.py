@@ -162,7 +162,11 @@ def test_a_missing_file_is_an_unreadable_image(jpeg_folder):
     (dict(size=4, padding=70), "paddings must be less than the dimension size"),
   ],
 )
-def test_a_transform_that_fails_on_a_sound_image_is_named_in_one_line(jpeg_folder, numbered, options, said):
+@pytest.mark.parametrize("fewest", [0, 10**9])  # in a loop, in rows
+def test_a_transform_that_fails_on_a_sound_image_is_named_in_one_line(
+  jpeg_folder, numbered, options, said, fewest, monkeypatch
+):
+  monkeypatch.setattr(data.stream, "_FEWEST_FOR_LOOP_IN_TRAINING", fewest)
   transforms = [data.flip_left_right, partial(data.pad_crop, **options), data.normalize]
   for source in (data.from_folder(folder=str(jpeg_folder)), numbered(12)):
     start = rf"{source.name}: the transform pad_crop fails on example \d+.*, \d+ x \d+ pixels: {said}"

@@ -21,9 +21,12 @@ def indices(batch):
   return (image[:, 0, 0, 0] + 256 * image[:, 0, 0, 1]).astype(int)
 
 
-@pytest.fixture(params=["pixels", "encoded", "files"])
-def source(request, numbered, jpeg_folder):
-  if request.param == "pixels":
+@pytest.fixture(params=["pixels in a loop", "pixels in rows", "encoded", "files"])
+def source(request, numbered, jpeg_folder, monkeypatch):
+  if request.param.startswith("pixels"):
+    if request.param == "pixels in rows":
+      for name in ("_FEWEST_FOR_LOOP", "_FEWEST_FOR_LOOP_IN_TRAINING"):
+        monkeypatch.setattr(data.stream, name, 10**9)
     return numbered(12)
   files = data.from_folder(folder=str(jpeg_folder))
   if request.param == "files":
@@ -221,3 +224,46 @@ def test_the_order_can_be_told_without_the_images(numbered):
 def test_transforms_that_draw_are_known_by_their_seed():
   assert data.draws([data.normalize, partial(data.random_resized_crop, size=8)])
   assert not data.draws([data.normalize, partial(data.center_crop, size=8)])
+
+
+def test_large_sources_are_transformed_in_a_loop_and_small_ones_in_rows(numbered, monkeypatch):
+  """The two forms give the same bytes, and each is taken where it is meant to be."""
+  loops = []
+  whole = data.stream.Stream._all_rows
+  monkeypatch.setattr(
+    data.stream.Stream, "_all_rows", property(lambda stream: loops.append(1) or whole.fget(stream))
+  )
+  transforms = [partial(data.pad_crop, size=8, padding=2), data.flip_left_right, data.normalize]
+  source, found = numbered(40), []
+  for fewest, expected in ((40, 2), (41, 0)):
+    loops.clear()
+    monkeypatch.setattr(data.stream, "_FEWEST_FOR_LOOP", fewest)
+    monkeypatch.setattr(data.stream, "_FEWEST_FOR_LOOP_IN_TRAINING", fewest)
+    found.append(take(6, source, transforms, batch_size=16, seed=1, batch_transforms=[data.mixup]))
+    found[-1] += list(data.eval_batches(source, [data.normalize], batch_size=16))
+    assert len(loops) == expected
+  for one, other in zip(*found, strict=True):
+    assert_same(one, other)
+
+
+def test_the_shape_of_images_is_that_of_the_first_batch(source, numbered):
+  def halved(batch):
+    return {**batch, "image": batch["image"][:, ::2]}
+
+  for batch_transforms in ([], [data.mixup], [halved]):
+    (batch,) = take(1, source, CROP, batch_size=8, seed=0, batch_transforms=batch_transforms)
+    found = data.image_shape(source, CROP, batch_size=8, batch_transforms=batch_transforms)
+    assert found == batch["image"].shape[1:]
+  failing = [partial(data.pad_crop, size=80, padding=2)]
+  with pytest.raises(DataError, match="the transform pad_crop fails on example"):
+    data.image_shape(numbered(12), failing, batch_size=4)
+
+
+def test_the_shape_of_images_is_found_behind_unreadable_ones(jpeg_folder):
+  for path in sorted(jpeg_folder.rglob("*.jpg"))[:11]:
+    path.write_bytes(b"junk")
+  bad = data.BadRecords(11)
+  source = data.from_folder(folder=str(jpeg_folder))
+  assert data.image_shape(source, CROP, batch_size=4, bad_records=bad) == (16, 16, 3)
+  with pytest.raises(DataError, match="cannot be read"):
+    data.image_shape(source, CROP, batch_size=4)

@@ -22,7 +22,7 @@ def hidden(filled):
   """
   found = {}
 
-  def entering(name):
+  def hidden_of(name):
     if name not in found:
       model = make_small(name, num_classes=2)
       size = side(name, small=True)
@@ -33,7 +33,7 @@ def hidden(filled):
       found[name] = features["hidden"]
     return found[name]
 
-  return entering
+  return hidden_of
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 37, 1000])

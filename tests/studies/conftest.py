@@ -51,6 +51,7 @@ def make_study_config():
 
 @pytest.fixture
 def study_config():
+  """That config, for this test alone."""
   return make_study_config()
 
 
@@ -74,3 +75,21 @@ def checkpointed(trained_once, tmp_path):
 @pytest.fixture
 def settings(study_config):
   return parse(study_config["base"]["flatness"] | dict(num_iters=300, tolerance=1e-3), Flatness)
+
+
+@pytest.fixture(scope="session")
+def patched_once(trained_once, tmp_path_factory):
+  """The folder of a patching study of one pair, which no test may change."""
+  from tests.studies.test_patching import base_of, run  # a test module: imported late, for its assertions
+
+  base, folder = base_of(str(trained_once[0])), tmp_path_factory.mktemp("patched") / "run"
+  quiet = train.Runtime(train.make_mesh(1), progress=Progress(stream=io.StringIO()))
+  run(dict(base, patching=dict(two=base["patching"]["two"])), lambda: quiet, folder)
+  return folder
+
+
+@pytest.fixture
+def finished(patched_once, tmp_path):
+  """A folder of that study for this test alone, whose rows it may replace by numbers of its own."""
+  shutil.copytree(patched_once, tmp_path / "run")
+  return tmp_path / "run"

@@ -331,20 +331,6 @@ def test_a_probe_becomes_a_head(base, runtime, tmp_path):
   np.testing.assert_allclose(features @ head["kernel"] + head["bias"], probe.logits(features), atol=1e-4)
 
 
-_made = {}
-
-
-@pytest.fixture
-def finished(trained_once, runtime, tmp_path, tmp_path_factory):
-  """A run whose rows are of the form that a study leaves, with numbers of our own: made once, and copied."""
-  if "run" not in _made:
-    _made["run"] = tmp_path_factory.mktemp("finished") / "run"
-    base = base_of(str(trained_once[0]))
-    run(dict(base, patching=dict(two=base["patching"]["two"])), runtime, _made["run"])
-  shutil.copytree(_made["run"], tmp_path / "run")
-  return tmp_path / "run"
-
-
 def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
   file = finished / "a" / "0" / "rows.jsonl"
   [first] = stored.read_lines(file)

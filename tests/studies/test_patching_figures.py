@@ -7,9 +7,6 @@ import pytest
 
 from jaxtl.studies import drawing, patching_figures
 from jaxtl.studies.results import load
-from tests.studies.test_patching import base, checkpointed, finished
-
-__all__ = ["base", "checkpointed", "finished"]
 
 
 @pytest.mark.parametrize("normalise", ["initial", "none"])

@@ -6,9 +6,6 @@ import numpy as np
 
 from jaxtl.studies import patching_tables
 from jaxtl.studies.results import load
-from tests.studies.test_patching import base, checkpointed, finished
-
-__all__ = ["base", "checkpointed", "finished"]
 
 
 def test_the_report_says_how_gradient_and_transfer_correlate(finished):

@@ -97,11 +97,13 @@ def test_a_killed_fine_tuning_goes_on_from_its_newest_checkpoint(
 def test_a_fine_tuning_that_begins_at_the_probe_is_the_probe_before_its_first_step(
   study_config, start, runtime, tmp_path, monkeypatch
 ):
-  fits = []
-  choose = LinearProbe.choose
-  monkeypatch.setattr(
-    LinearProbe, "choose", lambda *given, **options: fits.append(1) or choose(*given, **options)
-  )
+  fits, choose = [], LinearProbe.choose
+
+  def counted(*given, **options):
+    fits.append(1)
+    return choose(*given, **options)
+
+  monkeypatch.setattr(LinearProbe, "choose", counted)
   protocols = fine_tuning(study_config, head="probe", epochs=0.0, evaluate_every_epochs=None)
   fit = parse(study_config["base"]["transfer"], Protocols).linear_probe
   probe, tuned = measure(dataclasses.replace(protocols, linear_probe=fit), start, tmp_path, runtime())

@@ -63,26 +63,31 @@ def test_every_batch_of_every_hessian_product_beats(parsed, place):
   assert beats == 3 * (found.num_products + 1)
 
 
-def pair_of(parsed, place, weights):
-  protocols = parsed.transfer
-  return transfer._Pair(
-    "two", protocols.targets["two"], parsed.model, weights, protocols.linear_probe, 0, place
+def on_target(parsed, place, weights):
+  return transfer._OnTarget(
+    name="two",
+    target=parsed.transfer.targets["two"],
+    model=parsed.model,
+    start=weights,
+    probe=parsed.transfer.linear_probe,
+    seed=0,
+    runtime=place,
   )
 
 
 def test_every_batch_and_every_penalty_of_a_probe_beats(parsed, place, weights):
   """96 images to fit on and as many to test on, in batches of 16 and 32; two penalties and the last fit."""
-  pair = pair_of(parsed, place, weights)
-  for data in (pair.target.train, pair.target.test):
+  here = on_target(parsed, place, weights)
+  for data in (here.target.train, here.target.test):
     place.open(data)
-  row, beats = beats_of(place, lambda: transfer._probe_row(pair))
+  row, beats = beats_of(place, lambda: transfer._probe_row(here))
   assert beats == 96 // 16 + 96 // 32 + 2 + 1
   assert row["l2_chosen_by"] == "held_out"
 
 
 def test_every_step_and_evaluation_batch_of_a_fine_tuning_beats(parsed, place, weights, tmp_path):
-  pair = pair_of(parsed, place, weights)
-  row, beats = beats_of(place, lambda: transfer._fine_tune_row(pair, parsed.transfer.fine_tune, tmp_path))
+  here = on_target(parsed, place, weights)
+  row, beats = beats_of(place, lambda: transfer._fine_tune_row(here, parsed.transfer.fine_tune, tmp_path))
   assert beats >= row["steps"] + row["num_evaluations"] * 96 // 32
 
 

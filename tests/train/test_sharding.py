@@ -52,8 +52,8 @@ def begin():
 def one_step(begin):
   """(devices, model, changes of the experiment) -> the state after one step on that mesh, each made once."""
   found = {}
-  experiment = parse(tiny_config(), Experiment)
-  batch = next(Runtime(train.make_mesh(1)).train_batches(experiment.data, seed=0, start_step=0))
+  data = parse(tiny_config(), Experiment).data
+  batch = next(Runtime(train.make_mesh(1)).train_batches(data, seed=0, start_step=0))
 
   def run(devices, *, model=1, **changes):
     name = json.dumps([devices, model, changes])
@@ -95,6 +95,15 @@ def test_one_step_is_the_same_on_any_mesh(one_step, begin, rule, placement):
   for devices, model in ((2, 1), (4, 2), (8, 1), (8, 2)):
     found = one_step(devices, model=model, gradient=RULES[rule], sharding=PLACEMENTS[placement])
     assert_same_step(found, expected, begin[0])
+
+
+def test_a_whole_run_is_the_same_on_a_mesh_of_data_and_model(tiny, runtime, begin):
+  """With the feed, the loop and the start state around the step."""
+  changes = dict(epochs=ONE_STEP, evaluation={})
+  expected = train.run(tiny(**changes), seed=0, runtime=runtime())
+  parted = tiny(**changes, sharding=PLACEMENTS["by_path"])
+  found = train.run(parted, seed=0, runtime=mesh_runtime(runtime, 8, 2))
+  assert_same_step(found.weights, expected.weights, begin[0])
 
 
 def test_fsdp_holds_every_large_array_in_parts(tiny, runtime, tmp_path):
