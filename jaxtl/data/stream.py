@@ -29,6 +29,7 @@ from jaxtl.errors import DataError
 Transform = Callable[..., Any]
 AnySource = Source | RecordSource | StreamSource
 NumpyBatch = dict[str, np.ndarray]
+Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Keys of a row on its way that are not part of a batch.
 _INTERNAL = ("position", "index")
@@ -162,7 +163,7 @@ class Stream:
   def image_shape(self) -> tuple[int, ...]:
     """(H, W, 3) of the images of a training stream, by making the first row, or the first batch."""
     if self.source.pixels is not None and not self.batch_transforms:
-      row = self._replacement(0)
+      row = self._replacement(0, finish=self._finish)
       assert row is not None  # in training there is one, or an error
       return tuple(row["image"].shape)
     # Encoded images differ in size, and batch transforms may change it.
@@ -170,8 +171,12 @@ class Stream:
 
   # ---- unreadable images
 
-  def _replacement(self, position: int) -> NumpyBatch | None:
-    """The row of the first position from `position` on that can be read; None in evaluation."""
+  def _replacement(self, position: int, *, finish: Finish | None = None) -> NumpyBatch | None:
+    """The row of the first position from `position` on that can be read; None in evaluation.
+
+    `finish` takes the place of `_row`, for a single row that is not worth a trace.
+    """
+    finish = self._row if finish is None else finish
     tried = range(position, position + len(self.source) + 1) if self.training else (position,)
     for candidate in tried:
       try:
@@ -182,8 +187,7 @@ class Stream:
         ) from error
       raw = {**raw, "position": tf.constant(position, tf.int64)}
       try:
-        row = self._row(raw)
-        return {key: value.numpy() for key, value in row.items()}
+        return {key: value.numpy() for key, value in finish(raw).items()}
       except tf.errors.OpError as error:
         self._blame(raw, error)
     if self.training:
@@ -296,16 +300,16 @@ class Stream:
   # ---- what happens to it
 
   @functools.cached_property
-  def _row(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    """Raw row -> finished row; traced once and used by both forms of the stream."""
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def row(raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-      example = self._transformed(raw, self.transforms)
-      image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
-      return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
-
+  def _row(self) -> Finish:
+    """`_finish`, traced once and used by both forms of the stream."""
+    row = tf.function(self._finish, autograph=False, reduce_retracing=True)
     return no_autograph(lambda raw: row(raw))
+
+  def _finish(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Raw row -> finished row."""
+    example = self._transformed(raw, self.transforms)
+    image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
+    return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
 
   def _transformed(self, raw: dict[str, tf.Tensor], transforms: tuple[Transform, ...]) -> images_lib.Example:
     seed = tf.stack([tf.constant(self.seed, tf.int64), raw["position"]])
