@@ -31,9 +31,8 @@ def test_the_numbers_of_a_block_are_those_of_its_dense_matrices(runtime, checkpo
   hessian, gauss_newton = (columns(matvec, like) for matvec in products)
   # The head is linear in its parameters: both matrices are the same, and the latter is another program.
   np.testing.assert_allclose(gauss_newton, hessian, atol=1e-5 * np.abs(hessian).max())
-  plan = Layers(
-    max_products=40, tolerance=1e-4, effective_probes=40, effective_steps=tree.size(like), alpha=0.01
-  )
+  # Twenty steps of Lanczos integrate x / (x + alpha) far closer than the probes know it.
+  plan = Layers(max_products=40, tolerance=1e-4, effective_probes=40, effective_steps=20, alpha=0.01)
   [head] = (row for row in flatness_blocks.rows(scene, plan) if row["layer"] == "head")
   values = np.maximum(np.linalg.eigvalsh(hessian), 0)
   assert head["layer_lambda_max"] == pytest.approx(values[-1], rel=1e-3)
