@@ -242,8 +242,7 @@ def test_large_sources_are_transformed_in_a_loop_and_small_ones_in_rows(numbered
     found.append(take(6, source, transforms, batch_size=16, seed=1, batch_transforms=[data.mixup]))
     found[-1] += list(data.eval_batches(source, [data.normalize], batch_size=16))
     assert len(loops) == expected
-  for one, other in zip(*found, strict=True):
-    assert_same(one, other)
+  assert_same(*found)
 
 
 def test_the_shape_of_images_is_that_of_the_first_batch(source, numbered):

@@ -183,11 +183,17 @@ def trace_shapes(name, **changes):
   return jax.eval_shape(model.init, key, x)
 
 
+def trace_beginning(name, **changes):
+  """The forward pass in training through the first blocks, as text."""
+  return trace_forward(name, blocks=4, **changes)
+
+
 @functools.cache
-def trace_forward(name, **changes):
+def trace_forward(name, *, blocks=None, **changes):
   """The forward pass in training, as text."""
   model, key, x = small_model(name, changes)
-  run = functools.partial(model.apply, train=True)
+  stop = None if blocks is None or blocks >= len(model.blocks) else model.blocks[blocks]
+  run = functools.partial(model.apply, train=True, stop=stop)
   return str(jax.make_jaxpr(run)(*trace_shapes(name, **changes), x, key=key))
 
 
@@ -214,5 +220,5 @@ def test_every_keyword_changes_the_program(name, keyword):
   other = OTHER[keyword]
   value = other[default] if isinstance(other, dict) else other
   # In the order of what they cost: most keywords change a shape already.
-  looks = (trace_shapes, trace_forward, trace_init)
+  looks = (trace_shapes, trace_beginning, trace_forward, trace_init)
   assert any(look(name, **{keyword: value}) != look(name) for look in looks)
