@@ -109,17 +109,19 @@ def test_a_record_is_numbers_that_can_be_used_or_no_record(line):
     assert record["step"] < 2**63
 
 
-def test_a_model_card_leaves_out_lines_that_are_no_records(tmp_path):
-  lines = [
-    '{"step": 1, "eval/test/top1": 0.5}',
-    '{"step": 2, "eval/test/top1": ' + DIGITS + "}",
-    DEEP,
-    "[3]",
-    '{"st',
-  ]
-  (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-  table = cards._measured(SimpleNamespace(path=str(tmp_path)))
-  assert "| test/top1 | 0.5000 |" in table
+GOOD = '{"step": 1, "eval/test/top1": 0.5}\n'
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "eval/test/top1": ' + DIGITS + "}", DEEP, "[3]", GOOD.strip()])
+def test_a_model_card_tells_no_evaluation_of_damaged_metrics(tmp_path, line):
+  """The last one may be among what is damaged, and the card would tell an older one in its place."""
+  (tmp_path / "metrics.jsonl").write_text(f"{GOOD}{line}\n")
+  assert cards._measured(SimpleNamespace(path=str(tmp_path))) == ""
+
+
+def test_a_model_card_leaves_out_a_line_that_is_being_written(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text(GOOD + '{"st')
+  assert "| test/top1 | 0.5000 |" in cards._measured(SimpleNamespace(path=str(tmp_path)))
 
 
 @some
