@@ -142,7 +142,7 @@ def image_shape(
 ) -> tuple[int, ...]:
   """(H, W, 3) of the images of `train_batches`.
 
-  One image is made if the source holds them in memory and there are no batch transforms, else one batch.
+  Makes one image if the source holds them in memory and there are no batch transforms, else one batch.
 
   Args and Raises: as in `train_batches`.
   """

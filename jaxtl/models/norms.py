@@ -53,7 +53,7 @@ class LayerNorm(nn.LayerNorm):
     scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
     bias = self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype)
     if self.is_initializing():
-      return x  # as above
+      return x  # Initial values need only its shape.
     wide: Sequence[int] = (1,) * (x.ndim - 1) + x.shape[-1:]
     return standardized(x, self.epsilon) * scale.reshape(wide) + bias.reshape(wide)
 

@@ -36,7 +36,8 @@ HostBatch = Mapping[str, np.ndarray]
 Scores = dict[str, float]
 # Bytes of images that are kept, over all tasks, because every alpha reads them again.
 MEMORY = 4 << 30
-MEMORY_FOR_STATISTICS = MEMORY // 8  # beside those: the batches that statistics are estimated from
+# Bytes of training batches that are kept in addition, for estimating statistics at the next alpha.
+MEMORY_FOR_STATISTICS = MEMORY // 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,11 +177,10 @@ class Tasks:
       return
     plain = [self._plain(name) for name in names]
     feeds = [self.runtime.train_batches(data, seed=self._seed, start_step=0) for data in plain]
+    drawn = (next(feeds[number % len(feeds)]) for number in range(num_batches))
     read: list[HostBatch] = []
-    for number in range(num_batches):
-      batch = next(feeds[number % len(feeds)])
-      self.runtime.beat()
-      if (number + 1) * batch["image"].nbytes <= MEMORY_FOR_STATISTICS:
+    for batch in self.runtime.moving(drawn):
+      if (len(read) + 1) * batch["image"].nbytes <= MEMORY_FOR_STATISTICS:
         read.append(batch)
       yield batch
     if len(read) == num_batches:

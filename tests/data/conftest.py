@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import jaxtl.data as data
-from jaxtl.data import stream
-from tests.data.made_images import encoded, smooth_image
+from tests.data.made_images import encoded, loop_from, smooth_image
 
 
 @pytest.fixture
@@ -30,8 +29,7 @@ def numbered() -> Callable[[int], data.Source]:
 @pytest.fixture(autouse=True)
 def whole_batches(monkeypatch) -> None:
   """Pixels are transformed in the form that large sources have, though those of the tests are small."""
-  for name in ("_FEWEST_FOR_LOOP", "_FEWEST_FOR_LOOP_IN_TRAINING"):
-    monkeypatch.setattr(stream, name, 0)
+  loop_from(0, monkeypatch)
 
 
 @pytest.fixture

@@ -40,3 +40,9 @@ def assert_same(left, right):
     assert a.keys() == b.keys()
     for key in a:
       np.testing.assert_array_equal(a[key], b[key])
+
+
+def loop_from(fewest, monkeypatch):
+  """Lets streams of pixels transform whole batches in a loop from so many examples on, and rows below."""
+  for name in ("_FEWEST_FOR_LOOP", "_FEWEST_FOR_LOOP_IN_TRAINING"):
+    monkeypatch.setattr(data.stream, name, fewest)

@@ -12,7 +12,7 @@ from PIL import Image
 import jaxtl.data as data
 from jaxtl.data.runtime import tf
 from jaxtl.errors import ConfigError, DataError
-from tests.data.made_images import CROP, assert_same, encoded, smooth_image, take
+from tests.data.made_images import CROP, assert_same, encoded, loop_from, smooth_image, take
 
 DAMAGED = {
   "truncated.jpg": encoded(smooth_image(64, 64))[:600],
@@ -166,7 +166,7 @@ def test_a_missing_file_is_an_unreadable_image(jpeg_folder):
 def test_a_transform_that_fails_on_a_sound_image_is_named_in_one_line(
   jpeg_folder, numbered, options, said, fewest, monkeypatch
 ):
-  monkeypatch.setattr(data.stream, "_FEWEST_FOR_LOOP_IN_TRAINING", fewest)
+  loop_from(fewest, monkeypatch)
   transforms = [data.flip_left_right, partial(data.pad_crop, **options), data.normalize]
   for source in (data.from_folder(folder=str(jpeg_folder)), numbered(12)):
     start = rf"{source.name}: the transform pad_crop fails on example \d+.*, \d+ x \d+ pixels: {said}"

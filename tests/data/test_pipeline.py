@@ -11,7 +11,7 @@ import pytest
 import jaxtl.data as data
 from jaxtl.data.runtime import tf
 from jaxtl.errors import DataError
-from tests.data.made_images import CROP, assert_same, take
+from tests.data.made_images import CROP, assert_same, loop_from, take
 
 ERASED = [partial(data.random_erasing, probability=1.0)]
 
@@ -25,8 +25,7 @@ def indices(batch):
 def source(request, numbered, jpeg_folder, monkeypatch):
   if request.param.startswith("pixels"):
     if request.param == "pixels in rows":
-      for name in ("_FEWEST_FOR_LOOP", "_FEWEST_FOR_LOOP_IN_TRAINING"):
-        monkeypatch.setattr(data.stream, name, 10**9)
+      loop_from(10**9, monkeypatch)
     return numbered(12)
   files = data.from_folder(folder=str(jpeg_folder))
   if request.param == "files":
@@ -237,8 +236,7 @@ def test_large_sources_are_transformed_in_a_loop_and_small_ones_in_rows(numbered
   source, found = numbered(40), []
   for fewest, expected in ((40, 2), (41, 0)):
     loops.clear()
-    monkeypatch.setattr(data.stream, "_FEWEST_FOR_LOOP", fewest)
-    monkeypatch.setattr(data.stream, "_FEWEST_FOR_LOOP_IN_TRAINING", fewest)
+    loop_from(fewest, monkeypatch)
     found.append(take(6, source, transforms, batch_size=16, seed=1, batch_transforms=[data.mixup]))
     found[-1] += list(data.eval_batches(source, [data.normalize], batch_size=16))
     assert len(loops) == expected

@@ -1,7 +1,6 @@
 """A whole study, small enough to run in seconds."""
 
 import copy
-import io
 import shutil
 
 import pytest
@@ -10,8 +9,7 @@ from jaxtl import train
 from jaxtl.config import parse
 from jaxtl.studies.lambda_max import Flatness
 from jaxtl.train import Experiment
-from jaxtl.train.writer import Progress
-from tests.train.conftest import runtime, tiny_config
+from tests.train.conftest import quiet_runtime, runtime, tiny_config
 
 __all__ = ["runtime", "study_config"]
 
@@ -60,8 +58,7 @@ def trained_once(tmp_path_factory):
   """The folder of a training, which no test may change, and the training."""
   experiment = parse(tiny_config(epochs=2.0), Experiment)
   folder = tmp_path_factory.mktemp("trained") / "start"
-  quiet = train.Runtime(train.make_mesh(1), progress=Progress(stream=io.StringIO()))
-  return folder, train.run(experiment, seed=0, runtime=quiet, workdir=folder)
+  return folder, train.run(experiment, seed=0, runtime=quiet_runtime(), workdir=folder)
 
 
 @pytest.fixture
@@ -83,8 +80,7 @@ def patched_once(trained_once, tmp_path_factory):
   from tests.studies.test_patching import base_of, run  # a test module: imported late, for its assertions
 
   base, folder = base_of(str(trained_once[0])), tmp_path_factory.mktemp("patched") / "run"
-  quiet = train.Runtime(train.make_mesh(1), progress=Progress(stream=io.StringIO()))
-  run(dict(base, patching=dict(two=base["patching"]["two"])), lambda: quiet, folder)
+  run(dict(base, patching=dict(two=base["patching"]["two"])), quiet_runtime, folder)
   return folder
 
 

@@ -46,12 +46,14 @@ def tiny():
   return lambda **changes: parse(tiny_config(**changes), Experiment)
 
 
+def quiet_runtime(num_devices: int = 1) -> Runtime:
+  """A place to run that prints nothing."""
+  return Runtime(make_mesh(num_devices), progress=Progress(stream=open("/dev/null", "w")))
+
+
 @pytest.fixture
 def runtime():
-  def make(num_devices: int = 1) -> Runtime:
-    return Runtime(make_mesh(num_devices), progress=Progress(stream=open("/dev/null", "w")))
-
-  return make
+  return quiet_runtime
 
 
 @pytest.fixture
