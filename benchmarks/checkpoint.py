@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxtl import models, optim, tasks, train
+from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.losses import softmax_cross_entropy
 from jaxtl.train import sharding
-from jaxtl.train.checkpointer import Checkpointer
-from jaxtl.train.step import TrainState, init_model
+from jaxtl.train.step import init_model
+from jaxtl.types import TrainState
 
 CONFIG: dict[str, Any] = {"model": {"make": ".models.resnet50"}, "classes": [], "image_shape": [224, 224, 3]}
 

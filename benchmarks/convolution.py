@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl import losses, models, optim, tasks
-from jaxtl.models import convolution, layers
+from jaxtl.models import layers
+from jaxtl.models.kernels import convolution
 from jaxtl.train import init_state, make_train_step
 
 # kernel, channels in and out, stride, size, batch; depthwise where one channel goes in

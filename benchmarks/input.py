@@ -54,7 +54,7 @@ def ours(files: list[bytes], *, threads: int) -> Iterator[int]:
 
 def bare_decode(files: list[bytes]) -> Iterator[int]:
   """libjpeg-turbo decoding whole images, and nothing else: a bound for whoever decodes whole images."""
-  from jaxtl.data.runtime import tf
+  from jaxtl.data.lazy_tensorflow import tf
 
   decode = tf.function(
     lambda encoded: tf.io.decode_jpeg(encoded, channels=3), input_signature=[tf.TensorSpec([], tf.string)]
@@ -129,7 +129,7 @@ def main() -> None:
       loader = partial(torchvision_loader, files, tensors=kind == "tensors")
       run(f"torchvision {kind}, the same, 1 process", loader)
     return
-  from jaxtl.data.runtime import tf
+  from jaxtl.data.lazy_tensorflow import tf
 
   tf.config.threading.set_intra_op_parallelism_threads(1)
   size = np.mean([len(file) for file in files]) / 1000

@@ -22,12 +22,15 @@ import jax
 import numpy as np
 
 from jaxtl import data, models, train, tree, weights
+from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec
-from jaxtl.studies import heads
-from jaxtl.studies.patching_plans import PatchTask
-from jaxtl.studies.patching_scene import Backbone, Path, Tasks
-from jaxtl.train import Runtime, checkpoint
-from jaxtl.train.runtime import Data
+from jaxtl.studies.patching import frozen_heads
+from jaxtl.studies.patching.backbone import Backbone
+from jaxtl.studies.patching.path import Path
+from jaxtl.studies.patching.settings import PatchTask
+from jaxtl.studies.patching.tasks import Tasks
+from jaxtl.train import Runtime
+from jaxtl.train.inputs import Data
 from jaxtl.train.step import init_model
 
 ALPHAS = tuple(number / 20 for number in range(21))
@@ -69,7 +72,7 @@ def bench_of(start: str, number: int) -> Tasks:
 
   runtime = Runtime(train.make_mesh(1))
   backbone = Backbone.of(checkpoint.load(start), side=32, trust=False)
-  own = Spec(".studies.heads.own", "fn", {}, heads.own)
+  own = Spec(".studies.heads.own", "fn", {}, frozen_heads.own)
   tasks = {name: PatchTask(part(2 * i), part(2 * i + 1)) for i, name in enumerate(("old", "new"))}
   return Tasks(tasks, backbone, runtime, head=own, seed=0)
 

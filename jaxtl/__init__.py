@@ -23,6 +23,7 @@ _SUBPACKAGES = (
   "tree",
   "types",
   "weights",
+  "zero_shot",
 )
 __all__ = ["__version__", *_SUBPACKAGES]
 

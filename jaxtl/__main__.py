@@ -6,8 +6,8 @@ import sys
 import time
 import traceback
 
-from jaxtl import streams, supervision
-from jaxtl.cli import main
+from jaxtl.cli.main import main
+from jaxtl.host import streams, supervision
 
 
 def leave() -> None:

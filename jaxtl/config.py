@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from jaxtl import config as config_lib
 from jaxtl.errors import ConfigError, printable
 
 T = TypeVar("T")
@@ -96,6 +98,8 @@ def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None)
   if not isinstance(path, str) or "." not in path:
     raise ConfigError(f"{at} names {path!r}; expected an import path like '.losses.poly1' or 'optax.adamw'")
   full = f"jaxtl{path}" if path.startswith(".") else path
+  if moved := _moved_to(full):
+    raise ConfigError(f"{at} names {path!r}, which is {moved!r} now; write that")
   module_path, _, name = full.rpartition(".")
   if trusted is not None and (module_path not in trusted or name.startswith("_")):
     raise ConfigError(
@@ -107,6 +111,15 @@ def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None)
     public = [x for x in getattr(module, "__all__", dir(module)) if not x.startswith("_")]
     raise ConfigError(f"{at} names {path!r}, but {module_path} has no {name!r}{nearest(name, public)}")
   return target
+
+
+def _moved_to(full: str) -> str | None:
+  """The new path of a component, if the package of ours that had it says so in `MOVED`."""
+  top, _, rest = full.partition(".")
+  package, _, old = rest.partition(".")
+  if top != "jaxtl" or not old or importlib.util.find_spec(f"jaxtl.{package}") is None:
+    return None
+  return getattr(importlib.import_module(f"jaxtl.{package}"), "MOVED", {}).get(old)
 
 
 def _module(name: str, path: str, at: str) -> types.ModuleType:
@@ -513,3 +526,15 @@ def _literal(text: str, path: str) -> Any:
     return plain(value)
   except ConfigError as error:
     raise ConfigError(f"override {path!r}: {error}") from error
+
+
+def call(value: Any) -> str:
+  """A component as a short call: `adam(peak_rate=0.001)`."""
+  if not isinstance(value, Mapping):
+    return f"{value:g}" if isinstance(value, float) else str(value)
+  kind = next((kind for kind in config_lib.KINDS if kind in value), None)
+  parts = ", ".join(f"{key}={call(item)}" for key, item in value.items() if key != kind)
+  if kind is None:
+    return f"{{{parts}}}"
+  name = str(value[kind]).rpartition(".")[2]
+  return f"{name}({parts})" if parts else name

@@ -144,3 +144,14 @@ def listed(names: Sequence[str], *, most: int = 24) -> str:
   if len(names) <= most:
     return ", ".join(names)
   return f"{', '.join(names[: most - 4])}, ... ({len(names) - most} more), {', '.join(names[-4:])}"
+
+
+def essence(error: Exception | None) -> str:
+  """The first line of an error, which is mostly the one that says something."""
+  return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def few(names: Sequence[str]) -> str:
+  """At most three names, and how many more there are."""
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return ", ".join(map(repr, names[:3])) + more

@@ -25,6 +25,7 @@ Array = jax.Array
 Params = Any  # a nested dict of arrays
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
+Row = dict[str, Any]  # one line of `rows.jsonl`
 
 
 class Aux(NamedTuple):
@@ -119,3 +120,22 @@ class ModelLoss:
 
   def __call__(self, params: Params, batch_stats: Params, batch: Batch, key: Array) -> tuple[Array, Aux]:
     return self.of(self.model)(params, batch_stats, batch, key)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything that changes during training, arrays only.
+
+  Attributes:
+    step: int32 [], updates made so far.
+    params, batch_stats: the weights and the normalisation statistics.
+    opt_state: the optimiser's state, the parameters' moving average included.
+    memory: what the gradient rule carries between steps (LookSAM's direction); `()` for most.
+  """
+
+  step: Array
+  params: Params
+  batch_stats: Params
+  opt_state: Any
+  memory: Any = ()

@@ -17,6 +17,16 @@ os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.small_study import (  # noqa: E402, F401
+  checkpointed,
+  finished,
+  patched_once,
+  settings,
+  study_config,
+  trained_once,
+)
+from tests.small_training import runtime, small_disk, tiny  # noqa: E402, F401
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 _cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtl" / "tests"

@@ -18,9 +18,10 @@ import jax
 import pytest
 
 from jaxtl import train
+from jaxtl.checkpoints import manifest
 from jaxtl.errors import DataError
-from jaxtl.train import Experiment, Runtime, manifest
-from tests.train.conftest import tiny_config
+from jaxtl.train import Experiment, Runtime
+from tests.small_training import tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxtl.studies import resume
-from jaxtl.train import manifest
+from jaxtl.checkpoints import manifest
+from jaxtl.runner import verify_resume
 from tests.several import Started, digests, start, start_pair, steps_of, write_config
 
 STEPS = 48
@@ -199,7 +199,7 @@ class Victim:
 
 def outcome(folder: Path) -> tuple[dict[str, str | None], list[dict[str, Any]]]:
   """The digests of the last checkpoint, and the metrics without what is about the machine."""
-  return digests(folder, STEPS), resume.records(folder / "arm" / "0")
+  return digests(folder, STEPS), verify_resume.records(folder / "arm" / "0")
 
 
 def leftovers(folder: Path) -> list[str]:

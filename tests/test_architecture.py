@@ -1,6 +1,8 @@
 """Who may import whom: the table is both the rule and its documentation."""
 
 import ast
+import fnmatch
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,78 +13,83 @@ import jaxtl
 
 ROOT = Path(jaxtl.__file__).parent
 REPOSITORY = ROOT.parent
-BASIC = {"config", "errors", "tree", "types"}
 NUMERIC = {"jax", "numpy", "optax"}
+BASIC = {"config", "errors", "tree", "types"}
+CORE = BASIC | {
+  "checkpoints",
+  "data",
+  "host",
+  "losses",
+  "metrics",
+  "models",
+  "optim",
+  "tasks",
+  "train",
+  "weights",
+}
+MEASURING = CORE | {"curvature", "measure", "zero_shot"}
 
-# package or module -> (what of jaxtl it may import beside itself, what of others beside the standard library)
+# The first pattern that matches a file says what it may import: of jaxtl outside its own package, and of
+# other libraries beside the standard one. A study is a package of its own: `studies.transfer`.
 RULES: dict[str, tuple[set[str], set[str]]] = {
-  "errors": (set(), set()),
-  "types": (set(), {"jax"}),
-  "tree": ({"errors", "types"}, {"jax"}),
-  "config": ({"errors"}, set()),
-  "losses": (BASIC, NUMERIC),
-  "optim": (BASIC, NUMERIC),
-  "curvature": (BASIC, NUMERIC | {"scipy"}),
-  "weights": (BASIC, NUMERIC | {"scipy"}),  # scipy: Brent's method
-  "metrics": (BASIC, NUMERIC),
-  "models": (BASIC, NUMERIC | {"flax"}),
-  "data": (
+  "errors.py": (set(), set()),
+  "types.py": (set(), {"jax"}),
+  "tree.py": ({"errors", "types"}, {"jax"}),
+  "config.py": ({"errors"}, set()),
+  "losses/*": (BASIC, NUMERIC),
+  "optim/*": (BASIC, NUMERIC),
+  "curvature/*": (BASIC, NUMERIC | {"scipy"}),
+  "weights/*": (BASIC, NUMERIC | {"scipy"}),  # scipy: Brent's method
+  "metrics/*": (BASIC, NUMERIC),
+  "models/*": (BASIC, NUMERIC | {"flax"}),
+  "data/*": (
     {"errors"},
     {"PIL", "matplotlib", "numpy", "pyarrow", "skimage", "sklearn", "tensorflow", "tensorflow_datasets"},
   ),
-  "tasks": (BASIC | {"losses", "metrics", "models"}, NUMERIC | {"flax", "tokenizers"}),
-  "train": (
-    BASIC
-    | {
-      "cluster",
-      "data",
-      "exit_reason",
-      "losses",
-      "metrics",
-      "models",
-      "optim",
-      "streams",
-      "tasks",
-      "weights",
-    },
-    NUMERIC | {"orbax", "rich", "tensorboardX"},
+  "tasks/*": (BASIC | {"losses", "metrics", "models"}, NUMERIC),
+  # Before a command is known, and in the processes that watch others: no JAX.
+  "host/cluster.py": ({"errors"}, set()),
+  "host/exit_reason.py": (set(), set()),
+  "host/signals.py": (set(), set()),
+  "host/streams.py": (set(), set()),
+  "host/supervision.py": ({"errors"}, set()),
+  "host/*": (BASIC, {"jax", "numpy", "rich", "tensorboardX"}),
+  "launching/*": ({"errors", "host"}, set()),
+  "checkpoints/*": (BASIC | {"host", "optim"}, NUMERIC | {"orbax"}),
+  "zero_shot/*": (BASIC | {"checkpoints", "data", "models"}, NUMERIC | {"tokenizers"}),
+  "train/*": (CORE, NUMERIC | {"orbax"}),
+  "measure/*": (MEASURING, NUMERIC),
+  # torch and what builds on it only in scripts that run in a process of their own
+  "pretrained/run_original.py": (
+    set(),
+    {"numpy", "open_clip", "safetensors", "timm", "torch", "torchvision", "transformers"},
   ),
-  "studies": (
-    BASIC | {"curvature", "data", "losses", "metrics", "models", "optim", "tasks", "train", "weights"},
-    NUMERIC | {"PIL", "matplotlib"},
+  "pretrained/torch_reader.py": (set(), {"numpy", "safetensors"}),
+  "pretrained/*": (
+    BASIC | {"checkpoints", "data", "host", "models", "train", "weights"},
+    NUMERIC | {"orbax", "safetensors"},
   ),
-  "pretrained": (
-    BASIC | {"data", "models", "train", "weights"},
-    # torch and what builds on it only in `original.py`, which runs in a process of its own
-    NUMERIC | {"open_clip", "orbax", "safetensors", "timm", "torch", "torchvision", "transformers"},
+  "runner/*": (BASIC | {"checkpoints", "data", "host", "train"}, {"jax", "numpy"}),
+  "report/*": ({"config", "data", "errors", "host", "runner", "train"}, {"PIL", "matplotlib", "numpy"}),
+  "evaluation/*": (MEASURING | {"report"}, NUMERIC | {"PIL", "matplotlib"}),
+  "studies/*/figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
+  "studies/*/*_figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
+  "studies/*/*tables.py": ({"config", "errors", "measure", "report", "studies.transfer", "types"}, {"numpy"}),
+  "studies/*/captions.py": ({"config", "errors", "measure", "report"}, {"numpy"}),
+  "studies/*/trials.py": ({"report"}, {"numpy"}),
+  "studies/*/report.py": ({"config", "errors", "measure", "report", "studies.transfer"}, {"numpy"}),
+  "studies/*/results.py": ({"report"}, {"numpy"}),
+  "studies/*": (MEASURING | {"runner", "studies.transfer"}, NUMERIC),
+  "__init__.py": (set(), set()),
+  "__main__.py": ({"cli", "host"}, set()),
+  "cli/main.py": ({"__init__", "errors", "host"}, set()),
+  "cli/options.py": (set(), set()),
+  "cli/parser.py": ({"launching"}, set()),
+  "cli/launch_options.py": ({"launching"}, set()),
+  "cli/*": (
+    CORE | {"evaluation", "launching", "measure", "pretrained", "report", "runner", "studies", "zero_shot"},
+    {"jax", "numpy"},
   ),
-  "doctor": (BASIC | {"cluster", "studies", "train"}, {"jax", "numpy"}),
-  "commands": (
-    BASIC
-    | {
-      "cluster",
-      "data",
-      "doctor",
-      "exit_reason",
-      "launching",
-      "pretrained",
-      "studies",
-      "supervision",
-      "train",
-    },
-    {"jax"},
-  ),
-  "arguments": (set(), set()),
-  "cluster": ({"errors"}, set()),
-  "exit_reason": (set(), set()),
-  "launching": ({"arguments", "errors", "signals"}, set()),
-  "signals": (set(), set()),
-  "streams": (set(), set()),
-  "supervision": ({"errors", "exit_reason", "signals", "streams"}, set()),
-  "parsers": ({"arguments", "launching"}, set()),
-  "cli": ({"__init__", "cluster", "commands", "errors", "parsers", "streams", "supervision"}, set()),
-  "__main__": ({"cli", "streams", "supervision"}, set()),
-  "__init__": (set(), set()),
 }
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -102,30 +109,72 @@ def imports(path: Path) -> set[str]:
   return found
 
 
+def package_of(name: str) -> str:
+  """The package that a dotted name below jaxtl belongs to: `train`, or `studies.transfer`."""
+  parts = name.split(".")
+  return ".".join(parts[:2]) if parts[0] == "studies" else parts[0]
+
+
+def rule_of(path: Path) -> tuple[set[str], set[str]]:
+  name = str(path.relative_to(ROOT))
+  return next(rule for pattern, rule in RULES.items() if fnmatch.fnmatchcase(name, pattern))
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_imports_only_what_its_package_may(path):
-  package = path.relative_to(ROOT).parts[0].removesuffix(".py")
-  own, others = RULES[package]
+def test_a_module_imports_only_what_it_may(path):
+  own, others = rule_of(path)
+  package = package_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
   for name in imports(path):
     top, _, rest = name.partition(".")
     if top == "jaxtl":
-      part = rest.split(".")[0]
-      part = "__init__" if part == "__version__" else part
-      assert part in own | {package}, f"{package} must not import jaxtl.{part}"
+      part = "__init__" if rest == "__version__" else package_of(rest)
+      assert part == package or part in own or part.split(".")[0] in own, f"must not import jaxtl.{part}"
     elif top not in sys.stdlib_module_names:
-      assert top in others, f"{package} must not import {top}"
+      assert top in others, f"must not import {top}"
+
+
+def test_every_rule_is_of_a_file():
+  names = [str(path.relative_to(ROOT)) for path in FILES]
+  for pattern in RULES:
+    assert any(fnmatch.fnmatchcase(name, pattern) for name in names), pattern
+
+
+def test_no_two_classes_have_one_name():
+  names = [
+    node.name
+    for path in FILES
+    for node in ast.parse(path.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ClassDef)
+  ]
+  assert sorted(names) == sorted(set(names))
+
+
+STUDIES = sorted(path.name for path in (ROOT / "studies").iterdir() if (path / "study.py").is_file())
+
+
+def test_no_file_outside_a_study_names_it():
+  """Adding a study changes no library file: the runner and the report find it by its path."""
+  names = re.compile(rf"\b(?:{'|'.join(STUDIES)})\b")
+  for package in ("report", "runner"):
+    for path in (ROOT / package).glob("*.py"):
+      assert not names.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_the_science_of_a_study_draws_nothing():
+  for path in ROOT.glob("studies/*/study.py"):
+    assert not any(name.startswith("jaxtl.report") for name in imports(path)), path
 
 
 def test_torch_is_imported_by_one_script_alone():
   for path in FILES:
     found = {name.partition(".")[0] for name in imports(path)}
     if found & {"torch", "torchvision", "timm", "transformers", "open_clip"}:
-      assert path.name == "original.py", path
+      assert path.name == "run_original.py", path
 
 
 def test_no_module_imports_a_script():
   for path in FILES:
-    for script in ("original", "torch_reader"):
+    for script in ("run_original", "torch_reader"):
       assert f"jaxtl.pretrained.{script}" not in imports(path), path
 
 
@@ -171,4 +220,4 @@ def test_no_duration_is_taken_from_a_clock_that_can_be_set():
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.datetime.now")
   }
-  assert found <= {"exit_reason.py", "studies/provenance.py", "train/writer.py"}
+  assert found <= {"host/exit_reason.py", "host/metrics_log.py", "host/progress.py", "runner/provenance.py"}

@@ -72,6 +72,8 @@ def test_the_config_wins_over_the_context():
     (dict(fn=".losses.softmax_cross_entropy", labels=3), "has no 'labels'"),
     (dict(make="nowhere.thing"), "there is no module 'nowhere'"),
     (dict(make=".models.nothing.here"), "there is no module 'jaxtl.models.nothing'"),
+    (dict(fn=".studies.heads.own"), "'.studies.heads.own', which is '.studies.patching.own' now"),
+    (dict(make=".train.zero_shot"), "'.train.zero_shot', which is '.zero_shot.zero_shot' now"),
     (dict(make="adamw"), "expected an import path"),
     (dict(make=3), "expected an import path"),
     (dict(loss=1), "needs one of 'make' and 'fn'"),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxtl.studies import recipe, study
+from jaxtl.runner import config_file, describe
+from jaxtl.runner import run as study
 from jaxtl.train import Runtime, make_mesh
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +18,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_amounts_to_its_golden_text(path, update_golden, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)  # What lies in this machine's runs/ is not part of a recipe.
-  found = recipe.describe(study.load_config(path), Runtime(make_mesh(1)))
+  found = describe.describe(config_file.load_config(path), Runtime(make_mesh(1)))
   found = found.replace(str(Path.home()), "~")  # where TFDS looks for data sets
   name = "_".join(path.relative_to(ROOT / "configs").with_suffix(".txt").parts)
   golden = ROOT / "tests" / "golden" / name
@@ -40,7 +41,7 @@ def test_the_quickstart_runs_when_shrunk(tmp_path):
     "base.transfer.fine_tune.epochs=0.05",
     "base.transfer.fine_tune.optimizer.schedule.warmup_epochs=0.0",
   ]
-  config = study.load_config(ROOT / "configs" / "quickstart.py", overrides)
+  config = config_file.load_config(ROOT / "configs" / "quickstart.py", overrides)
   del config["base"]["transfer"]["targets"]["photo_patches"]
   rows = study.run_study(
     config, workdir=tmp_path, runtime=Runtime(make_mesh(1)), arms=["smoothed_hinge"], seeds=[0]

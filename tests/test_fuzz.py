@@ -7,11 +7,11 @@ import re
 
 import pytest
 
+from jaxtl.checkpoints import checkpoint, manifest
 from jaxtl.errors import CheckpointError, InputError
-from jaxtl.studies.study import parse_config
-from jaxtl.train import checkpoint, manifest
-from tests.studies.conftest import study_config
-from tests.train.conftest import runtime, tiny
+from jaxtl.runner.config_file import parse_config
+from tests.small_study import study_config
+from tests.small_training import runtime, tiny
 
 __all__ = ["runtime", "study_config", "tiny"]  # fixtures
 STRANGE = (

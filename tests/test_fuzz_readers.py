@@ -9,13 +9,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jaxtl import arguments, cli, cluster, config
+from jaxtl import cli, config
+from jaxtl.cli import options
 from jaxtl.errors import InputError, printable
-from jaxtl.pretrained import cards, importing, readers, side_files
-from jaxtl.studies import label_map, provenance, study
-from jaxtl.studies.results import load
-from jaxtl.tasks import prompting
-from jaxtl.train import stored, writer
+from jaxtl.evaluation import label_map
+from jaxtl.host import cluster, metrics_log, sealed_json
+from jaxtl.pretrained import importing, model_card, readers, side_files
+from jaxtl.report.results import load
+from jaxtl.runner import provenance, rows
+from jaxtl.zero_shot import prompts
 
 DEEP = "[" * 100_000
 DIGITS = "9" * 400
@@ -49,13 +51,13 @@ def refused(action):
 FILES = {
   "class map": label_map.read_class_map,
   "class list": importing.read_classes,
-  "prompts": lambda path: prompting.read_prompts(str(path)),
+  "prompts": lambda path: prompts.read_prompts(str(path)),
   "object": provenance.read_json,
   "sessions": provenance.read_sessions,
-  "rows": study.read_rows,
+  "rows": rows.read_rows,
   "side file": side_files.read_json,
   "shards": readers._shards,
-  "records": writer._read_records,
+  "records": metrics_log._read_records,
 }
 
 
@@ -101,7 +103,7 @@ def test_a_working_folder_with_any_config_is_read_or_refused(tmp_path, fields, r
 @example(line='{"step": true}')
 def test_a_record_is_numbers_that_can_be_used_or_no_record(line):
   try:
-    record = stored.record(line)
+    record = sealed_json.record(line)
   except ValueError:
     pass
   else:
@@ -116,12 +118,12 @@ GOOD = '{"step": 1, "eval/test/top1": 0.5}\n'
 def test_a_model_card_tells_no_evaluation_of_damaged_metrics(tmp_path, line):
   """The last one may be among what is damaged, and the card would tell an older one in its place."""
   (tmp_path / "metrics.jsonl").write_text(f"{GOOD}{line}\n")
-  assert cards._measured(SimpleNamespace(path=str(tmp_path))) == ""
+  assert model_card._measured(SimpleNamespace(path=str(tmp_path))) == ""
 
 
 def test_a_model_card_leaves_out_a_line_that_is_being_written(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(GOOD + '{"st')
-  assert "| test/top1 | 0.5000 |" in cards._measured(SimpleNamespace(path=str(tmp_path)))
+  assert "| test/top1 | 0.5000 |" in model_card._measured(SimpleNamespace(path=str(tmp_path)))
 
 
 @some
@@ -153,7 +155,7 @@ READERS = ("names", "count", "fraction", "number", "seconds", "pattern", "channe
 @example(text="\u00b2")
 def test_any_argument_is_read_or_refused(name, text):
   with contextlib.suppress(argparse.ArgumentTypeError):
-    getattr(arguments, name)(text)
+    getattr(options, name)(text)
 
 
 @some
@@ -170,10 +172,10 @@ def test_any_argument_is_read_or_refused(name, text):
 @example(arguments=["data", "check", "~nobody-is-called-so/x"])
 def test_any_command_line_ends_with_one_line(capsys, arguments):
   # What would be done is not the matter here.
-  if any(argument in ("-h", "--help", "--version") or argument.startswith("--h") for argument in arguments):
+  if any(argument in ("-h", "--help", "--version") or argument.startswith("--h") for argument in options):
     return
   try:
-    code = cli.main(arguments)
+    code = cli.main(options)
   except SystemExit as stop:
     code = stop.code
   captured = capsys.readouterr()

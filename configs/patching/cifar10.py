@@ -57,7 +57,7 @@ def get_config():
       base=dict(
         start="runs/import/cifar_resnet20",
         supported=dict(
-          cifar10=_sheets("cifar10", head=dict(fn=".studies.heads.own"), limit=1000),
+          cifar10=_sheets("cifar10", head=dict(fn=".studies.patching.own"), limit=1000),
           clothing=_parquet("clothing"),
           flowers5=_sheets("flowers5_32"),
         ),

@@ -49,7 +49,7 @@ def _task(prompts, num_classes, train, validation, test):
     validation=part(validation, TEST),
     test=part(test, TEST),
     head=dict(
-      make=".studies.heads.zero_shot",
+      make=".studies.patching.zero_shot",
       text="runs/import/clip_text_b",
       vocabulary="bpe_simple_vocab_16e6.txt.gz",
       prompts=prompts,

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from jaxtl.data.augment import color_jitter, flip_left_right, random_erasing, rotate, to_gray
 from jaxtl.data.bad_records import BadRecords
-from jaxtl.data.bundled import digits, photo_patches, scene_patches
 from jaxtl.data.check import Report, check_source
-from jaxtl.data.drawn import glyphs
-from jaxtl.data.files import from_npz, from_sheets
-from jaxtl.data.folder import from_folder, left_out_line
-from jaxtl.data.imagenet import imagenet
-from jaxtl.data.images import (
+from jaxtl.data.order import ORDER_VERSION
+from jaxtl.data.pipeline import (
+  draws,
+  eval_batches,
+  image_shape,
+  resampled_batches,
+  resampled_order,
+  train_batches,
+  train_order,
+)
+from jaxtl.data.preview import augmented_preview, contact_sheet, gallery
+from jaxtl.data.sources.bundled import digits, photo_patches, scene_patches
+from jaxtl.data.sources.by_name import choose_split, from_name, open_source
+from jaxtl.data.sources.files import from_npz, from_sheets
+from jaxtl.data.sources.folder import from_folder, left_out_line
+from jaxtl.data.sources.glyphs import glyphs
+from jaxtl.data.sources.imagenet import imagenet
+from jaxtl.data.sources.joined import joined
+from jaxtl.data.sources.parquet import from_parquet
+from jaxtl.data.sources.source import Source, from_arrays, need_two_classes, part_of, subset
+from jaxtl.data.sources.storage import Deferred, Encoded, Files
+from jaxtl.data.sources.tfds import RecordSource, StreamSource, from_tfds
+from jaxtl.data.transforms.augment import color_jitter, flip_left_right, random_erasing, rotate, to_gray
+from jaxtl.data.transforms.images import (
   CIFAR10_MEAN,
   CIFAR10_STD,
   IMAGENET_MEAN,
@@ -22,26 +39,9 @@ from jaxtl.data.images import (
   resize,
   to_rgb,
 )
-from jaxtl.data.joined import joined
-from jaxtl.data.mix import cutmix, mixup
-from jaxtl.data.opening import choose_split, from_name, open_source
-from jaxtl.data.order import ORDER_VERSION
-from jaxtl.data.parquet import from_parquet
-from jaxtl.data.pipeline import (
-  drawn_batches,
-  drawn_order,
-  draws,
-  eval_batches,
-  image_shape,
-  train_batches,
-  train_order,
-)
-from jaxtl.data.policies import rand_augment
-from jaxtl.data.preprocessing import Preprocessing
-from jaxtl.data.preview import augmented_preview, contact_sheet, gallery
-from jaxtl.data.sources import Source, from_arrays, need_two_classes, part_of, subset
-from jaxtl.data.storage import Deferred, Encoded, Files
-from jaxtl.data.tfds import RecordSource, StreamSource, from_tfds
+from jaxtl.data.transforms.mix import cutmix, mixup
+from jaxtl.data.transforms.preprocessing import Preprocessing
+from jaxtl.data.transforms.rand_augment import rand_augment
 
 __all__ = [
   "CIFAR10_MEAN",
@@ -66,8 +66,6 @@ __all__ = [
   "contact_sheet",
   "cutmix",
   "digits",
-  "drawn_batches",
-  "drawn_order",
   "draws",
   "eval_batches",
   "flip_left_right",
@@ -94,6 +92,8 @@ __all__ = [
   "rand_augment",
   "random_erasing",
   "random_resized_crop",
+  "resampled_batches",
+  "resampled_order",
   "resize",
   "rotate",
   "scene_patches",

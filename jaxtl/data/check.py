@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxtl.data import augment, images
-from jaxtl.data.folder import why_left_out
-from jaxtl.data.opening import open_source
 from jaxtl.data.pipeline import train_batches
 from jaxtl.data.preview import augmented_preview, contact_sheet
-from jaxtl.data.sources import DataDir, Source
+from jaxtl.data.sources.by_name import open_source
+from jaxtl.data.sources.folder import why_left_out
+from jaxtl.data.sources.source import DataDir, Source
+from jaxtl.data.sources.tfds import RecordSource, StreamSource
 from jaxtl.data.stream import AnySource, Transform
-from jaxtl.data.tfds import RecordSource, StreamSource
+from jaxtl.data.transforms import augment, images
 from jaxtl.errors import DataError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtl.data.runtime import tf
+from jaxtl.data.lazy_tensorflow import tf
 
 # Counts the changes of `shuffled`, so that a run that was begun with another order is refused, not continued.
 # Version 1 had four rounds: in sets below some 8,000 examples the class counts of its batches had up to ten

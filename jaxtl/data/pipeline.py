@@ -65,7 +65,7 @@ def train_batches(
   ).batches(start_step)
 
 
-def drawn_batches(
+def resampled_batches(
   source: AnySource,
   transforms: Sequence[Transform],
   *,
@@ -121,10 +121,10 @@ def train_order(
   return positions.numpy(), order.shuffled(positions, count=num_examples, seed=seed).numpy()
 
 
-def drawn_order(
+def resampled_order(
   num_examples: int, *, batch_size: int, seed: int, step: int, shard: tuple[int, int] = (0, 1)
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The same of `drawn_batches`."""
+  """The same of `resampled_batches`."""
   positions = order.positions_of(step, batch_size=batch_size, shard=shard)
   return positions.numpy(), order.drawn(
     positions, count=num_examples, seed=seed, batch_size=batch_size

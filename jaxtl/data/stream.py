@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.data import images as images_lib
 from jaxtl.data import order
 from jaxtl.data.bad_records import BadRecords
-from jaxtl.data.runtime import no_autograph, tf
-from jaxtl.data.sources import Source
-from jaxtl.data.storage import Files
-from jaxtl.data.tfds import RecordSource, StreamSource
+from jaxtl.data.lazy_tensorflow import no_autograph, tf
+from jaxtl.data.sources.source import Source
+from jaxtl.data.sources.storage import Files
+from jaxtl.data.sources.tfds import RecordSource, StreamSource
+from jaxtl.data.transforms import images as images_lib
 from jaxtl.errors import DataError
 
 Transform = Callable[..., Any]

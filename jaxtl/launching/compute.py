@@ -12,7 +12,7 @@ from pathlib import PurePath
 from jaxtl.errors import ConfigError
 from jaxtl.launching import shell
 from jaxtl.launching.job import Job, bucket
-from jaxtl.launching.plan import File, Plan
+from jaxtl.launching.plan import File, LaunchPlan
 
 LONGEST = 50  # machines are called NAME-INDEX, and a label has 63 characters
 _HERE = shell.HEADER + 'set -eu\ncd "$(dirname "$0")"\n'
@@ -43,13 +43,13 @@ host="${self%-*}-0"
 """
 
 
-def instance_group(job: Job, folder: PurePath) -> Plan:
+def instance_group(job: Job, folder: PurePath) -> LaunchPlan:
   """A managed instance group that makes lost machines anew; each starts the worker when it boots."""
   job.need("gce", image="registry.example/jaxtl:0.1.0", project="my-project", zone="us-east5-b")
   job.need("gce", machine_type="ct6e-standard-4t", machine_image="my-project/my-image-family")
   _check(job, "gce")
   worker = _worker(job, _OF_SLICE if job.topology else _OF_GROUP)
-  return Plan(
+  return LaunchPlan(
     files=(
       File("mig.sh", _create_group(job)),
       File("startup.sh", shell.HEADER + _as_unit(job) + worker),
@@ -61,21 +61,21 @@ def instance_group(job: Job, folder: PurePath) -> Plan:
   )
 
 
-def tpu_vm(job: Job, folder: PurePath) -> Plan:
+def tpu_vm(job: Job, folder: PurePath) -> LaunchPlan:
   """A TPU VM: made, started on all its workers, looked at and deleted by one script each."""
   return _tpu(job, folder, "tpu-vm", _create_vm(job))
 
 
-def queued_resource(job: Job, folder: PurePath) -> Plan:
+def queued_resource(job: Job, folder: PurePath) -> LaunchPlan:
   """The same, waiting in the queue for the TPU VM to be there."""
   return _tpu(job, folder, "queued-resource", _create_queued(job))
 
 
-def _tpu(job: Job, folder: PurePath, target: str, create: str) -> Plan:
+def _tpu(job: Job, folder: PurePath, target: str, create: str) -> LaunchPlan:
   job.need(target, image="registry.example/jaxtl:0.1.0", project="my-project", zone="us-central2-b")
   job.need(target, accelerator="v4-32", runtime="tpu-ubuntu2204-base")
   _check(job, target)
-  return Plan(
+  return LaunchPlan(
     files=(
       File("create.sh", create),
       File("worker.sh", shell.HEADER + _worker(job, _OF_SLICE)),

@@ -10,7 +10,7 @@ from jaxtl.errors import ConfigError
 from jaxtl.launching import manifest, shell
 from jaxtl.launching.job import Job, bucket
 from jaxtl.launching.manifest import filled
-from jaxtl.launching.plan import File, Plan
+from jaxtl.launching.plan import File, LaunchPlan
 
 CLAIM = "/mnt/claim"  # where --claim is mounted
 WORKER = "w"  # the replicated job; short, as it is part of every pod's name
@@ -22,7 +22,7 @@ LONGEST = 63 - len("-w-0-99999-xxxxx")
 LONGEST_XPK = 40
 
 
-def jobset(job: Job, folder: PurePath) -> Plan:
+def jobset(job: Job, folder: PurePath) -> LaunchPlan:
   """A JobSet of one pod per node; with --cluster-queue also the LocalQueue that it waits in."""
   job.need("gke", image="registry.example/jaxtl:0.1.0")
   job.short(LONGEST, "a pod's name ends in -w-0-INDEX-xxxxx and has 63 at most")
@@ -32,7 +32,7 @@ def jobset(job: Job, folder: PurePath) -> Plan:
     job.need("--cluster-queue", queue="my-queue")
     files.insert(0, File("kueue-localqueue.yaml", manifest.dump(_local_queue(job))))
   here = () if job.namespace is None else (f"--namespace={job.namespace}",)
-  return Plan(
+  return LaunchPlan(
     files=tuple(files),
     commands=tuple(("kubectl", "apply", f"--filename={folder / file.path}") for file in files),
     programs=("kubectl",),
@@ -200,7 +200,7 @@ def _xpk_command(job: Job) -> str:
   return found
 
 
-def xpk(job: Job, folder: PurePath) -> Plan:
+def xpk(job: Job, folder: PurePath) -> LaunchPlan:
   """A script that lets xpk make and apply the JobSet."""
   job.need("xpk", image="registry.example/jaxtl:0.1.0", cluster="my-cluster")
   job.need("xpk", accelerator="v6e-16", project="my-project", zone="us-east5-b")
@@ -234,7 +234,7 @@ xpk config set send-telemetry false
 {create}
 """
   where = (f"--cluster={job.cluster}", f"--project={job.project}", f"--zone={job.zone}")
-  return Plan(
+  return LaunchPlan(
     files=(File("xpk.sh", script),),
     commands=(("bash", str(folder / "xpk.sh")),),
     programs=("bash", "xpk"),

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from jaxtl.launching import shell
 from jaxtl.launching.job import Job, refuse_buckets
-from jaxtl.launching.plan import File, Plan
+from jaxtl.launching.plan import File, LaunchPlan
 
 _SCRIPT = """\
 # {name}: processes on loopback. Lines say which they are from; the worst exit code is this one's.
@@ -63,7 +63,7 @@ exit "$rc"
 """
 
 
-def run_n(job: Job, folder: PurePath) -> Plan:
+def run_n(job: Job, folder: PurePath) -> LaunchPlan:
   """A script that starts the processes, and again after exit code 42."""
   refuse_buckets(job, who="local", instead="a folder of this machine")
   extra = []
@@ -73,7 +73,7 @@ def run_n(job: Job, folder: PurePath) -> Plan:
   script = shell.HEADER + _SCRIPT.format(
     name=job.name, processes=job.processes, retries=job.retries, command=command
   )
-  return Plan(
+  return LaunchPlan(
     files=(File("run_n.sh", script),),
     commands=(("bash", str(folder / "run_n.sh")),),
     programs=("bash", "jaxtl"),

@@ -16,7 +16,7 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
   """All that a target does.
 
   Attributes:

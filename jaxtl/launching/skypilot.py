@@ -8,13 +8,13 @@ from typing import Any
 from jaxtl.errors import ConfigError
 from jaxtl.launching import manifest, shell
 from jaxtl.launching.job import Job, bucket
-from jaxtl.launching.plan import File, Plan
+from jaxtl.launching.plan import File, LaunchPlan
 
 # SkyPilot sends usage statistics unless it is told not to.
 _QUIET = ("env", "SKYPILOT_DISABLE_USAGE_COLLECTION=1")
 
 
-def task(job: Job, folder: PurePath) -> Plan:
+def task(job: Job, folder: PurePath) -> LaunchPlan:
   """A task that starts itself again after exit code 42; SkyPilot itself recovers lost machines.
 
   Its own `recover_on_exit_codes` knows no limit, so the limit is kept by the task.
@@ -24,7 +24,7 @@ def task(job: Job, folder: PurePath) -> Plan:
     raise ConfigError(
       f"--workdir is {job.workdir!r}, which ends with its machine; skypilot needs gs://BUCKET/PATH"
     )
-  return Plan(
+  return LaunchPlan(
     files=(File("task.yaml", manifest.dump(_task(job))),),
     commands=((*_QUIET, "sky", "jobs", "launch", "--yes", f"--name={job.name}", str(folder / "task.yaml")),),
     programs=("sky",),

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from jaxtl.launching import shell
 from jaxtl.launching.job import Job, refuse_buckets
-from jaxtl.launching.plan import File, Plan
+from jaxtl.launching.plan import File, LaunchPlan
 
 # The peers of a task that fails for good end with 42.
 _TASK = """\
@@ -27,11 +27,11 @@ exit "$rc"
 """
 
 
-def train(job: Job, folder: PurePath) -> Plan:
+def train(job: Job, folder: PurePath) -> LaunchPlan:
   """One job of one run: a process for each task, found by JAX through SLURM."""
   refuse_buckets(job, who="SLURM", instead="a folder that all nodes share")
   script = _directives(job, log="%j") + "\n" + _TASK + _srun(job, shell.run_words(job)) + _end(job)
-  return Plan(
+  return LaunchPlan(
     files=(File("train.sbatch", script),),
     commands=(("sbatch", str(folder / "train.sbatch")),),
     programs=("sbatch",),
@@ -39,7 +39,7 @@ def train(job: Job, folder: PurePath) -> Plan:
   )
 
 
-def array(job: Job, folder: PurePath) -> Plan:
+def array(job: Job, folder: PurePath) -> LaunchPlan:
   """An array task for each arm with each seed, each in a folder of its own; then one report of all."""
   refuse_buckets(job, who="SLURM", instead="a folder that all nodes share")
   tasks = len(job.arms) * len(job.seeds)
@@ -59,7 +59,7 @@ workdir={shlex.quote(job.workdir + "/tasks")}/"$SLURM_ARRAY_TASK_ID"
   own = ('--workdir="$workdir"', '--arms="$arm"', '--seeds="$seed"', "--no-report")
   words = [word for word in shell.run_words(job, limit=False) if word != "--no-report"]
   script += _TASK + _srun(job, words, *own) + _end(job)
-  return Plan(
+  return LaunchPlan(
     files=(File("array_sweep.sbatch", script), File("report.sbatch", _report(job))),
     commands=tuple(("sbatch", str(folder / name)) for name in ("array_sweep.sbatch", "report.sbatch")),
     programs=("sbatch",),

@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jaxtl import signals
 from jaxtl.errors import ConfigError, cannot_write
-from jaxtl.launching.plan import Plan
+from jaxtl.host import signals
+from jaxtl.launching.plan import LaunchPlan
 
 
-def write(plan: Plan, folder: Path) -> None:
+def write(plan: LaunchPlan, folder: Path) -> None:
   """Writes the files; a folder that has other files of these names is refused.
 
   Raises:
@@ -35,7 +35,7 @@ def write(plan: Plan, folder: Path) -> None:
     raise cannot_write(folder, error, instead="give another --write") from error
 
 
-def submit(plan: Plan, folder: Path) -> int:
+def submit(plan: LaunchPlan, folder: Path) -> int:
   """Writes the files and runs the commands.
 
   Returns:

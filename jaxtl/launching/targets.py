@@ -9,7 +9,7 @@ from pathlib import PurePath
 from jaxtl.errors import ConfigError
 from jaxtl.launching import compute, kubernetes, local, skypilot, slurm
 from jaxtl.launching.job import Job, refuse_unused
-from jaxtl.launching.plan import Plan
+from jaxtl.launching.plan import LaunchPlan
 
 
 def _fields(names: str) -> frozenset[str]:
@@ -25,7 +25,7 @@ _TPU = _CLOUD | _fields("accelerator grace project zone runtime service_account 
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class LaunchTarget:
   """A way to start a run.
 
   Attributes:
@@ -34,13 +34,13 @@ class Target:
     help: in a few words.
   """
 
-  plan: Callable[[Job, PurePath], Plan]
+  plan: Callable[[Job, PurePath], LaunchPlan]
   takes: frozenset[str]
   help: str
 
 
-TARGETS: dict[str, Target] = {
-  "gke": Target(
+TARGETS: dict[str, LaunchTarget] = {
+  "gke": LaunchTarget(
     kubernetes.jobset,
     _CLOUD
     | _fields(
@@ -48,12 +48,12 @@ TARGETS: dict[str, Target] = {
     ),
     "JobSet by kubectl",
   ),
-  "xpk": Target(
+  "xpk": LaunchTarget(
     kubernetes.xpk,
     _CLOUD | _fields("accelerator grace project zone cluster namespace spot"),
     "JobSet by xpk",
   ),
-  "gce": Target(
+  "gce": LaunchTarget(
     compute.instance_group,
     _CLOUD
     | _fields(
@@ -61,18 +61,18 @@ TARGETS: dict[str, Target] = {
     ),
     "managed instance group",
   ),
-  "tpu-vm": Target(compute.tpu_vm, _TPU, "TPU VM"),
-  "queued-resource": Target(compute.queued_resource, _TPU, "TPU VM from the queue"),
-  "slurm": Target(slurm.train, _SLURM, "batch job"),
-  "slurm-array": Target(slurm.array, _SLURM, "a task for each arm and seed"),
-  "skypilot": Target(
+  "tpu-vm": LaunchTarget(compute.tpu_vm, _TPU, "TPU VM"),
+  "queued-resource": LaunchTarget(compute.queued_resource, _TPU, "TPU VM from the queue"),
+  "slurm": LaunchTarget(slurm.train, _SLURM, "batch job"),
+  "slurm-array": LaunchTarget(slurm.array, _SLURM, "a task for each arm and seed"),
+  "skypilot": LaunchTarget(
     skypilot.task, _CLOUD | _fields("accelerator chips cpus memory zone spot"), "managed job"
   ),
-  "local": Target(local.run_n, frozenset({"processes_per_node", "port"}), "processes on this machine"),
+  "local": LaunchTarget(local.run_n, frozenset({"processes_per_node", "port"}), "processes on this machine"),
 }
 
 
-def render(target: str, job: Job, folder: PurePath, *, given: Iterable[str] = ()) -> Plan:
+def render(target: str, job: Job, folder: PurePath, *, given: Iterable[str] = ()) -> LaunchPlan:
   """All that a launch writes and runs.
 
   Args:

@@ -13,16 +13,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxtl.models import layers
+from jaxtl.models.kernels.pooling import max_pool
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
-from jaxtl.models.pooling import max_pool
 from jaxtl.types import Array, Model
 
 # N(0, 2 / fan_in), what torchvision's DenseNets start with.
 _kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-class Stem(nn.Module):
+class DenseNetStem(nn.Module):
   """7x7 stride 2, norm, ReLU, 3x3 max pooling."""
 
   width: int
@@ -65,7 +65,7 @@ class Transition(nn.Module):
     return nn.avg_pool(y, (2, 2), strides=(2, 2))
 
 
-class Norm(nn.Module):
+class DenseNetNorm(nn.Module):
   """The normalisation and ReLU behind the last layer."""
 
   numerics: Numerics
@@ -94,13 +94,13 @@ def _densenet(
   layers.check_rate("dropout", dropout)
   how = Numerics.of(**numerics)
   layer = nn.remat(Layer, static_argnums=(2, 3)) if remat else Layer
-  blocks: list[tuple[str, Callable[..., nn.Module]]] = [("stem", functools.partial(Stem, width, how))]
+  blocks: list[tuple[str, Callable[..., nn.Module]]] = [("stem", functools.partial(DenseNetStem, width, how))]
   for stage, depth in enumerate(depths, start=1):
     for number in range(1, depth + 1):
       blocks.append((f"stage{stage}_layer{number}", functools.partial(layer, growth, dropout, how)))
     if stage < len(depths):
       blocks.append((f"transition{stage}", functools.partial(Transition, how)))
-  blocks.append(("norm", functools.partial(Norm, how)))
+  blocks.append(("norm", functools.partial(DenseNetNorm, how)))
   blocks.append(("head", functools.partial(layers.Head, num_classes, head, bias_init=layers.zero_bias)))
   taps = {f"stage{stage}": f"stage{stage}_layer{depth}" for stage, depth in enumerate(depths, start=1)}
   return from_linen(name, Chain(tuple(blocks), taps), [block for block, _ in blocks])

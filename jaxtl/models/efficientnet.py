@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxtl.models import layers
-from jaxtl.models.inverted import Shape, Stage, divisible, inverted_network
+from jaxtl.models.inverted_residual import Shape, Stage, divisible, inverted_network
 from jaxtl.types import Model
 
 _BASE = (

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import ConfigError
-from jaxtl.models.convolution import conv_general_dilated
-from jaxtl.models.norms import BatchNorm
+from jaxtl.models.kernels.convolution import conv_general_dilated
+from jaxtl.models.kernels.norms import BatchNorm
 from jaxtl.types import Array
 
 # N(0, 2 / fan_out) of He et al. 2015 (arXiv 1502.01852) with untruncated tails, as torchvision's ResNets.

@@ -15,7 +15,7 @@ import flax.linen as nn
 
 from jaxtl.errors import ConfigError
 from jaxtl.models import layers
-from jaxtl.models.inverted import ConvNorm, Shape, Stage, divisible, inverted_network
+from jaxtl.models.inverted_residual import ConvNorm, Shape, Stage, divisible, inverted_network
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
 from jaxtl.types import Array, Model

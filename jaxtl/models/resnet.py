@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxtl.models import layers
+from jaxtl.models.kernels.pooling import max_pool
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
-from jaxtl.models.pooling import max_pool
 from jaxtl.types import Array, Model
 
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from jaxtl.errors import ConfigError
 from jaxtl.models import layers
-from jaxtl.models.norms import LayerNorm
-from jaxtl.models.products import attention, dot_general
+from jaxtl.models.kernels.matmul import attention, dot_general
+from jaxtl.models.kernels.norms import LayerNorm
 from jaxtl.types import Array
 
 linear_init = nn.initializers.truncated_normal(0.02)
@@ -67,15 +67,15 @@ class Encoder:
     if not self.norm_epsilon > 0:
       raise ConfigError(f"norm_epsilon must be above 0; got {self.norm_epsilon!r}")
 
-  def norm(self, name: str) -> Norm:
+  def norm(self, name: str) -> TransformerNorm:
     """Layer normalisation over the last axis."""
-    return Norm(epsilon=self.norm_epsilon, dtype=self.dtype, name=name)
+    return TransformerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name=name)
 
   def blocks(
     self, depth: int, *, drop_path: float, remat: bool
   ) -> list[tuple[str, Callable[..., nn.Module]]]:
     """Constructors of `block1` .. `block{depth}`; stochastic depth grows linearly from 0 to `drop_path`."""
-    cls = nn.remat(Block, static_argnums=(2, 3)) if remat else Block
+    cls = nn.remat(TransformerBlock, static_argnums=(2, 3)) if remat else TransformerBlock
     rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
     return [(f"block{i}", functools.partial(cls, self, rate)) for i, rate in enumerate(rates, start=1)]
 
@@ -112,7 +112,7 @@ class Mlp(nn.Module):
     return linear(x.shape[-1], name="fc2")(y)
 
 
-class Norm(LayerNorm):
+class TransformerNorm(LayerNorm):
   """Layer normalisation, callable as a block."""
 
   def __call__(  # type: ignore[override]
@@ -121,7 +121,7 @@ class Norm(LayerNorm):
     return super().__call__(x)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
   """A pre-norm encoder block; `drop_path` is the probability that a branch is left out for an example."""
 
   encoder: Encoder

@@ -17,7 +17,7 @@ from jaxtl.models.linen import Chain, from_linen
 from jaxtl.types import Array, Model
 
 
-class Stem(nn.Module):
+class WideResNetStem(nn.Module):
   """One 3x3 convolution; its normalisation is that of the first block."""
 
   width: int
@@ -28,9 +28,8 @@ class Stem(nn.Module):
     return self.numerics.conv(self.width, kernel=3, name="conv1")(x)
 
 
-class Block(nn.Module):
-  """Norm, ReLU, 3x3, norm, ReLU, dropout, 3x3; where the shape changes, the shortcut begins behind the first
-  ReLU."""
+class WideResNetBlock(nn.Module):
+  """Norm, ReLU, 3x3, norm, ReLU, dropout, 3x3; a shortcut that changes the shape starts after a ReLU."""
 
   width: int
   stride: int
@@ -50,7 +49,7 @@ class Block(nn.Module):
     return x + conv(kernel=3, name="conv2")(y)
 
 
-class Norm(nn.Module):
+class WideResNetNorm(nn.Module):
   """The normalisation and ReLU behind the last block."""
 
   numerics: Numerics
@@ -105,15 +104,19 @@ def wide_resnet28_10(
   numerics = Numerics.of(
     dtype=dtype, padding=padding, bn_epsilon=bn_epsilon, bn_momentum=bn_momentum, batch_norm=batch_norm
   )
-  make = functools.partial(nn.remat(Block, static_argnums=(2, 3)) if remat else Block, dropout=dropout)
+  make = functools.partial(
+    nn.remat(WideResNetBlock, static_argnums=(2, 3)) if remat else WideResNetBlock, dropout=dropout
+  )
   per_stage = (depth - 4) // 6
-  blocks: list[tuple[str, Callable[..., nn.Module]]] = [("stem", functools.partial(Stem, 16, numerics))]
+  blocks: list[tuple[str, Callable[..., nn.Module]]] = [
+    ("stem", functools.partial(WideResNetStem, 16, numerics))
+  ]
   for stage in range(3):
     for number in range(per_stage):
       stride = 2 if stage > 0 and number == 0 else 1
       block = functools.partial(make, 16 * width * 2**stage, stride, numerics=numerics)
       blocks.append((f"stage{stage + 1}_block{number + 1}", block))
-  blocks.append(("norm", functools.partial(Norm, numerics)))
+  blocks.append(("norm", functools.partial(WideResNetNorm, numerics)))
   blocks.append(("head", functools.partial(layers.Head, num_classes, head)))
   taps = {f"stage{stage}": f"stage{stage}_block{per_stage}" for stage in (1, 2, 3)}
   return from_linen("wide_resnet28_10", Chain(tuple(blocks), taps), [name for name, _ in blocks])

@@ -1,7 +1,7 @@
 """Optimisers, schedules and gradient rules."""
 
 from jaxtl.optim.gradients import accumulate, asam, gsam, init_memory, looksam, passes, plain, sam
-from jaxtl.optim.linear_probe import Choice, Probe, choose_probe, fit_probe
+from jaxtl.optim.linear_probe import PenaltyChoice, Probe, choose_probe, fit_probe
 from jaxtl.optim.post_training import cut_block, pof, pol, trained_paths, weak_rows
 from jaxtl.optim.schedules import constant, cosine, linear, multi_step, steps_of
 from jaxtl.optim.transforms import (
@@ -17,7 +17,7 @@ from jaxtl.optim.transforms import (
 )
 
 __all__ = [
-  "Choice",
+  "PenaltyChoice",
   "Probe",
   "accumulate",
   "adam",

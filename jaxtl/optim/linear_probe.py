@@ -92,7 +92,7 @@ def fit_probe(
   return Probe(mean, scale, kernel, bias, num_iters, converged)
 
 
-class Choice(NamedTuple):
+class PenaltyChoice(NamedTuple):
   """A probe with a penalty of a grid.
 
   Attributes:
@@ -117,7 +117,7 @@ def choose_probe(
   seed: int,
   max_iters: int = 500,
   beat: Callable[[], None] = lambda: None,
-) -> Choice:
+) -> PenaltyChoice:
   """The probe with the penalty of least cross-entropy on examples it was not fitted to, refitted on all.
 
   Each class of at least 3 examples holds a share out, at least one example, and keeps at least one. Where
@@ -157,7 +157,7 @@ def choose_probe(
         beat()
       scores.append(np.concatenate(losses).mean(dtype=np.float64))
     best = grid[int(np.argmin(np.nan_to_num(scores, nan=np.inf)))]
-  return Choice(fit(features, labels, l2=best), best, by)
+  return PenaltyChoice(fit(features, labels, l2=best), best, by)
 
 
 def _folds(labels: np.ndarray, held_out: float, seed: int) -> tuple[list[np.ndarray], str]:

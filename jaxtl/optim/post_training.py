@@ -26,10 +26,10 @@ import jax.numpy as jnp
 
 from jaxtl import tree
 from jaxtl.errors import ConfigError
+from jaxtl.optim import block_choice as parts_lib
 from jaxtl.optim import line_search
-from jaxtl.optim import parts as parts_lib
+from jaxtl.optim.block_choice import Names, Parts
 from jaxtl.optim.line_search import Found
-from jaxtl.optim.parts import Names, Parts
 from jaxtl.types import Array, Aux, Batch, GradientRule, LossFn, Model, ModelLoss, Params, ValueAndGrad
 
 Leaves = dict[str, Array]
@@ -37,7 +37,7 @@ Leaves = dict[str, Array]
 GAMMA = 0x67616D6D
 
 
-class Memory(NamedTuple):
+class SearchMemory(NamedTuple):
   """What a rule remembers of the steps before.
 
   Attributes:
@@ -221,11 +221,11 @@ class _PostTraining:
     if not self.gamma_range:
       return None
 
-    def begin(params: Params) -> tuple[Memory]:
+    def begin(params: Params) -> tuple[SearchMemory]:
       # Each an array of its own: a step that donates its state must not be given one twice.
       steps, rejects = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
       eta, rejected = jnp.zeros([], jnp.float32), jnp.zeros([], bool)
-      return (Memory(steps, jnp.full([], self.eta_init, jnp.float32), eta, rejected, rejects),)
+      return (SearchMemory(steps, jnp.full([], self.eta_init, jnp.float32), eta, rejected, rejects),)
 
     return begin
 
@@ -236,7 +236,7 @@ class _PostTraining:
     self.trained(loss.model), self._perturb(loss.model)  # names that do not exist show now
 
     def value_and_grad(
-      params: Params, batch_stats: Params, batch: Batch, key: Array, memory: Memory | None = None
+      params: Params, batch_stats: Params, batch: Batch, key: Array, memory: SearchMemory | None = None
     ) -> tuple[tuple[Array, Aux], Params]:
       parts = self.parts(loss.model, params)
       moved, after = params, cast(tuple[Any, ...], ())
@@ -268,8 +268,8 @@ class _PostTraining:
     batch_stats: Params,
     batch: Batch,
     key: Array,
-    memory: Memory,
-  ) -> tuple[Params, Memory, dict[str, Array]]:
+    memory: SearchMemory,
+  ) -> tuple[Params, SearchMemory, dict[str, Array]]:
     """The parameters with a part displaced, what to remember, and what to log."""
     weak = _weak_batch(batch)
     logits_of = _weak_logits(loss.model, parts, params, batch_stats, weak)
@@ -310,10 +310,10 @@ class _PostTraining:
       return line_search.newton(loss, start, cap=self.cap)
     return line_search.equispaced(loss, start, cap=self.cap, num_trials=self.num_trials)
 
-  def _remembered(self, memory: Memory, search: Callable[[Array], Found]) -> Memory:
+  def _remembered(self, memory: SearchMemory, search: Callable[[Array], Found]) -> SearchMemory:
     """The memory with the length of this step, searched for where it is due."""
 
-    def anew(memory: Memory) -> Memory:
+    def anew(memory: SearchMemory) -> SearchMemory:
       found = search(memory.start)
       rejected = found.unbounded & (self.on_unbounded == "reject")
       eta = jnp.where(rejected, 0.0, found.eta).astype(jnp.float32)

@@ -1,16 +1,16 @@
 """Everybody's weights, in and out: layouts, readers, import and export."""
 
-from jaxtl.pretrained.big_vision import AUGREG, BIG_VISION
-from jaxtl.pretrained.hugging_face import HUGGING_FACE
-from jaxtl.pretrained.layout import Entry, Layout, Names, read, write
-from jaxtl.pretrained.mlperf_tiny import MLPERF_TINY
-from jaxtl.pretrained.native import JAXTL
-from jaxtl.pretrained.openai import OPEN_CLIP, OPENAI
-from jaxtl.pretrained.repositories import AKAMASTER, LUKEMELAS, WIDE_RESNET_PYTORCH
-from jaxtl.pretrained.rules import Rule
-from jaxtl.pretrained.tflite import TFLITE
-from jaxtl.pretrained.timm import TIMM
-from jaxtl.pretrained.torchvision import TORCHVISION
+from jaxtl.pretrained.layouts.big_vision import AUGREG, BIG_VISION
+from jaxtl.pretrained.layouts.hugging_face import HUGGING_FACE
+from jaxtl.pretrained.layouts.layout import Entry, Layout, Names, read, write
+from jaxtl.pretrained.layouts.mlperf_tiny import MLPERF_TINY
+from jaxtl.pretrained.layouts.native import JAXTL
+from jaxtl.pretrained.layouts.openai import OPEN_CLIP, OPENAI
+from jaxtl.pretrained.layouts.repositories import AKAMASTER, LUKEMELAS, WIDE_RESNET_PYTORCH
+from jaxtl.pretrained.layouts.rules import Rule
+from jaxtl.pretrained.layouts.tflite import TFLITE
+from jaxtl.pretrained.layouts.timm import TIMM
+from jaxtl.pretrained.layouts.torchvision import TORCHVISION
 
 LAYOUTS = {
   layout.name: layout

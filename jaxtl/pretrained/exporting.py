@@ -14,12 +14,12 @@ import numpy as np
 from safetensors.numpy import save
 
 from jaxtl import tree
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
 from jaxtl.errors import InputError, cannot_write
-from jaxtl.pretrained import cards, targets
-from jaxtl.pretrained.layout import Layout, write
-from jaxtl.train.checkpoint import Weights
+from jaxtl.pretrained import library_names, model_card
+from jaxtl.pretrained.layouts.layout import Layout, write
 from jaxtl.train.step import shapes_of
 
 
@@ -98,7 +98,7 @@ def _torchvision(weights: Weights, folder: Path, trust: bool) -> None:
 
   spec = weights.model_spec(trust=trust)
   _require(LAYOUTS["torchvision"], spec)
-  targets.check_torchvision(spec)
+  library_names.check_torchvision(spec)
   _save(in_layout(weights, spec, LAYOUTS["torchvision"]), folder, format="pt")
   _write_config(weights, folder)
 
@@ -108,7 +108,7 @@ def _timm(weights: Weights, folder: Path, trust: bool) -> None:
 
   spec = weights.model_spec(trust=trust)
   _require(LAYOUTS["timm"], spec)
-  config = targets.timm_config(spec, weights.classes, preprocessing_of(weights))
+  config = library_names.timm_config(spec, weights.classes, preprocessing_of(weights))
   _save(in_layout(weights, spec, LAYOUTS["timm"]), folder, format="pt")
   (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
@@ -118,36 +118,36 @@ def _hugging_face(weights: Weights, folder: Path, trust: bool) -> None:
   from jaxtl.pretrained import LAYOUTS
 
   spec = weights.model_spec(trust=trust)
-  name = targets.name_of(spec)
-  if LAYOUTS["hugging_face"].has(name) and targets.transformers_can(spec, weights.classes):
+  name = library_names.name_of(spec)
+  if LAYOUTS["hugging_face"].has(name) and library_names.transformers_can(spec, weights.classes):
     library = "transformers"
     _save(in_layout(weights, spec, LAYOUTS["hugging_face"]), folder, format="pt")
-    config = targets.transformers_config(spec, weights.classes)
+    config = library_names.transformers_config(spec, weights.classes)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     if len(weights.config["image_shape"]) == 3:  # a text tower has no images to prepare
-      processor = targets.preprocessor_config(preprocessing_of(weights), name)
+      processor = library_names.preprocessor_config(preprocessing_of(weights), name)
       (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
-  elif LAYOUTS["timm"].has(name) and targets.timm_can(spec):
+  elif LAYOUTS["timm"].has(name) and library_names.timm_can(spec):
     library = "timm"
     _timm(weights, folder, trust)
   else:
     library = "jaxtl"
     _safetensors(weights, folder, trust)
-  (folder / "README.md").write_text(cards.model_card(weights, spec, library=library), encoding="utf-8")
+  (folder / "README.md").write_text(model_card.model_card(weights, spec, library=library), encoding="utf-8")
 
 
 def _stablehlo(weights: Weights, folder: Path, trust: bool) -> None:
-  from jaxtl.pretrained import programs
+  from jaxtl.pretrained import stablehlo
 
   spec, preprocessing = weights.model_spec(trust=trust), preprocessing_of(weights)
   model = spec.realize(num_classes=len(weights.classes))
-  (folder / "model.stablehlo").write_bytes(programs.serialized(model, weights, preprocessing))
-  text = json.dumps(programs.description(preprocessing), indent=1)
+  (folder / "model.stablehlo").write_bytes(stablehlo.serialized(model, weights, preprocessing))
+  text = json.dumps(stablehlo.description(preprocessing), indent=1)
   (folder / "preprocessing.json").write_text(text + "\n")
 
 
 def _require(layout: Layout, spec: Spec) -> None:
-  name = targets.name_of(spec)
+  name = library_names.name_of(spec)
   if not layout.has(name):
     raise InputError(f"{layout.name} has no {name}; it has {layout.covers}")
 

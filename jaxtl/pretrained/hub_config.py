@@ -11,7 +11,8 @@ from typing import Any
 
 from jaxtl.data import Preprocessing
 from jaxtl.errors import InputError
-from jaxtl.pretrained.openai import CLIP_MEAN, CLIP_STD
+from jaxtl.pretrained.layouts.openai import CLIP_MEAN, CLIP_STD
+from jaxtl.pretrained.layouts.timm import HALF
 from jaxtl.pretrained.side_files import (
   Facts,
   activation,
@@ -21,7 +22,6 @@ from jaxtl.pretrained.side_files import (
   read_json,
   side,
 )
-from jaxtl.pretrained.timm import HALF
 
 FILE = "config.json"
 # Seen in the shapes of the tensors, or of no effect on the outputs.

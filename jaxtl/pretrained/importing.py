@@ -17,15 +17,15 @@ import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import tree
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
 from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError
 from jaxtl.pretrained import families, prefixes
-from jaxtl.pretrained.facts import Facts, read_facts
-from jaxtl.pretrained.layout import Entry, Layout, Tensors, read
-from jaxtl.pretrained.readers import Source, read_source
+from jaxtl.pretrained.layouts.layout import Entry, Layout, Tensors, read
+from jaxtl.pretrained.readers import WeightFile, read_source
 from jaxtl.pretrained.side_files import PREPARED
-from jaxtl.train.checkpoint import Weights
+from jaxtl.pretrained.source_facts import Facts, read_facts
 from jaxtl.train.step import shapes_of
 from jaxtl.types import Model
 
@@ -56,7 +56,7 @@ class Imported:
   fresh: Sequence[str]
   left_over: Sequence[str]
   other: int
-  source: Source
+  source: WeightFile
   preprocessing: Preprocessing | None = None
   assumed: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtl.data import Preprocessing
 from jaxtl.errors import InputError
-from jaxtl.pretrained.openai import preprocessing as clip_preprocessing
+from jaxtl.pretrained.layouts.openai import preprocessing as clip_preprocessing
 from jaxtl.pretrained.side_files import Facts, channels, check_keys, interpolation, side
 
 FILE = "open_clip_config.json"

@@ -32,7 +32,7 @@ TORCH_READER = Path(__file__).with_name("torch_reader.py")
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightFile:
   """A file of weights, read.
 
   Attributes:
@@ -48,7 +48,7 @@ class Source:
   below: str = ""
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> WeightFile:
   """The tensors of a file, or of the file that a folder holds.
 
   Raises:
@@ -77,7 +77,7 @@ def read_source(path: Path) -> Source:
   for part in (file, *shards):
     with part.open("rb") as stream:
       hashlib.file_digest(stream, lambda: digest)
-  return Source(file, tensors, digest.hexdigest(), below)
+  return WeightFile(file, tensors, digest.hexdigest(), below)
 
 
 def _file(path: Path) -> Path:

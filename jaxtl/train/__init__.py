@@ -1,15 +1,19 @@
 """Training: the only place with meshes, checkpoints and loops."""
 
-from jaxtl.train.checkpoint import Weights, load
+from jaxtl.checkpoints.checkpoint import Weights, load
 from jaxtl.train.experiment import Experiment
-from jaxtl.train.heads import ZeroShot, check_width, with_head, zero_shot
+from jaxtl.train.inputs import Data
 from jaxtl.train.loop import fit
 from jaxtl.train.post_training import PostTraining, post_train
 from jaxtl.train.prefix_cache import PrefixCache
-from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.runtime import Runtime
 from jaxtl.train.sharding import by_path, fsdp, make_mesh, per_device, replicate
-from jaxtl.train.step import TrainState, init_state, make_train_step
+from jaxtl.train.step import init_state, make_train_step
 from jaxtl.train.training import Trained, run
+from jaxtl.types import TrainState
+
+# Old paths of components in configs -> their new ones.
+MOVED = {"zero_shot": ".zero_shot.zero_shot"}
 
 __all__ = [
   "Data",
@@ -20,9 +24,7 @@ __all__ = [
   "TrainState",
   "Trained",
   "Weights",
-  "ZeroShot",
   "by_path",
-  "check_width",
   "fit",
   "fsdp",
   "init_state",
@@ -33,6 +35,4 @@ __all__ = [
   "post_train",
   "replicate",
   "run",
-  "with_head",
-  "zero_shot",
 ]

@@ -17,13 +17,13 @@ import jax
 import numpy as np
 
 from jaxtl import optim
+from jaxtl.host.processes import whole
 from jaxtl.train import sharding
+from jaxtl.train.batch_stats import reestimated
+from jaxtl.train.inputs import Data
 from jaxtl.train.loop import Observer
-from jaxtl.train.processes import whole
-from jaxtl.train.runtime import Data, Runtime
-from jaxtl.train.statistics import reestimated
-from jaxtl.train.step import TrainState
-from jaxtl.types import Array, Model, Params
+from jaxtl.train.runtime import Runtime
+from jaxtl.types import Array, Model, Params, TrainState
 
 # Images that statistics are estimated from, rounded up to whole batches, and at most an epoch. Wu and
 # Johnson, "Rethinking 'Batch' in BatchNorm", 2021, arXiv 2105.07576, section 3: 10^3 to 10^4 are enough.

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxtl import metrics
+from jaxtl.host.processes import whole
 from jaxtl.metrics import Mean
 from jaxtl.train import compiled
-from jaxtl.train.processes import whole
 from jaxtl.train.sharding import put_batch
 from jaxtl.types import Array, Batch, Model, Params
 

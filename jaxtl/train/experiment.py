@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +14,17 @@ import optax
 from jaxtl import config as config_lib
 from jaxtl import optim, tree
 from jaxtl.config import Spec
+from jaxtl.data.class_names import same_classes
 from jaxtl.errors import ConfigError
 from jaxtl.tasks import Task
 from jaxtl.train import compiled, feed, sharding
-from jaxtl.train.runtime import Data, Runtime, same_classes
-from jaxtl.train.step import Step, TrainState, init_model, init_state, make_train_step, skip_nonfinite
-from jaxtl.types import GradientRule, Model
+from jaxtl.train.inputs import Data
+from jaxtl.train.runtime import Runtime
+from jaxtl.train.step import Step, init_model, init_state, make_train_step, skip_nonfinite
+from jaxtl.types import GradientRule, Model, TrainState
+
+# Stands for the number of classes in a rehearsal, which opens no data.
+SOME_CLASSES = 10
 
 # Fields that say when things happen, and where: a run may be resumed with others, and learns the same.
 PERIODS = ("log_every", "evaluate_every", "checkpoint_every", "keep")
@@ -245,3 +251,10 @@ def work_per_image(experiment: Experiment) -> float:
 def work_of(gradient: Spec) -> float:
   """The same of a gradient rule."""
   return optim.passes(gradient.realize(total_steps=1, steps_per_epoch=1, blocks=(), mesh=None))
+
+
+def frozen(task: Spec) -> Spec:
+  """The task with frozen normalisation statistics, where it has the choice and its spec leaves it open."""
+  if "frozen_stats" not in inspect.signature(task.target).parameters:
+    return task
+  return dataclasses.replace(task, keywords={"frozen_stats": True, **task.keywords})

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from jaxtl import optim
 from jaxtl.train import sharding
-from jaxtl.train.runtime import Data, Runtime
+from jaxtl.train.inputs import Data
+from jaxtl.train.runtime import Runtime
 from jaxtl.types import GradientRule
 
 NumpyBatch = Mapping[str, Any]
@@ -21,12 +22,12 @@ NumpyBatch = Mapping[str, Any]
 WEAK = 2**32
 
 
-class Stream(Protocol):
+class BatchStream(Protocol):
   """Batches from any step on, of a training order and of single draws: what a kept prefix gives."""
 
   def train_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[NumpyBatch]: ...
 
-  def drawn_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[NumpyBatch]: ...
+  def resampled_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[NumpyBatch]: ...
 
 
 def batches(
@@ -36,7 +37,7 @@ def batches(
   *,
   seed: int,
   start_step: int,
-  kept: Stream | None = None,
+  kept: BatchStream | None = None,
 ) -> Iterator[NumpyBatch]:
   """The endless stream of what the steps read, from any step on.
 
@@ -56,9 +57,9 @@ def batches(
   if not rows:
     return stream
   if kept is not None:
-    beside = kept.drawn_batches(batch_size=rows, seed=seed + WEAK, start_step=start_step)
+    beside = kept.resampled_batches(batch_size=rows, seed=seed + WEAK, start_step=start_step)
   else:
-    beside = runtime.drawn_batches(data, batch_size=rows, seed=seed + WEAK, start_step=start_step)
+    beside = runtime.resampled_batches(data, batch_size=rows, seed=seed + WEAK, start_step=start_step)
   return ({**batch, "weak": weak} for batch, weak in zip(stream, beside, strict=False))
 
 

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import jax
 
 from jaxtl.errors import NonFiniteError, Restart
+from jaxtl.host.metrics_log import MetricsWriter
+from jaxtl.host.progress import Progress
 from jaxtl.train.sharding import put_batch
-from jaxtl.train.step import Step, TrainState
-from jaxtl.train.writer import MetricsWriter, Progress
-from jaxtl.types import Array, Metrics
+from jaxtl.train.step import Step
+from jaxtl.types import Array, Metrics, TrainState
 
 Observer = Callable[[TrainState], Mapping[str, float]]
 # Steps left out in a row before a run that skips them gives up: nothing is learned any more.
@@ -87,7 +88,7 @@ def fit(
     Restart: `stop_due` said so; the state is saved.
   """
   health = _Health(spike_factor, progress.note, recent)
-  told = _Told(writer, progress, periods.log, num_steps, work_per_image, health)
+  told = _StepReporter(writer, progress, periods.log, num_steps, work_per_image, health)
   for number in range(int(state.step) + 1, num_steps + 1):
     with told.clock.waiting():
       batch = next(batches)
@@ -142,7 +143,7 @@ def _observe(
     beat()
 
 
-class _Told:
+class _StepReporter:
   """What a step tells: to the health check always, to the metrics once a period, to the status line."""
 
   def __init__(

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import config as config_lib
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
 from jaxtl.errors import CheckpointError, ConfigError
-from jaxtl.train.checkpoint import Weights
 from jaxtl.types import Array, Model, Params
 
 # What acts in training only, on the precision, or on the shapes of parameters, which are compared by shape.

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxtl import optim
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
+from jaxtl.data.class_names import same_classes
 from jaxtl.errors import ConfigError
 from jaxtl.train import training
-from jaxtl.train.checkpoint import Weights
 from jaxtl.train.experiment import REPLICATE, Experiment, Program, check_length
+from jaxtl.train.image_size import at_size
+from jaxtl.train.inputs import Data
 from jaxtl.train.loop import Observer
 from jaxtl.train.prefix_cache import PrefixCache
-from jaxtl.train.runtime import Data, Runtime, same_classes
-from jaxtl.train.sizes import at_size
+from jaxtl.train.runtime import Runtime
 
 POF = Spec(".optim.pof", "make", {}, optim.pof)
 Names = str | Sequence[str] | None

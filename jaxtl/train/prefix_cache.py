@@ -25,14 +25,13 @@ from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import optim
 from jaxtl.errors import ConfigError, StorageError
+from jaxtl.host.files import existing, size_text
+from jaxtl.host.processes import gather_texts, whole
 from jaxtl.train import sharding
 from jaxtl.train.experiment import Program
-from jaxtl.train.manifest import size_text
-from jaxtl.train.processes import gather_texts, whole
-from jaxtl.train.runtime import Data, Runtime
-from jaxtl.train.step import TrainState
-from jaxtl.train.writer import existing
-from jaxtl.types import Array
+from jaxtl.train.inputs import Data
+from jaxtl.train.runtime import Runtime
+from jaxtl.types import Array, TrainState
 
 WHERE = ("auto", "none", "device", "host", "memmap")
 # The noise of view k is that of another run, as the weak batch's is.
@@ -150,14 +149,18 @@ def num_bytes(cache: PrefixCache, program: Program, state: TrainState, data: Dat
   return _store(cache, program, state, data, runtime).num_bytes
 
 
-def _store(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> Kept:
+def _store(
+  cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime
+) -> HiddenStateStore:
   hidden = entering(program, state, runtime.image_shape(data))
-  return Kept(cache, len(runtime.open(data)), data.batch_size, hidden.shape[1:], hidden.dtype, runtime.mesh)
+  return HiddenStateStore(
+    cache, len(runtime.open(data)), data.batch_size, hidden.shape[1:], hidden.dtype, runtime.mesh
+  )
 
 
 def keep(
   cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime, *, seed: int
-) -> Kept:
+) -> HiddenStateStore:
   """Computes and keeps the hidden states of all views of all images.
 
   Args:
@@ -186,8 +189,8 @@ def keep(
   return kept
 
 
-class Kept:
-  """The hidden states of a data set: `feed.Stream`.
+class HiddenStateStore:
+  """The hidden states of a data set: `feed.BatchStream`.
 
   Row `view * padded + i` is image i in that view, where `padded` is the number of images up to a whole batch.
 
@@ -279,11 +282,11 @@ class Kept:
       views = (positions // self._count + examples) % self._cache.views
       yield self._rows(views * self._padded + examples)
 
-  def drawn_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[dict[str, Any]]:
-    """The stream of `data.drawn_batches` in hidden states, of any view."""
+  def resampled_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[dict[str, Any]]:
+    """The stream of `data.resampled_batches` in hidden states, of any view."""
     for step in itertools.count(start_step):
       count = self._count * self._cache.views
-      _, chosen = self._order(data_lib.drawn_order, count, batch_size, seed, step)
+      _, chosen = self._order(data_lib.resampled_order, count, batch_size, seed, step)
       yield self._rows(chosen // self._count * self._padded + chosen % self._count)
 
   def _order(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,45 +14,12 @@ import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
-from jaxtl.config import Spec
-from jaxtl.data.names import shown
 from jaxtl.errors import DataError
-from jaxtl.train import sharding
-from jaxtl.train.guard import Watchdog
-from jaxtl.train.writer import Progress
+from jaxtl.host.interruption import Watchdog
+from jaxtl.host.progress import Progress
+from jaxtl.train.inputs import Data
 
 T = TypeVar("T")
-
-_WORDNET_ID = re.compile(r"n\d{8}(?=\s|\Z)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """A source with its transforms.
-
-  Attributes:
-    source: makes a source of examples.
-    transforms: functions (example[, seed]) -> example, in order.
-    batch_transforms: functions (batch, seed) -> batch: mixup, cutmix.
-    batch_size: the global batch, over all devices and processes.
-    max_bad_records: unreadable images that are skipped, each named once, before the run stops.
-    num_examples, num_classes: what the source is expected to hold. A source that differs is refused; `jaxtl
-      check` needs no data where they are given.
-  """
-
-  source: Spec
-  transforms: tuple[Spec, ...] = ()
-  batch_transforms: tuple[Spec, ...] = ()
-  batch_size: int = 128
-  max_bad_records: int = 0
-  num_examples: int | None = None
-  num_classes: int | None = None
-
-  def __post_init__(self) -> None:
-    config_lib.require(
-      batch_size=(self.batch_size, self.batch_size >= 1, "at least 1"),
-      max_bad_records=(self.max_bad_records, self.max_bad_records >= 0, "0 or more"),
-    )
 
 
 class Stops(Protocol):
@@ -150,11 +116,11 @@ class Runtime:
     """The endless stream of training batches, from any step on."""
     return self._endless(data_lib.train_batches, data, data.batch_size, seed, start_step)
 
-  def drawn_batches(
+  def resampled_batches(
     self, data: Data, *, batch_size: int, seed: int, start_step: int
   ) -> Iterator[Mapping[str, np.ndarray]]:
     """The same with every row drawn for itself, with replacement."""
-    return self._endless(data_lib.drawn_batches, data, batch_size, seed, start_step)
+    return self._endless(data_lib.resampled_batches, data, batch_size, seed, start_step)
 
   def _endless(
     self, stream: Callable[..., Iterator[Any]], data: Data, batch_size: int, seed: int, start_step: int
@@ -207,61 +173,3 @@ class _Moving(Generic[T]):
     for item in self.items:
       self.beat()
       yield item
-
-
-def all_data(value: Any, *, at: str = "") -> Iterator[tuple[str, Data]]:
-  """Every `Data` inside a study or experiment, with the path to it."""
-  if isinstance(value, Data):
-    yield at, value
-  elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Spec)):
-    for field in dataclasses.fields(value):
-      yield from all_data(getattr(value, field.name), at=f"{at}.{field.name}".lstrip("."))
-  elif isinstance(value, Mapping):
-    for key, item in value.items():
-      yield from all_data(item, at=f"{at}.{key}".lstrip("."))
-
-
-def check_batch_sizes(study: Any, mesh: Any) -> None:
-  """Refuses a study with a batch anywhere that does not split evenly over the devices."""
-  for at, data in all_data(study):
-    sharding.check_batch_size(data.batch_size, mesh, at=f"{at}.batch_size")
-
-
-def class_key(name: str) -> str:
-  """What a class is known by: the WordNet id that its name begins with, else the whole name.
-
-  `n01629819` and `n01629819 European fire salamander, Salamandra salamandra` are one class. Names are
-  compared as sources have them, in NFC.
-  """
-  found = _WORDNET_ID.match(name)
-  return found.group() if found else shown(name)
-
-
-def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
-  """How the data's classes `found` differ from a model's `expected`, compared by `class_key`; "" where they
-  agree."""
-  ours, theirs = [class_key(name) for name in expected], [class_key(name) for name in found]
-  if ours == theirs:
-    return ""
-  sides = (
-    ("the data", [name for name, key in zip(found, theirs) if key not in set(ours)]),
-    ("the model", [name for name, key in zip(expected, ours) if key not in set(theirs)]),
-  )
-  if len(ours) == len(theirs) and not sides[0][1] and not sides[1][1]:
-    number = next(i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b)
-    return f"class {number} is {found[number]!r}, and the model's is {expected[number]!r}"
-  only = [f"only {side} has {few(names)}" for side, names in sides if names]
-  return "; ".join([f"it has {len(theirs)} classes, the model {len(ours)}", *only])
-
-
-def few(names: Sequence[str]) -> str:
-  """At most three names, and how many more there are."""
-  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-  return ", ".join(map(repr, names[:3])) + more
-
-
-def same_classes(expected: Sequence[str], found: Sequence[str], *, at: str) -> None:
-  """Raises DataError where the lists differ by `class_difference`."""
-  difference = class_difference(expected, found)
-  if difference:
-    raise DataError(f"{at} has other classes than the model: {difference}")

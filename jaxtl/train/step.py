@@ -13,27 +13,7 @@ import optax
 from jaxtl import optim, tree
 from jaxtl.optim.gradients import init_memory
 from jaxtl.train import compiled
-from jaxtl.types import Array, Batch, GradientRule, LossFn, Metrics, Model, Params
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-  """Everything that changes during training, arrays only.
-
-  Attributes:
-    step: int32 [], updates made so far.
-    params, batch_stats: the weights and the normalisation statistics.
-    opt_state: the optimiser's state, the parameters' moving average included.
-    memory: what the gradient rule carries between steps (LookSAM's direction); `()` for most.
-  """
-
-  step: Array
-  params: Params
-  batch_stats: Params
-  opt_state: Any
-  memory: Any = ()
-
+from jaxtl.types import Array, Batch, GradientRule, LossFn, Metrics, Model, Params, TrainState
 
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 

@@ -21,12 +21,17 @@ import numpy as np
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import optim, weights
+from jaxtl.checkpoints import checkpoint
+from jaxtl.checkpoints.checkpoint import Weights
+from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
+from jaxtl.host import sealed_json
+from jaxtl.host.files import write_atomically
+from jaxtl.host.metrics_log import MetricsWriter
+from jaxtl.host.processes import is_first_process, whole
 from jaxtl.train import averages as averages_lib
-from jaxtl.train import checkpoint, curve, feed, numerics, prefix_cache, sharding, stored
+from jaxtl.train import curve, feed, numerics, prefix_cache, sharding
 from jaxtl.train.averages import Averages
-from jaxtl.train.checkpoint import Weights
-from jaxtl.train.checkpointer import Checkpointer
 from jaxtl.train.evaluate import evaluate
 from jaxtl.train.experiment import (
   CIRCUMSTANCES,
@@ -37,13 +42,12 @@ from jaxtl.train.experiment import (
   total_steps,
   work_per_image,
 )
+from jaxtl.train.inputs import Data, check_batch_sizes
 from jaxtl.train.loop import RECENT, Observer, Periods, fit
-from jaxtl.train.prefix_cache import Kept, PrefixCache
-from jaxtl.train.processes import whole
-from jaxtl.train.runtime import Data, Runtime, check_batch_sizes
-from jaxtl.train.step import TrainState, init_model, init_state
-from jaxtl.train.writer import MetricsWriter, is_first_process, write_atomically
-from jaxtl.types import Params
+from jaxtl.train.prefix_cache import HiddenStateStore, PrefixCache
+from jaxtl.train.runtime import Runtime
+from jaxtl.train.step import init_model, init_state
+from jaxtl.types import Params, TrainState
 
 # How often a run goes back around bad batches before it gives up.
 MOST_DETOURS = 3
@@ -168,7 +172,7 @@ class _Session:
   saved: Checkpointer | None
   about: dict[str, Any]
   workdir: Path | None
-  kept: Kept | None
+  kept: HiddenStateStore | None
   averages: Averages
 
   @property
@@ -275,12 +279,12 @@ class Detours:
     """From `step` on, the data continue behind the batch that step `beyond` read."""
     self._found.append({"step": step, "offset": beyond + self.offset(beyond - 1) - step})
     if self._path is not None and is_first_process():
-      write_atomically(self._path, stored.text(self._found, indent=None))
+      write_atomically(self._path, sealed_json.text(self._found, indent=None))
 
 
 def _read_detours(path: Path) -> list[dict[str, int]]:
   try:
-    found = stored.read(path, list)
+    found = sealed_json.read(path, list)
     if not all(
       isinstance(one, dict) and {type(one.get(key)) for key in ("step", "offset")} == {int} for one in found
     ):

@@ -1,10 +1,11 @@
 """A trained tree of weights as an object of study."""
 
 from jaxtl.weights.coordinates import Coordinates, coordinate_search
-from jaxtl.weights.diagnosis import Choice, Descent, Finding, choose, descend
-from jaxtl.weights.groups import Group, layer_groups
+from jaxtl.weights.descent import Descent, descend
 from jaxtl.weights.indicators import Indicator, backward_transfer, gradient_similarity, slope_along
 from jaxtl.weights.interpolate import interpolate, line, losses_along
+from jaxtl.weights.layer_choice import Choice, Finding, choose
+from jaxtl.weights.layer_groups import Group, layer_groups
 from jaxtl.weights.merge import (
   GreedySoup,
   analogy,

@@ -321,7 +321,7 @@ class _Known:
     )
 
 
-class _Fit(NamedTuple):
+class _PolynomialFit(NamedTuple):
   """A polynomial on a bracket of the unit interval, and its minimum, if it has one there."""
 
   bracket: Bounds
@@ -387,7 +387,7 @@ def _fitted(known: _Known, low: float, high: float, options: _Options) -> AlphaR
   )
 
 
-def _compared(known: _Known, fit: _Fit, options: _Options) -> bool:
+def _compared(known: _Known, fit: _PolynomialFit, options: _Options) -> bool:
   """Evaluate what may be below the best point, on the grid and in wide gaps; return whether any is left."""
   if options.cells is None:
     return False
@@ -420,7 +420,7 @@ def _probe(known: _Known, tolerance: float) -> None:
     known.point((points[widest] + points[widest + 1]) / 2)
 
 
-def _settle(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:
+def _settle(known: _Known, fit: _PolynomialFit | None, cells: int | None) -> list[float]:
   """Evaluate the points of the grid that may be below the best one; return those that the budget leaves."""
   while (unsettled := _unsettled(known, fit, cells)) and known.left >= 1:
     best, order = known.best(), fit
@@ -428,7 +428,7 @@ def _settle(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:
   return unsettled
 
 
-def _unsettled(known: _Known, fit: _Fit | None, cells: int | None) -> list[float]:
+def _unsettled(known: _Known, fit: _PolynomialFit | None, cells: int | None) -> list[float]:
   """The points of the grid that may be below the best one, if the function has one valley.
 
   Then nothing beyond a point that is higher than the best one is below it. Nearer to the best one, the fit
@@ -443,14 +443,14 @@ def _unsettled(known: _Known, fit: _Fit | None, cells: int | None) -> list[float
   return [u for u in inside if not (fit.covers(u) and fit(u) > least)]
 
 
-def _fit(known: _Known, low: float, high: float, options: _Options) -> _Fit:
+def _fit(known: _Known, low: float, high: float, options: _Options) -> _PolynomialFit:
   """The polynomial through the known points of the bracket and some new ones; its minimum evaluated."""
   points = _nodes(known, low, high, options.nodes)
   values = np.array([known.values[u] for u in points])
   t = (2 * np.array(points) - low - high) / (high - low)
   coefficients = chebyshev.chebfit(t, values, min(options.degree, len(points) - 1))
   residual = float(np.sqrt(np.mean((chebyshev.chebval(t, coefficients) - values) ** 2)))
-  fit = _Fit((low, high), coefficients, residual)
+  fit = _PolynomialFit((low, high), coefficients, residual)
   minimum = _minimum(coefficients)
   if minimum is None or known.left < 1:
     return fit

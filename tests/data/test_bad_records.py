@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import jaxtl.data as data
-from jaxtl.data.runtime import tf
+from jaxtl.data.lazy_tensorflow import tf
 from jaxtl.errors import ConfigError, DataError
 from tests.data.made_images import CROP, assert_same, encoded, loop_from, smooth_image, take
 

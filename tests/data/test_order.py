@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxtl.data import order
-from jaxtl.data.runtime import tf
+from jaxtl.data.lazy_tensorflow import tf
 
 SIZES = (10, 32, 300, 840, 1000, 3000, 50_000, 100_000)
 SEEDS, EPOCHS = range(21), range(8)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxtl.data as data
-from jaxtl.data.runtime import tf
+from jaxtl.data.lazy_tensorflow import tf
 from jaxtl.errors import DataError
 from tests.data.made_images import CROP, assert_same, loop_from, take
 
@@ -179,7 +179,7 @@ def test_errors_of_a_transform_stay_errors(source):
 
 
 def draw(count, source, *, batch_size, seed, start_step=0, transforms=(), **keywords):
-  stream = data.drawn_batches(
+  stream = data.resampled_batches(
     source, transforms, batch_size=batch_size, seed=seed, start_step=start_step, **keywords
   )
   return [next(stream) for _ in range(count)]
@@ -210,7 +210,7 @@ def test_the_order_can_be_told_without_the_images(numbered):
   source = numbered(50)
   for batches, order in (
     (take(9, source, [], batch_size=8, seed=2), data.train_order),
-    (draw(9, source, batch_size=8, seed=2), data.drawn_order),
+    (draw(9, source, batch_size=8, seed=2), data.resampled_order),
   ):
     for step, batch in enumerate(batches):
       positions, examples = order(50, batch_size=8, seed=2, step=step)

@@ -28,7 +28,7 @@ NEEDED: dict[str, dict] = {
 def plan():
   """Renders a target with what it needs, and changes to that; None takes a field away."""
 
-  def make(target: str, **changes) -> launching.Plan:
+  def make(target: str, **changes) -> launching.LaunchPlan:
     fields = COMMON | NEEDED[target] | changes
     given = [field for field in NEEDED[target] | changes if field not in ("workdir", "arms", "seeds")]
     job = launching.Job(**{name: value for name, value in fields.items() if value is not None})
@@ -37,5 +37,5 @@ def plan():
   return make
 
 
-def texts(plan: launching.Plan) -> dict[str, str]:
+def texts(plan: launching.LaunchPlan) -> dict[str, str]:
   return {file.path: file.text for file in plan.files}

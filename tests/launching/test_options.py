@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from jaxtl import launching
+from jaxtl.cli.launch_options import OPTIONS
 from jaxtl.errors import ConfigError
-from jaxtl.launching.arguments import OPTIONS
 from jaxtl.launching.targets import EVERYWHERE, TARGETS
 from tests.launching.conftest import FOLDER, texts
 

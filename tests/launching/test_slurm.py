@@ -13,7 +13,7 @@ from tests.launching.slurm_cluster import Slurm
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
-from tests.train.conftest import tiny_config
+from tests.small_training import tiny_config
 
 def get_config():
   base = tiny_config(epochs=2.0, log_every=1) | dict(tune=None, flatness=None, transfer=None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtl import config, tree
 from jaxtl.pretrained import LAYOUTS
-from jaxtl.pretrained.layout import Entry, write
+from jaxtl.pretrained.layouts.layout import Entry, write
 from jaxtl.pretrained.verify import keywords_of
 from jaxtl.train.step import shapes_of
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.pretrained import exporting
 from jaxtl.pretrained.verify import keywords_of
-from jaxtl.train.checkpoint import Weights
 from jaxtl.train.step import shapes_of
 from tests.oracles.cases import QUIET, Case, inputs_of, random_weights
 

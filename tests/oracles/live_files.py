@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxtl import cli
+from jaxtl.checkpoints import checkpoint
 from jaxtl.pretrained import LAYOUTS, readers
-from jaxtl.train import checkpoint
 from jaxtl.weights import resize_positions
 from tests.oracles.cases import Case, prepared
 

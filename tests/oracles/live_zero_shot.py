@@ -10,8 +10,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxtl import config, models, tasks, train
-from jaxtl.train.checkpoint import Weights
+from jaxtl import config, models, zero_shot
+from jaxtl.checkpoints.checkpoint import Weights
 from tests.pretrained.made_weights import TASK, made
 
 torch = pytest.importorskip("torch")
@@ -33,16 +33,16 @@ OPEN_CLIP_ONLY = ("&lt;b&gt; &amp;amp; x", "<|endoftext|> a <|startoftext|>", "Ä
 
 @pytest.fixture(scope="module")
 def tokenizer():
-  return tasks.tokenizer(vocabulary=VOCABULARY)
+  return zero_shot.tokenizer(vocabulary=VOCABULARY)
 
 
 def every_prompt():
-  sets = map(tasks.read_prompts, tasks.prompt_sets())
+  sets = map(zero_shot.read_prompts, zero_shot.prompt_sets())
   return [text for prompts in sets for name in prompts.classes for text in prompts.texts(name)]
 
 
 def test_imagenet_s_words_are_open_clip_s():
-  prompts = tasks.read_prompts("imagenet")
+  prompts = zero_shot.read_prompts("imagenet")
   assert prompts.classes == tuple(open_clip.IMAGENET_CLASSNAMES)
   theirs = [template("tench") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
   assert prompts.texts("tench") == theirs
@@ -65,7 +65,7 @@ def test_tokens_are_those_of_transformers_in_each_of_its_files(tokenizer, tmp_pa
   texts = [*every_prompt()[::7], *ODD]
   expected = theirs(texts, max_length=77, truncation=True, padding="max_length")["input_ids"]
   for file in ("tokenizer.json", "merges.txt"):
-    ours = tasks.tokenizer(vocabulary=str(tmp_path / file))
+    ours = zero_shot.tokenizer(vocabulary=str(tmp_path / file))
     for row, other in zip(ours(texts), expected):
       # They fill up with the end mark, of which the text tower takes the first.
       length = int(np.argmax(row == ours.end)) + 1
@@ -112,10 +112,10 @@ def pixels():
 @pytest.mark.parametrize("name", ["cifar10", "gtsrb", "mnist", "imagenet"])
 def test_logits_are_open_clip_s(tokenizer, towers, original, name):
   image, text, _ = towers
-  prompts = tasks.read_prompts(name)
+  prompts = zero_shot.read_prompts(name)
   names, templates = prompts.classes[:43], list(prompts.templates)
   theirs_of = open_clip.SimpleTokenizer(VOCABULARY)
-  head = tasks.zero_shot_head(text.model, text.ours["params"], names, prompts, tokenizer=tokenizer)
+  head = zero_shot.zero_shot_head(text.model, text.ours["params"], names, prompts, tokenizer=tokenizer)
   with torch.no_grad():
     rows = open_clip.build_zero_shot_classifier(original, theirs_of, names, templates)
     embedded = original.encode_image(torch.tensor(pixels()).permute(0, 3, 1, 2))
@@ -130,7 +130,7 @@ def with_head(image, head):
   spec = config.plain(config.spec({"make": ".models.clip_vit_b16", **IMAGE}))
   about = dict(model=spec, task=TASK, classes=[], image_shape=[64, 64, 3], transforms=None)
   count = head["kernel"].shape[1]
-  whole = train.with_head(
+  whole = zero_shot.with_head(
     Weights(image.ours["params"], {}, about, "memory"), head, list(map(str, range(count)))
   )
   model = whole.model_spec().realize(num_classes=count)
@@ -152,7 +152,7 @@ def test_logits_are_those_of_transformers(tokenizer, towers):
   state = model.state_dict()
   assert {key for key in state if not key.endswith("position_ids")} == set(theirs)
   model.load_state_dict(theirs, strict=False)
-  prompts = tasks.Prompts(("a blurry photo of a {}.",), tasks.read_prompts("cifar10").classes)
+  prompts = zero_shot.Prompts(("a blurry photo of a {}.",), zero_shot.read_prompts("cifar10").classes)
   ids = tokenizer([prompts.texts(name)[0] for name in prompts.classes])
   with torch.no_grad():
     out = model(
@@ -164,7 +164,7 @@ def test_logits_are_those_of_transformers(tokenizer, towers):
   close(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), out.text_embeds.numpy(), "texts")
   images = image.model.apply(image.ours["params"], {}, pixels())[0]["pooled"]
   close(images / np.linalg.norm(images, axis=1, keepdims=True), out.image_embeds.numpy(), "images")
-  head = tasks.zero_shot_head(text.model, params, prompts.classes, prompts, tokenizer=tokenizer)
+  head = zero_shot.zero_shot_head(text.model, params, prompts.classes, prompts, tokenizer=tokenizer)
   close(with_head(image, head), out.logits_per_image.numpy(), "logits")
   similarity = models.similarity(images, pooled, scale=100.0)
   close(similarity, out.logits_per_image.numpy(), "similarity")

@@ -1,6 +1,6 @@
 """A script: the CIFAR ResNets and WideResNet in plain torch, from the papers, with their repositories' names.
 
-python -P small_networks.py JOB.json, with the job of jaxtl/pretrained/original.py.
+python -P small_networks.py JOB.json, with the job of jaxtl/pretrained/run_original.py.
 """
 
 import json

@@ -45,7 +45,7 @@ def imported(vit_command, out, capsys):
   """As `vit_command`, done: (checkpoint, what was printed)."""
 
   def run(*options, **rest):
-    from jaxtl.train import checkpoint
+    from jaxtl.checkpoints import checkpoint
 
     assert cli.main(vit_command(*options, **rest)) == 0, capsys.readouterr().err
     return checkpoint.load(out), capsys.readouterr().out

@@ -11,8 +11,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxtl import cli, config, models
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.pretrained import LAYOUTS, Entry, write
-from jaxtl.train.checkpoint import Weights
 from jaxtl.train.step import shapes_of
 from jaxtl.types import Model
 from tests.oracles.cases import random_weights

@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxtl import cli
+from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import InputError
 from jaxtl.pretrained import exporting
 from jaxtl.pretrained.exporting import FORMATS, export
 from jaxtl.pretrained.importing import import_weights
-from jaxtl.pretrained.layout import read
-from jaxtl.train import checkpoint
+from jaxtl.pretrained.layouts.layout import read
 from jaxtl.train.step import shapes_of
 from tests.pretrained.made_weights import CLASSES, VIT, as_weights, refused, small
 

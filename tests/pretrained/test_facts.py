@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from jaxtl import cli
+from jaxtl.checkpoints import checkpoint
 from jaxtl.data import Preprocessing
 from jaxtl.errors import InputError
 from jaxtl.pretrained import LAYOUTS
-from jaxtl.pretrained.facts import Facts, read_facts
-from jaxtl.pretrained.openai import CLIP_MEAN, CLIP_STD
-from jaxtl.train import checkpoint
+from jaxtl.pretrained.layouts.openai import CLIP_MEAN, CLIP_STD
+from jaxtl.pretrained.source_facts import Facts, read_facts
 from tests.pretrained.made_weights import CLASSES, VIT_KEYWORDS, as_weights, refused, save, small_vit
 
 HALF = [0.5, 0.5, 0.5]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxtl import cli
+from jaxtl.checkpoints import checkpoint
 from jaxtl.pretrained import LAYOUTS, families
-from jaxtl.train import checkpoint
 from tests.pretrained.made_weights import VIT_KEYWORDS, made, refused, save, small_vit
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxtl import cli
+from jaxtl.checkpoints import checkpoint
 from jaxtl.pretrained import importing
-from jaxtl.train import checkpoint
 from tests.pretrained.made_weights import CLASSES, VIT, VIT_KEYWORDS, made, refused, save, small_vit
 
 

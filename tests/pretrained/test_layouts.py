@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from jaxtl import config, models, parsers, tree
+from jaxtl import config, models, tree
+from jaxtl.cli import parser
 from jaxtl.errors import CheckpointError, ConfigError
 from jaxtl.pretrained import LAYOUTS, read, write
 from jaxtl.pretrained.exporting import FORMATS
@@ -30,8 +31,8 @@ def both_vits(layout, name):
 
 
 def test_the_command_line_lists_what_there_is():
-  assert tuple(LAYOUTS) == parsers.LAYOUTS
-  assert tuple(FORMATS) == parsers.EXPORTS
+  assert tuple(LAYOUTS) == parser.LAYOUTS
+  assert tuple(FORMATS) == parser.EXPORTS
   assert all(layout.name == name and layout.covers for name, layout in LAYOUTS.items())
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxtl import cli
+from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import CheckpointError, InputError
 from jaxtl.pretrained.prefixes import without_prefixes
-from jaxtl.train import checkpoint
 from tests.pretrained import torch_files
 from tests.pretrained.made_weights import VIT_KEYWORDS, made, refused, save, small_vit
 from tests.pretrained.torch_files import Tensor

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxtl.pretrained.rules import (
+from jaxtl.pretrained.layouts.rules import (
   CONV,
   LINEAR,
   SAME,

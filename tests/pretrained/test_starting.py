@@ -6,12 +6,13 @@ import pytest
 from PIL import Image
 
 from jaxtl import cli, config, train, weights
+from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import CheckpointError
-from jaxtl.studies import transfer
-from jaxtl.train import checkpoint
+from jaxtl.studies.transfer import settings
+from jaxtl.studies.transfer import study as transfer
 from jaxtl.train.training import start_state
 from tests.pretrained.made_weights import VIT, VIT_KEYWORDS, made, refused, save
-from tests.train.conftest import runtime, tiny, tiny_config
+from tests.small_training import runtime, tiny, tiny_config
 
 __all__ = ["runtime", "tiny"]  # fixtures
 
@@ -109,7 +110,7 @@ def test_an_imported_weight_is_evaluated_with_its_own_preprocessing(resnet, tmp_
 def test_a_vision_transformer_is_transferred_to_images_of_another_size(imported, tmp_path, runtime):
   start, _ = imported()
   plain = [dict(fn=".data.resize", size=(24, 24)), dict(fn=".data.normalize")]
-  source = dict(make="tests.train.conftest.squares", num_classes=2, seed=5)
+  source = dict(make="tests.small_training.squares", num_classes=2, seed=5)
   data = dict(source=source, transforms=plain, batch_size=16)
   fine_tune = dict(
     task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
@@ -119,7 +120,7 @@ def test_a_vision_transformer_is_transferred_to_images_of_another_size(imported,
   protocols = dict(
     targets=dict(squares=dict(train=data, test=data)), linear_probe=dict(l2=[0.1]), fine_tune=fine_tune
   )
-  chosen = config.parse(protocols, transfer.Protocols)
+  chosen = config.parse(protocols, settings.Protocols)
   rows = list(
     transfer.measure(chosen, start.model_spec(), start, seed=0, workdir=tmp_path / "cell", runtime=runtime())
   )

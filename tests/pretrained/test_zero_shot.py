@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtl import cli, tasks
-from jaxtl.train import checkpoint
+from jaxtl import cli, zero_shot
+from jaxtl.checkpoints import checkpoint
 from tests.pretrained.made_weights import as_weights, made, refused, save
-from tests.tasks.made_text import SIZE, save_prompts, save_vocabulary
+from tests.zero_shot.made_text import SIZE, save_prompts, save_vocabulary
 
 CLASSES = ("cat", "dog", "the blurry")
 IMAGE = dict(image_size=16, patch_size=8, width=8, depth=1, num_heads=2, embed_dim=5)
@@ -55,7 +55,7 @@ def test_scores_are_those_of_the_towers(place, tmp_path, capsys):
   assert f"zero-shot by {place / 'text'} in the words of {place / 'words.json'}" in capsys.readouterr().out
   found = json.loads((tmp_path / "out" / "scores.json").read_text())
   image, text = (checkpoint.load(place / name) for name in ("image", "text"))
-  tokenizer = tasks.tokenizer(vocabulary=str(place / "merges.txt"))
+  tokenizer = zero_shot.tokenizer(vocabulary=str(place / "merges.txt"))
   tower = text.model_spec().realize()
   rows = []
   for name in CLASSES:

@@ -10,10 +10,11 @@ from pathlib import Path
 import jax
 
 from jaxtl import train
-from jaxtl.cluster import Cluster
 from jaxtl.config import parse
-from jaxtl.train import Experiment, Runtime, processes
-from tests.train.conftest import tiny_config
+from jaxtl.host import processes
+from jaxtl.host.cluster import Cluster
+from jaxtl.train import Experiment, Runtime
+from tests.small_training import tiny_config
 from tests.train.test_sharding import ONE_STEP, PLACEMENTS, RULES
 
 CASES = {

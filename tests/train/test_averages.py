@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from jaxtl import optim, tree
+from jaxtl.checkpoints import checkpoint, checkpointer
 from jaxtl.config import parse
 from jaxtl.errors import Restart
-from jaxtl.train import Experiment, TrainState, averages, checkpoint, checkpointer, make_mesh, run
+from jaxtl.train import Experiment, TrainState, averages, make_mesh, run
+from jaxtl.train.batch_stats import reestimated
 from jaxtl.train.evaluate import evaluate
-from jaxtl.train.statistics import reestimated
-from tests.train.conftest import tiny_config
+from tests.small_training import tiny_config
 
 AVERAGED = dict(optimizer=dict(make=".optim.sgd", peak_rate=0.1, ema_decay=0.9))
 

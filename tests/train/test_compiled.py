@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxtl.studies import study
+from jaxtl.runner import run as study
 from jaxtl.train import compiled
 from jaxtl.train.experiment import compile_program
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxtl import data, train, tree
+from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import CheckpointError, ConfigError, DataError, RunError
-from jaxtl.train import checkpoint
 from jaxtl.train.experiment import total_steps, work_per_image
 from jaxtl.train.loop import RATES
 from jaxtl.train.training import same_run
@@ -93,7 +93,7 @@ def test_a_start_is_matched_by_path_and_the_head_replaced(tiny, runtime):
   other = tiny(epochs=0.0, evaluation={})
   same = train.run(other, seed=9, runtime=runtime(), start=source).weights
   equal(same.params, source.params)
-  four = dict(make="tests.train.conftest.squares", num_classes=4)
+  four = dict(make="tests.small_training.squares", num_classes=4)
   changed = dataclasses.replace(other, data=dataclasses.replace(other.data, source=_spec(four)))
   moved = train.run(changed, seed=9, runtime=runtime(), start=source).weights
   equal(moved.params["stem"], source.params["stem"])
@@ -121,24 +121,24 @@ def test_a_checkpoint_of_another_model_is_not_resumed(tiny, runtime, tmp_path):
 
 
 def test_another_class_list_is_refused_with_the_difference(tiny, runtime):
-  renamed = dict(make="tests.train.conftest.squares", names="abz")
+  renamed = dict(make="tests.small_training.squares", names="abz")
   evaluation = dict(test=dict(source=renamed, batch_size=32))
   with pytest.raises(DataError, match=r"evaluation.test has .*only the data has 'z'; only the model has 'c'"):
     train.run(tiny(evaluation=evaluation), seed=0, runtime=runtime())
-  more = dict(test=dict(source=dict(make="tests.train.conftest.squares", num_classes=4), batch_size=32))
+  more = dict(test=dict(source=dict(make="tests.small_training.squares", num_classes=4), batch_size=32))
   with pytest.raises(DataError, match="has 4 classes, the model 3; only the data has 'd'"):
     train.run(tiny(evaluation=more), seed=0, runtime=runtime())
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(tiny, runtime):
-  twelve = dict(source=dict(make="tests.train.conftest.squares"), batch_size=12)
+  twelve = dict(source=dict(make="tests.small_training.squares"), batch_size=12)
   with pytest.raises(ConfigError, match=r"data.batch_size is 12, which 8 devices do not divide; write 16"):
     train.run(tiny(data=twelve), seed=0, runtime=runtime(8))
 
 
 @pytest.mark.parametrize(("key", "what"), [("num_examples", "examples"), ("num_classes", "classes")])
 def test_a_source_that_is_not_what_the_config_says_is_refused(tiny, runtime, key, what):
-  wrong = dict(source=dict(make="tests.train.conftest.squares"), batch_size=16) | {key: 7}
+  wrong = dict(source=dict(make="tests.small_training.squares"), batch_size=16) | {key: 7}
   with pytest.raises(DataError, match=rf"squares holds \d+ {what}; the config says num_{what} = 7"):
     train.run(tiny(data=wrong), seed=0, runtime=runtime())
 
@@ -172,7 +172,7 @@ def test_the_checkpoint_holds_the_average_and_training_goes_on_from_the_weights(
     (dict(optimizer=dict(make=".optim.sgd", peak_rate=0.2)), 0, "experiment.optimizer.peak_rate: 0.1 -> 0.2"),
     ({}, 1, "seed: 0 -> 1"),
     (
-      dict(data=dict(source=dict(make="tests.train.conftest.squares", names="xyz"), batch_size=16)),
+      dict(data=dict(source=dict(make="tests.small_training.squares", names="xyz"), batch_size=16)),
       0,
       "classes",
     ),

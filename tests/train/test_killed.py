@@ -100,7 +100,8 @@ def test_one_run_has_a_folder_and_a_killed_one_gives_it_free(tmp_path, started):
 def test_a_signal_between_steps_that_never_come_ends_the_run_after_the_grace(tmp_path):
   """In a process of its own: what it tests ends it."""
   program = (
-    "import os, signal, sys, time\nfrom pathlib import Path\nfrom jaxtl.train.guard import Interruption\n"
+    "import os, signal, sys, time\nfrom pathlib import Path\n"
+    "from jaxtl.host.interruption import Interruption\n"
     "with Interruption(Path(sys.argv[1]), grace=0.5).installed() as asked:\n"
     "  os.kill(os.getpid(), signal.SIGTERM)\n  assert asked.due(1)\n  time.sleep(60)\n"
   )
@@ -113,7 +114,7 @@ def test_a_signal_between_steps_that_never_come_ends_the_run_after_the_grace(tmp
 
 
 def test_sigterm_is_a_question_while_a_run_listens_and_not_after(tmp_path):
-  from jaxtl.train.guard import Interruption
+  from jaxtl.host.interruption import Interruption
 
   before = signal.getsignal(signal.SIGTERM)
   with Interruption(tmp_path, grace=60).installed() as asked:

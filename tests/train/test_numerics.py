@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxtl.checkpoints.checkpoint import save_weights
 from jaxtl.config import parse, spec
 from jaxtl.errors import CheckpointError
 from jaxtl.models import resnet8
 from jaxtl.train import Experiment, Weights, numerics, run
-from jaxtl.train.checkpoint import save_weights
 from jaxtl.train.step import init_model
-from tests.train.conftest import tiny_config
+from tests.small_training import tiny_config
 
 SMALL = dict(make=".models.resnet8", width=4)
 VIT = dict(make=".models.vit_ti16", image_size=8, patch_size=4, width=8, num_heads=2, depth=1)

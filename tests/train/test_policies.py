@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxtl import data, losses, train
+from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import ConfigError, NonFiniteError
-from jaxtl.train import checkpoint, loop
+from jaxtl.train import loop
 from jaxtl.train.training import Detours
-from tests.train.conftest import squares, tiny_config
+from tests.small_training import squares, tiny_config
 
 POISONED = 37  # the image that is white, and becomes NaN
 
@@ -26,7 +27,7 @@ def with_white() -> data.Source:
 
 def poison(example):
   """A transform: an image that is white all over is none any more."""
-  from jaxtl.data.runtime import tf
+  from jaxtl.data.lazy_tensorflow import tf
 
   image = example["image"]
   white = tf.reduce_min(image) >= 1.0

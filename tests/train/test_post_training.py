@@ -11,9 +11,9 @@ import pytest
 from jaxtl import data, losses, optim, train, tree
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError, Restart
-from jaxtl.train import PostTraining, PrefixCache, experiment, feed, memory
-from jaxtl.train.writer import Progress
-from tests.train.conftest import squares, tiny_config
+from jaxtl.host.progress import Progress
+from jaxtl.train import PostTraining, PrefixCache, device_memory, experiment, feed
+from tests.small_training import squares, tiny_config
 
 FIXED = [dict(fn=".data.normalize")]
 DRAWN = [dict(fn=".data.flip_left_right"), *FIXED]
@@ -31,7 +31,7 @@ def noisy():
 
 def settings(transforms=FIXED, **changes):
   source = dict(make="tests.train.test_post_training.noisy")
-  test = dict(source=dict(make="tests.train.conftest.squares", seed=1), transforms=FIXED, batch_size=32)
+  test = dict(source=dict(make="tests.small_training.squares", seed=1), transforms=FIXED, batch_size=32)
   made = dict(
     task=dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy")),
     data=dict(source=source, transforms=transforms, batch_size=16),
@@ -227,7 +227,7 @@ def test_the_devices_do_not_matter(base, runtime):
 
 def test_classes_must_be_those_of_the_start(base, runtime):
   other = dict(
-    source=dict(make="tests.train.conftest.squares", names="xyzuvw"), transforms=FIXED, batch_size=16
+    source=dict(make="tests.small_training.squares", names="xyzuvw"), transforms=FIXED, batch_size=16
   )
   with pytest.raises(DataError, match="data has other classes than the model"):
     post_train(base, settings(data=other, evaluation={}), runtime())
@@ -273,6 +273,6 @@ def test_a_rehearsal_and_the_memory_know_the_weak_batch(base):
   made = settings(gradient=dict(make=".optim.pof", weak_batch_size=48)).experiment(base.model_spec())
   mesh = train.make_mesh(1)
   program, state = experiment.rehearse(made, num_classes=3, num_examples=96, image_size=8, mesh=mesh)
-  found = memory.predict(program, state, batch_size=16, image_size=8, mesh=mesh, compiled=False)
+  found = device_memory.predict(program, state, batch_size=16, image_size=8, mesh=mesh, compiled=False)
   assert found.batch == (16 + 48) * (8 * 8 * 3 * 4 + 4 + 1)
   assert feed.shapes(optim.plain(), batch_size=4, image_size=8).keys() == {"image", "label", "mask"}

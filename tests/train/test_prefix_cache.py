@@ -9,9 +9,9 @@ import pytest
 
 from jaxtl import data, train
 from jaxtl.errors import ConfigError, StorageError
-from jaxtl.train import PrefixCache, feed, memory, prefix_cache
+from jaxtl.train import PrefixCache, device_memory, feed, prefix_cache
 from jaxtl.train.experiment import compile_program
-from jaxtl.train.prefix_cache import Kept
+from jaxtl.train.prefix_cache import HiddenStateStore
 from jaxtl.train.step import init_model, init_state
 
 FIXED = (dict(fn=".data.normalize"),)
@@ -23,7 +23,7 @@ def begun(tiny, runtime):
   """changes of the experiment -> (experiment, program, state, runtime)."""
 
   def make(transforms=FIXED, batch_transforms=(), update="stage3_block1", devices=1, **changes):
-    source = dict(make="tests.train.conftest.squares", num_examples=40)
+    source = dict(make="tests.small_training.squares", num_examples=40)
     shown = dict(source=source, transforms=transforms, batch_transforms=batch_transforms, batch_size=16)
     experiment = tiny(data=shown, gradient=dict(make=".optim.pol", update=update), **changes)
     place = runtime(devices)
@@ -63,7 +63,7 @@ def hidden_of(begun, images):
 def test_the_streams_are_those_of_the_images_in_hidden_states(begun, where):
   made = begun()
   kept = keep(made, where=where)
-  streams = {"train_batches": (data.train_batches, 16), "drawn_batches": (data.drawn_batches, 24)}
+  streams = {"train_batches": (data.train_batches, 16), "resampled_batches": (data.resampled_batches, 24)}
   source, transforms = made[3].open(made[0].data), [spec.realize() for spec in made[0].data.transforms]
   for name, (images_of, size) in streams.items():
     found = first(getattr(kept, name)(batch_size=size, seed=3, start_step=2), 4)
@@ -90,7 +90,7 @@ def test_each_epoch_shows_another_of_the_views(begun):
   np.testing.assert_array_equal(by_image[1], by_image[3])
   assert (by_image[0] != by_image[1]).sum() > 10  # a flip of both views, or of none, is no difference
   assert all((label == one % 3).all() for label, one in zip(labels, order))
-  drawn = first(kept.drawn_batches(batch_size=64, seed=0, start_step=0), 4)
+  drawn = first(kept.resampled_batches(batch_size=64, seed=0, start_step=0), 4)
   seen = np.concatenate([batch["hidden"] for batch in drawn]).reshape(256, -1).sum(axis=1)
   assert len(set(seen)) > 50  # of 80 views, some of them alike
   other = prefix_cache.keep(PrefixCache("host", views=2), *made[1:3], made[0].data, made[3], seed=8)
@@ -111,7 +111,7 @@ def test_the_type_is_that_of_the_network_and_what_is_kept_is_half_as_large(begun
 
 
 def test_an_unreadable_image_counts_for_nothing(begun):
-  kept = Kept(PrefixCache("host"), 3, 2, (2,), jnp.float32, train.make_mesh(1))
+  kept = HiddenStateStore(PrefixCache("host"), 3, 2, (2,), jnp.float32, train.make_mesh(1))
   kept.make_room()
   for number, mask in enumerate(([True, False], [True, False])):
     batch = {"label": jnp.array([number, 2]), "mask": jnp.array(mask)}
@@ -193,7 +193,7 @@ def test_a_step_from_hidden_states_has_no_images(begun):
   }
   state = jax.eval_shape(lambda: state)
   images, states = (
-    memory.predict(
+    device_memory.predict(
       program, state, batch_size=16, image_size=8, mesh=place.mesh, compiled=True, hidden=entering
     )
     for entering in (None, hidden)
@@ -223,7 +223,7 @@ def test_what_does_not_fit_is_refused_with_its_size(begun, monkeypatch, small_di
       keep(made, where=where)
   keep(made, where="host", dtype="bfloat16")
   large = dataclasses.replace(PrefixCache("memmap"), folder=small_disk / "cache")
-  kept = Kept(large, 100_000, 16, (8,), jnp.float32, made[3].mesh)
+  kept = HiddenStateStore(large, 100_000, 16, (8,), jnp.float32, made[3].mesh)
   with pytest.raises(
     StorageError, match=r"3\.2 MB of hidden states do not fit into .*disk.*, where .* are free"
   ):

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import ConfigError, DataError, RunError, StorageError
-from jaxtl.train import checkpoint, processes
+from jaxtl.host import processes
 from tests.several import digests, free_port, start, start_pair, steps_of, write_config
 from tests.train.pair_program import CASES, weights_of
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxtl.errors import DataError
-from jaxtl.train.runtime import class_difference, class_key, few, same_classes
+from jaxtl.data.class_names import class_difference, class_key, same_classes
+from jaxtl.errors import DataError, few
 
 SALAMANDER = "n01629819 European fire salamander, Salamandra salamandra"
 

@@ -9,13 +9,14 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxtl import optim, train, tree
+from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec, parse
 from jaxtl.errors import ConfigError
-from jaxtl.train import Experiment, Runtime, checkpoint, sharding
+from jaxtl.train import Experiment, Runtime, sharding
 from jaxtl.train.experiment import compile_program
 from jaxtl.train.step import init_model, init_state
 from jaxtl.types import Aux
-from tests.train.conftest import tiny_config
+from tests.small_training import tiny_config
 
 RULES = {
   "plain": dict(make=".optim.plain"),

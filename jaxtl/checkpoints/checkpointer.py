@@ -1,0 +1,368 @@
+"""The checkpoints of a run, under a contract that orbax lacks.
+
+A step's folder gets its name when it is complete: arrays, config and last the manifest with the SHA-256 of
+everything (`checkpoints.manifest`). A restore is bit for bit what was saved, or a refusal that names the
+file. Saving happens beside the training, and a full disk delays it without stopping that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxtl import errors
+from jaxtl.checkpoints import checkpoint
+from jaxtl.checkpoints import manifest as manifest_lib
+from jaxtl.errors import CheckpointError, DamagedError, StorageError
+from jaxtl.host import processes
+from jaxtl.host.files import DAMAGED, existing, put_aside, size_text
+from jaxtl.host.processes import is_first_process
+from jaxtl.optim import averaged
+from jaxtl.types import Params, TrainState
+
+# What a step's folder is called before it is complete, and while it is removed.
+WRITING, REMOVING = ".writing", ".removing"
+# The last save of a run waits this long between its attempts, in seconds, and makes none that lasts beyond
+# LONGEST: a run that was asked to end must have given up, and said why, in its grace (`guard.GRACE`).
+PATIENCE, LONGEST = (1.0, 5.0, 10.0), 20.0
+# Saves that fail in a row for another reason than a full disk before the run gives up.
+MOST_FAILURES = 3
+_NO_SPACE = ("no space left", "quota exceeded", "not enough space")
+
+
+class Checkpointer:
+  """The checkpoints of one run, which alone writes to their folder.
+
+  Args:
+    folder: made when first written to.
+    keep: how many of the newest steps stay; with 2 there is one to go back to where the newest is damaged.
+    note: tells the user what happened.
+    patience: seconds between the attempts of the last save.
+    anew: where the folder has steps and not one is whole, tells that, and is as if it had none.
+
+  Raises:
+    StorageError: the folder has steps, and not one is whole, without `anew`; or it cannot be read.
+    CheckpointError: its newest step has a manifest of another format.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    *,
+    keep: int = 2,
+    note: Callable[[str], None] = print,
+    patience: Sequence[float] = PATIENCE,
+    anew: bool = False,
+  ):
+    self._folder = folder.absolute()
+    self._keep = keep
+    self._note = note
+    self._patience = patience
+    self._anew = anew
+    self._writer = checkpoint.writer()
+    self._thread: threading.Thread | None = None
+    self._problem: Exception | None = None
+    self._failures = 0
+    self._pending = False
+    # What the files of the newest step's arrays hold is looked at when it is restored, or asked for.
+    self._sure = jax.process_count() > 1
+    self._newest: int | None = processes.from_first(self._find)
+    self._sure = self._sure or self._newest is None
+
+  def latest_step(self) -> int | None:
+    """The newest step that is complete and whole, None where there is none."""
+    if not self._sure:
+      self._newest = newest_whole(self._folder, self._note, anew=self._anew)
+      self._sure = True
+    return self._newest
+
+  def has_steps(self) -> bool:
+    """Whether there is a step to restore; `restore` looks at its arrays, and goes back to an older one where
+    they are damaged."""
+    return self._newest is not None
+
+  def check_space(self, like: TrainState) -> None:
+    """Refuses a disk that cannot hold what the run is going to keep.
+
+    Raises:
+      StorageError: says how much is needed and how much there is.
+    """
+    processes.from_first(lambda: self._check_space(_items(like)))
+
+  def _check_space(self, items: Any) -> None:
+    one = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(items))
+    have = shutil.disk_usage(existing(self._folder)).free
+    if (need := one * (self._keep + 1)) > have:
+      raise StorageError(
+        f"{self._folder} needs {size_text(need)} for {self._keep} checkpoints of {size_text(one)} and "
+        f"one that is being written; {size_text(have)} are free. Free space, lower 'keep', or give another "
+        "--workdir"
+      )
+
+  def save(
+    self,
+    state: TrainState,
+    config: Mapping[str, Any],
+    *,
+    last: bool = False,
+    statistics: Params | None = None,
+  ) -> None:
+    """Writes the state as its step, behind the training's back; a step that is there already is left alone.
+
+    A save that fails is told and tried again with the next one; the last one waits until it is on the disk,
+    or for `LONGEST`.
+
+    Args:
+      state: to resume from.
+      config: JSON data.
+      last: of the run.
+      statistics: of the weights to use, if these are an average; None takes the state's own.
+
+    Raises:
+      StorageError: the last save, or `MOST_FAILURES` in a row other than for a full disk, did not succeed.
+    """
+    began = time.monotonic()
+    self.wait()
+    step = int(state.step)
+    if self.latest_step() == step:
+      return
+    # A copy: the next step is given the state's memory to write into.
+    items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state, statistics))
+    started = time.monotonic()
+    self._start(step, items, config)
+    for pause in (*self._patience, None) if last else ():
+      self.wait()
+      if self._newest == step:
+        return
+      if pause is None or not _time_left(began, pause, time.monotonic() - started):
+        raise StorageError(
+          f"the last checkpoint, of step {step}, cannot be written: {errors.essence(self._problem)}"
+        )
+      time.sleep(pause)
+      started = time.monotonic()
+      self._start(step, items, config)
+
+  def wait(self) -> None:
+    """Until the save that is under way has ended, either way.
+
+    Raises:
+      StorageError: `MOST_FAILURES` saves have failed, other than for a full disk.
+    """
+    self._join()
+    if self._pending:  # the same on every process, also on one whose own part could not be started
+      self._pending = False
+      self._agree()
+    if self._failures >= MOST_FAILURES:
+      why = errors.essence(self._problem)
+      raise StorageError(f"{self._failures} checkpoints in a row cannot be written to {self._folder}: {why}")
+
+  def restore(self, like: TrainState) -> TrainState:
+    """The newest whole state, placed as `like` is, every array compared with what was saved; `like` itself
+    where none turns out to be whole, with `anew`.
+
+    Raises:
+      CheckpointError: it does not have the structure and shapes of `like`; the differences, a line each.
+      StorageError: no step is whole, or it cannot be read.
+    """
+    while True:
+      read = self._newest
+      if read is None:
+        return like
+      try:
+        state = self._restored(like)
+      except (DamagedError, StorageError):
+        # Which file it is, and whether it is one, the files tell: a damaged step makes way for an older one.
+        if self._sure or self.latest_step() == read:
+          raise
+      else:
+        self._sure = True
+        return state
+
+  def _restored(self, like: TrainState) -> TrainState:
+    folder = self._folder / str(self._newest)
+    saved = manifest_lib.read(folder)
+    items = jax.tree.map(ocp.utils.to_shape_dtype_struct, _items(like))
+    if not any(path.startswith("optimizer/batch_stats/") for path in saved.leaves):
+      items["optimizer"].pop("batch_stats", None)  # older versions saved the weights' own as the average's
+    found = manifest_lib.misfits(saved.leaves, manifest_lib.shapes_of(items))
+    if found:
+      raise CheckpointError(f"{folder} does not fit this run: {'; '.join(found[:10])}{_more(found, 10)}")
+    arguments = {
+      name: ocp.args.PyTreeRestore(item=tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
+      for name, tree in items.items()
+    }
+    try:
+      restored = self._writer.restore(folder, args=ocp.args.Composite(**arguments))
+    except Exception as error:  # orbax raises what its readers raise
+      raise StorageError(f"{folder} cannot be restored: {errors.essence(error)}") from error
+    restored = {name: restored[name] for name in items}
+    manifest_lib.verify_leaves(saved, restored, at=str(folder))
+    return TrainState(**{**restored["model"], **restored["optimizer"]})
+
+  def config(self) -> dict[str, Any]:
+    """The config item of the newest step.
+
+    Raises:
+      StorageError: it cannot be read.
+    """
+    folder = self._folder / str(self._newest)
+    try:
+      return checkpoint.read_config(folder)
+    except Exception as error:  # as in `restore`
+      raise StorageError(f"{folder} cannot be restored: {errors.essence(error)}") from error
+
+  def close(self) -> None:
+    """Waits for the save that is under way; a failure of it was told."""
+    self._join()
+    self._writer.close()
+
+  def _join(self) -> None:
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+
+  def _find(self) -> int | None:
+    """The newest whole step, where the folder is tidy again."""
+    manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
+    return newest_whole(self._folder, self._note, but_arrays=not self._sure, anew=self._anew)
+
+  def _agree(self) -> None:
+    """Takes process 0's word for what came of a save: its disk is the one that counts."""
+    if jax.process_count() == 1:
+      return
+    problem = self._problem and errors.essence(self._problem)
+    said = processes.from_first(lambda: [self._newest, self._failures, problem])
+    self._newest, self._failures, problem = said
+    self._problem = StorageError(problem) if problem else None
+
+  def _start(self, step: int, items: Any, config: Mapping[str, Any]) -> None:
+    folder = self._folder / f"{step}{WRITING}"
+    self._pending = True
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      self._writer.save(folder, args=checkpoint.save_arguments(items, {**config, "step": step}))
+    except Exception as error:  # orbax raises what its writers raise
+      self._failed(step, error)
+      return
+    self._thread = threading.Thread(target=self._finish, args=(step, items, folder), name="checkpoint")
+    self._thread.start()
+
+  def _finish(self, step: int, items: Any, folder: Path) -> None:
+    try:
+      leaves = manifest_lib.leaves_of(items)
+      self._writer.wait_until_finished()
+      if is_first_process():
+        manifest_lib.write(folder, step, leaves)
+        self._make_way(self._folder / str(step))
+        folder.rename(self._folder / str(step))
+    except Exception as error:
+      self._failed(step, error)
+    else:
+      self._newest, self._problem, self._failures = step, None, 0
+      self._prune()
+
+  def _make_way(self, path: Path) -> None:
+    """Renames a folder that has the name of this step, and that this run has not written."""
+    if path.exists():
+      aside = put_aside(path)
+      self._note(f"{path} was there, and is not of this run. It is {aside.name} now")
+
+  def _failed(self, step: int, error: Exception) -> None:
+    self._problem = error
+    full = any(words in str(error).lower() for words in _NO_SPACE)
+    self._failures += not full
+    self._writer = checkpoint.writer()  # one that failed keeps its error
+    if is_first_process():
+      _clean(self._folder)
+    what = "the disk is full" if full else errors.essence(error)
+    self._note(f"the checkpoint of step {step} was not written: {what}; the next one tries again")
+
+  def _prune(self) -> None:
+    if not is_first_process():
+      return
+    try:
+      # A folder with a later number was not written by this run, and must not cost it a step.
+      own = [number for number in checkpoint.steps_in(self._folder) if number <= (self._newest or 0)]
+      for number in sorted(own)[: -self._keep]:
+        _remove(self._folder / str(number))
+    except OSError as error:  # what is too much stays; the step itself is saved
+      self._note(f"an old checkpoint cannot be removed: {error}")
+
+
+def newest_whole(
+  folder: Path, note: Callable[[str], None], *, but_arrays: bool = False, anew: bool = False
+) -> int | None:
+  """The newest step whose files are as they were saved; newer ones that are not are renamed, never deleted.
+
+  Args:
+    folder: of a run's checkpoints.
+    note: told of each damaged step, with the file.
+    but_arrays: as for `manifest.verify_files`.
+    anew: where there are steps, and all are damaged, tells so and returns None.
+
+  Raises:
+    StorageError: there are steps, and all are damaged, without `anew`: a run does not start anew in silence.
+      Or one cannot be read, and nothing is known of it.
+    CheckpointError: one has a manifest of another format.
+  """
+  steps = sorted(manifest_lib.patiently(lambda: checkpoint.steps_in(folder), folder), reverse=True)
+  for step, older in itertools.zip_longest(steps, steps[1:]):
+    path = folder / str(step)
+    try:
+      manifest_lib.verify_files(path, but_arrays=but_arrays)
+      return step
+    except DamagedError as error:
+      aside = put_aside(path)
+      then = "there is no older step" if older is None else f"step {older} is looked at next"
+      note(f"checkpoint damaged: {error}. It is {aside.name} now; {then}")
+  if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
+    found = f"{folder} has no step that is whole, and {damaged} damaged"
+    if not anew:
+      raise StorageError(f"{found}; bring one back, or give another --workdir to start anew")
+    note(f"{found}; this training begins anew")
+  return None
+
+
+def _time_left(began: float, pause: float, took: float) -> bool:
+  """Whether an attempt after `pause` that takes as long as the last one ends in time; process 0's word."""
+  return processes.from_first(lambda: time.monotonic() - began + pause + took <= LONGEST)
+
+
+def _items(state: TrainState, statistics: Params | None = None) -> dict[str, Any]:
+  """The model item holds the weights to use; where they are an average, the optimizer item has the others."""
+  used = averaged(state.opt_state, state.params)
+  optimizer = {"step": state.step, "opt_state": state.opt_state, "memory": state.memory}
+  stats = state.batch_stats
+  if used is not state.params:
+    optimizer["params"] = state.params
+    if jax.tree.leaves(stats):
+      optimizer["batch_stats"], stats = stats, stats if statistics is None else statistics
+  return {"model": {"params": used, "batch_stats": stats}, "optimizer": optimizer}
+
+
+def _clean(folder: Path) -> None:
+  """Removes what a run that was killed left half done."""
+  if folder.is_dir():
+    for pattern in (f"*{WRITING}*", f"*{REMOVING}"):
+      for path in folder.glob(pattern):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+  """First the name, so that a step which is half removed is never taken for one."""
+  leaving = path.with_name(f"{path.name}{REMOVING}")
+  path.rename(leaving)
+  shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _more(items: Sequence[Any], shown: int) -> str:
+  return f"; and {len(items) - shown} more" if len(items) > shown else ""

@@ -1,0 +1,16 @@
+"""`jaxtl data check`: what a data set holds."""
+
+from __future__ import annotations
+
+import argparse
+
+from jaxtl.cli.evaluate import column_choice
+from jaxtl.cli.output import show
+
+
+def data_check(options: argparse.Namespace) -> None:
+  """`jaxtl data check`: what a data set holds."""
+  from jaxtl import data as data_lib
+
+  columns = column_choice(options)
+  show(data_lib.check_source(options.source, data_dir=options.data_dir, out=options.out, **columns))

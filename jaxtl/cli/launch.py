@@ -1,0 +1,39 @@
+"""`jaxtl launch`: starting a run elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from jaxtl import launching
+from jaxtl.cli import launch_options as launch_arguments
+from jaxtl.cli.options import default_workdir
+from jaxtl.cli.output import show
+from jaxtl.errors import ConfigError
+from jaxtl.runner import config_file
+
+
+def launch(options: argparse.Namespace) -> int:
+  """`jaxtl launch`: what would start a run elsewhere, or with --yes its start; returns its exit code."""
+  if options.dry_run and options.write:
+    raise ConfigError("--dry-run writes nothing, so --write has no meaning; leave one of them out")
+  if options.dry_run and options.yes:
+    raise ConfigError("--dry-run and --yes contradict each other; write one of them")
+  config = config_file.load_config(options.config, options.overrides)
+  parsed, arms = config_file.parse_config(config)
+  config_file.check_chosen(options.arms, options.seeds, parsed)
+  default = default_workdir(options.config)
+  job, given = launch_arguments.job_of(
+    options, name="-".join(default.parts[1:]), workdir=str(default), arms=tuple(arms), seeds=parsed.seeds
+  )
+  folder = options.write or Path("runs", "launch", job.name)
+  plan = launching.render(options.target, job, folder, given=given)
+  if options.yes:
+    return launching.submit(plan, folder)
+  show(plan.text(folder), end="")
+  if not options.dry_run:
+    if options.write:
+      launching.write(plan, folder)
+    print("jaxtl: nothing has been submitted; add --yes to do it", file=sys.stderr)
+  return 0

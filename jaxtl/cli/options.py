@@ -1,0 +1,357 @@
+"""Arguments that several commands of the command line share, and what their texts are read as."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+
+def command(commands: Any, name: str, function: str, description: str) -> argparse.ArgumentParser:
+  """Adds a command's parser; `function`, like "weights.export", names what runs it inside `jaxtl.cli`."""
+  parser = commands.add_parser(
+    name, help=description, description=description[0].upper() + description[1:] + "."
+  )
+  parser.set_defaults(command=function, parser=parser)
+  return parser
+
+
+def local_path(text: str) -> Path:
+  """Parses a path on this machine; refuses a URL, which would become a folder here."""
+  if found := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/+", text):
+    raise argparse.ArgumentTypeError(
+      f"expected a path on this machine, got {text!r}; mount that, and write where it is (for example "
+      f"/mnt/{text[found.end() :]})"
+    )
+  return Path(text)
+
+
+def local_folder(text: str) -> str:
+  """Parses the same, and returns it as text."""
+  local_path(text)
+  return text
+
+
+def config_options(parser: argparse.ArgumentParser, *, buckets: bool = False) -> None:
+  """Adds the config, its overrides and the data folder, which may be in a bucket with `buckets`."""
+  parser.add_argument(
+    "config", type=local_path, metavar="CONFIG", help="a Python file with get_config() (path)"
+  )
+  parser.add_argument(
+    "overrides",
+    nargs="*",
+    metavar="KEY=VALUE",
+    help="replaces a value, e.g. base.epochs=2 or --config.base.epochs=2 (literal or text; default: none)",
+  )
+  data_option(parser, buckets=buckets)
+
+
+def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+  """The folder of a checkpoint."""
+  parser.add_argument(
+    "checkpoint",
+    type=local_path,
+    metavar="CHECKPOINT",
+    help="folder of one arm and seed, WORKDIR/ARM/SEED, or one step inside (path)",
+  )
+
+
+def data_option(parser: argparse.ArgumentParser, *, buckets: bool = False) -> None:
+  """Where sources look."""
+  parser.add_argument(
+    "--data-dir",
+    type=str if buckets else local_folder,
+    metavar="DIR",
+    help="folder below which sources look (path; default: here)",
+  )
+
+
+def column_options(parser: argparse.ArgumentParser) -> None:
+  """Adds the options that choose columns of Parquet files."""
+  for kind in ("label", "image"):
+    parser.add_argument(
+      f"--{kind}-column",
+      metavar="NAME",
+      help=f"column of {kind}s in Parquet files (text; default: {kind!r}, or the only one)",
+    )
+
+
+def trust_option(parser: argparse.ArgumentParser) -> None:
+  """Whether configs that came with data may name anything."""
+  parser.add_argument(
+    "--trust",
+    action="store_true",
+    help="import what a checkpoint's or a run's config names outside jaxtl and optax (flag; default: refuse)",
+  )
+
+
+def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
+  """Which part of a study is run, and how; where `handed_on`, a limit that is not given is None."""
+  parser.add_argument(
+    "--arms", type=names, metavar="A,B", help="only these arms (names; default: all of the config's)"
+  )
+  parser.add_argument(
+    "--seeds", type=numbers, metavar="0,1", help="only these seeds (integers; default: all of the config's)"
+  )
+  parser.add_argument(
+    "--no-report", action="store_true", help="do not write the report at the end (flag; default: write it)"
+  )
+  parser.add_argument(
+    "--hang-limit",
+    type=seconds,
+    default=None if handed_on else 1800.0,
+    metavar="S",
+    help="a run that does not move for so long ends with exit code 42; the longest compilation must fit in "
+    "(seconds; default: 1800)",
+  )
+  parser.add_argument(
+    "--gather-limit",
+    type=seconds,
+    default=None if handed_on else 300.0,
+    metavar="S",
+    help="processes of one run that have not all come after so long end with exit code 42 (seconds; "
+    "default: 300)",
+  )
+  parser.add_argument(
+    "--heartbeat",
+    type=count,
+    default=None if handed_on else 10,
+    metavar="S",
+    help="a process of a run that is silent for so long counts as lost, and the others end with exit code 42 "
+    "(integer, seconds; default: 10)",
+  )
+  trust_option(parser)
+  device_options(parser)
+
+
+def device_options(parser: argparse.ArgumentParser) -> None:
+  """Which devices are used."""
+  parser.add_argument(
+    "--num-devices", type=count, metavar="N", help="use the first N devices (integer; default: all)"
+  )
+  parser.add_argument(
+    "--model-devices",
+    type=count,
+    default=1,
+    metavar="N",
+    help="devices along the model axis; the batch is split over the others (integer; default: 1)",
+  )
+  parser.add_argument(
+    "--cpu-devices",
+    type=count,
+    metavar="N",
+    help="split the CPU into N virtual devices (integer; default: 1)",
+  )
+
+
+def process_options(parser: argparse.ArgumentParser) -> None:
+  """How several processes find each other where nothing that started them says it."""
+  parser.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="address of process 0 (text; default: SLURM's or the TPU's, else one process)",
+  )
+  parser.add_argument(
+    "--num-processes",
+    type=count,
+    metavar="N",
+    help="how many there are; 1 without the other two trains alone (integer; default: as found)",
+  )
+  parser.add_argument(
+    "--process-id", type=number, metavar="I", help="which of them this is (integer; default: as found)"
+  )
+
+
+def class_options(parser: argparse.ArgumentParser) -> None:
+  """How the classes of data and model meet."""
+  parser.add_argument(
+    "--subset",
+    action="store_true",
+    help="score among the data's classes only, found among the model's by name (flag; default: same list)",
+  )
+  parser.add_argument(
+    "--class-map",
+    type=local_path,
+    metavar="FILE",
+    help="the same, with a JSON object of data class to model class (path; default: names agree)",
+  )
+
+
+def zero_shot_options(parser: argparse.ArgumentParser) -> None:
+  """What makes a classifier of class names."""
+  parser.add_argument(
+    "--zero-shot",
+    metavar="PROMPTS",
+    help="give an image tower of CLIP a classifier made of class names, in the words of a set of prompts, as "
+    "cifar10, or of a JSON file (text; default: the checkpoint's own classifier)",
+  )
+  parser.add_argument(
+    "--text",
+    type=local_path,
+    metavar="CHECKPOINT",
+    help="the text tower for --zero-shot (path; default: none)",
+  )
+  parser.add_argument(
+    "--vocabulary",
+    type=local_path,
+    metavar="FILE",
+    help="the text tower's vocabulary for --zero-shot, as bpe_simple_vocab_16e6.txt.gz or a tokenizer.json "
+    "(path; default: none)",
+  )
+
+
+def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
+  """What is done to images; `own` says whose values are the defaults."""
+  parser.add_argument(
+    "--image-size", type=count, metavar="N", help=f"side of the images in pixels (integer; default: {own})"
+  )
+  parser.add_argument(
+    "--crop-fraction",
+    type=fraction,
+    metavar="F",
+    help="image size over the shorter side before the middle is cut out; 'none' resizes without a cut "
+    f"(number above 0 to 1; default: {own})",
+  )
+  parser.add_argument(
+    "--interpolation", choices=("bilinear", "bicubic"), help=f"how images are resized (text; default: {own})"
+  )
+  parser.add_argument(
+    "--orientation",
+    choices=("upright", "stored"),
+    help="turn images as their EXIF orientation says, or leave them as stored, like torchvision (text; "
+    f"default: {own}, else upright)",
+  )
+  for name in ("mean", "std"):
+    parser.add_argument(
+      f"--{name}",
+      type=channels,
+      metavar="R,G,B",
+      help=f"{name} of the channels on the scale from 0 to 1 (three numbers; default: {own})",
+    )
+
+
+def layer_options(parser: argparse.ArgumentParser) -> None:
+  """The diagnosis of layers."""
+  parser.add_argument(
+    "--layers",
+    action="store_true",
+    help="measure instead how much the loss would fall if one layer alone were changed, and how curved it is "
+    "there, on a subset of the images (flag; default: accuracy)",
+  )
+  parser.add_argument(
+    "--seed", type=number, metavar="N", help="of the subset for --layers (integer; default: 0)"
+  )
+  parser.add_argument(
+    "--groups",
+    type=pattern,
+    action="append",
+    metavar="REGEX",
+    help="blocks that are a layer for --layers, by their whole names; repeat it for more; the first "
+    "parenthesis names the layer (text; default: every block, and a DenseNet's layers by stage)",
+  )
+  parser.add_argument(
+    "--cross-fit",
+    action="store_true",
+    help="for --layers: the direction from one half of the images, the losses from the other (flag; default: "
+    "both from all)",
+  )
+  parser.add_argument(
+    "--refine-steps",
+    type=number,
+    metavar="N",
+    help="for --layers: further steps of descent in each layer (integer; default: 0)",
+  )
+  parser.add_argument(
+    "--cross-check",
+    action="store_true",
+    help="for --layers: kappa also from a Hessian-vector product (flag; default: no)",
+  )
+  parser.add_argument(
+    "--choose-by",
+    choices=("kappa", "kappa_rel"),
+    help="for --layers: the curvature that chooses the layer to perturb (text; default: kappa)",
+  )
+
+
+def names(text: str) -> list[str]:
+  """Names between commas."""
+  names = [name for name in text.split(",") if name]
+  if not names:
+    raise argparse.ArgumentTypeError(f"{text!r} names nothing; write names like a,b")
+  return names
+
+
+def count(text: str) -> int:
+  """A whole number from 1."""
+  if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"expected a positive integer, got {text[:40]!r} (for example 8)")
+  return int(text)
+
+
+def fraction(text: str) -> float | str:
+  """A number, or "none"."""
+  if text == "none":
+    return text
+  try:
+    return float(text)
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is neither a number nor 'none'; write one like 0.875"
+    ) from None
+
+
+def number(text: str) -> int:
+  """A whole number from 0."""
+  if not re.fullmatch("[0-9]{1,18}", text):
+    raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text[:40]!r} (for example 2)")
+  return int(text)
+
+
+def seconds(text: str) -> float:
+  """A number above 0."""
+  try:
+    found = float(text)
+  except ValueError:
+    found = math.nan
+  if not 0 < found < math.inf:
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; write one like 60")
+  return found
+
+
+def pattern(text: str) -> str:
+  """A regular expression."""
+  try:
+    re.compile(text)
+  except re.error as error:
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is no regular expression ({error}); write one like 'stage1.*'"
+    ) from None
+  return text
+
+
+def channels(text: str) -> tuple[float, ...]:
+  """Three numbers between commas."""
+  try:
+    numbers = tuple(float(number) for number in text.split(","))
+  except ValueError:
+    numbers = ()
+  if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+    raise argparse.ArgumentTypeError(f"{text!r} is not three numbers like 0.5,0.5,0.5")
+  return numbers
+
+
+def numbers(text: str) -> list[int]:
+  """Whole numbers between commas."""
+  try:
+    return [int(number) for number in text.split(",")]
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of integers like 0,1") from None
+
+
+def default_workdir(config: Path) -> Path:
+  """runs/NAME, where NAME is the config's path below `configs`: namesakes in two folders do not clash."""
+  parts = config.with_suffix("").parts
+  below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
+  return Path("runs", *below)

@@ -1,0 +1,341 @@
+"""The options of every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jaxtl.cli import launch_options as launching
+from jaxtl.cli.options import (
+  checkpoint_argument,
+  class_options,
+  column_options,
+  command,
+  config_options,
+  count,
+  data_option,
+  device_options,
+  layer_options,
+  local_path,
+  number,
+  pattern,
+  preprocessing_options,
+  process_options,
+  run_options,
+  seconds,
+  trust_option,
+  zero_shot_options,
+)
+
+# As in jaxtl.pretrained, which is not imported before it is needed.
+LAYOUTS = (
+  "jaxtl",
+  "torchvision",
+  "timm",
+  "hugging_face",
+  "openai",
+  "open_clip",
+  "big_vision",
+  "augreg",
+  "akamaster",
+  "wide_resnet_pytorch",
+  "lukemelas",
+  "mlperf_tiny",
+  "tflite",
+)
+EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo")
+
+
+def add_run(commands: Any) -> None:
+  run = command(commands, "run", "run.run", "run a study: every arm with every seed, then its report")
+  config_options(run)
+  run.add_argument(
+    "--workdir",
+    type=local_path,
+    metavar="DIR",
+    help="folder of the run; running again continues it (path; default: runs/CONFIG)",
+  )
+  run_options(run, handed_on=False)
+  process_options(run)
+
+
+def add_check(commands: Any) -> None:
+  check = command(
+    commands, "check", "run.check", "check a config without running it: parameters, steps, sizes"
+  )
+  config_options(check)
+  check.add_argument(
+    "--print-config", action="store_true", help="print the whole config as JSON and stop (flag; default: no)"
+  )
+  check.add_argument(
+    "--compile",
+    choices=("first", "all", "none"),
+    default="first",
+    help="which arms' steps are compiled, for the memory of their activations (text; default: first)",
+  )
+  device_options(check)
+
+
+def add_eval(commands: Any) -> None:
+  evaluate = command(
+    commands,
+    "eval",
+    "evaluate.evaluate",
+    "evaluate a checkpoint on a data set with the same classes, or some of them",
+  )
+  checkpoint_argument(evaluate)
+  evaluate.add_argument(
+    "--data",
+    required=True,
+    metavar="SOURCE",
+    help="folder, parquet, sheets, npz, tfds:NAME or a built-in (text)",
+  )
+  evaluate.add_argument(
+    "--split", metavar="NAME", help="split to use (text; default: the only one, test or val)"
+  )
+  evaluate.add_argument(
+    "--batch-size", type=count, default=128, metavar="N", help="images per batch (integer; default: 128)"
+  )
+  evaluate.add_argument(
+    "--max-bad-records",
+    type=number,
+    default=0,
+    metavar="N",
+    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
+  )
+  evaluate.add_argument(
+    "--out",
+    type=local_path,
+    metavar="DIR",
+    help="also write scores, tables, pictures and a page to a new folder (path; default: no files)",
+  )
+  evaluate.add_argument(
+    "--flatness",
+    action="store_true",
+    help="measure curvature and sharpness instead, on a subset of the images (flag; default: accuracy)",
+  )
+  evaluate.add_argument(
+    "--num-examples",
+    type=count,
+    default=None,
+    metavar="N",
+    help="images of the subset (integer; default: 512 for --flatness, 1000 for --layers)",
+  )
+  layer_options(evaluate)
+  class_options(evaluate)
+  zero_shot_options(evaluate)
+  preprocessing_options(evaluate, own="the checkpoint's")
+  data_option(evaluate)
+  column_options(evaluate)
+  trust_option(evaluate)
+  device_options(evaluate)
+
+
+def add_import(commands: Any) -> None:
+  importing = command(
+    commands,
+    "import",
+    "weights.import_weights",
+    "make a checkpoint, where every study can start, of somebody's weights",
+  )
+  importing.add_argument(
+    "file",
+    type=local_path,
+    metavar="FILE",
+    help=".safetensors, .npz, .pth, or a folder that holds one (path)",
+  )
+  importing.add_argument(
+    "overrides",
+    nargs="*",
+    metavar="KEY=VALUE",
+    help="a keyword of the model, like padding=same (default: none)",
+  )
+  importing.add_argument(
+    "--as", dest="model", required=True, metavar="MODEL", help="our model, e.g. resnet50 (text)"
+  )
+  importing.add_argument(
+    "--layout", required=True, choices=LAYOUTS, help=f"whose names the file has: {', '.join(LAYOUTS)} (text)"
+  )
+  importing.add_argument(
+    "--out", type=local_path, metavar="DIR", help="folder that is made (path; default: runs/import/MODEL)"
+  )
+  importing.add_argument(
+    "--classes",
+    type=local_path,
+    metavar="FILE",
+    help="JSON list of class names in the order of the outputs (path; default: ImageNet's for 1,000)",
+  )
+  importing.add_argument(
+    "--allow",
+    type=pattern,
+    action="append",
+    default=[],
+    metavar="REGEX",
+    help="paths of ours that may be missing, keys of the file that may be left over (text; default: none)",
+  )
+  importing.add_argument(
+    "--no-head",
+    action="store_true",
+    help="leave the classifier out, so that no class names are needed (flag; default: no)",
+  )
+  importing.add_argument(
+    "--prefix",
+    metavar="TEXT",
+    help="prefix of the tensors' names, such as teacher.backbone.; tensors without it are left out "
+    "(text; default: what fits the layout)",
+  )
+  importing.add_argument(
+    "--verify",
+    action="store_true",
+    help="run 8 inputs through the original in its library, too (flag; default: no)",
+  )
+  preprocessing_options(importing, own="the file's, or the layout's")
+  device_options(importing)
+
+
+def add_export(commands: Any) -> None:
+  export = command(commands, "export", "weights.export", "write a checkpoint's weights in another format")
+  checkpoint_argument(export)
+  export.add_argument(
+    "out", type=local_path, metavar="OUT", help="folder that is made (path; must not exist)"
+  )
+  export.add_argument(
+    "--format",
+    choices=EXPORTS,
+    default="safetensors",
+    help=f"what to write: {', '.join(EXPORTS)} (text; default: safetensors)",
+  )
+  trust_option(export)
+  device_options(export)
+
+
+def add_report(commands: Any) -> None:
+  report = command(
+    commands, "report", "report.report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
+  )
+  report.add_argument("workdir", type=local_path, metavar="WORKDIR", help="folder of the run (path)")
+  report.add_argument(
+    "--out", type=local_path, metavar="DIR", help="where to write (path; default: WORKDIR/report)"
+  )
+  data_option(report)
+  trust_option(report)
+
+
+def add_data(commands: Any) -> None:
+  data = commands.add_parser("data", help="look at a data set", description="Look at a data set.")
+  data_commands = data.add_subparsers(required=True, metavar="COMMAND")
+  data_check = command(
+    data_commands,
+    "check",
+    "data.data_check",
+    "classes, counts, sizes, unreadable files, overlap; and two pictures",
+  )
+  data_check.add_argument(
+    "source",
+    metavar="SOURCE",
+    help="folder, parquet, sheets, npz, tfds:NAME, glyphs, digits, photo_patches or scene_patches (text)",
+  )
+  data_check.add_argument(
+    "--out",
+    type=local_path,
+    default=Path("data_check"),
+    metavar="DIR",
+    help="for the pictures (path; default: data_check)",
+  )
+  data_option(data_check)
+  column_options(data_check)
+
+
+def add_ckpt(commands: Any) -> None:
+  ckpt = commands.add_parser("ckpt", help="look at checkpoints", description="Look at checkpoints.")
+  verbs = ckpt.add_subparsers(required=True, metavar="COMMAND")
+  inspect = command(
+    verbs,
+    "inspect",
+    "checkpoints.ckpt_inspect",
+    "what a checkpoint holds, by its manifest: model, classes, arrays",
+  )
+  checkpoint_argument(inspect)
+  verify = command(
+    verbs,
+    "verify",
+    "checkpoints.ckpt_verify",
+    "read every step whole and compare each file and array with its digest",
+  )
+  verify.add_argument(
+    "path", type=local_path, metavar="PATH", help="one step, or a folder that has some at any depth (path)"
+  )
+  diff = command(
+    verbs, "diff", "checkpoints.ckpt_diff", "how two checkpoints differ: config, and each array by its norm"
+  )
+  checkpoint_argument(diff)
+  diff.add_argument(
+    "other", type=local_path, metavar="OTHER", help="the second checkpoint, like the first (path)"
+  )
+
+
+def add_verify_resume(commands: Any) -> None:
+  resume = command(
+    commands,
+    "verify-resume",
+    "run.verify_resume",
+    "train a config's network twice, once killed and started again, and compare every array bit for bit",
+  )
+  config_options(resume)
+  resume.add_argument("--arm", metavar="NAME", help="which arm (text; default: the first that trains)")
+  resume.add_argument(
+    "--seed", type=number, metavar="N", help="its seed (integer; default: the config's first)"
+  )
+  resume.add_argument(
+    "--steps", type=count, default=8, metavar="N", help="where both runs end (integer; default: 8)"
+  )
+  resume.add_argument(
+    "--kill-after",
+    type=count,
+    default=5,
+    metavar="N",
+    help="step after which one is killed; checkpoints are every two steps (integer; default: 5)",
+  )
+  trust_option(resume)
+  device_options(resume)
+
+
+def add_doctor(commands: Any) -> None:
+  doctor = command(
+    commands,
+    "doctor",
+    "run.doctor",
+    "what a run would find here, and why; add up 1 over all devices of all processes",
+  )
+  doctor.add_argument(
+    "config",
+    nargs="?",
+    type=local_path,
+    metavar="CONFIG",
+    help="also compare this config and its data over the processes (path; default: neither)",
+  )
+  data_option(doctor)
+  doctor.add_argument(
+    "--timeout",
+    type=seconds,
+    default=60.0,
+    metavar="S",
+    help="how long the sum may take (seconds; default: 60)",
+  )
+  device_options(doctor)
+  process_options(doctor)
+
+
+COMMANDS = (
+  add_run,
+  launching.add,
+  add_check,
+  add_eval,
+  add_import,
+  add_export,
+  add_report,
+  add_data,
+  add_ckpt,
+  add_verify_resume,
+  add_doctor,
+)

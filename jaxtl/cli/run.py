@@ -1,0 +1,81 @@
+"""What the commands do, given their options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+
+from jaxtl.cli.options import default_workdir
+from jaxtl.cli.output import show
+from jaxtl.cli.report import write_report
+from jaxtl.cli.runtime import make_runtime
+from jaxtl.host import exit_reason, processes
+from jaxtl.host.interruption import Interruption, Watchdog
+from jaxtl.host.processes import is_first_process
+from jaxtl.runner import config_file
+from jaxtl.runner import run as study
+
+
+def run(options: argparse.Namespace) -> None:
+  """`jaxtl run`: every arm with every seed, then the report."""
+  config = config_file.load_config(options.config, options.overrides)
+  config_file.parse_config(config)  # mistakes show before anything is made
+  workdir = options.workdir or default_workdir(options.config)
+  processes.start(options.cluster, gather=options.gather_limit, heartbeat=options.heartbeat)
+  runtime = make_runtime(options)
+  runtime.quarantine = workdir / exit_reason.of_process("quarantine.jsonl", jax.process_index())
+  runtime.watchdog = Watchdog(limit=options.hang_limit, folder=workdir)
+  with runtime.watched():
+    with Interruption(workdir).installed() as interruption:
+      runtime.interruption = interruption
+      study.run_study(
+        config,
+        workdir=workdir,
+        runtime=runtime,
+        arms=options.arms,
+        seeds=options.seeds,
+        command=options.command_line,
+      )
+    if not options.no_report and is_first_process():
+      runtime.beat()
+      write_report(workdir, workdir / "report", options.data_dir, trust=options.trust)
+
+
+def check(options: argparse.Namespace) -> None:
+  """`jaxtl check`: the recipe in numbers, with nothing trained."""
+  from jaxtl.runner import describe
+
+  config = config_file.load_config(options.config, options.overrides)
+  if options.print_config:
+    show(json.dumps(config, indent=2))
+    return
+  show(describe.describe(config, make_runtime(options), compiled=options.compile), end="")
+
+
+def verify_resume(options: argparse.Namespace) -> int:
+  """`jaxtl verify-resume`: 1 where a resumed run is not the uninterrupted one."""
+  from jaxtl.runner import verify_resume as resume
+
+  config = config_file.load_config(options.config, options.overrides)
+  plan = resume.make_plan(
+    config, arm=options.arm, seed=options.seed, steps=options.steps, kill_after=options.kill_after
+  )
+  if part := resume.part(os.environ):
+    resume.train_part(plan, *part, make_runtime(options))
+    return 0
+  with tempfile.TemporaryDirectory(prefix="jaxtl-") as folder:
+    finding = resume.verify(plan, options.command_line[1:], Path(folder))
+  show(finding)
+  return 1 if finding.unequal else 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+  """`jaxtl doctor`: what a run would find here; 1 where something is wrong."""
+  from jaxtl.cli import doctor as doctor_lib
+
+  return doctor_lib.examine(options, lambda: make_runtime(options))

@@ -1,0 +1,56 @@
+"""`jaxtl import` and `jaxtl export`: weights of other libraries."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jaxtl import config as config_lib
+from jaxtl.checkpoints import checkpoint
+from jaxtl.cli.evaluate import preprocessing_choice
+from jaxtl.cli.output import show
+from jaxtl.cli.runtime import make_runtime
+from jaxtl.errors import InputError
+
+
+def import_weights(options: argparse.Namespace) -> None:
+  """`jaxtl import`: somebody's weights as a checkpoint."""
+  from jaxtl import pretrained
+  from jaxtl.pretrained import importing, mapping_table, verify
+
+  layout = pretrained.LAYOUTS[options.layout]
+  out = options.out or Path("runs", "import", options.model)
+  if out.exists():
+    raise InputError(f"{out} exists already; give --out a folder that does not")
+  if options.no_head and options.classes:
+    raise InputError(
+      "--classes names the outputs of a classifier, which --no-head leaves out; give one of them"
+    )
+  make_runtime(options)
+  imported = importing.import_weights(
+    options.file,
+    model=options.model,
+    layout=layout,
+    keywords=config_lib.override({}, options.overrides),
+    classes=importing.read_classes(options.classes) if options.classes else None,
+    allow=options.allow,
+    preprocessing=preprocessing_choice(options),
+    head=not options.no_head,
+    prefix=options.prefix,
+  )
+  show(mapping_table.table(imported), end="")
+  if options.verify:
+    error = verify.verify(imported, library=layout.library)
+    show(f"verified with {layout.library}: 8 inputs, largest difference {error:.1e} of the largest output")
+  checkpoint.save_weights(imported.weights, out)
+  show(f"wrote {out}")
+
+
+def export(options: argparse.Namespace) -> None:
+  """`jaxtl export`: the weights with their class list and preprocessing, readable without jaxtl."""
+  from jaxtl.pretrained import exporting
+
+  weights = checkpoint.load(options.checkpoint)
+  make_runtime(options)
+  exporting.export(weights, options.out, format=options.format, trust=options.trust)
+  show(f"wrote {options.out} from {weights.path}")

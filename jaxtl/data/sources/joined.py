@@ -1,0 +1,62 @@
+"""Several data sets as one, in turn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from jaxtl.data.sources.source import Source
+from jaxtl.data.sources.storage import Encoded
+from jaxtl.data.sources.tfds import RecordSource, StreamSource
+from jaxtl.errors import DataError
+
+
+def joined(*, sources: Mapping[str, Source | RecordSource | StreamSource], name: str = "joined") -> Source:
+  """The examples of all sources in turn, as often as the largest has examples; classes side by side.
+
+  Example i is of source i mod k, so that in every order each source has the same share of the examples,
+  however small it is: those of smaller ones come back. The label of a source's class is moved behind the
+  classes of the sources before it. All images are in memory, encoded.
+
+  Args:
+    sources: {name: source}; a class is called `name/class`.
+    name: of the whole, shown in reports.
+
+  Raises:
+    DataError: there are no sources, or one has no examples.
+  """
+  if not sources:
+    raise DataError("joined has no sources; give at least one")
+  held = {key: one.gather() if isinstance(one, StreamSource) else one for key, one in sources.items()}
+  for key, source in held.items():
+    if not len(source):
+      raise DataError(f"joined needs examples, and {key!r} ({source.name}) has none")
+  most = max(map(len, held.values()))
+  images: list[bytes] = [b""] * (most * len(held))
+  labels = np.empty(len(images), np.int32)
+  offset = 0
+  for number, source in enumerate(held.values()):
+    place = np.arange(most) % len(source)
+    encoded = [_encoded(source, index) for index in range(len(source))]
+    images[number :: len(held)] = [encoded[index] for index in place]  # the same bytes, not copies
+    labels[number :: len(held)] = source.labels[place] + offset
+    offset += len(source.classes)
+  classes = tuple(f"{key}/{class_name}" for key, source in held.items() for class_name in source.classes)
+  kind = "real" if all(source.kind == "real" for source in held.values()) else "synthetic"
+  left_out = tuple(file for source in held.values() for file in getattr(source, "left_out", ()))
+  return Source(
+    name=name, classes=classes, labels=labels, images=Encoded(images), kind=kind, left_out=left_out
+  )
+
+
+def _encoded(source: Source | RecordSource, index: int) -> bytes:
+  """An image file; pixels become a PNG, which loses nothing."""
+  image = source.images[index]
+  if isinstance(image, bytes):
+    return image
+  file = io.BytesIO()
+  Image.fromarray(image).save(file, format="PNG", compress_level=1)
+  return file.getvalue()

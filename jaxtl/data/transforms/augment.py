@@ -1,0 +1,168 @@
+"""Random changes of one image that keep its label. Each takes an example and a seed, and gives an example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtl.data.lazy_tensorflow import tf
+from jaxtl.data.transforms import color
+from jaxtl.data.transforms.images import Example, to_rgb
+from jaxtl.errors import ConfigError
+
+
+def flip_left_right(example: Example, seed: tf.Tensor, *, probability: float = 0.5) -> Example:
+  """Mirror the image with a probability."""
+  image = to_rgb(example)["image"]
+  flip = tf.random.stateless_uniform([], seed) < probability
+  mirrored = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+  return {**example, "image": tf.ensure_shape(mirrored, image.shape)}
+
+
+def to_gray(example: Example) -> Example:
+  """Luma in all three channels (ITU-R 601, as Pillow's mode L, not rounded), so that colour tells nothing.
+
+  Args:
+    example: with an image.
+  """
+  return {**example, "image": color.gray(tf.cast(to_rgb(example)["image"], tf.float32))}
+
+
+def rotate(example: Example, seed: tf.Tensor, *, degrees: float, fill: float = 0.0) -> Example:
+  """Turn the image about its centre by a uniform angle from -degrees to degrees, bilinear.
+
+  Args:
+    example: with an image.
+    seed: int [2].
+    degrees: the largest angle.
+    fill: value of pixels from outside the image.
+
+  Returns:
+    The example with a float32 image.
+  """
+  image = tf.cast(to_rgb(example)["image"], tf.float32)
+  angle = tf.random.stateless_uniform([], seed, -1.0, 1.0) * (degrees * math.pi / 180)
+  return {**example, "image": affine(image, rotation(angle), fill=fill)}
+
+
+def color_jitter(
+  example: Example,
+  seed: tf.Tensor,
+  *,
+  brightness: float = 0.0,
+  contrast: float = 0.0,
+  saturation: float = 0.0,
+  hue: float = 0.0,
+) -> Example:
+  """Change brightness, contrast, saturation and hue by random amounts, in random order, as torchvision does.
+
+  Args:
+    example: with an image from 0 to 255.
+    seed: int [2].
+    brightness, contrast, saturation: s draws a factor uniformly from [max(0, 1 - s), 1 + s].
+    hue: h draws a shift uniformly from [-h, h] of a full circle; at most 0.5.
+
+  Returns:
+    The example with a float32 image from 0 to 255.
+
+  Raises:
+    ConfigError: the hue is not from 0 to 0.5.
+  """
+  if not 0 <= hue <= 0.5:
+    raise ConfigError(f"color_jitter hue is {hue:g}; expected 0 to 0.5 (half a circle reaches every hue)")
+  image = tf.cast(to_rgb(example)["image"], tf.float32)
+  draws = tf.random.stateless_uniform([4], seed)
+  strengths = {color.brightness: brightness, color.contrast: contrast, color.saturation: saturation}
+  changes: list[tuple[Any, tf.Tensor]] = []
+  for draw, (change, strength) in zip(tf.unstack(draws), strengths.items(), strict=False):
+    low = max(0.0, 1 - strength)
+    if strength:
+      changes.append((change, low + (1 + strength - low) * draw))
+  if hue:
+    changes.append((color.hue, hue * (2 * draws[3] - 1)))
+  order = tf.argsort(
+    tf.random.stateless_uniform([len(changes)], tf.random.experimental.stateless_fold_in(seed, 1))
+  )
+  shape = image.shape
+  for place in range(len(changes)):
+    branches = [lambda change=change, by=by, image=image: change(image, by) for change, by in changes]
+    image = color.one_of(order[place], branches, shape)
+  return {**example, "image": image}
+
+
+def random_erasing(
+  example: Example,
+  seed: tf.Tensor,
+  *,
+  probability: float = 0.25,
+  area: Sequence[float] = (0.02, 0.4),
+  ratio: Sequence[float] = (0.3, 1 / 0.3),
+  value: float = 0.0,
+  noise: float = 1.0,
+  tries: int = 10,
+) -> Example:
+  """Overwrite a random rectangle; meant for after `normalize`.
+
+  Zhong et al., "Random Erasing Data Augmentation", 2017, arXiv 1708.04896 (area and ratio from there).
+
+  Args:
+    example: with an image.
+    seed: int [2].
+    probability: of erasing at all.
+    area: smallest and largest part of the image's area.
+    ratio: smallest and largest height / width, log-uniform.
+    value: mean of the new pixels.
+    noise: standard deviation of the new pixels, each drawn on its own; 0 gives a flat rectangle.
+    tries: draws of a rectangle that fits; where none does the image stays.
+
+  Returns:
+    The example with a float32 image.
+  """
+  image = tf.cast(to_rgb(example)["image"], tf.float32)
+  shape = tf.shape(image)
+  height, width = tf.unstack(tf.cast(shape[:2], tf.float32))
+  draws = tf.random.stateless_uniform([4, tries], seed)
+  erased = height * width * (area[0] + (area[1] - area[0]) * draws[0])
+  low, high = math.log(ratio[0]), math.log(ratio[1])
+  aspect = tf.exp(low + (high - low) * draws[1])
+  h, w = tf.round(tf.sqrt(erased * aspect)), tf.round(tf.sqrt(erased / aspect))
+  fits = (h < height) & (w < width)
+  first = tf.argmax(fits)
+  h, w = h[first], w[first]
+  y, x = tf.floor(draws[2, first] * (height - h + 1)), tf.floor(draws[3, first] * (width - w + 1))
+  rows, columns = tf.range(height)[:, None], tf.range(width)[None, :]
+  inside = (rows >= y) & (rows < y + h) & (columns >= x) & (columns < x + w)
+  coin = tf.random.stateless_uniform([], tf.random.experimental.stateless_fold_in(seed, 1)) < probability
+
+  def filled() -> tf.Tensor:
+    pixels = tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(seed, 2))
+    return tf.where(inside[..., None], value + noise * pixels, image)
+
+  result = tf.cond(coin & tf.reduce_any(fits), filled, lambda: image)
+  return {**example, "image": tf.ensure_shape(result, image.shape)}
+
+
+def rotation(angle: tf.Tensor) -> tf.Tensor:
+  """[2, 2] matrix that turns (x, y), y pointing down, by `angle` in radians."""
+  return tf.stack([tf.stack([tf.cos(angle), -tf.sin(angle)]), tf.stack([tf.sin(angle), tf.cos(angle)])])
+
+
+def affine(
+  image: tf.Tensor, matrix: tf.Tensor, *, shift: tf.Tensor | Sequence[float] = (0.0, 0.0), fill: float = 0.0
+) -> tf.Tensor:
+  """The image whose pixel at p, measured from the centre as (x, y), is the old one at `matrix` p + `shift`;
+  bilinear."""
+  height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+  centre = tf.stack([(width - 1) / 2, (height - 1) / 2])
+  offset = centre - tf.linalg.matvec(matrix, centre) + tf.convert_to_tensor(shift)
+  transform = tf.concat([matrix[0], offset[:1], matrix[1], offset[1:], [0.0, 0.0]], 0)
+  moved = tf.raw_ops.ImageProjectiveTransformV3(
+    images=image[None],
+    transforms=transform[None],
+    output_shape=tf.shape(image)[:2],
+    fill_value=fill,
+    interpolation="BILINEAR",
+    fill_mode="CONSTANT",
+  )
+  return tf.ensure_shape(moved[0], image.shape)

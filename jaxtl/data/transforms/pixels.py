@@ -1,0 +1,137 @@
+"""Every mode that Pillow opens as 8-bit RGB.
+
+| stored | becomes |
+|---|---|
+| 1, L, P, RGB, YCbCr, HSV, CMYK | converted |
+| LAB | sRGB, by its D50 white |
+| LA, PA, RGBA, RGBX | converted without the last channel |
+| La, RGBa | the same, the colours first divided by the opacity |
+| I;16 | v / 257, rounded; from a TIFF file with fewer bits, scaled by their largest value |
+| I | scaled by 65535 (signed: 32767) where the file has 16 bits; else by 255, 65535 or the largest pixel |
+| F | scaled by 1, 255, 65535 or the largest pixel |
+
+32-bit integers and floats do not state their range: the first of these numbers that is not below the largest
+pixel is taken. Floats may exceed it by a quarter, as resampling does, and are clipped. Pixels of both signs
+are scaled from the smallest to the largest.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxtl.data.lazy_tensorflow import by_python, tf
+
+if TYPE_CHECKING:
+  from PIL import Image
+
+NOT_FINITE = "some of its pixels are not finite numbers"
+
+# Tags of TIFF and EXIF, and two of their values.
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_OVERSHOOT = 0.25
+# Formats that have 16 bits where Pillow makes integers of them.
+_SIXTEEN_BITS = ("PPM", "PNG")
+# Modes with colours that were multiplied by the opacity -> the same without.
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+
+
+def read(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """What Pillow reads of an image file: (uint8 [H, W, 3] as stored, EXIF orientation from 1 to 8).
+
+  Raises `tf.errors.OpError` when it runs on a file that is not an image.
+  """
+  image, orientation = by_python(_read, encoded, (tf.uint8, tf.int32))
+  return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(orientation, [])
+
+
+def rgb(image: Image.Image) -> np.ndarray:
+  """The pixels of an image of any mode as uint8 [H, W, 3].
+
+  Raises:
+    ValueError: a float image holds infinity or NaN.
+  """
+  if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    grey = _grey(image)
+    # Pillow inverts such files only up to 8 bits.
+    grey = 255 - grey if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO else grey
+    return np.repeat(grey[..., None], 3, axis=-1)
+  if image.mode == "LAB":
+    return np.array(_without_lab(image))
+  return np.array(image.convert(_PREMULTIPLIED.get(image.mode, image.mode)).convert("RGB"))
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+  """An image of one channel with more than 8 bits as uint8 [H, W]."""
+  values, bits = np.asarray(image), _tag(image, _BITS, 0)
+  if image.mode == "F":
+    if not np.isfinite(values).all():
+      raise ValueError(NOT_FINITE)
+    return _scaled(values, (1, 255, 65535), overshoot=_OVERSHOOT)
+  if image.mode != "I":
+    return _scaled(values, (2 ** (bits or 16) - 1,))
+  if image.format in _SIXTEEN_BITS:
+    return _scaled(values, (65535,))
+  if bits == 16:
+    return _scaled(values, (32767,))
+  unsigned = _tag(image, _SAMPLE_FORMAT, 0) == _UNSIGNED
+  return _scaled(values.view(np.uint32) if unsigned else values, (255, 65535))
+
+
+def _read(encoded: bytes) -> tuple[np.ndarray, np.int32]:
+  from PIL import Image
+
+  try:
+    with Image.open(io.BytesIO(encoded)) as file:
+      file.load()
+      # The orientation comes last: Pillow turns TIFF files when it loads them.
+      return rgb(file), np.int32(_orientation(file))
+  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    raise ValueError(f"not an image: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+  try:
+    number = image.getexif().get(_ORIENTATION, 1)
+  except Exception:  # corrupted EXIF data raise errors of many types, and the pixels are sound
+    return 1
+  return number if number in range(1, 9) else 1
+
+
+def _scaled(values: np.ndarray, ranges: Sequence[int], *, overshoot: float = 0.0) -> np.ndarray:
+  """Numbers as uint8: from 0 to the first of `ranges` that holds them, else to the largest of them."""
+  smallest, largest = float(values.min()), float(values.max())
+  if smallest < -overshoot * max(largest, 0.0):
+    low, high = smallest, largest
+  else:
+    low, high = 0.0, next((top for top in ranges if largest <= (1 + overshoot) * top), largest)
+  scaled = (values.astype(np.float64) - low) * (255 / (high - low) if high > low else 0.0)
+  return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def _without_lab(image: Image.Image) -> Image.Image:
+  from PIL import ImageCms
+
+  converted = ImageCms.applyTransform(image, _lab_to_srgb())
+  assert converted is not None  # only a conversion in place returns nothing
+  return converted
+
+
+@functools.cache
+def _lab_to_srgb() -> Any:
+  from PIL import ImageCms
+
+  lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+  # Optimised, it interpolates in a coarse table: up to 17 levels off where a colour is nearly out of reach.
+  return ImageCms.buildTransform(lab, srgb, "LAB", "RGB", flags=ImageCms.Flags.NOOPTIMIZE)
+
+
+def _tag(image: Image.Image, tag: int, default: int) -> int:
+  """The first value of a tag of a TIFF file; the default for other formats, and where it is missing."""
+  value: Any = getattr(image, "tag_v2", {}).get(tag, default)
+  return int(value[0] if isinstance(value, tuple) else value)

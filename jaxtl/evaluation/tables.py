@@ -1,0 +1,187 @@
+"""The numbers of an evaluation as tables: on the terminal, as JSON and CSV, and by class."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl.config import call
+from jaxtl.data.class_names import class_key
+from jaxtl.errors import printable
+from jaxtl.evaluation.evaluate import Evaluation
+from jaxtl.report.text_formats import csv_text
+
+_NUM_WORST = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+  """One class of the data.
+
+  Attributes:
+    number, name: of the class.
+    examples: how many there are.
+    top1, top5: the share whose class is first, or among the first five; None without examples, and top5 where
+      there are five classes or fewer.
+    loss, confidence: means of the training loss and of the highest probability; None without examples.
+    wrong: the class that its examples are most often taken for; None where all are right.
+    wrong_share: the share of its examples that are.
+  """
+
+  number: int
+  name: str
+  examples: int
+  top1: float | None
+  top5: float | None
+  loss: float | None
+  confidence: float | None
+  wrong: str | None
+  wrong_share: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistakes:
+  """A class and the indices into `Examples` of its mistakes, the most confident one first."""
+
+  scores: ClassScores
+  indices: np.ndarray
+
+
+def display_name(name: str) -> str:
+  """A class as people call it: of `n01629819 European fire salamander, Salamandra salamandra` the first
+  words."""
+  key = class_key(name)
+  words = name[len(key) :].split(",")[0].strip()
+  return words if key != name and words else name
+
+
+def per_class(result: Evaluation) -> list[ClassScores]:
+  """The scores of every class, in the order of the labels."""
+  names, examples, confusion = result.labels.classes, result.examples, result.confusion
+  counts = confusion.sum(axis=1)
+  means = {
+    field: np.bincount(examples.label, weights=getattr(examples, field), minlength=len(names))
+    / np.maximum(counts, 1)
+    for field in ("top1", "top5", "loss", "confidence")
+  }
+  mistakes = confusion - np.diag(np.diag(confusion))
+  found = []
+  for number, (name, count) in enumerate(zip(names, counts)):
+    mean = {field: float(values[number]) if count else None for field, values in means.items()}
+    worst = int(np.argmax(mistakes[number]))
+    often = int(mistakes[number, worst])
+    found.append(
+      ClassScores(
+        number,
+        name,
+        int(count),
+        **{**mean, "top5": mean["top5"] if "top5" in result.scores else None},
+        wrong=names[worst] if often else None,
+        wrong_share=often / int(count) if often else None,
+      )
+    )
+  return found
+
+
+def worst_classes(
+  result: Evaluation, *, num_classes: int = _NUM_WORST, num_images: int = 8
+) -> list[Mistakes]:
+  """The classes with the lowest top-1, each with its most confident mistakes; none where all is right."""
+  wrong = [scores for scores in per_class(result) if scores.wrong is not None]
+  examples, found = result.examples, []
+  for scores in sorted(wrong, key=lambda scores: (scores.top1, -scores.examples))[:num_classes]:
+    indices = np.flatnonzero((examples.label == scores.number) & ~examples.top1)
+    order = np.argsort(-examples.confidence[indices], kind="stable")
+    found.append(Mistakes(scores, indices[order[:num_images]]))
+  return found
+
+
+def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
+  """(true class, predicted class, examples) of all mistakes, the most frequent first."""
+  mistakes = confusion - np.diag(np.diag(confusion))
+  true, predicted = np.nonzero(mistakes)
+  counts = mistakes[true, predicted]
+  order = np.argsort(-counts, kind="stable")
+  return [(int(true[i]), int(predicted[i]), int(counts[i])) for i in order]
+
+
+def summary(result: Evaluation) -> dict[str, Any]:
+  """What `scores.json` holds: where the numbers are from, and the numbers."""
+  weights, labels = result.plan.weights, result.labels
+  about: dict[str, Any] = {
+    "checkpoint": weights.path,
+    "step": weights.config.get("step"),
+    "data": result.source.name,
+    "num_examples": len(result.examples),
+    "num_unreadable": result.num_unreadable,
+    "num_classes": len(labels.classes),
+    "num_model_classes": labels.num_model_classes,
+    "restricted": labels.restricted,
+  }
+  if labels.restricted:
+    model = weights.classes
+    about["class_map"] = {name: model[column] for name, column in zip(labels.classes, labels.columns)}
+  return about | result.scores | {"transforms": config_lib.plain(list(result.plan.transforms))}
+
+
+def terminal_table(result: Evaluation) -> str:
+  """One aligned line for each number."""
+  numbers = {name: shown(name, value) for name, value in result.scores.items()}
+  counts = {"num_examples": len(result.examples), "num_classes": len(result.labels.classes)}
+  if result.num_unreadable:
+    counts["num_unreadable"] = result.num_unreadable
+  if result.labels.restricted:
+    counts["num_model_classes"] = result.labels.num_model_classes
+  cells = {name: str(count) for name, count in counts.items()} | numbers
+  texts = {
+    "checkpoint": result.plan.weights.path,
+    "data": result.source.name,
+    "transforms": transforms_text(result),
+  }
+  left, right = max(map(len, [*texts, *cells])), max(map(len, cells.values()))
+  lines = [f"{name:{left}}  {printable(text)}" for name, text in texts.items()]
+  return "\n".join([*lines, *(f"{name:{left}}  {text:>{right}}" for name, text in cells.items())])
+
+
+def shown(name: str, value: float) -> str:
+  """A score as it is printed."""
+  digits = {"seconds": 2, "images_per_second": 1}.get(name, 4)
+  return f"{value:.{digits}f}"
+
+
+def transforms_text(result: Evaluation) -> str:
+  """The preprocessing in one line."""
+  return ", ".join(map(call, config_lib.plain(list(result.plan.transforms)))) or "none"
+
+
+def per_class_csv(result: Evaluation) -> str:
+  """A line for each class; what a class without examples does not have is empty."""
+  header = ["class", "examples", "top1", "top5", "loss", "confidence", "most_common_wrong", "wrong_share"]
+  rows = (dataclasses.astuple(scores)[1:] for scores in per_class(result))
+  return csv_text(header, (["" if value is None else value for value in row] for row in rows))
+
+
+def confusion_csv(result: Evaluation) -> str:
+  """Counts with the true class's name first in each line and the predicted classes' in the header."""
+  names = result.labels.classes
+  rows = ([name, *row] for name, row in zip(names, result.confusion.tolist()))
+  return csv_text(["true \\ predicted", *names], rows)
+
+
+def predictions_csv(result: Evaluation) -> str:
+  """A line for each example that could be read."""
+  examples, names = result.examples, result.labels.classes
+  rows = (
+    [row, result.source.file_name(int(row)) or "", names[label], names[predicted], confidence, loss]
+    for row, label, predicted, confidence, loss in zip(
+      examples.row,
+      examples.label,
+      examples.predicted,
+      examples.confidence.astype(str),  # the shortest text that is the same float32
+      examples.loss.astype(str),
+    )
+  )
+  return csv_text(["row", "file", "label", "predicted", "confidence", "loss"], rows)

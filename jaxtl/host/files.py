@@ -1,0 +1,96 @@
+"""Files and folders that are written whole or not at all, and names for what is put aside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from jaxtl.errors import InputError, StorageError, cannot_write
+
+# Suffix of damaged files and step folders.
+DAMAGED = ".damaged"
+
+
+def write_atomically(path: Path, text: str) -> None:
+  """The whole text or nothing: a file that exists was completely written, whatever killed the writer."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  with temporary.open("w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+def put_aside(path: Path) -> Path:
+  """Renames a damaged file or folder, which is never deleted, and returns its new path.
+
+  Raises:
+    StorageError: it cannot be renamed.
+  """
+  aside = next(name for name in _aside(path) if not name.exists())
+  try:
+    return path.rename(aside)
+  except OSError as error:
+    what = f"{path} is damaged, and cannot be renamed to {aside.name}"
+    raise StorageError(f"{what}: {error.strerror}") from error
+
+
+def _aside(path: Path) -> Iterator[Path]:
+  yield path.with_name(f"{path.name}{DAMAGED}")
+  for number in range(2, 1000):
+    yield path.with_name(f"{path.name}{DAMAGED}.{number}")
+
+
+def existing(path: Path) -> Path:
+  """The path itself or the nearest folder above it that is there."""
+  return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def check_new_folder(folder: Path) -> None:
+  """Refuses, before any work, a folder that `write_folder` could not make.
+
+  Raises:
+    InputError: it holds something, or cannot be made.
+  """
+  if folder.is_dir() and any(folder.iterdir()):
+    raise InputError(f"{folder} is not empty; give a folder that does not exist yet")
+  there = existing(folder)
+  if not there.is_dir() or not os.access(there, os.W_OK):
+    reason = "not writable" if there.is_dir() else "a file"
+    raise InputError(f"cannot write to {folder}: {there} is {reason}")
+
+
+def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
+  """All the files in a new folder, or nothing: they are written beside it, and then it gets its name.
+
+  Args:
+    folder: must not exist, or be empty.
+    files: name -> content.
+
+  Raises:
+    InputError: the folder holds something, or cannot be made.
+    StorageError: the disk is full or fails.
+  """
+  check_new_folder(folder)
+  temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
+  try:
+    temporary.mkdir(parents=True)
+    for name, content in files.items():
+      (temporary / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(folder)
+  except OSError as error:
+    raise cannot_write(folder, error) from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def size_text(num_bytes: float) -> str:
+  """Bytes for people."""
+  for unit in ("bytes", "kB", "MB", "GB"):
+    if num_bytes < 1000:
+      return f"{num_bytes:.3g} {unit}"
+    num_bytes /= 1000
+  return f"{num_bytes:.3g} TB"

@@ -1,0 +1,165 @@
+"""Metrics on disk, and the line that tells how a run is going."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtl.host import sealed_json
+from jaxtl.host.files import write_atomically
+from jaxtl.host.processes import is_first_process
+
+
+class MetricsWriter:
+  """`metrics.jsonl`, one line per record with its digest, and TensorBoard events.
+
+  A resumed run first drops the records beyond the step it resumes from, so that the files always tell one
+  uninterrupted run. A disk that is full, or a folder that is gone, stops nothing: it is told once, and the
+  file is made whole as soon as that is possible again.
+
+  Args:
+    folder: where to write; None keeps the records in memory. Only process 0 writes.
+    start_step: the step that the run goes on from.
+    note: told when records cannot be written.
+
+  Attributes:
+    records: all records of the run, oldest first, each with its `step`.
+  """
+
+  def __init__(self, folder: Path | None, *, start_step: int, note: Callable[[str], None] = print):
+    self.records: list[dict[str, float]] = []
+    self._sinks: list[_Sink] = []
+    self._note = note
+    if folder is None:
+      return
+    records, lost, old = _read_records(folder / "metrics.jsonl")
+    self.records = [record for record in records if record["step"] <= start_step]
+    if is_first_process():
+      if old:
+        note(f"{folder / 'metrics.jsonl'}: {old} lines have no digest, and are taken as they are")
+      if lost:
+        note(f"{folder / 'metrics.jsonl'}: {lost} lines are torn or damaged, and are left out")
+      self._sinks = [_Lines(folder / "metrics.jsonl"), _Events(folder / "tb")]
+    for sink in self._sinks:
+      self._put(sink)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends one record."""
+    record = {"step": step, **values}
+    self.records.append(record)
+    for sink in self._sinks:
+      self._put(sink, record)
+
+  def close(self) -> None:
+    for sink in self._sinks:
+      if sink.broken:
+        self._put(sink)
+      sink.close()
+
+  def _put(self, sink: _Sink, record: Mapping[str, float] | None = None) -> None:
+    """Makes a file longer by a record; anew from all of them where there is none, or the file is broken."""
+    try:
+      if record is None or sink.broken:
+        sink.rewrite(self.records)
+      else:
+        sink.append(record)
+      sink.broken = False
+    except OSError as error:
+      if not sink.broken:
+        self._note(f"metrics cannot be written to {sink.path}: {error.strerror or error}; the run goes on")
+      sink.broken = True
+
+
+class _Sink(abc.ABC):
+  """A file of records: made anew from all of them, or longer by one."""
+
+  def __init__(self, path: Path):
+    self.path = path
+    self.broken = False
+    self._file: Any = None
+
+  @abc.abstractmethod
+  def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
+    """Makes the file anew."""
+
+  @abc.abstractmethod
+  def append(self, record: Mapping[str, float]) -> None:
+    """Makes the file longer."""
+
+  def close(self) -> None:
+    with contextlib.suppress(OSError):
+      if self._file is not None:
+        self._file.close()
+    self._file = None
+
+
+class _Lines(_Sink):
+  def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
+    self.close()
+    write_atomically(self.path, "".join(sealed_json.line(record) for record in records))
+    self._file = self.path.open("a", encoding="utf-8")
+
+  def append(self, record: Mapping[str, float]) -> None:
+    if not self.path.exists():
+      raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
+    self._file.write(sealed_json.line(record))
+    self._file.flush()
+
+
+class _Events(_Sink):
+  """TensorBoard's format, written here and now: a thread that dies of a full disk would block the run."""
+
+  def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
+    from tensorboardX.record_writer import RecordWriter
+
+    self.close()
+    self.path.mkdir(parents=True, exist_ok=True)
+    for old in self.path.glob("events.out.tfevents.*"):
+      old.unlink()
+    self._file = RecordWriter(
+      str(self.path / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}")
+    )
+    for record in records:
+      self.append(record)
+
+  def append(self, record: Mapping[str, float]) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    if not self.path.exists():
+      raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
+    for name, value in record.items():
+      if name != "step":
+        event = Event(wall_time=time.time(), step=int(record["step"]), summary=scalar(name, value))
+        self._file.write(event.SerializeToString())
+    self._file.flush()
+
+
+def _read_records(path: Path) -> tuple[list[dict[str, float]], int, int]:
+  """The records of a file, how many lines are not records, and how many records have no digest.
+
+  A writer that was killed may have left half a line.
+  """
+  if not path.exists():
+    return [], 0, 0
+  found: list[dict[str, float]] = []
+  lost = old = 0
+  for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    try:
+      record = sealed_json.record(line) if line.strip() else None
+    except ValueError:
+      lost += 1
+      continue
+    if record is not None and record in found[-1:]:
+      lost += 1  # the same line twice
+    elif record is not None:
+      found.append(record)
+      old += sealed_json.MARK not in line
+  # Lines may have changed places. Records of one step, of training and evaluation, stay as they are.
+  return sorted(found, key=lambda record: record["step"]), lost, old

@@ -1,0 +1,64 @@
+"""Values that are computed once, kept in a file, and read by later sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxtl.errors import InputError
+from jaxtl.host import sealed_json
+from jaxtl.host.files import put_aside, write_atomically
+from jaxtl.host.processes import T, from_first, is_first_process
+from jaxtl.host.progress import tell
+
+
+def remember(
+  path: Path,
+  compute: Callable[[], T],
+  *,
+  recalled: Callable[[], None] | None = None,
+  note: Callable[[str], None] = tell,
+  replace: bool = True,
+) -> T:
+  """The JSON result at `path`; computed and written there if it is not there yet.
+
+  This is how an interrupted study goes on: every finished measurement is a file. Whether there is one, and
+  what it says, is process 0's word; what is computed, all processes compute.
+
+  Args:
+    compute: makes a JSON object.
+    recalled: called where the result was there already.
+    note: takes a line about a file that is damaged, or has no digest.
+    replace: renames a damaged file and computes its result again. Otherwise a damaged file is refused, since
+      what it recorded cannot be measured again.
+
+  Raises:
+    InputError: the file is damaged, without `replace`.
+  """
+  known = from_first(lambda: _recall(path, note, replace=replace))
+  if known:
+    if recalled is not None:
+      recalled()
+    return known[0]
+  result = json.loads(json.dumps(compute()))
+  if is_first_process():
+    write_atomically(path, sealed_json.text(result))
+  return result
+
+
+def _recall(path: Path, note: Callable[[str], None], *, replace: bool) -> list[Any]:
+  """The result in a list, which is empty where there is none."""
+  if not path.exists():
+    return []
+  try:
+    found = sealed_json.read(path)
+  except ValueError as error:
+    if not replace:
+      raise InputError(f"{path} is damaged ({error}); bring it back, or give another --workdir") from error
+    note(f"{path} is damaged ({error}). It is {put_aside(path).name} now, and is measured again")
+    return []
+  if sealed_json.lacks_digest(path):
+    note(f"{path} has no digest, as an older version wrote it; it is taken as it is")
+  return [found]

@@ -1,0 +1,1 @@
+"""Measurements of trained networks: curvature, loss landscapes, layers and probes."""

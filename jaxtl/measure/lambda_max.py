@@ -1,0 +1,167 @@
+"""The largest curvature of the cross-entropy: its definition, and its measurement during training."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl import config as config_lib
+from jaxtl import losses, optim, tree
+from jaxtl.host.processes import gather_texts, whole
+from jaxtl.host.progress import tell
+from jaxtl.measure.images import subset
+from jaxtl.measure.landscape import Landscape, extreme_numbers, timed
+from jaxtl.train import sharding
+from jaxtl.train.experiment import Program
+from jaxtl.train.inputs import Data
+from jaxtl.train.loop import Observer
+from jaxtl.train.runtime import Runtime
+from jaxtl.types import Params, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Flatness:
+  """The largest eigenvalue of the Hessian of the mean cross-entropy, by power iteration.
+
+  The largest in the algebraic sense: where a negative one is larger in magnitude, the iteration is shifted.
+
+  Curvatures of different losses cannot be compared; the cross-entropy's can, whatever a weight was trained
+  with. Normalisation uses the stored statistics, and images are not augmented.
+
+  Attributes:
+    data: images to measure on, with evaluation transforms.
+    num_examples: how many, drawn evenly over the classes.
+    seed: of the draw, and of the first vector.
+    num_iters: most Hessian products.
+    tolerance: relative residual |Hv - lambda v| / |lambda| to stop at. The eigenvalue's own relative error
+      is far smaller: it is quadratic in the residual over the gap to the next eigenvalue.
+    evaluate_every: period in steps during training; None: that of the checkpoints. In training only.
+  """
+
+  data: Data
+  num_examples: int = 512
+  seed: int = 0
+  num_iters: int = 60
+  tolerance: float = 1e-2
+  evaluate_every: int | None = None
+
+  def __post_init__(self) -> None:
+    every = self.evaluate_every
+    config_lib.require(
+      num_examples=(self.num_examples, self.num_examples >= 1, "at least 1"),
+      num_iters=(self.num_iters, self.num_iters >= 1, "at least 1"),
+      tolerance=(self.tolerance, self.tolerance > 0, "a number above 0"),
+      evaluate_every=(every, every is None or every >= 1, "at least 1"),
+    )
+
+
+def observer(
+  flatness: Flatness, runtime: Runtime, trail: EigenvectorCache | None = None
+) -> Callable[[Program], Observer]:
+  """Measures during training, as `flatness/*` in the metrics.
+
+  A measurement that starts from the last eigenvector finds that eigenvalue again, changed a little. Where
+  another has overtaken it between two measurements, it is reported as converged and is not the largest; the
+  flatness study, which starts at random, does not have that weakness.
+
+  Args:
+    trail: keeps the eigenvectors, from which the next measurement starts; None starts from a random vector.
+  """
+  # A source that gives no subset shows now, and not at the first checkpoint.
+  subset(flatness.data, runtime, num_examples=flatness.num_examples, seed=flatness.seed)
+
+  def make(program: Program) -> Observer:
+    def observe(state: TrainState) -> dict[str, float]:
+      params = optim.averaged(state.opt_state, state.params)
+      step = int(state.step)
+      scene = Landscape.of(
+        program.model,
+        params,
+        state.batch_stats,
+        losses.softmax_cross_entropy,
+        flatness.data,
+        runtime,
+        num_examples=flatness.num_examples,
+        seed=flatness.seed,
+      )
+
+      def measure() -> dict[str, Any]:
+        start = None if trail is None else trail.before(step, scene.params)
+        found = scene.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance, start=start)
+        if trail is not None:
+          trail.keep(step, found.by_magnitude.vector)
+        return {**extreme_numbers(found), "num_examples": scene.images["num_examples"]}
+
+      return {f"flatness/{name}": float(value) for name, value in timed(measure).items()}
+
+    return observe
+
+  return make
+
+
+@dataclasses.dataclass(frozen=True)
+class EigenvectorCache:
+  """Eigenvectors of the last measurements, on the disk: where the next one starts.
+
+  A run that was killed goes on from a checkpoint and measures again what it had measured since; it finds here
+  the vector that the uninterrupted run started from, and so the same numbers.
+
+  Attributes:
+    folder: of the files, one for each measurement and process.
+    period: steps between measurements.
+    reach: how many steps back a run may be thrown by a kill.
+    mesh: the devices.
+    note: takes a line about a damaged file.
+  """
+
+  folder: Path
+  period: int
+  reach: int
+  mesh: Any
+  note: Callable[[str], None] = tell
+
+  def before(self, step: int, like: Params) -> Params | None:
+    """The vector of the measurement before `step`, where every process has it."""
+    steps = [found for found in self._steps() if step - self.period <= found < step]
+    newest = str(max(steps, default=None))
+    if len(set(gather_texts(newest))) > 1 or not steps:
+      return None
+    try:
+      with np.load(self._file(max(steps))) as file:
+        vector = tree.map_with_path(lambda path, x: file[path].astype(x.dtype), like)
+    except Exception as error:  # a flipped bit can raise any error of zipfile or numpy
+      what = f"{self._file(max(steps))} cannot be read ({type(error).__name__})"
+      self.note(f"{what}: the curvature of step {step} is measured from a random vector")
+      vector = None
+    if "lost" in gather_texts("lost" if vector is None else "found"):
+      return None
+    return sharding.put_replicated(vector, self.mesh)
+
+  def keep(self, step: int, vector: Params) -> None:
+    """Writes a vector, and removes those that no run can need again."""
+    self.folder.mkdir(parents=True, exist_ok=True)
+    # float32: npz files hold no bfloat16.
+    leaves = [whole(x).astype(np.promote_types(x.dtype, np.float32)) for x in jax.tree.leaves(vector)]
+    arrays: dict[str, Any] = dict(zip(tree.paths(vector), leaves, strict=True))
+    partial = self.folder / f".{step}.{jax.process_index()}.partial"
+    with partial.open("wb") as file:
+      np.savez(file, **arrays)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(self._file(step))
+    for old in self._steps():
+      if old < step - self.period - self.reach:
+        self._file(old).unlink(missing_ok=True)
+
+  def _file(self, step: int) -> Path:
+    return self.folder / f"{step}.{jax.process_index()}.npz"
+
+  def _steps(self) -> list[int]:
+    found = self.folder.glob(f"*.{jax.process_index()}.npz")
+    return [int(path.name.partition(".")[0]) for path in found if path.name.partition(".")[0].isdecimal()]

@@ -1,0 +1,82 @@
+"""A checkpoint with its model and its preprocessing, ready to be measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtl import config as config_lib
+from jaxtl import data as data_lib
+from jaxtl.checkpoints.checkpoint import Weights
+from jaxtl.config import Spec
+from jaxtl.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """What is evaluated and how its images are prepared.
+
+  Attributes:
+    weights: the checkpoint.
+    model, task: what makes its model and its task.
+    transforms: the preprocessing.
+    image_shape: (height, width) in pixels of the images that the preprocessing is to leave.
+  """
+
+  weights: Weights
+  model: Spec
+  task: Spec
+  transforms: tuple[Spec, ...]
+  image_shape: tuple[int, int]
+
+
+def prepare(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False) -> Prepared:
+  """Checks what a checkpoint's config says of its model, task and preprocessing.
+
+  Args:
+    weights: the checkpoint.
+    changes: fields of `data.Preprocessing` that are to differ from the checkpoint's own.
+    trust: imports what the config names outside jaxtl and optax.
+
+  Raises:
+    InputError: something is not trusted, or the preprocessing is not known or cannot be changed.
+  """
+  if not weights.classes:
+    raise InputError(
+      f"{weights.path} has no classifier; transfer it, give it one by training, or an image tower of CLIP "
+      "one of class names with --zero-shot"
+    )
+  trusted = None if trust else config_lib.TRUSTED
+  model = weights.model_spec(trust=trust)
+  task = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
+  values, shape = _preprocessing(weights, changes)
+  transforms = [config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted) for value in values]
+  return Prepared(weights, model, task, tuple(transforms), shape)
+
+
+def _preprocessing(
+  weights: Weights, changes: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+  """The transforms as a config writes them, and the shape of the images that they are to leave."""
+  own, (height, width) = weights.config["transforms"], weights.config["image_shape"][:2]
+  if own is not None and not changes:
+    return own, (height, width)
+  if own is None:
+    missing = [name for name in ("crop_fraction", "mean", "std") if name not in changes]
+    if missing:
+      options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+      raise InputError(
+        f"{weights.path} was trained without an evaluation set, and has no preprocessing; give {options}"
+      )
+    found = data_lib.Preprocessing(**{"size": height, **changes})
+  else:
+    known = data_lib.Preprocessing.of(own, size=height) if height == width else None
+    if known is None:
+      raise InputError(
+        f"the preprocessing of {weights.path} is not only resize, center_crop and normalize to a square, so "
+        "no part can be replaced; leave out --image-size, --crop-fraction, --interpolation, --orientation, "
+        "--mean, --std"
+      )
+    found = dataclasses.replace(known, **changes)
+  return found.specs(), (found.size, found.size)

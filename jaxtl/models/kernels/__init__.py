@@ -1,0 +1,1 @@
+"""Operations whose default lowering or gradient is slow on some device."""

@@ -1,0 +1,179 @@
+"""Tables: arms in rows, measures in columns, mean and spread over seeds in the cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxtl.report.results import Results, Values, is_number
+
+ABSENT = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """One measure.
+
+  Attributes:
+    title: heads the column.
+    group: heads the columns beside each other that share it.
+    measure: the measure in full, for tooltips and the appendix.
+    values: arm -> seed -> number.
+    better: 1 where larger is better, -1 where smaller is, 0 where neither is marked.
+    decimals: digits after the point.
+    beside: other values to show beside the mean, in small type.
+  """
+
+  title: str
+  group: str
+  measure: str
+  values: Values
+  better: int = 1
+  decimals: int = 3
+  beside: Values = dataclasses.field(default_factory=dict)
+
+  def cell(self, arm: str) -> TableCell:
+    return TableCell(dict(sorted(self.values.get(arm, {}).items())), self.decimals, self._beside(arm))
+
+  def is_best(self, arm: str) -> bool:
+    """Whether no other arm's mean, as printed, is better; False for an arm without company."""
+    printed = {name: float(self.cell(name).mean) for name, found in self.values.items() if found}
+    if not self.better or len(printed) < 2 or arm not in printed:
+      return False
+    return printed[arm] == (max if self.better > 0 else min)(printed.values())
+
+  def _beside(self, arm: str) -> str:
+    found = self.beside.get(arm)
+    return f"{np.mean(list(found.values())):.{self.decimals}f}" if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TableCell:
+  """One arm's numbers in one column, by seed; `mean`, `spread` and `beside` are as printed."""
+
+  values: Mapping[int, float]
+  decimals: int
+  beside: str = ""
+
+  @property
+  def mean(self) -> str:
+    if not self.values:
+      return ABSENT
+    return f"{mean_and_spread(list(self.values.values()))[0]:.{self.decimals}f}"
+
+  @property
+  def spread(self) -> str:
+    """The standard deviation over seeds; empty where there is one seed or none."""
+    if len(self.values) < 2:
+      return ""
+    return f"{mean_and_spread(list(self.values.values()))[1]:.{self.decimals}f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table.
+
+  Attributes:
+    title: heads the table.
+    arms: the rows: arms with a number in some column, or what `row` says; keys of the columns' values.
+    columns: those that have data.
+    row: what a row is.
+  """
+
+  title: str
+  arms: tuple[str, ...]
+  columns: tuple[Column, ...]
+  row: str = "arm"
+
+
+def filled_table(results: Results, title: str, columns: Sequence[Column]) -> Table:
+  """A table of the columns that have numbers, and of the arms that have some in them."""
+  filled = tuple(column for column in columns if any(column.values.values()))
+  arms = tuple(arm for arm in results.arms if any(column.values.get(arm) for column in filled))
+  return Table(title, arms, filled)
+
+
+def measures_of(results: Results) -> list[str]:
+  """The keys that have finite numbers in some row, in the order in which they come."""
+  keys = dict.fromkeys(key for row in results.rows for key, value in row.items() if is_number(value))
+  return [key for key in keys if key not in ("seed", "session")]
+
+
+def plain_table(results: Results) -> Table | None:
+  """Every numeric key of the rows, for a study that this report knows no table of; None without any number.
+
+  Nothing is marked as best: whether more is better is not known.
+  """
+  columns = []
+  for key in measures_of(results):
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in results.rows:
+      if is_number(row.get(key)):
+        found.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(float(row[key]))
+    values = {
+      arm: {seed: math.fsum(numbers) / len(numbers) for seed, numbers in by_seed.items()}
+      for arm, by_seed in found.items()
+    }
+    columns.append(Column(key, "Numbers of the rows", key, values, better=0, decimals=decimals_for(values)))
+  arms = tuple(arm for arm in results.arms if any(column.values.get(arm) for column in columns))
+  return Table("Measures", arms, tuple(columns)) if columns else None
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+  """The mean, and the standard deviation with n - 1 (NaN for one value)."""
+  mean = math.fsum(values) / len(values)
+  if len(values) < 2:
+    return mean, math.nan
+  return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+  """Rank 1 for the largest; ties share the mean of their ranks."""
+  return [
+    1 + sum(other > value for other in values) + (sum(other == value for other in values) - 1) / 2
+    for value in values
+  ]
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+  """Spearman's rank correlation, ties averaged; None below 3 points or where one side is constant."""
+  if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
+    return None
+  return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
+
+
+def mean_ranks(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
+  """arm -> seed -> mean over the columns of its rank among the arms.
+
+  Only seeds that every arm has count: a rank among fewer arms is another measure.
+  """
+  arms = [arm for arm in (columns[0] if columns else ()) if all(arm in column for column in columns)]
+  complete = mean_over(columns)
+  shared = sorted(set.intersection(*(set(complete.get(arm, {})) for arm in arms))) if arms else []
+  ranked = []
+  for column in columns:
+    by_seed = {seed: ranks([column[arm][seed] for arm in arms]) for seed in shared}
+    ranked.append({arm: {seed: by_seed[seed][i] for seed in shared} for i, arm in enumerate(arms)})
+  return mean_over(ranked)
+
+
+def decimals_for(values: Values) -> int:
+  """Digits after the point that show about three significant ones of the middle value."""
+  sizes = [abs(value) for by_seed in values.values() for value in by_seed.values() if value]
+  return min(max(2 - math.floor(math.log10(float(np.median(sizes)))), 0), 6) if sizes else 2
+
+
+def mean_over(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
+  """arm -> seed -> mean over the columns, for the arms and seeds that all columns have."""
+  if not columns:
+    return {}
+  found: dict[str, dict[int, float]] = {}
+  for arm, by_seed in columns[0].items():
+    for seed in by_seed:
+      values = [column[arm][seed] for column in columns if seed in column.get(arm, {})]
+      if len(values) == len(columns):
+        found.setdefault(arm, {})[seed] = sum(values) / len(values)
+  return found

@@ -1,0 +1,157 @@
+"""Config files: running them, checking them, and the study that they name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import os
+import runpy
+import signal
+import sys
+import threading
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtl import config as config_lib
+from jaxtl.config import Verbatim
+from jaxtl.errors import ConfigError
+from jaxtl.train.runtime import Runtime
+
+Rows = Callable[..., Iterator[Any]]
+# Names in a working folder that arms cannot have, since jaxtl's own files have them.
+RESERVED = ("config", "data", "env", "exit_reason", "log", "quarantine", "report", "stacks")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+  """A config file, checked.
+
+  Attributes:
+    study: the generator of rows, by path.
+    base: fields of its dataclass.
+    arms: nested differences to `base`.
+    seeds: one run of every arm for each.
+    title: heads the report.
+    notes: sentences for the report: what the data are, where the recipe is from.
+  """
+
+  study: str
+  base: Verbatim
+  arms: Mapping[str, Verbatim]
+  seeds: tuple[int, ...] = (0,)
+  title: str = ""
+  notes: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    good = len(self.seeds) > 0 and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
+    config_lib.require(seeds=(self.seeds, good, "different whole numbers from 0"))
+    config_lib.check_names(self.arms, at="arms", reserved=RESERVED)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+  """The config of a Python file as plain data, overrides applied.
+
+  What the file prints goes to standard error. Its folder joins the end of the import path, and so does the
+  current folder, so that the config can name components of modules there, however jaxtl was started.
+
+  Raises:
+    ConfigError: no such file, a file without `get_config`, one that fails or exits, or an override that
+      leads nowhere.
+  """
+  if not path.is_file():
+    raise ConfigError(f"no config at {path}; expected a Python file with get_config()")
+  for folder in (str(path.resolve().parent), os.getcwd()):
+    if folder not in sys.path:
+      sys.path.append(folder)
+  with _interrupts() as interrupts:
+    try:
+      plain = _run(path)
+    except ConfigError:
+      raise
+    except BaseException as error:  # a config is a program: it can fail in any way, or exit
+      if interrupts:
+        raise
+      raise ConfigError(f"{path} cannot be run: {config_lib.summary(error)}") from error
+  if not isinstance(plain, dict):
+    raise ConfigError(f"{path}: get_config() returns {plain!r}; expected a ConfigDict")
+  return config_lib.override(plain, overrides)
+
+
+def _run(path: Path) -> Any:
+  """What `get_config` of a Python file returns, as plain data."""
+  with contextlib.redirect_stdout(sys.stderr):
+    module = runpy.run_path(str(path))
+    if not callable(module.get("get_config")):
+      raise ConfigError(f"{path} has no get_config(); a config is a function that returns a ConfigDict")
+    return config_lib.plain(module["get_config"]())
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+  """Collects interrupts by the user, as opposed to a KeyboardInterrupt that the config raises."""
+  found: list[int] = []
+  if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    yield found
+    return
+
+  def interrupt(number: int, frame: Any) -> None:
+    found.append(number)
+    raise KeyboardInterrupt
+
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, interrupt)
+  try:
+    yield found
+  finally:
+    if signal.getsignal(signal.SIGINT) is interrupt:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
+  """The checked config and every arm as the study's dataclass: all mistakes show here."""
+  study = config_lib.parse(config, StudyConfig)
+  if not study.arms:
+    raise ConfigError("config.arms is empty; write arms=dict(name=dict()) for a single run of the base")
+  cls = study_class(study.study)
+  arms: dict[str, Any] = {
+    name: config_lib.parse(config_lib.merge(study.base, difference), cls, at=f"config.arms.{name}")
+    for name, difference in study.arms.items()
+  }
+  return study, arms
+
+
+def study_class(path: str) -> type:
+  """The dataclass that a study's generator takes."""
+  rows = config_lib.find(path, at="config.study")
+  try:
+    parameters = list(inspect.signature(rows).parameters)
+    hint = typing.get_type_hints(rows).get(parameters[0]) if parameters else None
+  except (NameError, TypeError, ValueError):  # a function in C, or annotations that lead nowhere
+    hint = None
+  if not dataclasses.is_dataclass(hint):
+    raise ConfigError(
+      f"config.study names {path!r}, which is not a study; expected one like 'mylab.study.rows'"
+    )
+  return typing.cast(type, hint)
+
+
+def check_chosen(arms: Sequence[str] | None, seeds: Sequence[int] | None, study: StudyConfig) -> None:
+  """Checks arms and seeds that the user chose.
+
+  Raises:
+    ConfigError: the config has no such arm or seed.
+  """
+  for name in arms or ():
+    if name not in study.arms:
+      raise ConfigError(f"no arm {name!r}; the config has {', '.join(study.arms)}")
+  for seed in seeds or ():
+    if seed not in study.seeds:
+      raise ConfigError(f"no seed {seed}; the config has {', '.join(map(str, study.seeds))}")
+
+
+def hook(rows: Rows, name: str) -> Callable[[Any, Runtime], Any] | None:
+  """The function (study, runtime) of that name beside the study's `rows`, if its module has one."""
+  return getattr(sys.modules[rows.__module__], name, None)

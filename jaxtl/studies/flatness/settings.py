@@ -1,0 +1,34 @@
+"""What a config says of a study of flatness."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxtl.measure.lambda_max import Flatness
+from jaxtl.measure.settings import BlockCurvature, Plane, Sharpness, Slice, Spectrum
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatnessStudy:
+  """The study: one checkpoint per arm. Each part may be left out by None.
+
+  Attributes:
+    start: the checkpoint, a run's folder or an imported weight.
+    flatness: the images, and how exactly lambda_max is measured. Where its data have no transforms, they are
+      the checkpoint's own.
+    spectrum: the largest eigenvalues, the trace and the density.
+    layers: the curvature of each block alone.
+    sharpness: how much the loss rises nearby.
+    slice: the loss along lines.
+    plane: the cross-entropy over a plane.
+    digest: what the weights must be, as `weights` of a row says; None: any.
+  """
+
+  start: str
+  flatness: Flatness
+  spectrum: Spectrum | None = dataclasses.field(default_factory=Spectrum)
+  layers: BlockCurvature | None = dataclasses.field(default_factory=BlockCurvature)
+  sharpness: Sharpness | None = dataclasses.field(default_factory=Sharpness)
+  slice: Slice | None = dataclasses.field(default_factory=Slice)
+  plane: Plane | None = dataclasses.field(default_factory=Plane)
+  digest: str | None = None

@@ -1,0 +1,224 @@
+"""Flatness of checkpoints: the spectrum of the Hessian, sharpness, and the loss around the weights.
+
+Curvatures of different losses cannot be compared, so all is measured for the cross-entropy, and the
+spectrum and the sharpness also for the loss that a checkpoint was trained with. Images are a fixed subset,
+without augmentation; normalisation uses the stored statistics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import optax
+
+from jaxtl import config as config_lib
+from jaxtl import losses, tree
+from jaxtl import weights as weights_lib
+from jaxtl.config import Spec, call
+from jaxtl.errors import ConfigError
+from jaxtl.host.remember import remember
+from jaxtl.measure import blocks
+from jaxtl.measure import network as networks
+from jaxtl.measure.lambda_max import Flatness
+from jaxtl.measure.landscape import Landscape, extreme_numbers
+from jaxtl.measure.network import Network
+from jaxtl.measure.passes import FORWARD, PRODUCT
+from jaxtl.runner.plan import UNKNOWN, DataFacts, Extent, Training
+from jaxtl.studies.flatness.settings import FlatnessStudy
+from jaxtl.tasks.classify import PerExampleLoss
+from jaxtl.train.experiment import Experiment
+from jaxtl.train.image_size import at_size
+from jaxtl.train.inputs import Data
+from jaxtl.train.runtime import Runtime
+from jaxtl.types import Params, Row
+
+CROSS_ENTROPY = "cross_entropy"
+TRAINING = "training"
+
+
+def rows(study: FlatnessStudy, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
+  """Rows of the kinds flatness (one for each loss), layer, slice and plane; `seed` draws another subset."""
+  images, network, other = _prepared(study, runtime)
+  about = networks.about(study.start, network)
+  networks.same_weights(workdir, about)
+  flatness = dataclasses.replace(study.flatness, seed=study.flatness.seed + seed)
+  work = _work(study, network, runtime)
+  for name, loss in _losses(network).items():
+    runtime.progress.title = f"{'/'.join(workdir.parts[-2:])} | {name.replace('_', '-')}"
+
+    def compute(name: str = name, loss: PerExampleLoss = loss) -> dict[str, list[Row]]:
+      subset = dict(num_examples=flatness.num_examples, seed=flatness.seed)
+      at = Landscape.of(network.model, network.params, network.batch_stats, loss, images, runtime, **subset)
+      return {"rows": _measured(at, flatness, study, work[name], other)}
+
+    recalled = functools.partial(runtime.progress.skip, sum(work[name].values()))
+    note = runtime.progress.note
+    for row in remember(workdir / f"{name}.json", compute, recalled=recalled, note=note)["rows"]:
+      yield {**row, "loss": name, "differentiated": _loss_name(name, network.task), **about}
+
+
+def config_of(start: str, data: dict[str, Any], *, num_examples: int) -> dict[str, Any]:
+  """The config of a study of one checkpoint, as `jaxtl run` would read it.
+
+  Args:
+    start: the checkpoint; the config holds the digest of its weights, so that others are another study.
+    data: of `network.data_config`.
+    num_examples: images of the subset.
+  """
+  return dict(
+    study=".studies.flatness.rows",
+    title=f"Flatness of {start}",
+    base=dict(
+      start=start, digest=networks.digest(start), flatness=dict(data=data, num_examples=num_examples)
+    ),
+    arms=dict(checkpoint={}),
+    seeds=[0],
+  )
+
+
+def _measured(
+  at: Landscape,
+  flatness: Flatness,
+  study: FlatnessStudy,
+  work: dict[str, float],
+  other: tuple[Params, Params] | None,
+) -> list[Row]:
+  """All rows of one loss: of the parts that `work` has."""
+
+  def part(name: str) -> AbstractContextManager[None]:
+    return at.meter.part(name, work=work[name])
+
+  with part("λ_max"):
+    row: Row = {"kind": "flatness", **at.facts()}
+    extremes = at.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance)
+    row |= extreme_numbers(extremes) | {"tolerance": flatness.tolerance}
+    _note(at, f"λ_max {row['lambda_max']:.4g} after {row['num_products']} products")
+  if study.spectrum is not None:
+    with part("spectrum"):
+      row |= at.spectrum(study.spectrum)
+      _note(at, f"spectrum: trace {row['trace']:.4g} ± {row['trace_error']:.2g}")
+  if study.sharpness is not None:
+    with part("sharpness"):
+      row |= at.sharpness(study.sharpness)
+      _note(at, f"sharpness: SAM's first order {row['sam_first_order']:.4g}")
+  return [row, *_around(at, study, work, extremes.algebraic.vector, other)]
+
+
+def _around(
+  at: Landscape,
+  study: FlatnessStudy,
+  work: dict[str, float],
+  eigenvector: Params,
+  other: tuple[Params, Params] | None,
+) -> list[Row]:
+  """The rows of blocks, lines and the plane."""
+  found: list[Row] = []
+  if study.layers is not None and "blocks" in work:
+    with at.meter.part("blocks", work=work["blocks"]):
+      for layer in blocks.rows(at, study.layers):
+        found.append({"kind": "layer", **layer})
+        _note(at, f"block {layer['layer']}: λ_max {layer['layer_lambda_max']:.4g}")
+  if study.slice is not None:
+    with at.meter.part("lines", work=work["lines"]):
+      found += [{"kind": "slice", **line} for line in at.slices(study.slice, eigenvector, other)]
+      _note(at, "lines through the weights")
+  if study.plane is not None and "plane" in work:
+    with at.meter.part("plane", work=work["plane"]):
+      found.append({"kind": "plane", **at.plane(study.plane, eigenvector)})
+      _note(at, "plane around the weights")
+  return found
+
+
+def _note(at: Landscape, text: str) -> None:
+  at.runtime.progress.note(f"{at.runtime.progress.title} | {text}, {at.meter.seconds():.0f} s")
+
+
+def work(study: FlatnessStudy, runtime: Runtime) -> float:
+  """Image passes of all losses, for the time left; most stop earlier, at their tolerance."""
+  _, network, _ = _prepared(study, runtime)
+  return sum(sum(parts.values()) for parts in _work(study, network, runtime).values())
+
+
+def _work(study: FlatnessStudy, network: Network, runtime: Runtime) -> dict[str, dict[str, float]]:
+  """loss -> part -> image passes at most; blocks and planes, which cost most, of the cross-entropy only."""
+  flatness = study.flatness
+  images = min(flatness.num_examples, len(runtime.open(flatness.data)))
+  passes = {"λ_max": FORWARD + PRODUCT * flatness.num_iters}
+  for name, plan in (("spectrum", study.spectrum), ("sharpness", study.sharpness), ("lines", study.slice)):
+    if plan is not None:
+      passes[name] = plan.passes
+  more = {} if study.plane is None else {"plane": study.plane.passes}
+  if study.layers is not None:
+    more["blocks"] = study.layers.passes(len(network.model.blocks))
+  return {
+    loss: {name: images * one for name, one in (passes | (more if loss == CROSS_ENTROPY else {})).items()}
+    for loss in _losses(network)
+  }
+
+
+def _losses(network: Network) -> dict[str, PerExampleLoss]:
+  """The cross-entropy, and the loss that the network was trained with if that is another."""
+  found: dict[str, PerExampleLoss] = {CROSS_ENTROPY: losses.softmax_cross_entropy}
+  if config_lib.plain(network.task).get("loss") != {"fn": ".losses.softmax_cross_entropy"}:
+    found[TRAINING] = network.loss
+  return found
+
+
+def extent(study: FlatnessStudy, runtime: Runtime) -> Extent:
+  """The network, the images, and what a gradient of the loss of its training needs."""
+  found, data = Extent(), study.flatness.data
+  there = found.images(data, runtime)
+  found.lines.append(("images", f"{study.flatness.num_examples} of {there}, in batches of {data.batch_size}"))
+  start = found.start(study.start, trust=runtime.trust)
+  if study.slice is not None and study.slice.towards is not None:
+    found.start(study.slice.towards, trust=runtime.trust)
+  if start is None or there == UNKNOWN:
+    return found
+  data, network = networks.prepared(study.start, data, runtime)
+  size = runtime.image_shape(data)[0]
+  known = DataFacts(len(runtime.open(data)), len(start.classes), size)
+  # As a step without any memory of the last ones would take it.
+  plain = Spec("optax.sgd", "make", {"learning_rate": 1.0}, optax.sgd)
+  step = Experiment(at_size(network.model_spec, size), network.task, data, plain, steps=1)
+  found.trainings[f"at {size} x {size}"] = Training(step, known, is_training=False)
+  return found
+
+
+def check_data(study: FlatnessStudy, runtime: Runtime) -> None:
+  """Refuses a checkpoint that is not there, not the one that is meant or not finite, images of other classes,
+  another checkpoint that does not match, and names of parameters that there are none of."""
+  networks.check_start(study.start, study.digest, study.flatness.data, runtime, at="flatness.data")
+  _, network, other = _prepared(study, runtime)
+  networks.check_finite(network.params, network.batch_stats)
+  count = tree.size(network.params)
+  if study.spectrum is not None and study.spectrum.num_eigenvalues > count:
+    asked = study.spectrum.num_eigenvalues
+    raise ConfigError(
+      f"spectrum.num_eigenvalues is {asked}; a network of {count} parameters has {count} eigenvalues, "
+      f"so write at most {count}"
+    )
+  if study.layers is not None:
+    tree.matches(network.params, study.layers.where)
+  if other is not None:
+    weights_lib.between(network.params, other[0])
+
+
+def _prepared(study: FlatnessStudy, runtime: Runtime) -> tuple[Data, Network, tuple[Params, Params] | None]:
+  """The images with the transforms that count, the network for their size, and the other one's weights."""
+  data, network = networks.prepared(study.start, study.flatness.data, runtime)
+  if study.slice is None or study.slice.towards is None:
+    return data, network, None
+  other = networks.network(study.slice.towards, runtime.image_shape(data)[0], trust=runtime.trust)
+  return data, network, (other.params, other.batch_stats)
+
+
+def _loss_name(name: str, task: Spec) -> str:
+  """The loss that was differentiated, as a short call."""
+  if name == CROSS_ENTROPY:
+    return "softmax_cross_entropy"
+  return call(config_lib.plain(task).get("loss"))

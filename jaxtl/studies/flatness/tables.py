@@ -1,0 +1,334 @@
+"""The tables of a flatness study: a checkpoint's numbers for each loss, and its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxtl.report.grid import Grid
+from jaxtl.report.results import Results
+from jaxtl.report.table import ABSENT, Column, Table, decimals_for, mean_and_spread
+
+LOSSES = {"cross_entropy": "cross-entropy", "training": "training loss"}
+# Below these, a standard error is itself known to no better than a quarter: 1 / sqrt(2 (n - 1)).
+FEW_PROBES = 10
+# key of a row -> title, group, what it is, whether less of it is flatter
+_MEASURES: Mapping[str, tuple[str, str, str, int]] = {
+  "lambda_max": ("λ_max", "Hessian", "largest eigenvalue, by power iteration", -1),
+  "residual": ("residual", "Hessian", "relative residual of λ_max", 0),
+  "trace": ("trace", "Hessian", "sum of the eigenvalues, by random probes", -1),
+  "trace_error": ("trace s.e.", "Hessian", "standard error of the trace", 0),
+  "gauss_newton_trace": ("trace", "Gauss-Newton", "sum of the Gauss-Newton matrix's eigenvalues", -1),
+  "gauss_newton_trace_error": ("trace s.e.", "Gauss-Newton", "standard error of that trace", 0),
+  "effective_dimension": ("eff. dim.", "Gauss-Newton", "effective dimension", -1),
+  "effective_dimension_error": ("eff. dim. s.e.", "Gauss-Newton", "s.e. of the effective dimension", 0),
+  "sam_first_order": ("first order", "Sharpness", "SAM sharpness, one step", -1),
+  "sam_sharpness": ("ascent", "Sharpness", "SAM sharpness, several steps", -1),
+  "average_sharpness": ("average", "Sharpness", "average sharpness under Gaussian noise", -1),
+  "average_sharpness_error": ("average s.e.", "Sharpness", "standard error of the average sharpness", 0),
+  "adaptive_sam_sharpness": ("ascent", "Scale-invariant", "adaptive SAM sharpness", -1),
+  "adaptive_average_sharpness": ("average", "Scale-invariant", "adaptive average sharpness", -1),
+  "adaptive_average_sharpness_error": (
+    "average s.e.",
+    "Scale-invariant",
+    "s.e. of the adaptive average sharpness",
+    0,
+  ),
+  "fisher_rao_norm": ("Fisher-Rao", "Scale-invariant", "Fisher-Rao norm", -1),
+  "relative_flatness": ("relative", "Scale-invariant", "relative flatness of the head", -1),
+  "relative_flatness_error": (
+    "relative s.e.",
+    "Scale-invariant",
+    "standard error of the relative flatness",
+    0,
+  ),
+  "mean_loss": ("loss", "At the weights", "mean loss on the images", 0),
+}
+
+_BLOCK_COLUMNS = ("λ_max", "residual", "trace ± s.e.", "eff. dim. ± s.e.", "SAM sharpness")
+
+
+def make_tables(results: Results) -> list[Table]:
+  """One table for each loss that was differentiated."""
+  found = []
+  for loss, title in LOSSES.items():
+    columns = [column for column in _columns(results, loss) if column.values]
+    arms = tuple(arm for arm in results.arms if any(column.values.get(arm) for column in columns))
+    if columns:
+      found.append(Table(f"Curvature of the {title}", arms, tuple(columns)))
+  return found
+
+
+def lead(results: Results) -> list[str]:
+  """What one checkpoint's curvature comes to; several are compared instead."""
+  rows = _rows(results, "flatness", "cross_entropy")
+  if len(results.arms) > 1 or len(rows) != 1:
+    return []
+  [row] = rows
+  how = "has reached its tolerance" if row["converged"] else "has not reached its tolerance: a lower bound"
+  said = [f"λ_max {how}, with a relative residual of {row['residual']:.2g}"]
+  if "trace" in row:
+    said.append(f"the trace is {_with_error(row, 'trace')}")
+  if "sam_sharpness" in row:
+    rho = row["sharpness_plan"]["rho"]
+    said.append(
+      f"the loss of {row['mean_loss']:.3g} rises by {row['sam_sharpness']:.3g} within a radius of {rho:g}"
+    )
+  return [f"On {row['num_examples']:,} images of {row['images']}: {'; '.join(said)}."]
+
+
+def caption(results: Results, table: Table) -> list[tuple[str, str]]:
+  """How to read a table of `make_tables`."""
+  rows = _rows(results, "flatness")
+  said = [
+    (
+      "Images",
+      f"{_all(rows, 'num_examples')} of {_all(rows, 'images')}, drawn evenly over the classes with seed "
+      f"{_all(rows, 'seed_of_images')}; not augmented.",
+    ),
+    ("Normalisation", f"{_all(rows, 'batch_norm')}."),
+    (
+      "Precision",
+      f"{_all(rows, 'precision')}, computing in {_all(rows, 'compute_type')}, products of matrices in JAX's "
+      f"precision {_all(rows, 'matmul_precision')}.",
+    ),
+    ("Standard error (s.e.)", _standard_error(rows)),
+  ]
+  if len(table.arms) > 1:
+    flattest = (
+      "The smallest as printed: the flattest. It does not say that the difference is beyond an error."
+    )
+    said.append(("Bold", flattest))
+  if "training" in table.title or "training loss" in table.title:
+    own = [f"{arm}: {name}" for arm, name in _differentiated(results, "training").items()]
+    said.insert(0, ("Loss", f"Each arm's own ({'; '.join(own)}): rows cannot be compared with each other."))
+  alphas = sorted({f"{row['alpha']:g}" for row in rows if "alpha" in row})
+  if alphas:
+    change = max(row["effective_dimension_change"] for row in rows if "effective_dimension_change" in row)
+    negative = max(row.get("gauss_newton_negative", 0.0) for row in rows)
+    left_out = (
+      f" Negative ones, up to {100 * negative:.1f} % by size, are left out." if negative > 1e-3 else ""
+    )
+    said.append(
+      (
+        "Effective dimension",
+        f"Sum of λ / (λ + {' or '.join(alphas)}) over the Gauss-Newton matrix's eigenvalues. The latter half "
+        f"of the steps of its recursion changed it by {change:.2g} at most.{left_out}",
+      )
+    )
+  plans = [row["sharpness_plan"] for row in rows if "sharpness_plan" in row]
+  if plans:
+    ball = f"radius {_all(plans, 'rho')}, and {_all(plans, 'adaptive_rho')} relative to the weights"
+    noise = f"deviation {_all(plans, 'sigma')} and {_all(plans, 'adaptive_sigma')}"
+    draws = f"{_all(plans, 'num_steps')} steps of ascent, {_all(plans, 'num_samples')} pairs of draws"
+    said.append(("Sharpness", f"Balls of {ball}; noise of standard {noise}; {draws}."))
+  return said
+
+
+def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:
+  """What it is of, and what few probes make of it."""
+  said = "One standard error over the random probes, of this subset of the images only."
+  counts = sorted({len(row["density_nodes"]) for row in rows if "density_nodes" in row})
+  few = [count for count in counts if count < FEW_PROBES]
+  if not few:
+    return said
+  return (
+    f"{said} Few probes, here {' or '.join(map(str, few))} for the trace, tell it badly: ± one of them holds "
+    "the truth in fewer than 68 of 100 cases. Student's t with n - 1 degrees of freedom, n the number of "
+    f"probes, gives wider intervals{_covered(rows)}."
+  )
+
+
+def _covered(rows: Sequence[Mapping[str, Any]]) -> str:
+  """How often these intervals hold the truth, in the row where they do so least; older rows do not say."""
+  known = [row for row in rows if "trace_coverage" in row and row["trace"] > 0]
+  found = [(row["trace_coverage"], row["eigenvalues"][0] / row["trace"]) for row in known]
+  if not found:
+    return ""
+  covered, share = min(found)
+  return (
+    f"; those of 95 % hold the truth in {100 * covered:.0f} % of cases where, as here, one eigenvalue has "
+    f"{100 * share:.0f} % of the trace"
+  )
+
+
+def blocks(results: Results) -> list[Grid]:
+  """The numbers of every block alone, for each loss, a line for each arm; means over seeds."""
+  grids = []
+  for loss, title in LOSSES.items():
+    rows = _rows(results, "layer", loss)
+    arms = [arm for arm in results.arms if any(row["arm"] == arm for row in rows)]
+    if not arms:
+      continue
+    several = len(arms) > 1
+    lines = []
+    for block in dict.fromkeys(row["layer"] for row in rows):
+      for arm in arms:
+        if found := [row for row in rows if row["arm"] == arm and row["layer"] == block]:
+          lines.append([block, *([arm] if several else []), *_block(found)])
+    header = ["block", *(["arm"] if several else []), *_BLOCK_COLUMNS]
+    words = frozenset({0, 1} if several else {0})
+    grids.append(Grid(f"Blocks, {title}", header, lines, _blocks_note(rows), words))
+  return grids
+
+
+def _blocks_note(rows: Sequence[Mapping[str, Any]]) -> str:
+  said = (
+    "The Hessian's diagonal block of each part of the network, the others held still. A residual above the "
+    "tolerance is marked ~: the eigenvalue is a lower bound."
+  )
+  measured = [row for row in rows if "layer_effective_dimension" in row]
+  if measured:
+    alphas, radii = (_all_numbers(measured, key) for key in ("layer_alpha", "layer_rho"))
+    change = max(row["layer_effective_dimension_change"] for row in measured)
+    said += (
+      f" Effective dimension: of the block's Gauss-Newton matrix, Σ λ / (λ + {alphas}); the latter half of "
+      f"its steps changed it by {change:.2g} at most. SAM sharpness: to first order, radius {radii} in the "
+      "block alone."
+    )
+  return f"{said} Means over seeds."
+
+
+def conditions(results: Results) -> list[Grid]:
+  """How each number of a checkpoint came to be."""
+  rows = _rows(results, "flatness")
+  if not rows:
+    return []
+  header = [
+    "arm",
+    "seed",
+    "loss",
+    "differentiated",
+    "checkpoint",
+    "weights",
+    "products",
+    "λ_max",
+    "residual",
+    "converged",
+    "by magnitude",
+    "its residual",
+    "top",
+  ]
+  lines = [
+    [
+      row["arm"],
+      str(row["seed"]),
+      LOSSES[row["loss"]],
+      row["differentiated"],
+      row["checkpoint"],
+      row["weights"],
+      str(row["num_products"]),
+      f"{row['lambda_max']:.4g}",
+      f"{row['residual']:.1e}",
+      "yes" if row["converged"] else "no",
+      *_by_magnitude(row),
+      ", ".join(f"{value:.4g}" for value in row.get("eigenvalues", ())) or ABSENT,
+    ]
+    for row in rows
+  ]
+  note = (
+    "Products, residual and convergence are of λ_max, the largest eigenvalue, by power iteration; by "
+    "magnitude: the eigenvalue that is largest in magnitude, another one where it is negative; top: "
+    "eigenvalues by Lanczos."
+  )
+  return [Grid("Measurements", header, lines, note, frozenset({0, 2, 3, 4, 5}))]
+
+
+def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """The numbers of one checkpoint, a line each, a column for each loss."""
+  found = {row["loss"]: row for row in rows if row["kind"] == "flatness"}
+  lines = [["", *(LOSSES[loss] for loss in found)]]
+  lines.append(["differentiated", *(row["differentiated"] for row in found.values())])
+  facts = ("weights", "images", "num_examples", "seed_of_images", "num_parameters", "precision")
+  for key in (*facts, "compute_type", "matmul_precision", "batch_norm"):
+    lines.append([key, *(str(row[key]) for row in found.values())])
+  for key in _MEASURES:
+    if not key.endswith("_error") and any(key in row for row in found.values()):
+      lines.append([key, *(_with_error(row, key) for row in found.values())])
+  if any(_is_other(row) for row in found.values()):
+    for key in ("lambda_by_magnitude", "residual_by_magnitude"):
+      lines.append([key, *(_with_error(row, key) for row in found.values())])
+  lines.append(["converged", *("yes" if row["converged"] else "no" for row in found.values())])
+  for key in ("alpha", "tolerance"):
+    lines.append([key, *(f"{row[key]:g}" if key in row else ABSENT for row in found.values())])
+  for name in next(iter(found.values())).get("sharpness_plan", ()):
+    lines.append([f"sharpness {name}", *(f"{row['sharpness_plan'][name]:g}" for row in found.values())])
+  lines.append(["num_products", *(str(row["num_products"]) for row in found.values())])
+  for row in rows:
+    if row["kind"] == "layer":
+      lines.append([f"block {row['layer']}", _block_text(row)])
+  widths = [max(len(line[i]) for line in lines if len(line) > i) for i in range(len(found) + 1)]
+  return "\n".join(
+    "  ".join(f"{text:{width}}" for text, width in zip(line, widths)).rstrip() for line in lines
+  )
+
+
+def _block_text(row: Mapping[str, Any]) -> str:
+  sure = "" if row["layer_converged"] else "~"
+  return (
+    f"{sure}{row['layer_lambda_max']:.4g} (residual {row['layer_residual']:.1e}), "
+    f"trace {_with_error(row, 'layer_trace')}, "
+    f"effective dimension {_with_error(row, 'layer_effective_dimension')}, "
+    f"SAM {_with_error(row, 'layer_sam_first_order')}"
+  )
+
+
+def _columns(results: Results, loss: str) -> Iterator[Column]:
+  for key, (title, group, text, better) in _MEASURES.items():
+    values = results.values(key, kind="flatness", loss=loss)
+    digits = decimals_for(values)
+    yield Column(title, group, f"{text} ({LOSSES[loss]})", values, better=better, decimals=digits)
+
+
+def _rows(results: Results, kind: str, loss: str | None = None) -> list[Mapping[str, Any]]:
+  return [row for row in results.rows if row.get("kind") == kind and loss in (None, row.get("loss"))]
+
+
+def _block(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The cells of one block of one arm, one row for each seed."""
+  sure = "" if all(row["layer_converged"] for row in rows) else "~"
+  return [
+    sure + _mean(rows, "layer_lambda_max"),
+    _mean(rows, "layer_residual"),
+    _mean(rows, "layer_trace", "layer_trace_error"),
+    _mean(rows, "layer_effective_dimension", "layer_effective_dimension_error"),
+    _mean(rows, "layer_sam_first_order"),
+  ]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], *keys: str) -> str:
+  """A mean, and that of its standard error; rows of an older version may not have them."""
+  if not all(key in row for row in rows for key in keys):
+    return ABSENT
+  return " ± ".join(f"{mean_and_spread([row[key] for row in rows])[0]:.3g}" for key in keys)
+
+
+def _with_error(row: Mapping[str, Any], key: str) -> str:
+  if key not in row:
+    return ABSENT
+  error = row.get(f"{key}_error")
+  return f"{row[key]:.5g}" + ("" if error is None else f" ± {error:.3g}")
+
+
+def _by_magnitude(row: Mapping[str, Any]) -> tuple[str, str]:
+  """The eigenvalue of largest magnitude and its residual."""
+  if "lambda_by_magnitude" not in row:
+    return ABSENT, ABSENT
+  return f"{row['lambda_by_magnitude']:.4g}", f"{row['residual_by_magnitude']:.1e}"
+
+
+def _is_other(row: Mapping[str, Any]) -> bool:
+  """Whether the eigenvalue of largest magnitude is not the largest one."""
+  return row.get("lambda_by_magnitude", row["lambda_max"]) != row["lambda_max"]
+
+
+def _differentiated(results: Results, loss: str) -> dict[str, str]:
+  return {row["arm"]: row["differentiated"] for row in _rows(results, "flatness", loss)}
+
+
+def _all(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+  return " or ".join(sorted({str(row[key]) for row in rows}))
+
+
+def _all_numbers(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+  return " or ".join(f"{value:g}" for value in sorted({row[key] for row in rows}))

@@ -1,0 +1,131 @@
+"""What a config says of a study of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtl import config as config_lib
+from jaxtl.config import Spec
+from jaxtl.errors import ConfigError
+from jaxtl.measure.layer_diagnosis import Diagnosis
+from jaxtl.train.experiment import Experiment
+from jaxtl.train.inputs import Data
+from jaxtl.train.prefix_cache import PrefixCache
+from jaxtl.train.source_overlap import overlap
+
+BASE = "base"
+# Nothing is learned from more, and seeds of parts stay apart.
+_MOST_PARTS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One way to go on from the base network.
+
+  Attributes:
+    gradient: makes the gradient rule: `.optim.plain`, `.optim.sam`, `.optim.pof`, `.optim.pol`, ...
+    diagnosed: gives the rule the layers that the diagnosis chooses, as its `perturb` and `update`.
+    cache: of the hidden states below what is updated; "auto" keeps them where nothing is augmented and they
+      fit.
+    rediagnose_every: epochs after which the network as it is then is diagnosed again, on the same images;
+      what that chooses is perturbed and updated from there, by an optimiser whose state and schedule begin
+      anew. None is the one diagnosis before, as in Terauchi et al. (`studies/layers/study.py`).
+  """
+
+  gradient: Spec
+  diagnosed: bool = False
+  cache: PrefixCache = dataclasses.field(default_factory=PrefixCache)
+  rediagnose_every: float | None = None
+
+  def __post_init__(self) -> None:
+    every = self.rediagnose_every
+    config_lib.require(rediagnose_every=(every, every is None or every > 0, "epochs above 0, or None"))
+    if every is not None and not self.diagnosed:
+      raise ConfigError(
+        f"rediagnose_every is {every:g}, and the method names its layers itself; write diagnosed=True, or "
+        "leave rediagnose_every out"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """The study: one base network per arm and seed, its diagnosis, and every method from there.
+
+  Attributes:
+    data: what is trained on, for as many epochs by every method.
+    validation: what layers are chosen on, checkpoints and temperatures; never the test images.
+    test: what is reported.
+    task: the loss.
+    optimizer: of the post-training; in the papers the last learning rate of the base run.
+    methods: by name; the base itself is always reported.
+    base: the run that makes the base network; its data may be augmented differently. None where `start` is.
+    start: a checkpoint to take as base network, instead.
+    diagnosis: of the base network, on held-out images; None for methods that name their layers.
+    epochs: of every method; 10 in the papers.
+    best: takes the checkpoint of the epoch with the lowest validation loss, the base included; False takes
+      the last.
+  """
+
+  data: Data
+  validation: Data
+  test: Data
+  task: Spec
+  optimizer: Spec
+  methods: Mapping[str, Method]
+  base: Experiment | None = None
+  start: str | None = None
+  diagnosis: Diagnosis | None = None
+  epochs: float = 10.0
+  best: bool = True
+
+  def __post_init__(self) -> None:
+    diagnosed = [name for name, method in self.methods.items() if method.diagnosed]
+    if (self.base is None) == (self.start is None):
+      there = "neither base nor start is" if self.base is None else "base and start are both"
+      raise ConfigError(f"{there} given; write either base or start")
+    config_lib.require(
+      methods=(
+        tuple(self.methods),
+        len(self.methods) > 0 and BASE not in self.methods,
+        f"some, none {BASE!r}",
+      ),
+      diagnosis=(self.diagnosis, self.diagnosis is not None or not diagnosed, "one, for diagnosed methods"),
+      epochs=(self.epochs, self.epochs > 0, "a number above 0"),
+    )
+    config_lib.check_names(self.methods, at="methods")
+    for name, method in self.methods.items():
+      every = method.rediagnose_every
+      if every is not None and self.epochs / every > _MOST_PARTS:
+        raise ConfigError(
+          f"methods.{name}.rediagnose_every is {every:g}; expected at least {self.epochs / _MOST_PARTS:g}, a "
+          f"{_MOST_PARTS}th of epochs"
+        )
+    check_apart(
+      self, {"data": self.data.source, **({"base.data": self.base.data.source} if self.base else {})}
+    )
+
+
+def check_apart(study: Layers, trained: Mapping[str, Any]) -> None:
+  """Refuses images that are in two of training, choice and test.
+
+  Args:
+    trained: name -> source of images that the base was or will be trained on, as a spec or as a checkpoint
+      has it.
+
+  Raises:
+    ConfigError: names both.
+  """
+  chosen = {"validation": study.validation}
+  if study.diagnosis is not None:
+    chosen["diagnosis.data"] = study.diagnosis.data
+  advice = "hold out a part, as .data.part_of(stop=0.9) and .data.part_of(start=0.9) do"
+  for name, data in (chosen | {"test": study.test}).items():
+    why = "where a trained network has nothing left to gain" if name in chosen else "which it has learned"
+    for of, source in trained.items():
+      if overlap(source, data.source):
+        raise ConfigError(f"{name} has images of {of}, {why}; {advice}, or take other images")
+  for name, data in chosen.items():
+    if overlap(study.test.source, data.source):
+      raise ConfigError(f"{name} has images of test, on which nothing may be chosen; {advice}")

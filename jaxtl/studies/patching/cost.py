@@ -1,0 +1,102 @@
+"""How much a patching study has to do, in image passes: for the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jaxtl.measure.passes import FORWARD, GRADIENT
+from jaxtl.studies.patching.fine_tuning import fine_tuning
+from jaxtl.studies.patching.settings import Merging, Patching
+from jaxtl.train import experiment
+from jaxtl.train.experiment import total_steps, work_per_image
+from jaxtl.train.inputs import Data
+from jaxtl.train.runtime import Runtime
+
+# Coefficients that a pair is evaluated at: 21 of the grid; of the search, from nothing and from the grid; and
+# those that are reported, on the test images.
+_GRID, _SEARCHED, _REPORTED = 21, 14, 8
+_SEARCH = 11  # of one search alone
+
+
+def whole(study: Patching, runtime: Runtime) -> float:
+  """All of the study."""
+  passes = sum(tuning(study, runtime, patch) for patch in study.patching)
+  for patch in study.patching:
+    passes += sum(pair(study, runtime, supported, patch) for supported in study.supported)
+  if (plan := study.merging) is not None:
+    for method, _ in methods(study, plan):
+      passes += merge(study, plan, runtime, method) + merge_tuning(study, runtime, method)
+  return passes
+
+
+def methods(study: Patching, plan: Merging) -> list[tuple[str, str]]:
+  """(method, task that is forgotten or "") of every merge."""
+  return [
+    (method, patch)
+    for method in plan.methods
+    for patch in (study.patching if method == "negation" else ("",))
+  ]
+
+
+def tuning(study: Patching, runtime: Runtime, patch: str) -> float:
+  """The fine-tuning on a patching task."""
+  return _tuning(study, patch, _images(study, runtime, "train", [patch]))
+
+
+def pair(study: Patching, runtime: Runtime, supported: str, patch: str) -> float:
+  """The evaluations of a pair. The grid is known of a patching task from its first pair on."""
+  old, new = (_images(study, runtime, "validation", [name]) for name in (supported, patch))
+  first = supported == next(iter(study.supported))
+  alphas = _GRID + _SEARCHED
+  seen = alphas * old + (alphas if first else _SEARCHED) * new
+  tested = _REPORTED * _images(study, runtime, "test", [supported, patch])
+  return FORWARD * (seen + tested + alphas * statistics(study, patch)) + GRADIENT * old
+
+
+def statistics(study: Patching, patch: str) -> float:
+  """The images that the statistics of one coefficient are estimated from."""
+  train = study.patching[patch].train
+  return study.statistics_batches * train.batch_size if train is not None else 0.0
+
+
+def merge(study: Patching, plan: Merging, runtime: Runtime, method: str) -> float:
+  """The evaluations of one merge, on all tasks."""
+  names = list(study.tasks)
+  first = next(iter(study.patching))
+  seen = _images(study, runtime, "validation", names) + statistics(study, first)
+  return FORWARD * (
+    _evaluations(plan, method, len(study.patching)) * seen + _images(study, runtime, "test", names)
+  )
+
+
+def merge_tuning(study: Patching, runtime: Runtime, method: str) -> float:
+  """The fine-tuning that a merge needs beside that of each task."""
+  if method == "sequential":
+    return sum(tuning(study, runtime, patch) for patch in study.patching)
+  if method == "joint":
+    most = max(_images(study, runtime, "train", [patch]) for patch in study.patching)
+    return _tuning(study, next(iter(study.patching)), most * len(study.patching))
+  return 0.0
+
+
+def _evaluations(plan: Merging, method: str, tasks: int) -> float:
+  """On all tasks, about."""
+  steps = int(1 / plan.step + 1e-9) + 1
+  return {
+    "joint": _SEARCH + 1,
+    "sequential": _SEARCH * tasks,
+    "parallel": _SEARCH * (1 + plan.max_sweeps * tasks),
+    "uniform_soup": 1,
+    "greedy_soup": tasks + 2,
+    "fisher": 2,
+  }.get(method, steps)
+
+
+def _tuning(study: Patching, patch: str, num_examples: int) -> float:
+  tuned = fine_tuning(study, patch, experiment.PLAIN, "head")
+  return total_steps(tuned, num_examples) * tuned.data.batch_size * work_per_image(tuned)
+
+
+def _images(study: Patching, runtime: Runtime, part: str, names: Iterable[str]) -> int:
+  found: list[Data | None] = [getattr(study.tasks[name], part) for name in names]
+  return sum(len(runtime.open(data)) for data in found if data is not None)

@@ -1,0 +1,202 @@
+"""Frozen heads: what makes one shared backbone answer for several data sets.
+
+A head is a function from `HeadInputs` to the parameters of the model's head, so that a config can name it
+and fix its keywords. What it cannot be made of it may tell before it is made, by attributes of its own:
+`check(around)`, `check_count(count)` and `missing()`, as the functions of this module that ask for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from jaxtl.checkpoints.checkpoint import Weights
+from jaxtl.data.class_names import same_classes
+from jaxtl.errors import ConfigError
+from jaxtl.measure.linear_probe import LinearProbe
+from jaxtl.types import Params
+from jaxtl.zero_shot import from_files
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadInputs:
+  """What a head may be made of.
+
+  Attributes:
+    name: of the task, for messages.
+    start: the backbone's checkpoint, its own head included.
+    head: the name of the head among its parameters.
+    classes: the task's class names.
+    features: gives the backbone's pooled features [N, D] of the training images, not augmented, and their
+      labels [N]; raises ConfigError where the task has no training images.
+    seed: of the run.
+    beat: called whenever something has moved.
+    has_images: whether the task has training images.
+    note: takes a line for the user.
+  """
+
+  name: str
+  start: Weights
+  head: str
+  classes: tuple[str, ...]
+  features: Callable[[], tuple[np.ndarray, np.ndarray]]
+  seed: int = 0
+  beat: Callable[[], None] = lambda: None
+  has_images: bool = True
+  note: Callable[[str], None] = lambda text: None
+
+
+Head = Callable[[HeadInputs], Params]
+Function = TypeVar("Function", bound=Callable[..., Params])
+
+
+def no_images(name: str) -> ConfigError:
+  """Of a task whose head, or whatever else, needs training images."""
+  return ConfigError(f"the task {name!r} has no training images; give it train=dict(source=...)")
+
+
+def _checked_by(check: Callable[[HeadInputs], None]) -> Callable[[Function], Function]:
+  """Gives a function its `check(around)`."""
+
+  def give(head: Function) -> Function:
+    vars(head)["check"] = check
+    return head
+
+  return give
+
+
+def _check_probe(around: HeadInputs) -> None:
+  found = sorted(around.start.params.get(around.head, {}))
+  if found != ["bias", "kernel"]:
+    there = (
+      f"that of {around.start.path} has {' and '.join(found)}" if found else f"{around.start.path} has none"
+    )
+    raise ConfigError(
+      f"a linear probe needs a linear head, and {there}; give the task a head of another kind"
+    )
+  if not around.has_images:
+    raise no_images(around.name)
+
+
+def _check_own(around: HeadInputs) -> None:
+  same_classes(around.start.classes, around.classes, at=around.name)
+
+
+@_checked_by(_check_probe)
+def linear_probe(
+  around: HeadInputs,
+  *,
+  l2: tuple[float, ...] = LinearProbe.l2,
+  held_out: float = LinearProbe.held_out,
+  max_iters: int = LinearProbe.max_iters,
+) -> Params:
+  """A head that is fitted to the backbone's features: logistic regression, as `transfer.LinearProbe`.
+
+  The probe works on standardised features; their mean and scale go into kernel and bias.
+
+  Args:
+    around: the task and its features.
+    l2: penalties to choose from.
+    held_out: share of the training examples that the choice is made on.
+    max_iters: most L-BFGS steps.
+
+  Returns:
+    {"kernel": [D, K], "bias": [K]}.
+
+  Raises:
+    ConfigError: a keyword is out of its range, or the backbone's head is not linear.
+  """
+  probe = LinearProbe(tuple(l2), held_out, max_iters)
+  _check_probe(around)
+  features, labels = around.features()
+  chosen, penalty, by = probe.choose(
+    features, labels, num_classes=len(around.classes), seed=around.seed, beat=around.beat
+  )
+  if by == "nothing":
+    around.note(
+      f"{around.name}: one training image a class, so no penalty can be chosen; {penalty:g} is taken"
+    )
+  return chosen.head()
+
+
+def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False) -> Head:
+  """Heads that a text tower makes of the class names: `dict(make=".studies.patching.zero_shot", ...)`.
+
+  Keywords, and what a head is, as in `zero_shot.zero_shot`. The backbone must be an image tower of CLIP that
+  normalises what its head gets: `jaxtl import FILE --as clip_vit_b32 head=scaled_cosine`.
+
+  Raises:
+    ConfigError: the prompts cannot be used; later, the backbone has another kind of head.
+  """
+  return ZeroShotHead(from_files.zero_shot(text=text, vocabulary=vocabulary, prompts=prompts, subset=subset))
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShotHead:
+  """What `zero_shot` returns."""
+
+  make: from_files.ZeroShot
+
+  def __call__(self, around: HeadInputs) -> Params:
+    self.check(around)
+    return self.make(around.classes)
+
+  def check(self, around: HeadInputs) -> None:
+    """Refuses a backbone, words or files that the head cannot be made of, without a forward pass."""
+    kind = around.start.config["model"].get("head", "linear")
+    if kind != "scaled_cosine":
+      raise ConfigError(
+        f"zero-shot heads need a backbone with head=scaled_cosine, and {around.start.path} has head={kind}; "
+        "import it with head=scaled_cosine behind the options"
+      )
+    from_files.check_width(around.start, self.make.check(around.classes))
+
+  def check_count(self, count: int) -> None:
+    """Refuses data of so many classes, where the words are for others."""
+    self.make.check_count(count)
+
+  def missing(self) -> list[str]:
+    return self.make.missing()
+
+
+@_checked_by(_check_own)
+def own(around: HeadInputs) -> Params:
+  """The head that the checkpoint was trained with, for a task with the checkpoint's own classes.
+
+  Raises:
+    DataError: the class lists differ.
+  """
+  _check_own(around)
+  return around.start.params[around.head]
+
+
+def check(head: Head, around: HeadInputs) -> None:
+  """Refuses what a head cannot be made of, as far as that can be told before it is made.
+
+  Raises as the head does.
+  """
+  if told := _told_by(head, "check"):
+    told(around)
+
+
+def check_count(head: Head, count: int | None) -> None:
+  """The same of the number of classes that the config says the data have; None where it does not."""
+  told = _told_by(head, "check_count")
+  if told and count is not None:
+    told(count)
+
+
+def missing(head: Head) -> list[str]:
+  """The files that the head needs and that are not there, a line each."""
+  told = _told_by(head, "missing")
+  return list(told()) if told else []
+
+
+def _told_by(head: Head, name: str) -> Callable[..., Any] | None:
+  """What a head has of a name; a function that keywords made a partial has that of the function."""
+  found: Callable[..., Any] | None = getattr(head, name, None)
+  return _told_by(head.func, name) if found is None and isinstance(head, functools.partial) else found

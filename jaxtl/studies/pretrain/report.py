@@ -1,0 +1,68 @@
+"""The report of a pre-training: what was trained, how flat it is, and what it is worth for transfer."""
+
+from __future__ import annotations
+
+from jaxtl.report.findings import capital
+from jaxtl.report.results import Results
+from jaxtl.report.section import Caption, Headline, Section
+from jaxtl.report.table import Table, decimals_for
+from jaxtl.studies.pretrain.figures import make_figures
+from jaxtl.studies.pretrain.tables import accuracies, curvatures, evaluations, make_table
+from jaxtl.studies.pretrain.trials import end_of_grid, ends_of_rates, rates
+from jaxtl.studies.transfer import report as transfer_report
+from jaxtl.studies.transfer.captions import caption
+from jaxtl.studies.transfer.results import protocols
+
+
+def section(results: Results) -> Section:
+  """Pre-training accuracy and curvature beside transfer, the trials of rates, and the curves."""
+  tables = [(make_table(results, name), name) for name in protocols(results) or ("",)]
+  images = {
+    row["num_examples"] for row in results.rows if row.get("kind") == "pretrain" and "num_examples" in row
+  }
+  return Section(
+    headline=transfer_report.headline(results) or _headline(results),
+    warnings=warnings(results),
+    tables=[
+      (table, caption(results, table, name, measures=_measures(results, table)))
+      for table, name in tables
+      if table.columns
+    ],
+    figures=make_figures(results),
+    trials=rates(results),
+    facts=transfer_report.facts(results),
+    drawn={"flatness.data": sorted(images)},
+    sizes=transfer_report.sizes(results),
+  )
+
+
+def warnings(results: Results) -> list[str]:
+  """Rates at an end of those tried, and what a transfer warns of."""
+  ends = end_of_grid(ends_of_rates(results))
+  return [*([ends] if ends else []), *transfer_report.warnings(results)]
+
+
+def _headline(results: Results) -> Headline | None:
+  """Accuracy of the pre-training, else curvature; None before anything is trained."""
+  for name in evaluations(results):
+    if values := accuracies(results, name):
+      measure = f"pre-training accuracy on {name}"
+      return Headline(f"Best {measure}", capital(measure), values)
+  values = curvatures(results)
+  if not values:
+    return None
+  return Headline(
+    "Flattest (smallest λ_max)", "λ_max of the cross-entropy", values, decimals_for(values), larger=False
+  )
+
+
+def _measures(results: Results, table: Table) -> Caption:
+  """How to read the columns that are not of the transfer."""
+  titles = {column.title for column in table.columns}
+  topics = []
+  if "accuracy" in titles:
+    topics.append(("Pre-training", f"Accuracy is top-1 on the evaluation set {evaluations(results)[0]}."))
+  if "λ_max" in titles:
+    topics.append(("λ_max", "The largest curvature of the cross-entropy, whatever the arm was trained with."))
+  topics += [("Speed", f"{capital(c.measure)}; not marked.") for c in table.columns if c.title == "speed"]
+  return topics

@@ -1,0 +1,91 @@
+"""The tables of a pre-training: accuracy, curvature, transfer and speed."""
+
+from __future__ import annotations
+
+from jaxtl.report.results import Results, numbers
+from jaxtl.report.table import Column, Table, decimals_for, filled_table, mean_and_spread
+from jaxtl.studies.transfer import tables as transfer_tables
+from jaxtl.studies.transfer.results import protocol_title
+
+
+def make_table(results: Results, protocol: str) -> Table:
+  """What was pre-trained and what it transfers by one protocol; an empty one leaves the transfer out."""
+  transferred = transfer_tables.columns(results, protocol) if protocol else []
+  title = protocol_title(protocol) if protocol else "Measures"
+  return filled_table(results, title, [*_pretraining(results), *transferred, *_speed(results)])
+
+
+def evaluations(results: Results) -> tuple[str, ...]:
+  """The evaluation sets of the pre-training, by name."""
+  ends = [
+    key.removesuffix("/top1")
+    for row in results.rows
+    if row.get("kind") == "pretrain"
+    for key in row
+    if key.endswith("/top1")
+  ]
+  return tuple(dict.fromkeys(ends))
+
+
+def accuracies(results: Results, name: str) -> dict[str, dict[int, float]]:
+  """arm -> seed -> top-1 on an evaluation set."""
+  return results.values(f"{name}/top1", kind="pretrain")
+
+
+def curvatures(results: Results) -> dict[str, dict[int, float]]:
+  """arm -> seed -> lambda_max of the cross-entropy."""
+  return results.values("lambda_max", kind="pretrain")
+
+
+def curvature_sentence(results: Results) -> str:
+  """How lambda_max was measured, and how well."""
+  images = sorted(set(numbers(results.values("num_examples", kind="pretrain"))))
+  if not images:
+    return ""
+  residuals = sorted(numbers(results.values("residual", kind="pretrain")))
+  # True, 1.0 or NaN, by the version.
+  converged = [
+    row["converged"] == 1
+    for row in results.rows
+    if row.get("kind") == "pretrain" and row.get("converged") in (0, 1)
+  ]
+  counts = " or ".join(f"{value:,.0f}" for value in images)
+  text = f"λ_max is the largest eigenvalue of the Hessian of the mean cross-entropy on {counts} images"
+  if residuals:
+    text += f"; relative residuals {residuals[0]:.2g} to {residuals[-1]:.2g}"
+  if converged:
+    text += f"; {sum(converged)} of {len(converged)} measurements reached their tolerance"
+  return f"{text}."
+
+
+def _pretraining(results: Results) -> list[Column]:
+  names = evaluations(results)
+  columns = [
+    Column(
+      "accuracy" if len(names) == 1 else name,
+      "Pre-training",
+      f"pre-training accuracy, top-1 on {name}",
+      accuracies(results, name),
+    )
+    for name in names
+  ]
+  found = curvatures(results)
+  measure = "λ_max of the cross-entropy's Hessian"
+  return [
+    *columns,
+    Column("λ_max", "Pre-training", measure, found, better=-1, decimals=decimals_for(found)),
+  ]
+
+
+def _speed(results: Results) -> list[Column]:
+  """Images per second relative to the first arm that has them."""
+  found = results.values("images_per_second", kind="pretrain")
+  first = next((arm for arm in results.arms if found.get(arm)), None)
+  if first is None:
+    return []
+  reference = mean_and_spread(list(found[first].values()))[0]
+  if not reference:
+    return []
+  relative = {arm: {seed: x / reference for seed, x in by_seed.items()} for arm, by_seed in found.items()}
+  title = f"images/s of pre-training relative to {first} ({reference:.0f} images/s)"
+  return [Column("speed", "Cost", title, relative, better=0, decimals=2)]

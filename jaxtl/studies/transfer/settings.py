@@ -1,0 +1,96 @@
+"""What a config says of a transfer: targets, probes and fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxtl import config as config_lib
+from jaxtl.config import Spec
+from jaxtl.measure.linear_probe import LinearProbe
+from jaxtl.train.experiment import PLAIN, check_length
+from jaxtl.train.inputs import Data
+
+HEADS = ("fresh", "probe")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms.
+
+  Where `test` leaves its transforms out, they are the checkpoint's own: its size, crop and normalisation.
+  Where `train` does, they are those of `test` with a standard augmentation.
+  """
+
+  train: Data
+  test: Data
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTune:
+  """Training all weights from the checkpoint, the head replaced.
+
+  Attributes:
+    task: its loss. Normalisation statistics are frozen unless it says `frozen_stats=False`.
+    optimizer, gradient, epochs, steps: as in an experiment.
+    evaluate_every_epochs: period of the test evaluations behind the curve and the best accuracy; None is only
+      at the end, and the best is then the last.
+    checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning resumes from; None is only
+      at the end.
+    keep: how many checkpoints of each fine-tuning stay; 0 removes its weights as soon as its row is written.
+    head: what the head begins with. "fresh" draws it as the model does. "probe" takes the linear probe of the
+      target, fitted as `Protocols.linear_probe` says, so that the backbone is not distorted while a random
+      head is learned: Kumar, Raghunathan, Jones, Ma, Liang, "Fine-Tuning can Distort Pretrained Features and
+      Underperform Out-of-Distribution", 2022, arXiv 2202.10054.
+  """
+
+  task: Spec
+  optimizer: Spec
+  epochs: float | None = None
+  gradient: Spec = PLAIN
+  evaluate_every_epochs: float | None = 1.0
+  steps: int | None = None
+  checkpoint_every: int | None = 500
+  keep: int = 1
+  head: str = "fresh"
+
+  def __post_init__(self) -> None:
+    every, period = self.evaluate_every_epochs, self.checkpoint_every
+    check_length(self.epochs, self.steps)
+    config_lib.require(
+      evaluate_every_epochs=(every, every is None or every > 0, "a number above 0"),
+      checkpoint_every=(period, period is None or period >= 1, "at least 1"),
+      keep=(self.keep, self.keep >= 0, "0 or more"),
+      head=(self.head, self.head in HEADS, f"one of {', '.join(HEADS)}"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocols:
+  """Where and how to transfer.
+
+  Attributes:
+    targets: data sets by name.
+    linear_probe, fine_tune: None leaves the protocol out; a fine-tuning that begins at the probe then fits
+      it with the defaults.
+  """
+
+  targets: Mapping[str, Target]
+  linear_probe: LinearProbe | None = None
+  fine_tune: FineTune | None = None
+
+  def __post_init__(self) -> None:
+    config_lib.check_names(self.targets, at="targets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+  """The study: one checkpoint per arm, transferred to every target.
+
+  Attributes:
+    start: the checkpoint, a run's folder.
+    transfer: where and how.
+  """
+
+  start: str
+  transfer: Protocols

@@ -1,0 +1,40 @@
+"""Sizes of images, and models whose parameters belong to one: their position embeddings are resized."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+from jaxtl import weights as weights_lib
+from jaxtl.checkpoints.checkpoint import Weights
+from jaxtl.config import Spec
+from jaxtl.train.inputs import Data
+from jaxtl.train.step import shapes_of
+from jaxtl.types import Model, Params
+
+
+def image_size_of(data: Data) -> int | None:
+  """The side of the images that the transforms leave, where they say it."""
+  sizes = (transform.keywords.get("size") for transform in reversed(data.transforms))
+  return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def at_size(spec: Spec, size: int) -> Spec:
+  """The spec of the same model for square images of `size` pixels; itself where a model takes any size."""
+  parameter = inspect.signature(spec.target).parameters.get("image_size")
+  if parameter is None or spec.keywords.get("image_size", parameter.default) == size:
+    return spec
+  return dataclasses.replace(spec, keywords={**spec.keywords, "image_size": size})
+
+
+def fitted(spec: Spec, weights: Weights, size: int) -> tuple[Model, Params]:
+  """The model of a weight with its parameters, for square images of `size` pixels.
+
+  Raises:
+    ConfigError: the patches of the model do not divide the size.
+  """
+  sized = at_size(spec, size)
+  model = sized.realize(num_classes=len(weights.classes))
+  if sized is spec:
+    return model, weights.params
+  return model, weights_lib.match(weights.params, shapes_of(model, (size, size, 3))["params"])

@@ -1,0 +1,197 @@
+"""Fine-tunings of a study are trainings like every other: saved, resumed, and usable afterwards."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxtl import train
+from jaxtl.checkpoints import checkpoint
+from jaxtl.config import Spec, parse
+from jaxtl.errors import ConfigError, Restart
+from jaxtl.measure.linear_probe import LinearProbe
+from jaxtl.studies.transfer import study as transfer
+from jaxtl.studies.transfer.settings import FineTune, Protocols
+from jaxtl.train import Experiment, training
+from jaxtl.train.experiment import make_model
+from jaxtl.train.loop import fit
+from tests.small_training import tiny_config
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+  """A trained network."""
+  runtime = train.Runtime(train.make_mesh(1))
+  experiment = parse(tiny_config(epochs=1.0, evaluation={}), Experiment)
+  return train.run(experiment, seed=0, runtime=runtime, workdir=tmp_path_factory.mktemp("start")).weights
+
+
+def fine_tuning(study_config, **changes) -> Protocols:
+  """The study's fine-tuning alone: 2 epochs of 96 images in batches of 16, 12 steps."""
+  protocols = parse(study_config["base"]["transfer"], Protocols)
+  tuned = dataclasses.replace(protocols.fine_tune, epochs=2.0, evaluate_every_epochs=1.0)
+  return dataclasses.replace(protocols, linear_probe=None, fine_tune=dataclasses.replace(tuned, **changes))
+
+
+def measure(protocols, start, folder, runtime):
+  model = start.model_spec(trust=True)
+  return list(transfer.measure(protocols, model, start, seed=0, workdir=folder, runtime=runtime))
+
+
+def top1(weights, batches):
+  """Of a checkpoint, by its model alone."""
+  model = make_model(weights.model_spec(trust=True), num_classes=len(weights.classes))
+  right, count = 0, 0
+  for batch in batches:
+    features, _ = model.apply(weights.params, weights.batch_stats, batch["image"])
+    right += int(np.sum((np.argmax(features["logits"], axis=-1) == batch["label"]) & batch["mask"]))
+    count += int(np.sum(batch["mask"]))
+  return right / count
+
+
+def test_a_fine_tuning_is_a_checkpoint_with_metrics_curve_and_classes(study_config, start, runtime, tmp_path):
+  protocols, runtime = fine_tuning(study_config), runtime()
+  (row,) = measure(protocols, start, tmp_path, runtime)
+  folder = tmp_path / "two" / "fine_tune"
+  assert json.loads((folder / "classes.json").read_text()) == ["a", "b"]
+  tuned = checkpoint.load(str(folder))
+  assert tuned.classes == ("a", "b")
+  assert top1(tuned, runtime.eval_batches(protocols.targets["two"].test)) == pytest.approx(row["accuracy"])
+  with (folder / "curve.csv").open() as file:
+    curve = list(csv.DictReader(file))
+  assert [(line["epoch"], line["step"]) for line in curve] == [("1", "6"), ("2", "12")]
+  for name in ("train/loss", "train/accuracy", "train/rate", "eval/test/top1", "eval/test/cross_entropy"):
+    assert all(np.isfinite(float(line[name])) for line in curve), name
+  assert float(curve[-1]["eval/test/top1"]) == row["accuracy"]
+  assert float(curve[-1]["eval/test/cross_entropy"]) == row["loss"]
+
+
+def test_a_killed_fine_tuning_goes_on_from_its_newest_checkpoint(
+  study_config, start, runtime, tmp_path, monkeypatch
+):
+  protocols = fine_tuning(study_config, checkpoint_every=5, keep=2)
+  (whole,) = measure(protocols, start, tmp_path / "whole", runtime())
+  stopping = runtime()
+  stopping.interruption = StopAfter(8)
+  with pytest.raises(Restart):
+    measure(protocols, start, tmp_path / "cut", stopping)
+  folder = tmp_path / "cut" / "two" / "fine_tune"
+  shutil.rmtree(folder / "checkpoints" / "8")  # as if it had been killed, and not stopped
+  begun = []
+  monkeypatch.setattr(
+    training, "fit", lambda state, *a, **k: begun.append(int(state.step)) or fit(state, *a, **k)
+  )
+  (resumed,) = measure(protocols, start, tmp_path / "cut", runtime())
+  assert begun == [5]
+  assert {k: v for k, v in resumed.items() if k != "seconds"} == {
+    k: v for k, v in whole.items() if k != "seconds"
+  }
+  one, other = (checkpoint.load(str(tmp_path / run / "two" / "fine_tune")) for run in ("whole", "cut"))
+  jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+  curves = [(tmp_path / run / "two" / "fine_tune" / "curve.csv").read_text() for run in ("whole", "cut")]
+  assert curves[0] == curves[1]
+
+
+def test_a_fine_tuning_that_begins_at_the_probe_is_the_probe_before_its_first_step(
+  study_config, start, runtime, tmp_path, monkeypatch
+):
+  fits, choose = [], LinearProbe.choose
+
+  def counted(*given, **options):
+    fits.append(1)
+    return choose(*given, **options)
+
+  monkeypatch.setattr(LinearProbe, "choose", counted)
+  protocols = fine_tuning(study_config, head="probe", epochs=0.0, evaluate_every_epochs=None)
+  fit = parse(study_config["base"]["transfer"], Protocols).linear_probe
+  probe, tuned = measure(dataclasses.replace(protocols, linear_probe=fit), start, tmp_path, runtime())
+  assert len(fits) == 1  # for both rows
+  assert (tuned["head"], tuned["steps"]) == ("probe", 0)
+  assert tuned["accuracy"] == probe["accuracy"]
+  assert tuned["loss"] == pytest.approx(probe["loss"], rel=1e-5)
+  model = start.model_spec(trust=True)
+  saved = checkpoint.load(str(tmp_path / "two" / "fine_tune"))
+  assert saved.classes == ("a", "b")
+  head = make_model(model, num_classes=2).head
+  others = [{name: block for name, block in one.params.items() if name != head} for one in (saved, start)]
+  jax.tree.map(np.testing.assert_array_equal, *others)
+
+
+def test_the_head_is_fresh_unless_it_is_to_begin_at_the_probe(study_config, start, runtime, tmp_path):
+  rows = {}
+  for head in ("fresh", "probe"):
+    (rows[head],) = measure(fine_tuning(study_config, head=head), start, tmp_path / head, runtime())
+  assert fine_tuning(study_config).fine_tune.head == "fresh"
+  assert rows["probe"]["loss"] < rows["fresh"]["loss"]  # 12 steps at a small rate
+
+
+def test_a_head_that_is_not_linear_cannot_begin_at_the_probe(study_config, runtime):
+  model = dict(make=".models.clip_vit_b32", image_size=8, patch_size=4, width=16, depth=1, num_heads=2)
+  protocols = fine_tuning(study_config, head="probe")
+  transfer.check_targets(protocols, model_of(dict(model, head="linear")), runtime())
+  with pytest.raises(ConfigError, match=r"needs a linear head, and that of \.models\.clip_vit_b32 has "):
+    transfer.check_targets(protocols, model_of(dict(model, head="cosine")), runtime())
+
+
+def model_of(spec) -> Spec:
+  return parse(tiny_config(model=spec), Experiment).model
+
+
+@pytest.mark.parametrize(
+  ("changes", "steps"),
+  [
+    (dict(), ["12"]),
+    (dict(checkpoint_every=4), ["12"]),
+    (dict(checkpoint_every=4, keep=2), ["12", "8"]),
+    (dict(checkpoint_every=None, keep=2), ["12"]),
+    (dict(keep=0), []),
+  ],
+)
+def test_keep_and_period_bound_the_checkpoints(study_config, start, runtime, tmp_path, changes, steps):
+  measure(fine_tuning(study_config, **changes), start, tmp_path, runtime())
+  folder = tmp_path / "two" / "fine_tune" / "checkpoints"
+  found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+  assert found == steps
+  assert (tmp_path / "two" / "fine_tune" / "curve.csv").is_file()
+
+
+@pytest.mark.parametrize(("every", "evaluations"), [(None, 1), (0.5, 4), (1.0, 2)])
+def test_evaluations_happen_as_often_as_is_said(study_config, start, runtime, tmp_path, every, evaluations):
+  (row,) = measure(fine_tuning(study_config, evaluate_every_epochs=every), start, tmp_path, runtime())
+  assert row["num_evaluations"] == evaluations
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (dict(keep=-1), "keep is -1; expected 0 or more"),
+    (dict(head="zeros"), "head is 'zeros'; expected one of fresh, probe"),
+    (dict(checkpoint_every=0), "checkpoint_every is 0; expected at least 1"),
+    (dict(evaluate_every_epochs=0.0), "evaluate_every_epochs is 0.0; expected a number above 0"),
+  ],
+)
+def test_impossible_periods_are_refused(study_config, change, message):
+  with pytest.raises(ConfigError, match=message):
+    parse(study_config["base"]["transfer"]["fine_tune"] | change, FineTune)
+
+
+def test_a_warm_up_longer_than_the_fine_tuning_is_refused_before_anything_runs(study_config, start, runtime):
+  schedule = dict(make=".optim.cosine", warmup_epochs=3.0)
+  study_config["base"]["transfer"]["fine_tune"]["optimizer"]["schedule"] = schedule
+  protocols = fine_tuning(study_config)
+  with pytest.raises(ConfigError, match="two: warmup_epochs=3 is 18 steps, but the whole run has 12"):
+    transfer.check_targets(protocols, start.model_spec(trust=True), runtime())
+
+
+@dataclasses.dataclass
+class StopAfter:
+  """Asks a run to stop after a step."""
+
+  step: int
+
+  def due(self, step: int) -> bool:
+    return step >= self.step
