@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +26,6 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec
 from jaxtl.studies.patching import frozen_heads
 from jaxtl.studies.patching.backbone import Backbone
-from jaxtl.studies.patching.path import Path
 from jaxtl.studies.patching.settings import PatchTask
 from jaxtl.studies.patching.tasks import Tasks
 from jaxtl.train import Runtime
@@ -43,7 +42,7 @@ def images(*, number: int, seed: int) -> data.Source:
   return data.from_arrays(images=pixels, labels=np.arange(number) % 10, name=f"noise {seed}")
 
 
-def checkpoints(name: str, folder: FilePath) -> tuple[str, str]:
+def checkpoints(name: str, folder: Path) -> tuple[str, str]:
   """Two checkpoints of one network."""
   model = getattr(models, name)(num_classes=10)
   params, stats = init_model(model, jax.random.key(0), (32, 32, 3))
@@ -90,7 +89,7 @@ def ends(tasks: Tasks, paths: tuple[str, str]) -> list[Any]:
 
 
 def kept(tasks: Tasks, paths: tuple[str, str]) -> list[float]:
-  path = Path(tasks, *ends(tasks, paths))
+  path = WeightPath(tasks, *ends(tasks, paths))
   return [sum(one["loss"] for one in path.scores(alpha, ["old", "new"]).values()) for alpha in ALPHAS]
 
 
@@ -112,7 +111,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 def cost_of_one(tasks: Tasks, paths: tuple[str, str], rounds: int) -> tuple[float, float]:
   """A coefficient's time in forward passes over the same images; its memory in copies of the weights."""
   before, after = ends(tasks, paths)
-  path = Path(tasks, before, after)
+  path = WeightPath(tasks, before, after)
   size = sum(x.nbytes for x in jax.tree.leaves(before))
   path.scores(0.5, ["old", "new"])
   standing = sum(x.nbytes for x in jax.live_arrays())
@@ -143,7 +142,7 @@ def main() -> None:
   parser.add_argument("--model", default="resnet20", help="a network for 32 pixels (name; default: resnet20)")
   options = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
-    paths = checkpoints(options.model, FilePath(folder))
+    paths = checkpoints(options.model, Path(folder))
     tasks = bench_of(paths[0], options.images)
     kept(tasks, paths)  # compiles, and reads the images
     ratios = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import json
 import os
 import pprint
@@ -77,7 +78,7 @@ def test_every_command_explains_every_option(command, capsys):
     cli.main([*command.split(), "--help"])
   assert stop.value.code == 0
   text = capsys.readouterr().out
-  parser = cli._parser()
+  parser = importlib.import_module("jaxtl.cli.main")._parser()
   for name in command.split():
     parser = next(
       a for a in parser._actions if hasattr(a, "choices") and a.choices and name in a.choices
@@ -200,7 +201,7 @@ def test_a_disk_that_is_full_under_a_report_or_a_result_ends_with_the_code_of_st
     with pytest.raises(StorageError, match="No space left"):
       files.write_folder(tmp_path / "scores", {"x": "1"})
     with pytest.raises(StorageError, match="No space left"):
-      submission.write(plan.Plan((plan.File("x", "1"),), (), ()), tmp_path / "launch")
+      submission.write(plan.LaunchPlan((plan.File("x", "1"),), (), ()), tmp_path / "launch")
 
 
 def test_seeds_are_integers(config_file, capsys):

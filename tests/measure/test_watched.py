@@ -102,7 +102,7 @@ def test_a_run_is_watched_from_its_first_line_to_its_report(tmp_path, study_conf
 
   seen = []
   monkeypatch.setattr(study, "run_study", watched)
-  monkeypatch.setattr(commands, "_write_report", watched)
+  monkeypatch.setattr(commands, "write_report", watched)
   path = tmp_path / "c.py"
   path.write_text(f"def get_config():\n  return {study_config!r}\n")
   assert cli.main(["run", str(path), "--workdir", str(tmp_path / "run")]) == 0

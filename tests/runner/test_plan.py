@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jaxtl import train, tree
-from jaxtl.checkpoints import manifest
+from jaxtl.checkpoints import checkpoint, manifest
 from jaxtl.errors import CheckpointError, DamagedError
 from jaxtl.host.files import size_text
 from jaxtl.runner import describe
@@ -194,7 +194,7 @@ def test_images_that_the_config_counts_are_not_opened(patching_base, runtime):
 
 def test_a_checkpoint_that_is_there_and_cannot_be_used_is_refused(flatness_base, runtime):
   config = config_of("flatness", flatness_base)
-  path = train.checkpoint.find(flatness_base["start"]) / manifest.NAME
+  path = checkpoint.find(flatness_base["start"]) / manifest.NAME
   value = json.loads(path.read_text()) | dict(format=9)
   rest = {name: entry for name, entry in value.items() if name != "digest"}
   path.write_text(json.dumps(value | dict(digest=manifest._digest(rest))))

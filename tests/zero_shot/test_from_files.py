@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtl import config, tasks, train, tree, zero_shot
+from jaxtl import config, train, tree, zero_shot
 from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError
+from jaxtl.zero_shot import from_files
 from tests.pretrained.made_weights import as_weights
 from tests.zero_shot.made_text import SIZE, save_prompts, save_vocabulary
 
@@ -58,7 +59,7 @@ def test_a_tower_that_was_kept_in_bfloat16_makes_its_head_in_float32(files, tmp_
 
 def test_a_head_is_made_once(files, monkeypatch):
   first = maker(files)(["cat", "n2"])
-  monkeypatch.setattr(tasks, "zero_shot_head", lambda *_, **__: pytest.fail("made again"))
+  monkeypatch.setattr(from_files, "zero_shot_head", lambda *_, **__: pytest.fail("made again"))
   again = maker(files)(["n1", "n2"])  # the same words
   np.testing.assert_array_equal(first["kernel"], again["kernel"])
   assert again is not first

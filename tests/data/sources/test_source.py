@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import jaxtl.data as data
+from jaxtl.data.sources import bundled, glyphs
 from jaxtl.errors import DataError
 from tests.data.made_images import encoded, smooth_image
 
@@ -440,7 +441,7 @@ def test_glyph_polarity_decides_whether_the_character_may_be_darker_than_its_bac
 
 
 def test_glyph_fonts_draw_letters_as_themselves():
-  names = {path.stem for path in data.drawn.fonts()}
+  names = {path.stem for path in glyphs.fonts()}
   assert {"DejaVuSans", "STIXGeneral", "cmr10"} <= names
   # Symbols, extensible brackets and a font of placeholders, all with something at the codes of letters.
   assert not names & {"cmsy10", "cmex10", "LastResortHE-Regular", "STIXNonUni"}
@@ -464,7 +465,7 @@ def test_patches_of_the_two_splits_come_from_different_halves(name, file):
   patches = getattr(data, name)
   train, test = (patches(split=split, num_per_class=20) for split in ("train", "test"))
   assert len(train) == 20 * len(train.classes)
-  halves = [data.bundled._half(name, file, split) for split in ("train", "test")]
+  halves = [bundled._half(name, file, split) for split in ("train", "test")]
   for source, half in zip((train, test), halves, strict=True):
     windows = np.lib.stride_tricks.sliding_window_view(half[..., 0], (32, 32))
     patch = source.pixels[0][..., 0]

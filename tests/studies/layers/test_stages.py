@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtl import train
+from jaxtl.checkpoints import checkpoint
 from jaxtl.config import parse
 from jaxtl.errors import ConfigError
 from jaxtl.measure import layer_diagnosis
@@ -85,7 +85,7 @@ def test_one_part_is_the_method_without_the_option(base, runtime, tmp_path):
   assert (part["epochs"], part["steps"]) == (2.0, 12)
   assert one | {"method": "absent"} == absent
   folder = tmp_path / "run" / "post_training"
-  ends = [train.checkpoint.load(folder / name) for name in ("absent", "one")]
+  ends = [checkpoint.load(folder / name) for name in ("absent", "one")]
   assert jax.tree.all(jax.tree.map(np.array_equal, ends[0].params, ends[1].params))
 
 
@@ -96,7 +96,7 @@ def test_each_part_goes_on_from_the_last_and_works_on_what_its_own_diagnosis_cho
   row = scene.go_on("again")
   assert len(turning) == 2
   folder = tmp_path / "run" / "post_training" / "again"
-  first, second = (train.checkpoint.load(folder / name) for name in ("part1", "part2"))
+  first, second = (checkpoint.load(folder / name) for name in ("part1", "part2"))
   equal = lambda a, b: jax.tree.all(jax.tree.map(np.array_equal, a, b))  # noqa: E731
   assert equal(turning[0], scene.base.params)
   assert equal(turning[1], first.params)  # the network as it is then

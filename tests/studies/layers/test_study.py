@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxtl import losses, metrics, models, optim, train
+from jaxtl.checkpoints import checkpoint
 from jaxtl.config import merge, parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError
 from jaxtl.host import sealed_json
@@ -132,7 +133,7 @@ def test_the_best_epoch_is_kept_and_the_base_where_nothing_is_better(base, runti
 def test_only_the_updated_layer_moves(base, runtime, tmp_path):
   scene = scene_of(base, runtime, tmp_path, best=False)
   scene.go_on("manual")
-  after = train.checkpoint.load(tmp_path / "run" / "post_training" / "manual")
+  after = checkpoint.load(tmp_path / "run" / "post_training" / "manual")
   same = jax.tree.map(np.array_equal, after.params, scene.base.params)
   moved = {block for block, parts in same.items() if not all(jax.tree.leaves(parts))}
   assert moved == {"stage3_block1"}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jaxtl.data
-from jaxtl import train, tree, weights
+from jaxtl import tree, weights
+from jaxtl.checkpoints import checkpoint
 from jaxtl.config import parse
 from jaxtl.errors import Restart
 from jaxtl.host import sealed_json
@@ -265,7 +266,7 @@ def test_the_time_left_counts_sweeps_and_nothing_is_left_at_the_end(base, runtim
 def test_the_head_stays_as_it_is_and_the_rest_moves(base, runtime, tmp_path):
   bench = bench_of(base, runtime, tmp_path)
   after = bench.fine_tuned("two")
-  saved = train.checkpoint.load(tmp_path / "bench" / "0" / "fine_tune" / "two")
+  saved = checkpoint.load(tmp_path / "bench" / "0" / "fine_tune" / "two")
   head = bench.tasks.head("two")
   assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), saved.params["head"], head))
   assert "heads" not in after

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl import losses, train, tree, weights
+from jaxtl import losses, tree, weights
+from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import CheckpointError
 from jaxtl.studies.patching.backbone import Backbone
 from jaxtl.studies.patching.tasks import Tasks
@@ -71,6 +72,6 @@ def wrong_head(around):
 
 
 def test_a_backbone_is_the_checkpoint_without_its_head(checkpointed):
-  start = train.checkpoint.load(checkpointed)
+  start = checkpoint.load(checkpointed)
   backbone = Backbone.of(start, side=8, trust=False)
   assert set(backbone.params) == set(start.params) - {"head"}
