@@ -26,6 +26,7 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec
 from jaxtl.studies.patching import frozen_heads
 from jaxtl.studies.patching.backbone import Backbone
+from jaxtl.studies.patching.path import WeightPath
 from jaxtl.studies.patching.settings import PatchTask
 from jaxtl.studies.patching.tasks import Tasks
 from jaxtl.train import Runtime
