@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from jaxtl import config as config_lib
 from jaxtl.errors import ConfigError, printable
 
 T = TypeVar("T")
@@ -532,7 +531,7 @@ def call(value: Any) -> str:
   """A component as a short call: `adam(peak_rate=0.001)`."""
   if not isinstance(value, Mapping):
     return f"{value:g}" if isinstance(value, float) else str(value)
-  kind = next((kind for kind in config_lib.KINDS if kind in value), None)
+  kind = next((kind for kind in KINDS if kind in value), None)
   parts = ", ".join(f"{key}={call(item)}" for key, item in value.items() if key != kind)
   if kind is None:
     return f"{{{parts}}}"

@@ -41,10 +41,21 @@ def prepared(start: str, data: Data, runtime: Runtime) -> tuple[Data, Network]:
 
   Where the data have no transforms, they are the checkpoint's own.
   """
-  if not data.transforms:
-    own = prepare(loaded(start), {}, trust=runtime.trust).transforms
-    data = dataclasses.replace(data, transforms=own)
+  data = filled(start, data, trust=runtime.trust)
   return data, network(start, runtime.image_shape(data)[0], trust=runtime.trust)
+
+
+def filled(start: str, data: Data, *, trust: bool) -> Data:
+  """The images with the checkpoint's own transforms if they have none."""
+  if data.transforms:
+    return data
+  return dataclasses.replace(data, transforms=prepare(loaded(start), {}, trust=trust).transforms)
+
+
+def task_of(weights: checkpoint.Weights, *, trust: bool) -> Spec:
+  """The task that a checkpoint was trained on."""
+  trusted = None if trust else config_lib.TRUSTED
+  return config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
 
 
 def network(start: str, size: int, *, trust: bool) -> Network:
@@ -56,8 +67,7 @@ def network(start: str, size: int, *, trust: bool) -> Network:
 def _network(start: str, digest: str, size: int, trust: bool) -> Network:
   del digest  # other weights at the same place are another network
   weights = loaded(start)
-  trusted = None if trust else config_lib.TRUSTED
-  task = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
+  task = task_of(weights, trust=trust)
   spec = weights.model_spec(trust=trust)
   model, params = fitted(spec, weights, size)
   loss = task.realize(num_classes=len(weights.classes)).loss

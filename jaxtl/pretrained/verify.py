@@ -19,7 +19,7 @@ from jaxtl.config import Spec
 from jaxtl.errors import CheckpointError, InputError
 from jaxtl.pretrained.importing import Imported
 
-SCRIPT = Path(__file__).with_name("original.py")
+SCRIPT = Path(__file__).with_name("run_original.py")
 IMAGES = 8
 
 

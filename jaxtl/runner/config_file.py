@@ -18,7 +18,6 @@ from typing import Any
 from jaxtl import config as config_lib
 from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError
-from jaxtl.train.runtime import Runtime
 
 Rows = Callable[..., Iterator[Any]]
 # Names in a working folder that arms cannot have, since jaxtl's own files have them.
@@ -150,8 +149,3 @@ def check_chosen(arms: Sequence[str] | None, seeds: Sequence[int] | None, study:
   for seed in seeds or ():
     if seed not in study.seeds:
       raise ConfigError(f"no seed {seed}; the config has {', '.join(map(str, study.seeds))}")
-
-
-def hook(rows: Rows, name: str) -> Callable[[Any, Runtime], Any] | None:
-  """The function (study, runtime) of that name beside the study's `rows`, if its module has one."""
-  return getattr(sys.modules[rows.__module__], name, None)

@@ -11,31 +11,32 @@ import jax.numpy as jnp
 
 from jaxtl import config as config_lib
 from jaxtl import tree
-from jaxtl.config import Spec
-from jaxtl.runner.config_file import hook, parse_config
-from jaxtl.runner.plan import DataFacts, Extent, facts
-from jaxtl.runner.run import rehearse_arm
+from jaxtl.config import Spec, call
+from jaxtl.errors import DataError
+from jaxtl.runner.config_file import parse_config
+from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
+from jaxtl.runner.preflight import rehearse_arm
 from jaxtl.train import sharding
 from jaxtl.train.device_memory import predict
-from jaxtl.train.experiment import Experiment, Program, rehearse, total_steps
+from jaxtl.train.experiment import Experiment, Program, total_steps
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Params, TrainState
 
 # Lines about what is not there, of which a study of many data sets may have many.
 MOST_MISSING = 4
+UNKNOWN = "unknown"  # how many images there are
 
 
 def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "none") -> str:
-  """What every arm amounts to; arms that train are realized, their initialisation and step traced by
-  `jax.eval_shape`. The first arm is told whole, the others by what differs from it.
+  """What every arm amounts to: the lines and the trainings of its plan, traced by `jax.eval_shape`.
 
   Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
-  the image size. A study that is more than an experiment, or none, describes itself by the `Extent` that its
-  module's `extent(study, runtime)` returns; missing data and checkpoints are lines of it.
+  the image size. Missing data and checkpoints are lines. The first arm is described whole, the others by what
+  differs from it.
 
   Args:
-    config: of `study.load_config`.
-    runtime: its mesh is what sizes are told for.
+    config: of `config_file.load_config`.
+    runtime: its mesh is what sizes are computed for.
     compiled: "first", "all" or "none": which arms' steps are compiled, for the memory of their activations.
 
   Raises:
@@ -48,24 +49,11 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
     f"arms       {', '.join(arms)}",
     f"seeds      {', '.join(map(str, study.seeds))}",
   ]
-  table: list[str] = []
+  described = _Described(runtime, compiled)
   first: dict[str, Any] | None = None
-  first_extent: Extent | None = None
-  compile_now = compiled != "none"
   for name, arm in arms.items():
-    rehearse_arm(rows, name, arm, runtime)
-    lines += ["", f"arm        {name}"]
-    if isinstance(arm, Experiment):
-      described, parameters = _experiment(arm, runtime, compile_now)
-      lines += described
-      table = table or parameters
-      compile_now = compiled == "all"
-    if extent_of := hook(rows, "extent"):
-      extent = extent_of(arm, runtime)
-      if extent != first_extent:
-        lines += _extent(extent, runtime, compile_now and compiled)
-      first_extent = first_extent or extent
-      compile_now = compile_now and not (compiled == "first" and extent.is_known)
+    plan = rehearse_arm(rows, name, arm, runtime)
+    lines += ["", f"arm        {name}", *described.arm(plan)]
     shown = {"model", "gradient", "optimizer", "task"} if isinstance(arm, Experiment) else set()
     rest = {key: value for key, value in config_lib.plain(arm).items() if key not in shown}
     if first is None:
@@ -75,24 +63,146 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
     else:
       for line in config_lib.differences(first, rest):
         lines.append(f"differs    {line.partition(':')[0]} = {line.rpartition(' -> ')[2]}")
-  return "\n".join([*lines, *([""] if table else []), *table]) + "\n"
+  return "\n".join([*lines, *([""] if described.table else []), *described.table]) + "\n"
 
 
-def _experiment(experiment: Experiment, runtime: Runtime, compiled: bool) -> tuple[list[str], list[str]]:
-  known = facts(experiment.data, runtime)
-  traced = _traced(experiment, known, runtime)
-  task = config_lib.plain(experiment.task)
-  size, batch = known.image_size, experiment.data.batch_size
-  lines = [
-    f"model      {_call(experiment.model)} at {size} x {size}, {known.num_classes} classes",
-    f"loss       {_text(task.get('loss', task))}",
-    f"gradient   {_call(experiment.gradient)}",
-    f"optimizer  {_call(experiment.optimizer)}",
-    _steps(experiment, known),
-    f"devices    {_devices(runtime.mesh)}, {batch // runtime.mesh.shape[sharding.DATA]} images on each",
-    *traced.lines(experiment, known, runtime.mesh, compiled),
-  ]
-  return lines, _table(traced.program, traced.state.params, traced.decayed, runtime.mesh)
+class _Described:
+  """Describes one arm after the other, and remembers what has been described.
+
+  Attributes:
+    table: the parameters of the first training that is described whole.
+  """
+
+  def __init__(self, runtime: Runtime, compiled: str) -> None:
+    self.table: list[str] = []
+    self._runtime = runtime
+    self._compiled = compiled
+    self._may_compile = compiled != "none"
+    self._first: tuple[list[str], list[Experiment]] | None = None
+
+  def arm(self, plan: Plan) -> list[str]:
+    """The lines of a plan; those that follow a whole training are left out if the first arm has the same."""
+    whole = [training for training in plan.trainings.values() if training.is_whole]
+    head = [line for training in whole for line in self._whole(training)]
+    lines = self._lines(plan, may_compile=False)
+    trained = [
+      training.experiment(training.facts_in_config())
+      for training in plan.trainings.values()
+      if training.is_listed and not training.is_whole
+    ]
+    if (lines, trained) == self._first:
+      return head
+    self._first = self._first or (lines, trained)
+    return [*head, *(self._lines(plan, may_compile=True) if self._may_compile else lines)]
+
+  def _lines(self, plan: Plan, *, may_compile: bool) -> list[str]:
+    """What is missing, the networks, the plan's own lines, and its trainings."""
+    missing: list[str] = []
+    for path in plan.starts.values():
+      if existing_start(path) is None:
+        _add(missing, f"no checkpoint at {path}: make it first; its parameters and memory are told then")
+    lines = self._starts(plan)
+    for line in plan.lines:
+      lines += self._line(line, missing)
+    for name, training in plan.trainings.items():
+      if training.is_listed and not training.is_whole:
+        lines += self._training(name, training, missing, may_compile=may_compile)
+    more = len(missing) - MOST_MISSING
+    first = [f"missing    {text}" for text in missing[:MOST_MISSING]]
+    return [*first, *([f"missing    {more} more"] if more > 0 else []), *lines]
+
+  def _compiles(self) -> bool:
+    """Whether the next training that is known is compiled."""
+    now = self._may_compile
+    self._may_compile = now and self._compiled == "all"
+    return now
+
+  def _starts(self, plan: Plan) -> list[str]:
+    found = [existing_start(path) for path in plan.starts.values()]
+    return [
+      f"network    {call(config_lib.plain(start.model_spec(trust=self._runtime.trust)))}, "
+      f"{tree.size(start.params):,} parameters"
+      for start in found
+      if start is not None
+    ]
+
+  def _line(self, line: Any, missing: list[str]) -> list[str]:
+    """One line of a plan; adds what is missing for it."""
+    if not isinstance(line, Images):
+      what, text = line
+      try:
+        return [f"{what:10} {text() if callable(text) else text}"]
+      except DataError as error:
+        _add(missing, str(error))
+        return []
+    texts, opened = [], True
+    for text, data in line.parts:
+      count: Any = data.num_examples
+      opened = opened and count is None
+      try:
+        count = len(self._runtime.open(data)) if count is None else count
+      except DataError as error:
+        _add(missing, str(error))
+        count, opened = UNKNOWN, False
+      texts.append(text.format(count))
+    for text in line.missing:
+      _add(missing, text)
+    if opened and line.check is not None:
+      line.check()
+    label = f": {line.label}" if line.label else ""
+    return [f"images     {', '.join([*texts, *line.more])}{label}"]
+
+  def _training(self, name: str, training: Training, missing: list[str], *, may_compile: bool) -> list[str]:
+    known = self._facts(training, missing)
+    experiment = training.experiment(known)
+    size = f" at {known.image_size} x {known.image_size}" if known.image_size else ""
+    lines = [f"training   {name}" if training.takes_steps else f"gradient   {name}{size}"]
+    if training.takes_steps:
+      lines.append(f"  {_steps(experiment, known)}")
+    if training.has_model and known.is_complete:
+      traced = _traced(training, known, self._runtime)
+      lines += [
+        f"  {line}"
+        for line in traced.lines(experiment, known, self._runtime.mesh, may_compile and self._compiles())
+      ]
+    return lines
+
+  def _whole(self, training: Training) -> list[str]:
+    """An experiment with its loss, optimiser and devices; the first one's parameters go into the table."""
+    missing: list[str] = []
+    known = self._facts(training, missing)
+    experiment = training.experiment(known)
+    task = config_lib.plain(experiment.task)
+    size, mesh = known.image_size, self._runtime.mesh
+    on_each = experiment.data.batch_size // mesh.shape[sharding.DATA]
+    where = f" at {size} x {size}, {known.num_classes} classes" if known.is_complete else ""
+    lines = [
+      *(f"missing    {text}" for text in missing),
+      f"model      {_call(experiment.model)}{where}",
+      f"loss       {_text(task.get('loss', task))}",
+      f"gradient   {_call(experiment.gradient)}",
+      f"optimizer  {_call(experiment.optimizer)}",
+      _steps(experiment, known),
+      f"devices    {_devices(mesh)}, {on_each} images on each",
+    ]
+    if not known.is_complete:
+      return lines
+    traced = _traced(training, known, self._runtime)
+    self.table = self.table or _table(traced.program, traced.state.params, traced.decayed, mesh)
+    return [*lines, *traced.lines(experiment, known, mesh, self._compiles())]
+
+  def _facts(self, training: Training, missing: list[str]) -> DataFacts:
+    """What is known of a training's images, data that can be opened included."""
+    try:
+      return training.facts(self._runtime)
+    except DataError as error:
+      _add(missing, str(error))
+      return training.facts_in_config()
+
+
+def _add(missing: list[str], text: str) -> None:
+  if text not in missing:
+    missing.append(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +221,7 @@ class _Traced:
       self.program,
       self.state,
       batch_size=experiment.data.batch_size,
-      image_size=known.image_size,
+      image_size=known.image_size or 0,
       mesh=mesh,
       compiled=compiled,
     )
@@ -123,37 +233,20 @@ class _Traced:
     ]
 
 
-def _traced(experiment: Experiment, known: DataFacts, runtime: Runtime) -> _Traced:
-  program, state = rehearse(experiment, **dataclasses.asdict(known), mesh=runtime.mesh)
+def _traced(training: Training, known: DataFacts, runtime: Runtime) -> _Traced:
+  program, state = training.traced_at(known, runtime.mesh)
   assert state is not None  # the size is known
   return _Traced(program, state, decays(program, state.params))
 
 
-def _steps(experiment: Experiment, known: DataFacts | None) -> str:
-  batch = experiment.data.batch_size
-  if known is None:
+def _steps(experiment: Experiment, known: DataFacts) -> str:
+  batch, examples = experiment.data.batch_size, known.num_examples
+  if examples is None:
     length = f"{experiment.steps}" if experiment.epochs is None else f"{experiment.epochs:g} epochs"
     return f"steps      {length} in batches of {batch}"
-  examples, steps = known.num_examples, total_steps(experiment, known.num_examples)
+  steps = total_steps(experiment, examples)
   epochs = steps * batch / examples if experiment.epochs is None else experiment.epochs
   return f"steps      {steps} = {epochs:g} epochs of {examples} images in batches of {batch}"
-
-
-def _extent(extent: Extent, runtime: Runtime, compiled: str | bool) -> list[str]:
-  """A study that is no experiment itself; of its trainings that are known "first" or "all" are compiled."""
-  more = len(extent.missing) - MOST_MISSING
-  lines = [f"missing    {text}" for text in extent.missing[:MOST_MISSING]]
-  lines += [f"missing    {more} more"] if more > 0 else []
-  lines += [f"{what:10} {text}" for what, text in extent.lines]
-  for name, training in extent.trainings.items():
-    planned, known = training.experiment, training.facts
-    lines.append(f"{'training' if training.is_training else 'gradient':10} {name}")
-    found = [_steps(planned, known)] if training.is_training else []
-    if training.has_model and known is not None:
-      found += _traced(planned, known, runtime).lines(planned, known, runtime.mesh, bool(compiled))
-      compiled = compiled == "all" and compiled
-    lines += [f"  {line}" for line in found]
-  return lines
 
 
 def _table(program: Program, params: Params, decayed: Mapping[str, bool], mesh: Any) -> list[str]:

@@ -1,30 +1,71 @@
-"""What a study amounts to before it runs: its images, its networks and trainings, and what is not there."""
+"""What a study amounts to before it runs, as data.
+
+A study says it once, in `plan(study, runtime) -> Plan` next to its `rows`. From the plan follow the rehearsal
+of every training, the checks of data and checkpoints, what `jaxtl check` prints, and the time left
+(`runner.preflight`, `runner.describe`). A plan opens no data: it says what will be opened.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from jaxtl import config as config_lib
-from jaxtl import tree
 from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
-from jaxtl.config import call
-from jaxtl.errors import CheckpointError, DataError
-from jaxtl.train.experiment import Experiment
+from jaxtl.errors import CheckpointError, ConfigError
+from jaxtl.train import experiment as experiments
+from jaxtl.train.experiment import ANY_LENGTH, SOME_CLASSES, Experiment, Program, image_passes
 from jaxtl.train.image_size import image_size_of
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
-
-UNKNOWN = "unknown"  # how many images there are
+from jaxtl.types import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-  """What must be known of images: how many, of how many classes, and the side of those that a model sees."""
+  """What is known of images: how many, of how many classes, and the side of those that a model sees."""
 
-  num_examples: int
-  num_classes: int
-  image_size: int
+  num_examples: int | None = None
+  num_classes: int | None = None
+  image_size: int | None = None
+
+  @property
+  def is_complete(self) -> bool:
+    """Whether all of it is known."""
+    return None not in dataclasses.astuple(self)
+
+  def or_else(self, other: DataFacts) -> DataFacts:
+    """These facts, with gaps filled from other ones."""
+    mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+    return DataFacts(**{name: theirs[name] if value is None else value for name, value in mine.items()})
+
+
+def facts_in_config(data: Data) -> DataFacts:
+  """What the config says of images."""
+  return DataFacts(data.num_examples, data.num_classes, image_size_of(data))
+
+
+def facts(data: Data, runtime: Runtime) -> DataFacts:
+  """What the config says of images, and what the source holds where the config leaves something open.
+
+  Raises:
+    DataError: the source cannot be opened.
+  """
+  found = facts_in_config(data)
+  return found if found.is_complete else found.or_else(facts_of_source(data, runtime))
+
+
+def facts_of_source(data: Data, runtime: Runtime) -> DataFacts:
+  """What the source holds, whatever the config says.
+
+  Raises:
+    DataError: the source cannot be opened.
+  """
+  source = runtime.open(data)
+  size = image_size_of(data)
+  return DataFacts(len(source), len(source.classes), runtime.image_shape(data)[0] if size is None else size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,96 +73,170 @@ class Training:
   """A training, or another work on gradients, whose steps, parameters and memory can be told.
 
   Attributes:
-    experiment: what is done; of the model's place only where `has_model`.
-    facts: of its images; None where they are not there, and the config does not say them.
-    has_model: whether the model is known.
-    is_training: False for what takes no steps.
+    data: the images that it learns from.
+    experiment: makes it from what is known of the images.
+    has_model: whether the model is known; False if the checkpoint that has it is missing.
+    known: what is known of the images besides what their own config says, and takes precedence over it.
+    at: what errors name it by; empty: they need no name.
+    traced: checks the program and the shapes of its first state, once the size of the images is known.
+    times: how often a cell does it.
+    is_shared: whether the seeds of an arm do it once, together.
+    is_listed: False for repeats of a training that is listed, such as trials of rates.
+    is_whole: whether `jaxtl check` describes it with its loss, optimiser and every parameter.
+    takes_steps: False for gradients without steps.
   """
 
-  experiment: Experiment
-  facts: DataFacts | None
+  data: Data
+  experiment: Callable[[DataFacts], Experiment]
   has_model: bool = True
-  is_training: bool = True
+  known: DataFacts = DataFacts()
+  at: str = ""
+  traced: Callable[[Program, TrainState], None] | None = None
+  times: int = 1
+  is_shared: bool = False
+  is_listed: bool = True
+  is_whole: bool = False
+  takes_steps: bool = True
 
-  @property
-  def is_known(self) -> bool:
-    """Whether it can be traced."""
-    return self.has_model and self.facts is not None
+  def facts_in_config(self) -> DataFacts:
+    """What is known without opening the data."""
+    return self.known.or_else(facts_in_config(self.data))
 
+  def facts(self, runtime: Runtime) -> DataFacts:
+    """What is known, opening the data if anything is missing. Raises DataError, as `facts` does."""
+    found = self.facts_in_config()
+    return found if found.is_complete else found.or_else(facts_of_source(self.data, runtime))
 
-@dataclasses.dataclass
-class Extent:
-  """What a study's `extent(study, runtime)` returns.
-
-  Attributes:
-    lines: (what, text) in the order in which they are told.
-    trainings: by name.
-    missing: what is not there, a line each.
-  """
-
-  lines: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-  trainings: dict[str, Training] = dataclasses.field(default_factory=dict)
-  missing: list[str] = dataclasses.field(default_factory=list)
-
-  @property
-  def is_known(self) -> bool:
-    """Whether any of its trainings can be traced."""
-    return any(training.is_known for training in self.trainings.values())
-
-  def start(self, path: str, *, trust: bool) -> Weights | None:
-    """The checkpoint that a study starts from, whose network is told; None where there is none, and noted.
-
-    Args:
-      path: of the checkpoint.
-      trust: as for `Weights.model_spec`.
+  def rehearse(self, known: DataFacts, mesh: Any) -> None:
+    """Makes all that the training makes and traces its first step, if model and image size are known.
 
     Raises:
-      CheckpointError, StorageError: it is there, and `checkpoint.load` refuses it.
+      ConfigError: a component refuses its keywords, the model, or the parameters that it is to work on.
     """
+    made = self.experiment(known)
+    if not self.has_model:
+      context: dict[str, Any] = dict(total_steps=ANY_LENGTH, steps_per_epoch=1, blocks=(), mesh=None)
+      made.task.realize(num_classes=known.num_classes or SOME_CLASSES)
+      made.optimizer.realize(**context)
+      made.gradient.realize(**context)
+      return
+    program, state = self.traced_at(known, mesh)
+    if self.traced is not None and state is not None:
+      self.traced(program, state)
+
+  def traced_at(self, known: DataFacts, mesh: Any) -> tuple[Program, TrainState | None]:
+    """The program, and the shapes of its first state; None if the image size is not known."""
+    return experiments.rehearse(
+      self.experiment(known),
+      num_classes=known.num_classes or SOME_CLASSES,
+      num_examples=known.num_examples,
+      image_size=known.image_size,
+      mesh=mesh,
+    )
+
+  def check_data(self, runtime: Runtime) -> None:
+    """Opens the data; refuses evaluation sets of other classes, and a schedule that does not fit the length.
+
+    Raises:
+      ConfigError, DataError: one of these.
+    """
+    found = self.known.or_else(facts_of_source(self.data, runtime))
+    made = self.experiment(found)
+    experiments.check_classes(made, runtime.open(self.data).classes, runtime)
+    if not self.has_model:
+      return
     try:
-      checkpoint.find(path)
-    except CheckpointError:
-      self.note(f"no checkpoint at {path}: make it first; its parameters and memory are told then")
-      return None
-    found = checkpoint.load(path)
-    spec = config_lib.plain(found.model_spec(trust=trust))
-    self.lines.append(("network", f"{call(spec)}, {tree.size(found.params):,} parameters"))
-    return found
+      experiments.check_schedule(made, runtime)
+    except ConfigError as error:
+      raise ConfigError(f"{self.at}: {error}" if self.at else str(error)) from error
+    if self.facts_in_config().image_size is None:
+      self.rehearse(found, runtime.mesh)
 
-  def facts(self, data: Data, runtime: Runtime) -> DataFacts | None:
-    """As the function of that name; None where the source cannot be opened, which is noted."""
-    try:
-      return facts(data, runtime)
-    except DataError as error:
-      self.note(str(error))
-      return None
-
-  def images(self, data: Data, runtime: Runtime) -> str:
-    """How many images there are, in words."""
-    if data.num_examples is not None:
-      return str(data.num_examples)
-    try:
-      return str(len(runtime.open(data)))
-    except DataError as error:
-      self.note(str(error))
-      return UNKNOWN
-
-  def note(self, text: str) -> None:
-    """Something that is not there; told once."""
-    if text not in self.missing:
-      self.missing.append(text)
+  def passes(self, runtime: Runtime) -> float:
+    """Image passes of all its repeats, for the time left."""
+    found = self.known.or_else(DataFacts(len(runtime.open(self.data))))
+    assert found.num_examples is not None
+    return self.times * image_passes(self.experiment(found), found.num_examples)
 
 
-def facts(data: Data, runtime: Runtime) -> DataFacts:
-  """What the config says of images, and else what the source holds.
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """A line of `jaxtl check` about images.
+
+  Attributes:
+    parts: texts with `{}` for the number of images, and the images, such as ("{} train", data).
+    label: what they are of.
+    more: further texts.
+    missing: files besides the images that do not exist; each has a line.
+    check: checks what the opened images tell.
+  """
+
+  parts: Sequence[tuple[str, Data]]
+  label: str = ""
+  more: Sequence[str] = ()
+  missing: Sequence[str] = ()
+  check: Callable[[], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All that a study will open, train and measure.
+
+  Attributes:
+    starts: the checkpoints that it starts from: path in the config -> path on the disk.
+    trainings: by name.
+    lines: what `jaxtl check` lists before the trainings: images, and pairs of what and a text. A text may be
+      a function that opens data; its line is left out if they are missing.
+    same_classes: (place for messages, images, images that must have the same class list).
+    measurements: image passes of what is measured, by name; called when the data are open.
+    checks: what only the study knows to check once data and checkpoints are open.
+  """
+
+  starts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  trainings: Mapping[str, Training] = dataclasses.field(default_factory=dict)
+  lines: Sequence[Images | tuple[str, str | Callable[[], str]]] = ()
+  same_classes: Sequence[tuple[str, Data, Data]] = ()
+  measurements: Mapping[str, Callable[[], float]] = dataclasses.field(default_factory=dict)
+  checks: Sequence[Callable[[], None]] = ()
+
+  @property
+  def images(self) -> list[Images]:
+    """The lines that are about images."""
+    return [line for line in self.lines if isinstance(line, Images)]
+
+  def cell_passes(self, runtime: Runtime) -> float:
+    """Image passes of one cell, for the time left; opens the data."""
+    trained = [one for one in self.trainings.values() if one.takes_steps and not one.is_shared]
+    measured = sum(measure() for measure in self.measurements.values())
+    return measured + sum(training.passes(runtime) for training in trained)
+
+  def shared_passes(self, runtime: Runtime) -> float:
+    """Image passes that the seeds of an arm share."""
+    return sum(one.passes(runtime) for one in self.trainings.values() if one.is_shared)
+
+
+def plan_of(rows: Callable[..., Any], study: Any, runtime: Runtime) -> Plan:
+  """The plan that the module of a study's `rows` makes; for an experiment without one, its training.
 
   Raises:
-    DataError: the source cannot be opened.
+    ConfigError: a mistake in the config that shows without data.
   """
-  size = image_size_of(data)
-  if data.num_examples is None or data.num_classes is None or size is None:
-    source = runtime.open(data)
-    if size is None:
-      size = runtime.image_shape(data)[0]
-    return DataFacts(len(source), len(source.classes), size)
-  return DataFacts(data.num_examples, data.num_classes, size)
+  make = getattr(sys.modules[rows.__module__], "plan", None)
+  if callable(make):
+    return make(study, runtime)
+  if isinstance(study, Experiment):
+    return Plan(trainings={"training": Training(study.data, lambda facts: study, is_whole=True)})
+  return Plan()
+
+
+def existing_start(path: str) -> Weights | None:
+  """The checkpoint that a study starts from; None if there is none yet.
+
+  Raises:
+    CheckpointError, StorageError: it exists, and `checkpoint.load` refuses it.
+  """
+  try:
+    checkpoint.find(path)
+  except CheckpointError:
+    return None
+  return checkpoint.load(path)

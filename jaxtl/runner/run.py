@@ -14,23 +14,24 @@ In the working folder: `config.json`, `env.json`, `data.json`, `log.txt`, `<arm>
 
 from __future__ import annotations
 
+import collections
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtl import config as config_lib
-from jaxtl.errors import ConfigError, InputError, NonFiniteLossError, RunError
+from jaxtl.errors import InputError, NonFiniteLossError, RunError
 from jaxtl.host import processes, sealed_json
 from jaxtl.host.files import put_aside, write_atomically
 from jaxtl.host.folder_lock import on_record, only_run_in
 from jaxtl.host.processes import is_first_process
 from jaxtl.runner import provenance
-from jaxtl.runner.config_file import Rows, check_chosen, hook, parse_config
+from jaxtl.runner.config_file import Rows, check_chosen, parse_config
+from jaxtl.runner.preflight import check_data, expect, rehearse_arm
 from jaxtl.runner.rows import Cell, read_rows
 from jaxtl.runner.workdir import claim, fingerprints
 from jaxtl.train import compiled
-from jaxtl.train.inputs import check_batch_sizes
 from jaxtl.train.runtime import Runtime
 
 # For the line of a finished cell: the last parts of the keys that it shows, and what tells such rows apart.
@@ -61,14 +62,15 @@ def run_study(
   finished = processes.from_first(lambda: [str(cell.rows_file) for cell in cells if _is_finished(cell)])
   unfinished = [cell for cell in cells if str(cell.rows_file) not in finished]
   to_run = {cell.arm: cell.study for cell in unfinished}
+  plans = {}
   for name, arm in runtime.moving(to_run.items()):
-    rehearse_arm(rows, name, arm, runtime)
+    plans[name] = rehearse_arm(rows, name, arm, runtime)
     compiled.next_arm()
   # Opens the data: a folder is claimed only by a run that can start.
-  for name, arm in runtime.moving(to_run.items()):
-    _check_arm(rows, "check_data", name, arm, runtime)
+  for name, plan in runtime.moving(plans.items()):
+    check_data(plan, name, runtime)
     compiled.next_arm()
-  _expect(rows, unfinished, runtime)
+  expect(plans, collections.Counter(cell.arm for cell in unfinished), runtime)
   data = fingerprints([cell.study for cell in unfinished], runtime) if unfinished else None
   processes.check_agreement(
     {"config": config, "code": provenance.code_digest(), "versions": provenance.versions(), "data": data}
@@ -139,30 +141,6 @@ def _all_rows_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
   return processes.from_first(lambda: [row for cell in cells for row in read_rows(cell.rows_file)])
 
 
-def rehearse_arm(rows: Rows, name: str, arm: Any, runtime: Runtime) -> None:
-  """Makes what the arm will make, without data: a mistake shows now, and not after hours of training.
-
-  A study's module may have `rehearse(study, runtime)`, and `check_data(study, runtime)` for what only
-  the opened data tell.
-
-  Raises:
-    ConfigError: names the arm.
-  """
-  try:
-    check_batch_sizes(arm, runtime.mesh)
-  except ConfigError as error:
-    raise ConfigError(f"config.arms.{name}.{error}") from error
-  _check_arm(rows, "rehearse", name, arm, runtime)
-
-
-def _check_arm(rows: Rows, what: str, name: str, arm: Any, runtime: Runtime) -> None:
-  try:
-    if check := hook(rows, what):
-      check(arm, runtime)
-  except InputError as error:
-    raise type(error)(f"config.arms.{name}: {error}") from error
-
-
 def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any]]:
   """The cell's rows, each with its arm and seed; an error that stops the run says in which cell."""
   try:
@@ -170,16 +148,6 @@ def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any
       yield {"arm": cell.arm, "seed": cell.seed, **row}
   except (RunError, NonFiniteLossError) as error:
     raise type(error)(f"{cell.arm}/{cell.seed}: {error}") from error
-
-
-def _expect(rows: Rows, cells: Sequence[Cell], runtime: Runtime) -> None:
-  """Tells the progress line how much is to be done, where the study knows."""
-  if work := hook(rows, "work"):
-    for cell in cells:
-      runtime.progress.expect(work(cell.study, runtime))
-  if work_once := hook(rows, "work_once"):
-    for study in {cell.arm: cell.study for cell in cells}.values():
-      runtime.progress.expect(work_once(study, runtime))
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:

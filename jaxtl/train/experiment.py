@@ -248,6 +248,11 @@ def work_per_image(experiment: Experiment) -> float:
   return work_of(experiment.gradient)
 
 
+def image_passes(experiment: Experiment, num_examples: int) -> float:
+  """Forward-backward passes over single images in the whole run, for the time left."""
+  return total_steps(experiment, num_examples) * experiment.data.batch_size * work_per_image(experiment)
+
+
 def work_of(gradient: Spec) -> float:
   """The same of a gradient rule."""
   return optim.passes(gradient.realize(total_steps=1, steps_per_epoch=1, blocks=(), mesh=None))

@@ -19,7 +19,8 @@ from jaxtl.runner.rows import all_rows
 from jaxtl.runner.workdir import claim
 from jaxtl.studies.pretrain import study as pretrain
 from jaxtl.studies.pretrain import tuning
-from jaxtl.studies.transfer import study as transfer
+from jaxtl.studies.transfer import fine_tuning
+from jaxtl.studies.transfer.results import is_from_scratch
 
 
 def run(config, folder, runtime, **keywords):
@@ -169,7 +170,7 @@ def test_a_transferred_weight_gets_a_head_of_its_own_and_keeps_its_statistics(
   tuned = {}
   for epochs in (0.0, 1.0):
     recipe = dataclasses.replace(protocols.fine_tune, epochs=epochs)
-    experiment = transfer.fine_tuning(recipe, target, arms["smoothed_hinge"].model, 96)
+    experiment = fine_tuning.fine_tuning(recipe, target, arms["smoothed_hinge"].model, 96)
     tuned[epochs] = pretrain.train.run(
       experiment, seed=1, runtime=runtime(), start=start.weights, fresh_head=True
     ).weights
@@ -214,7 +215,7 @@ def test_a_study_may_count_its_length_in_steps(study_config, runtime, tmp_path):
   assert [row["steps"] for row in of(rows, kind="pretrain")] == [3, 0]
   assert {row["epochs"] for row in of(rows, kind="tune")} == {0.5}
   found = results.load(tmp_path)
-  assert [found.from_scratch(arm) for arm in ("trained", "scratch")] == [False, True]
+  assert [is_from_scratch(found, arm) for arm in ("trained", "scratch")] == [False, True]
 
 
 @pytest.mark.parametrize("seeds", [[], [-1], [0, 0]])
@@ -307,7 +308,7 @@ def test_a_full_disk_is_not_the_user_s_mistake(study_config, tmp_path, monkeypat
   def full(path, text):
     raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-  monkeypatch.setattr(study, "write_atomically", full)
+  monkeypatch.setattr("jaxtl.runner.workdir.write_atomically", full)
   with pytest.raises(StorageError, match="No space left on device; give another --workdir"):
     claim(tmp_path / "run", study_config, [])
 
@@ -328,7 +329,7 @@ def test_only_the_chosen_arms_and_seeds_run(study_config, runtime, tmp_path):
   ("change", "message"),
   [
     (dict(study=".studies.pretrain.row"), "did you mean 'rows'?"),
-    (dict(study=".tree.lerp"), "which is no study"),
+    (dict(study=".tree.lerp"), "which is not a study"),
     (dict(arms={}), "config.arms is empty"),
     (dict(arms=dict(a=dict(epohcs=1))), "config.arms.a has no 'epohcs'; did you mean 'epochs'?"),
     (dict(arms=dict(a=dict(task=dict(loss=dict(fn=".losses.poly"))))), "config.arms.a.task.loss names"),

@@ -19,6 +19,7 @@ import optax
 from jaxtl import config as config_lib
 from jaxtl import losses, tree
 from jaxtl import weights as weights_lib
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec, call
 from jaxtl.errors import ConfigError
 from jaxtl.host.remember import remember
@@ -28,7 +29,7 @@ from jaxtl.measure.lambda_max import Flatness
 from jaxtl.measure.landscape import Landscape, extreme_numbers
 from jaxtl.measure.network import Network
 from jaxtl.measure.passes import FORWARD, PRODUCT
-from jaxtl.runner.plan import UNKNOWN, DataFacts, Extent, Training
+from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
 from jaxtl.studies.flatness.settings import FlatnessStudy
 from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train.experiment import Experiment
@@ -138,12 +139,6 @@ def _note(at: Landscape, text: str) -> None:
   at.runtime.progress.note(f"{at.runtime.progress.title} | {text}, {at.meter.seconds():.0f} s")
 
 
-def work(study: FlatnessStudy, runtime: Runtime) -> float:
-  """Image passes of all losses, for the time left; most stop earlier, at their tolerance."""
-  _, network, _ = _prepared(study, runtime)
-  return sum(sum(parts.values()) for parts in _work(study, network, runtime).values())
-
-
 def _work(study: FlatnessStudy, network: Network, runtime: Runtime) -> dict[str, dict[str, float]]:
   """loss -> part -> image passes at most; blocks and planes, which cost most, of the cross-entropy only."""
   flatness = study.flatness
@@ -169,29 +164,44 @@ def _losses(network: Network) -> dict[str, PerExampleLoss]:
   return found
 
 
-def extent(study: FlatnessStudy, runtime: Runtime) -> Extent:
-  """The network, the images, and what a gradient of the loss of its training needs."""
-  found, data = Extent(), study.flatness.data
-  there = found.images(data, runtime)
-  found.lines.append(("images", f"{study.flatness.num_examples} of {there}, in batches of {data.batch_size}"))
-  start = found.start(study.start, trust=runtime.trust)
+def plan(study: FlatnessStudy, runtime: Runtime) -> Plan:
+  """Plans the measurements, and a gradient of the loss for the memory that it needs."""
+  starts, data = {"start": study.start}, study.flatness.data
   if study.slice is not None and study.slice.towards is not None:
-    found.start(study.slice.towards, trust=runtime.trust)
-  if start is None or there == UNKNOWN:
-    return found
-  data, network = networks.prepared(study.start, data, runtime)
-  size = runtime.image_shape(data)[0]
-  known = DataFacts(len(runtime.open(data)), len(start.classes), size)
-  # As a step without any memory of the last ones would take it.
+    starts["slice.towards"] = study.slice.towards
+  start = existing_start(study.start)
+  counted = f"{study.flatness.num_examples} of {{}}, in batches of {data.batch_size}"
+  return Plan(
+    starts=starts,
+    lines=[Images([(counted, data)])],
+    trainings={} if start is None else {"loss": _gradient(study, start, runtime)},
+    measurements={"curvature": lambda: _passes(study, runtime)},
+    checks=[lambda: _check(study, runtime)],
+  )
+
+
+def _gradient(study: FlatnessStudy, start: Weights, runtime: Runtime) -> Training:
+  """A step without any memory of the last ones, in place of a gradient."""
+  data = networks.filled(study.start, study.flatness.data, trust=runtime.trust)
+  model, task = start.model_spec(trust=runtime.trust), networks.task_of(start, trust=runtime.trust)
   plain = Spec("optax.sgd", "make", {"learning_rate": 1.0}, optax.sgd)
-  step = Experiment(at_size(network.model_spec, size), network.task, data, plain, steps=1)
-  found.trainings[f"at {size} x {size}"] = Training(step, known, is_training=False)
-  return found
+
+  def experiment(known: DataFacts) -> Experiment:
+    sized = model if known.image_size is None else at_size(model, known.image_size)
+    return Experiment(sized, task, data, plain, steps=1)
+
+  return Training(data, experiment, known=DataFacts(num_classes=len(start.classes)), takes_steps=False)
 
 
-def check_data(study: FlatnessStudy, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not there, not the one that is meant or not finite, images of other classes,
-  another checkpoint that does not match, and names of parameters that there are none of."""
+def _passes(study: FlatnessStudy, runtime: Runtime) -> float:
+  """Image passes of all losses; most stop earlier, at their tolerance."""
+  _, network, _ = _prepared(study, runtime)
+  return sum(sum(parts.values()) for parts in _work(study, network, runtime).values())
+
+
+def _check(study: FlatnessStudy, runtime: Runtime) -> None:
+  """Refuses a checkpoint that is not the one that is meant or not finite, images of other classes, another
+  checkpoint that does not match, and names of parameters that do not exist."""
   networks.check_start(study.start, study.digest, study.flatness.data, runtime, at="flatness.data")
   _, network, other = _prepared(study, runtime)
   networks.check_finite(network.params, network.batch_stats)

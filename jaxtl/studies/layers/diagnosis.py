@@ -12,6 +12,7 @@ from jaxtl import weights as weights_lib
 from jaxtl.host.remember import remember
 from jaxtl.measure import network as networks
 from jaxtl.measure.layer_diagnosis import Diagnosis, diagnose
+from jaxtl.runner.plan import Images, Plan
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
 
@@ -47,9 +48,20 @@ def rows(study: DiagnosisStudy, *, seed: int, workdir: Path, runtime: Runtime) -
     yield {**row, **about}
 
 
-def check_data(study: DiagnosisStudy, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not there, not the one that is meant or not finite, images of other classes,
-  and layers that the model does not have."""
+def plan(study: DiagnosisStudy, runtime: Runtime) -> Plan:
+  """Plans the diagnosis of one checkpoint."""
+  data = study.diagnosis.data
+  counted = f"{study.diagnosis.num_examples} of {{}}, in batches of {data.batch_size}"
+  return Plan(
+    starts={"start": study.start},
+    lines=[Images([(counted, data)])],
+    checks=[lambda: _check(study, runtime)],
+  )
+
+
+def _check(study: DiagnosisStudy, runtime: Runtime) -> None:
+  """Refuses a checkpoint that is not the one that is meant or not finite, images of other classes, and layers
+  that the model does not have."""
   networks.check_start(study.start, study.digest, study.diagnosis.data, runtime, at="diagnosis.data")
   _, network = networks.prepared(study.start, study.diagnosis.data, runtime)
   networks.check_finite(network.params, network.batch_stats)

@@ -1,21 +1,21 @@
-"""What a layers study is made of, and what is refused of it before anything is trained."""
+"""The plan of a layers study: the base run, the methods, and what is refused before anything is trained."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
 from typing import Any
 
 import jax
 
+from jaxtl import optim
 from jaxtl import weights as weights_lib
 from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
-from jaxtl.data.class_names import same_classes
 from jaxtl.errors import ConfigError, StorageError
 from jaxtl.measure.layer_diagnosis import Diagnosis
 from jaxtl.measure.passes import FORWARD, GRADIENT
-from jaxtl.runner.plan import Extent, Training
+from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
 from jaxtl.studies.layers import stages
 from jaxtl.studies.layers.settings import BASE, Layers, Method, check_apart
 from jaxtl.train import experiment, prefix_cache
@@ -31,25 +31,62 @@ from jaxtl.train.step import init_model
 _FORWARDS = {True: 55, False: 95}
 
 
-def rehearse(study: Layers, runtime: Runtime) -> None:
-  """Makes and traces the base run and every method whose layers are known."""
-  facts: dict[str, Any] = dict(num_examples=None, mesh=runtime.mesh)
-  for data in (study.data, study.validation, study.test):
-    for spec in (*data.transforms, *data.batch_transforms):
-      spec.realize()
+def plan(study: Layers, runtime: Runtime) -> Plan:
+  """Plans the base run, the diagnosis and every method."""
+  begin = study.start if study.base is None else study.base.start
+  start = None if begin is None else existing_start(begin)
+  parts = [("{} train", study.data), ("{} validation", study.validation), ("{} test", study.test)]
+  more = [] if study.diagnosis is None else [f"{study.diagnosis.num_examples} for the diagnosis"]
+  again = {name: method.rediagnose_every for name, method in study.methods.items() if method.rediagnose_every}
+  same = [(name, study.data, getattr(study, name)) for name in ("validation", "test")]
   if study.base is not None:
-    model = study.base.model
-    classes = study.base.data.num_classes or experiment.SOME_CLASSES
-    experiment.rehearse(study.base, num_classes=classes, image_size=image_size_of(study.base.data), **facts)
-  elif Path(str(study.start)).exists():
-    start = checkpoint.load(str(study.start))
+    same.append(("base.data", study.data, study.base.data))
+  return Plan(
+    starts={} if begin is None else {"start": begin},
+    lines=[
+      Images(parts, more=more),
+      *(
+        ("diagnosis", functools.partial(_diagnosed_again, study, name, every, runtime))
+        for name, every in again.items()
+      ),
+    ],
+    same_classes=same,
+    trainings=_trainings(study, start, runtime),
+    measurements={
+      name: functools.partial(diagnosis_passes, study, name, runtime)
+      for name in (BASE, *study.methods)
+      if study.diagnosis is not None
+    },
+    checks=[lambda: _check(study, runtime)],
+  )
+
+
+def _diagnosed_again(study: Layers, name: str, every: float, runtime: Runtime) -> str:
+  count = _num_parts(study, study.methods[name], len(runtime.open(study.data)))
+  return f"{name}: again every {every:g} epochs, {count} parts in all"
+
+
+def _trainings(study: Layers, start: Weights | None, runtime: Runtime) -> dict[str, Training]:
+  """The base run, and the methods if their model is known."""
+  found: dict[str, Training] = {}
+  if study.base is not None:
+    base, model, classes = study.base, study.base.model, study.base.data.num_classes
+    found[BASE] = Training(base.data, lambda facts: base)
+  elif start is not None:
     model, classes = start.model_spec(trust=runtime.trust), len(start.classes)
   else:
-    return
+    return found
   size = image_size_of(study.data) or image_size_of(study.test)
-  for tuned in _methods(study, model, num_classes=classes).values():
-    experiment.rehearse(tuned, num_classes=classes, image_size=size, **facts)
-  _check_parts(study, model, runtime, num_classes=classes, image_size=size)
+  known = DataFacts(num_classes=classes, image_size=size)
+  _check_parts(study, model, runtime, num_classes=classes or experiment.SOME_CLASSES, image_size=size)
+  for name in study.methods:
+    found[name] = Training(study.data, functools.partial(_method, study, model, name), known=known)
+  return found
+
+
+def _method(study: Layers, model: Spec, name: str, known: DataFacts) -> Experiment:
+  classes = known.num_classes or experiment.SOME_CLASSES
+  return _methods(study, model, num_classes=classes, image_size=known.image_size)[name]
 
 
 def _methods(
@@ -120,56 +157,16 @@ def _check_cache(
     raise type(error)(f"methods.{name}.cache: {error}") from error
 
 
-def extent(study: Layers, runtime: Runtime) -> Extent:
-  """The images, the base run and every method."""
-  found = Extent()
-  begin = study.start if study.base is None else study.base.start
-  start = None if begin is None else found.start(begin, trust=runtime.trust)
-  parts = {"train": study.data, "validation": study.validation, "test": study.test}
-  sizes = [f"{found.images(data, runtime)} {part}" for part, data in parts.items()]
-  if study.diagnosis is not None:
-    sizes.append(f"{study.diagnosis.num_examples} for the diagnosis")
-  found.lines.append(("images", ", ".join(sizes)))
-  if study.base is not None:
-    found.trainings[BASE] = Training(study.base, found.facts(study.base.data, runtime))
-    model = study.base.model
-  elif start is not None:
-    model = start.model_spec(trust=runtime.trust)
-  else:
-    return found
-  known = found.facts(study.data, runtime)
-  classes = experiment.SOME_CLASSES if known is None else known.num_classes
-  size = None if known is None else known.image_size
-  _check_parts(study, model, runtime, num_classes=classes, image_size=size)
-  for name, tuned in _methods(study, model, num_classes=classes, image_size=size).items():
-    found.trainings[name] = Training(tuned, known)
-  for name, method in study.methods.items():
-    if method.rediagnose_every is not None:
-      count = "" if known is None else f", {_num_parts(study, method, known.num_examples)} parts in all"
-      found.lines.append(("diagnosis", f"{name}: again every {method.rediagnose_every:g} epochs{count}"))
-  return found
-
-
-def check_data(study: Layers, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not there or was trained on held-out images, parts with different classes,
-  and layers and caches that cannot be."""
+def _check(study: Layers, runtime: Runtime) -> None:
+  """Refuses a checkpoint that was trained on held-out images, and layers and caches that cannot be."""
   start = None if study.start is None else checkpoint.load(study.start)
   if start is not None:
     check_apart(study, _learned(start))
-  classes = runtime.open(study.data).classes
-  for name in ("validation", "test"):
-    same_classes(classes, runtime.open(getattr(study, name)).classes, at=name)
-  if study.base is not None:
-    same_classes(classes, runtime.open(study.base.data).classes, at="base.data")
-    experiment.check_schedule(study.base, runtime)
-  size = runtime.image_shape(study.data)[0]
-  if start is not None:
     model = start.model_spec(trust=runtime.trust)
   else:
     assert study.base is not None  # the study has checked it
     model = study.base.model
-  for tuned in _methods(study, model, num_classes=len(classes), image_size=size).values():
-    experiment.check_schedule(tuned, runtime)
+  size, classes = runtime.image_shape(study.data)[0], runtime.open(study.data).classes
   _check_parts(study, model, runtime, num_classes=len(classes), image_size=size, opened=True)
 
 
@@ -179,21 +176,21 @@ def _learned(start: Weights) -> dict[str, Any]:
   return {f"the training of {start.path}": data["source"]} if "source" in data else {}
 
 
-def work(study: Layers, runtime: Runtime) -> float:
-  """Image passes of the base run, of all methods and roughly of all diagnoses, for the time left."""
-  passes = sum(method_work(study, name, runtime) for name in study.methods)
-  if study.base is not None and study.base.epochs is not None:
-    passes += study.base.epochs * len(runtime.open(study.base.data)) * experiment.work_per_image(study.base)
-  return passes + (0.0 if study.diagnosis is None else diagnosis_work(study.diagnosis))
-
-
-def method_work(study: Layers, name: str, runtime: Runtime) -> float:
+def method_passes(study: Layers, name: str, runtime: Runtime) -> float:
   """Image passes of a method, with its later diagnoses."""
-  method, num_examples = study.methods[name], len(runtime.open(study.data))
-  passes = experiment.work_of(method.gradient) * study.epochs * num_examples
-  if study.diagnosis is None:
-    return passes
-  return passes + (_num_parts(study, method, num_examples) - 1) * diagnosis_work(study.diagnosis)
+  num_examples = len(runtime.open(study.data))
+  steps = optim.steps_of(study.epochs, steps_per_epoch=num_examples / study.data.batch_size)
+  trained = steps * study.data.batch_size * experiment.work_of(study.methods[name].gradient)
+  return trained + (0.0 if study.diagnosis is None else diagnosis_passes(study, name, runtime))
+
+
+def diagnosis_passes(study: Layers, name: str, runtime: Runtime) -> float:
+  """Image passes of the diagnosis of the base network, or of the later ones of a method."""
+  assert study.diagnosis is not None
+  if name == BASE:
+    return diagnosis_work(study.diagnosis)
+  parts = _num_parts(study, study.methods[name], len(runtime.open(study.data)))
+  return (parts - 1) * diagnosis_work(study.diagnosis)
 
 
 def diagnosis_work(diagnosis: Diagnosis) -> float:

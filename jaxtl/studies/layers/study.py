@@ -21,13 +21,13 @@ from jaxtl.host.remember import remember
 from jaxtl.measure import layer_diagnosis as diagnosis_lib
 from jaxtl.studies.layers import plan as layers_plans
 from jaxtl.studies.layers.methods import Methods
-from jaxtl.studies.layers.plan import check_data, extent, rehearse, work
+from jaxtl.studies.layers.plan import plan
 from jaxtl.studies.layers.settings import BASE, Layers
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
 
 # What the runner looks for beside `rows`.
-__all__ = ["check_data", "extent", "rehearse", "rows", "work"]
+__all__ = ["plan", "rows"]
 
 
 def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
@@ -49,7 +49,7 @@ def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterat
   chosen = diagnosis_lib.chosen(found) if found else (None, None)
   for name in study.methods:
     runtime.progress.title = f"{title(workdir)} | {name}"
-    left_out = functools.partial(runtime.progress.skip, layers_plans.method_work(study, name, runtime))
+    left_out = functools.partial(runtime.progress.skip, layers_plans.method_passes(study, name, runtime))
     if missing := scene.missing(name, chosen):
       left_out()
       runtime.progress.note(f"{name} is not run: {missing}")

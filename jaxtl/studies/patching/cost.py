@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from jaxtl.measure.passes import FORWARD, GRADIENT
 from jaxtl.studies.patching.fine_tuning import fine_tuning
 from jaxtl.studies.patching.settings import Merging, Patching
-from jaxtl.train import experiment
-from jaxtl.train.experiment import total_steps, work_per_image
+from jaxtl.train.experiment import PLAIN, image_passes
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
 
@@ -18,15 +17,19 @@ _GRID, _SEARCHED, _REPORTED = 21, 14, 8
 _SEARCH = 11  # of one search alone
 
 
-def whole(study: Patching, runtime: Runtime) -> float:
-  """All of the study."""
-  passes = sum(tuning(study, runtime, patch) for patch in study.patching)
-  for patch in study.patching:
-    passes += sum(pair(study, runtime, supported, patch) for supported in study.supported)
-  if (plan := study.merging) is not None:
-    for method, _ in methods(study, plan):
-      passes += merge(study, plan, runtime, method) + merge_tuning(study, runtime, method)
-  return passes
+def all_pairs(study: Patching, runtime: Runtime) -> float:
+  """The evaluations of every pair."""
+  return sum(pair(study, runtime, old, new) for new in study.patching for old in study.supported)
+
+
+def all_merges(study: Patching, runtime: Runtime) -> float:
+  """The evaluations of every merge, and the fine-tunings that merges need."""
+  if (plan := study.merging) is None:
+    return 0.0
+  return sum(
+    merge(study, plan, runtime, method) + merge_tuning(study, runtime, method)
+    for method, _ in methods(study, plan)
+  )
 
 
 def methods(study: Patching, plan: Merging) -> list[tuple[str, str]]:
@@ -93,8 +96,7 @@ def _evaluations(plan: Merging, method: str, tasks: int) -> float:
 
 
 def _tuning(study: Patching, patch: str, num_examples: int) -> float:
-  tuned = fine_tuning(study, patch, experiment.PLAIN, "head")
-  return total_steps(tuned, num_examples) * tuned.data.batch_size * work_per_image(tuned)
+  return image_passes(fine_tuning(study, patch, PLAIN, "head"), num_examples)
 
 
 def _images(study: Patching, runtime: Runtime, part: str, names: Iterable[str]) -> int:

@@ -1,69 +1,110 @@
-"""What a patching study refuses before anything is written: heads, sizes, search and start."""
+"""The plan of a patching study, and what it refuses before anything is written: heads, sizes and search."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
-from pathlib import Path as FilePath
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxtl import weights
-from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
-from jaxtl.data.class_names import same_classes
 from jaxtl.errors import CheckpointError, ConfigError, DataError, InputError
 from jaxtl.measure import network as networks
-from jaxtl.runner.plan import Extent
-from jaxtl.studies.patching import frozen_heads
-from jaxtl.studies.patching import joint as patching_joint
+from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
+from jaxtl.studies.patching import cost, frozen_heads
 from jaxtl.studies.patching.fine_tuning import fine_tuning, without
+from jaxtl.studies.patching.joint import joint_experiment, shared_transforms
 from jaxtl.studies.patching.settings import Patching, PatchTask
-from jaxtl.train import experiment
-from jaxtl.train.experiment import Experiment, make_model
+from jaxtl.train.experiment import PLAIN, SOME_CLASSES, Experiment, make_model
 from jaxtl.train.image_size import at_size, image_size_of
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
 
 
-def rehearse(study: Patching, runtime: Runtime) -> None:
-  """Makes all transforms, tries the search, and traces the fine-tuning where the checkpoint is there."""
+def plan(study: Patching, runtime: Runtime) -> Plan:
+  """Plans the fine-tunings, the pairs and the merges; tries the search, and checks heads and transforms."""
   _try_search(study)
   if not study.train_head:
     without(study.fine_tune.optimizer, "head")
   for name, task in study.tasks.items():
     with _head_of_task(name):
       frozen_heads.check_count((task.head or study.head).realize(), _num_classes(task))
-    for data in (task.validation, task.test, task.train):
-      for spec in (*data.transforms, *data.batch_transforms) if data is not None else ():
-        spec.realize()
-  joint = study.merging is not None and "joint" in study.merging.methods
-  if joint:
-    patching_joint.shared_transforms(study)
-  if not FilePath(study.start).exists():
-    return
-  start = checkpoint.load(study.start)
-  _check_finite(start)
-  model = start.model_spec(trust=runtime.trust)
+  start = existing_start(study.start)
+  if start is not None:
+    _check_finite(start)
+  pairs = len(study.supported) * len(study.patching)
+  counted = f"{pairs} = {len(study.supported)} supported x {len(study.patching)} patched"
+  return Plan(
+    starts={"start": study.start},
+    lines=[("pairs", counted), *(_images(study, name, start, runtime) for name in study.tasks)],
+    same_classes=[
+      (f"{name}.{part}", task.test, data)
+      for name, task in study.tasks.items()
+      for part in ("validation", "train")
+      if (data := getattr(task, part)) is not None
+    ],
+    trainings=_trainings(study, start, runtime),
+    measurements={
+      "pairs": lambda: cost.all_pairs(study, runtime),
+      "merges": lambda: cost.all_merges(study, runtime),
+    },
+    checks=[lambda: _check_size(study, runtime)],
+  )
+
+
+def _images(study: Patching, name: str, start: Weights | None, runtime: Runtime) -> Images:
+  """The images of a task, and the files that its head needs."""
+  task = study.tasks[name]
+  parts = {part: getattr(task, part) for part in ("train", "validation", "test")}
+  absent = frozen_heads.missing((task.head or study.head).realize())
+  check = None
+  if start is not None and not absent:
+    check = functools.partial(_check_head, study, name, start, runtime)
+  return Images(
+    [(f"{{}} {part}", data) for part, data in parts.items() if data is not None],
+    label=name,
+    missing=absent,
+    check=check,
+  )
+
+
+def _trainings(study: Patching, start: Weights | None, runtime: Runtime) -> dict[str, Training]:
+  """The fine-tuning on every patching task, and the joint one on all of them."""
   # All tasks must have images of one size, which not every one's transforms tell.
   size = next(filter(None, map(image_size_of, (task.test for task in study.tasks.values()))), None)
-  sized = at_size(model, size) if size else model
-  classes = {patch: _some_classes(task) for patch, task in study.patching.items()}
-  for patch, count in classes.items():
-    _trace(fine_tuning(study, patch, sized, head_of(sized)), count, size, runtime)
-  if joint:
-    tuned = patching_joint.joint_experiment(study, sized, head_of(sized), sizes=classes)
-    _trace(tuned, sum(classes.values()), size, runtime)
+  model = PLAIN if start is None else start.model_spec(trust=runtime.trust)
+  found = {}
+  for patch, task in study.patching.items():
+    assert task.train is not None  # the study has checked it
+    found[patch] = Training(
+      task.train,
+      functools.partial(_fine_tuning, study, patch, model, start is not None),
+      has_model=start is not None,
+      known=DataFacts(num_classes=_num_classes(task), image_size=size),
+    )
+  if study.merging is not None and "joint" in study.merging.methods:
+    shared_transforms(study)
+    counts = {patch: _num_classes(task) or SOME_CLASSES for patch, task in study.patching.items()}
+    joint = functools.partial(_joint, study, model, start is not None, counts)
+    known = DataFacts(num_classes=sum(counts.values()), image_size=size)
+    data = joint(known).data
+    found["joint"] = Training(data, joint, has_model=start is not None, known=known, is_listed=False, times=0)
+  return found
 
 
-def _trace(tuned: Experiment, num_classes: int, size: int | None, runtime: Runtime) -> None:
-  facts: dict[str, Any] = dict(num_classes=num_classes, num_examples=None)
-  experiment.rehearse(tuned, image_size=size, mesh=runtime.mesh, **facts)
+def _fine_tuning(study: Patching, patch: str, model: Spec, has_model: bool, known: DataFacts) -> Experiment:
+  sized = model if known.image_size is None or not has_model else at_size(model, known.image_size)
+  return fine_tuning(study, patch, sized, head_of(sized) if has_model else "head")
 
 
-def _some_classes(task: PatchTask) -> int:
-  return _num_classes(task) or experiment.SOME_CLASSES
+def _joint(
+  study: Patching, model: Spec, has_model: bool, counts: Mapping[str, int], known: DataFacts
+) -> Experiment:
+  sized = model if known.image_size is None or not has_model else at_size(model, known.image_size)
+  return joint_experiment(study, sized, head_of(sized) if has_model else "head", sizes=counts)
 
 
 def _num_classes(task: PatchTask) -> int | None:
@@ -76,22 +117,6 @@ def head_of(model: Spec) -> str:
   """The name of a model's head among its parameters."""
   name: str = make_model(model, num_classes=0).head
   return name
-
-
-def check_data(study: Patching, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not there, parts of different classes, heads that cannot be made, and images
-  of different sizes."""
-  start = checkpoint.load(study.start)
-  for name, task in study.tasks.items():
-    classes = runtime.open(task.test).classes
-    for part in ("validation", "train"):
-      data: Data | None = getattr(task, part)
-      if data is not None:
-        same_classes(classes, runtime.open(data).classes, at=f"{name}.{part}")
-    _check_head(study, name, start, runtime)
-  model = at_size(start.model_spec(trust=runtime.trust), one_size(study, runtime))
-  for patch in study.patching:
-    experiment.check_schedule(fine_tuning(study, patch, model, head_of(model)), runtime)
 
 
 def one_size(study: Patching, runtime: Runtime) -> int:
@@ -122,24 +147,8 @@ def one_size(study: Patching, runtime: Runtime) -> int:
   return side
 
 
-def head_in_extent(
-  found: Extent, study: Patching, name: str, start: Weights | None, runtime: Runtime
-) -> None:
-  """Notes the files that a task's head needs and that are not there; checks it where everything is.
-
-  Images that the config counts are not opened for it.
-  """
-  task = study.tasks[name]
-  absent = frozen_heads.missing((task.head or study.head).realize())
-  for line in absent:
-    found.note(line)
-  if start is None or absent or task.test.num_examples is not None:
-    return
-  try:
-    runtime.open(task.test)
-  except DataError:  # noted with the images
-    return
-  _check_head(study, name, start, runtime)
+def _check_size(study: Patching, runtime: Runtime) -> None:
+  one_size(study, runtime)
 
 
 def _check_head(study: Patching, name: str, start: Weights, runtime: Runtime) -> None:

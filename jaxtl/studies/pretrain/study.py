@@ -15,14 +15,16 @@ from jaxtl import config as config_lib
 from jaxtl import train
 from jaxtl.measure import lambda_max
 from jaxtl.measure.lambda_max import EigenvectorCache
+from jaxtl.studies.pretrain.plan import plan
 from jaxtl.studies.pretrain.settings import Pretrain
-from jaxtl.studies.pretrain.tuning import experiment_of, held_out, training_work, tune, with_rate
+from jaxtl.studies.pretrain.tuning import experiment_of, tune
 from jaxtl.studies.transfer import study as transfer
-from jaxtl.train import experiment
-from jaxtl.train.image_size import image_size_of
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.training import Trained
 from jaxtl.types import Row
+
+# What the runner looks for.
+__all__ = ["plan", "rows"]
 
 
 def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
@@ -50,58 +52,6 @@ def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
       workdir=workdir / "transfer",
       runtime=runtime,
     )
-
-
-def rehearse(study: Pretrain, runtime: Runtime) -> None:
-  """Makes and traces all that the study trains, tunes and transfers, as far as that is known without data."""
-  _rehearse(study, runtime, image_size_of(study.data))
-  if study.tune is not None:
-    held_out(study, study.tune)
-    with_rate(study.optimizer, study.tune.peak_rates[0])
-  if study.flatness is not None:
-    for spec in study.flatness.data.transforms:
-      spec.realize()
-  if study.transfer is not None:
-    transfer.rehearse_protocols(study.transfer, study.model, runtime)
-
-
-def check_data(study: Pretrain, runtime: Runtime) -> None:
-  """Refuses evaluation and target sets whose class lists do not fit, and a model that the images do not."""
-  experiment.check_classes(study, runtime.open(study.data).classes, runtime)
-  experiment.check_schedule(experiment_of(study), runtime)
-  if image_size_of(study.data) is None:
-    _rehearse(study, runtime, runtime.image_shape(study.data)[0])
-  if study.transfer is not None:
-    transfer.check_targets(study.transfer, study.model, runtime)
-
-
-def _rehearse(study: Pretrain, runtime: Runtime, image_size: int | None) -> None:
-  experiment.rehearse(
-    experiment_of(study),
-    num_classes=study.data.num_classes or experiment.SOME_CLASSES,
-    num_examples=study.data.num_examples,
-    image_size=image_size,
-    mesh=runtime.mesh,
-  )
-
-
-def extent(study: Pretrain, runtime: Runtime) -> Any:
-  """The targets that the weights are transferred to: an `Extent`."""
-  from jaxtl.runner import plan as extents
-  from jaxtl.studies.transfer import plan
-
-  found = extents.Extent()
-  if study.transfer is not None:
-    plan.add_protocols(found, study.transfer, study.model, runtime)
-  return found
-
-
-def work(study: Pretrain, runtime: Runtime) -> float:
-  """Image passes of one cell, for the time left; the arm's tuning is counted by `work_once`."""
-  passes = training_work(experiment_of(study), runtime)
-  if study.transfer is not None:
-    passes += transfer.work_of(study.transfer, runtime)
-  return passes
 
 
 def _pretrain_row(study: Pretrain, trained: Trained) -> Row:

@@ -12,11 +12,14 @@ from jaxtl import train
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError, NonFiniteError
 from jaxtl.host.remember import remember
+from jaxtl.runner.plan import Training
 from jaxtl.studies.pretrain.settings import Pretrain, Tune
-from jaxtl.train.experiment import Experiment, total_steps, work_per_image
+from jaxtl.train.experiment import Experiment, image_passes
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
+
+TUNING = "tuning"
 
 
 def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> tuple[list[Row], Pretrain]:
@@ -29,7 +32,8 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
     runtime.progress.title = f"{workdir.parent.name} | rate {rate:g}"
     trial = _trial(study, tuning, rate)
     compute = functools.partial(_trial_row, trial, rate, tuning, runtime)
-    recalled = functools.partial(runtime.progress.skip, work_once(study, runtime) / len(tuning.peak_rates))
+    passes = image_passes(trial, len(runtime.open(trial.data)))
+    recalled = functools.partial(runtime.progress.skip, passes)
     note = runtime.progress.note
     trials.append(remember(workdir / f"{rate!r}.json", compute, recalled=recalled, note=note))
   best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
@@ -102,14 +106,8 @@ def _trial_row(trial: Experiment, rate: float, tuning: Tune, runtime: Runtime) -
   }
 
 
-def training_work(trained: Experiment, runtime: Runtime) -> float:
-  steps = total_steps(trained, len(runtime.open(trained.data)))
-  return steps * trained.data.batch_size * work_per_image(trained)
-
-
-def work_once(study: Pretrain, runtime: Runtime) -> float:
-  """Image passes that the seeds of an arm share."""
-  if study.tune is None:
-    return 0.0
-  trial = dataclasses.replace(experiment_of(study), epochs=study.tune.epochs, steps=None)
-  return len(study.tune.peak_rates) * training_work(trial, runtime) * (1 - study.tune.held_out)
+def trial_training(study: Pretrain, tuning: Tune) -> Training:
+  """The trials of all rates, for a plan: with the study's own rate, so that nothing is traced twice."""
+  trial = dataclasses.replace(_trial(study, tuning, tuning.peak_rates[0]), optimizer=study.optimizer)
+  times = len(tuning.peak_rates)
+  return Training(trial.data, lambda facts: trial, at=TUNING, times=times, is_shared=True, is_listed=False)

@@ -1,44 +1,73 @@
-"""Describes a transfer before it runs: the images of every target, its probe and its fine-tuning."""
+"""The plan of a transfer: the images of every target, its probe and its fine-tuning."""
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from jaxtl.config import Spec
-from jaxtl.runner.plan import Extent, Training
-from jaxtl.studies.transfer import study as transfer
-from jaxtl.studies.transfer.settings import Protocols, Transfer
-from jaxtl.train.experiment import PLAIN
+from jaxtl.errors import ConfigError
+from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
+from jaxtl.studies.transfer.fine_tuning import filled_protocols, fine_tuning
+from jaxtl.studies.transfer.settings import FineTune, Protocols, Target, Transfer
+from jaxtl.train.experiment import PLAIN, Experiment, Program
 from jaxtl.train.image_size import at_size
 from jaxtl.train.runtime import Runtime
+from jaxtl.types import TrainState
 
 
-def of_study(study: Transfer, runtime: Runtime) -> Extent:
-  """Describes a transfer study: its checkpoint's network, and what `add_protocols` adds."""
-  found = Extent()
-  start = found.start(study.start, trust=runtime.trust)
-  model = None if start is None else start.model_spec(trust=runtime.trust)
-  add_protocols(found, study.transfer, model, runtime)
-  return found
+def plan(study: Transfer, runtime: Runtime) -> Plan:
+  """Plans a study that transfers one checkpoint."""
+  start = existing_start(study.start)
+  starts = {"start": study.start}
+  if start is None:
+    return plan_protocols(study.transfer, None, starts=starts)
+  model = start.model_spec(trust=runtime.trust)
+  return plan_protocols(filled_protocols(study.transfer, start, runtime), model, starts=starts)
 
 
-def add_protocols(found: Extent, protocols: Protocols, model: Spec | None, runtime: Runtime) -> None:
-  """Adds every target's images, what its probe tries, and its fine-tuning.
+def plan_protocols(protocols: Protocols, model: Spec | None, *, starts: dict[str, str] | None = None) -> Plan:
+  """Plans what is measured on every target.
 
   Args:
-    found: the description, which is changed.
+    protocols: the targets, with transforms if the checkpoint is known.
     model: the network that is transferred; None if it is not known.
+    starts: the checkpoints that it begins from; see `Plan`.
   """
-  probe, fine_tune = protocols.linear_probe, protocols.fine_tune
-  for name, target in protocols.targets.items():
-    sizes = [found.images(data, runtime) for data in (target.train, target.test)]
-    found.lines.append(("images", f"{sizes[0]} train, {sizes[1]} test: {name}"))
+  targets, probe, fine_tune = protocols.targets, protocols.linear_probe, protocols.fine_tune
+  lines: list[Any] = [
+    Images([("{} train", target.train), ("{} test", target.test)], label=name)
+    for name, target in targets.items()
+  ]
   if probe is not None:
     penalties = f"{len(probe.l2)} {'penalty' if len(probe.l2) == 1 else 'penalties'}"
-    found.lines.append(("probe", f"{penalties}, at most {probe.max_iters} L-BFGS steps: every target"))
-  if fine_tune is None:
-    return
-  for name, target in protocols.targets.items():
-    known = found.facts(target.train, runtime)
-    sized = PLAIN if model is None else model if known is None else at_size(model, known.image_size)
-    count = None if known is None else known.num_examples
-    tuned = transfer.fine_tuning(fine_tune, target, sized, count)
-    found.trainings[f"fine-tune {name}"] = Training(tuned, known, has_model=model is not None)
+    lines.append(("probe", f"{penalties}, at most {probe.max_iters} L-BFGS steps: every target"))
+  return Plan(
+    starts=starts or {},
+    lines=lines,
+    same_classes=[(f"targets.{name}.test", target.train, target.test) for name, target in targets.items()],
+    trainings={}
+    if fine_tune is None
+    else {f"fine-tune {name}": _training(fine_tune, name, target, model) for name, target in targets.items()},
+  )
+
+
+def _training(fine_tune: FineTune, name: str, target: Target, model: Spec | None) -> Training:
+  def experiment(known: DataFacts) -> Experiment:
+    sized = (
+      PLAIN if model is None else model if known.image_size is None else at_size(model, known.image_size)
+    )
+    return fine_tuning(fine_tune, target, sized, known.num_examples)
+
+  check_head = functools.partial(_check_linear, model) if model and fine_tune.head == "probe" else None
+  return Training(target.train, experiment, has_model=model is not None, at=name, traced=check_head)
+
+
+def _check_linear(model: Spec, program: Program, state: TrainState) -> None:
+  """Refuses to start from the probe's head if the model's own is not linear."""
+  head = sorted(state.params[program.model.head])
+  if head != ["bias", "kernel"]:
+    raise ConfigError(
+      f"fine_tune.head is 'probe', which needs a linear head, and that of {model.path} has "
+      f"{' and '.join(head)}; write head='fresh', or give the model a linear head"
+    )

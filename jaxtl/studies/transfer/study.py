@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,36 +17,29 @@ from jaxtl import losses, optim
 from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
-from jaxtl.data.class_names import same_classes
-from jaxtl.errors import ConfigError
 from jaxtl.host.processes import is_first_process
 from jaxtl.host.progress import title
 from jaxtl.host.remember import remember
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.metrics import in_top
 from jaxtl.studies.transfer import preprocessing
+from jaxtl.studies.transfer.fine_tuning import filled_protocols, fine_tuning
+from jaxtl.studies.transfer.plan import plan
 from jaxtl.studies.transfer.settings import FineTune, Protocols, Target, Transfer
-from jaxtl.train import experiment, sharding
+from jaxtl.train import sharding
 from jaxtl.train.evaluate import collect_features, make_features
 from jaxtl.train.experiment import (
-  ANY_LENGTH,
-  PLAIN,
-  SOME_CLASSES,
-  Experiment,
-  frozen,
+  image_passes,
   make_model,
-  steps_in,
-  total_steps,
-  work_per_image,
 )
-from jaxtl.train.image_size import at_size, fitted, image_size_of
+from jaxtl.train.image_size import at_size, fitted
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.training import run
 from jaxtl.types import Row
 
-# Metrics records of a fine-tuning in each epoch, over which its curve takes the mean.
-RECORDS = 10
+# What the runner looks for beside what others use.
+__all__ = ["measure", "plan", "rows"]
 
 
 def rows(study: Transfer, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
@@ -67,7 +60,7 @@ def measure(
   checkpoint's; one note names those that normalise otherwise.
   """
   _note_normalization(protocols, start, runtime)
-  protocols = _filled(protocols, start, runtime)
+  protocols = filled_protocols(protocols, start, runtime)
   for name, target in protocols.targets.items():
     folder = workdir / name
     here = _OnTarget(
@@ -86,7 +79,8 @@ def measure(
       )
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
-      passes = _fine_tuning_work(fine_tune, target, model, runtime)
+      num_train = len(runtime.open(target.train))
+      passes = image_passes(fine_tuning(fine_tune, target, model, num_train), num_train)
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
       yield remember(
         folder / "fine_tune.json",
@@ -96,17 +90,6 @@ def measure(
       )
       if fine_tune.keep == 0 and is_first_process():
         shutil.rmtree(folder / "fine_tune" / checkpoint.FOLDER, ignore_errors=True)
-
-
-def _filled(protocols: Protocols, start: Weights, runtime: Runtime) -> Protocols:
-  """The protocols with transforms for every target."""
-  targets = {
-    name: Target(
-      *preprocessing.filled(target.train, target.test, start, at=f"targets.{name}", trust=runtime.trust)
-    )
-    for name, target in protocols.targets.items()
-  }
-  return dataclasses.replace(protocols, targets=targets)
 
 
 def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) -> None:
@@ -120,104 +103,6 @@ def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) 
       f"{', '.join(others)}: normalised differently from the images of {start.path}, which had the mean "
       f"{preprocessing.normalization_text(start)}; leave out the transforms to take the checkpoint's"
     )
-
-
-def rehearse(study: Transfer, runtime: Runtime) -> None:
-  """Makes the fine-tuning's parts; traces them too where the checkpoint is there to say of which model."""
-  rehearse_protocols(*_known(study, runtime), runtime)
-
-
-def check_data(study: Transfer, runtime: Runtime) -> None:
-  """Refuses targets whose training and test sets have different class lists."""
-  check_targets(*_known(study, runtime), runtime)
-
-
-def rehearse_protocols(protocols: Protocols, model: Spec | None, runtime: Runtime) -> None:
-  """Makes every target's fine-tuning, and traces it where its transforms tell the images' size."""
-  for target in protocols.targets.values():
-    for spec in (*target.train.transforms, *target.train.batch_transforms, *target.test.transforms):
-      spec.realize()
-    if protocols.fine_tune is not None:
-      _rehearse(protocols.fine_tune, target, model, runtime, image_size_of(target.train))
-
-
-def check_targets(protocols: Protocols, model: Spec | None, runtime: Runtime) -> None:
-  """See `check_data`; traces the fine-tuning where only the images tell their size."""
-  for name, target in protocols.targets.items():
-    classes = runtime.open(target.train).classes
-    same_classes(classes, runtime.open(target.test).classes, at=f"targets.{name}.test")
-    if protocols.fine_tune is not None and model is not None:
-      _check_schedule(protocols.fine_tune, name, target, model, runtime)
-    # Without transforms of its own a target has those of a checkpoint that is not there yet.
-    if protocols.fine_tune is not None and target.train.transforms and image_size_of(target.train) is None:
-      _rehearse(protocols.fine_tune, target, model, runtime, runtime.image_shape(target.train)[0])
-
-
-def _check_schedule(fine_tune: FineTune, name: str, target: Target, model: Spec, runtime: Runtime) -> None:
-  tuned = fine_tuning(fine_tune, target, model, len(runtime.open(target.train)))
-  try:
-    experiment.check_schedule(tuned, runtime)
-  except ConfigError as error:
-    raise ConfigError(f"{name}: {error}") from error
-
-
-def _rehearse(
-  fine_tune: FineTune, target: Target, model: Spec | None, runtime: Runtime, image_size: int | None
-) -> None:
-  sized = model and at_size(model, image_size) if image_size else model
-  tuned = fine_tuning(fine_tune, target, sized or PLAIN, None)
-  if model is not None:
-    facts: dict[str, Any] = dict(num_classes=SOME_CLASSES, num_examples=None, image_size=image_size)
-    program, state = experiment.rehearse(tuned, mesh=runtime.mesh, **facts)
-    if fine_tune.head == "probe" and state is not None:
-      _check_linear(model, sorted(state.params[program.model.head]))
-    return
-  context: dict[str, Any] = dict(total_steps=ANY_LENGTH, steps_per_epoch=1, blocks=(), mesh=None)
-  tuned.task.realize(num_classes=SOME_CLASSES)
-  tuned.optimizer.realize(**context)
-  tuned.gradient.realize(**context)
-
-
-def _check_linear(model: Spec, head: list[str]) -> None:
-  if head != ["bias", "kernel"]:
-    raise ConfigError(
-      f"fine_tune.head is 'probe', which needs a linear head, and that of {model.path} has "
-      f"{' and '.join(head)}; write head='fresh', or give the model a linear head"
-    )
-
-
-def _known(study: Transfer, runtime: Runtime) -> tuple[Protocols, Spec | None]:
-  """The protocols, filled in, and the checkpoint's model; as given, and None, without a checkpoint."""
-  if not Path(study.start).exists():
-    return study.transfer, None
-  start = checkpoint.load(study.start)
-  return _filled(study.transfer, start, runtime), start.model_spec(trust=runtime.trust)
-
-
-def extent(study: Transfer, runtime: Runtime) -> Any:
-  """The network, the images of every target, and its fine-tuning: an `Extent`."""
-  from jaxtl.studies.transfer import plan  # which imports this module
-
-  return plan.of_study(study, runtime)
-
-
-def work(study: Transfer, runtime: Runtime) -> float:
-  """Image passes of one cell, for the time left."""
-  return work_of(study.transfer, runtime)
-
-
-def work_of(protocols: Protocols, runtime: Runtime) -> float:
-  """Image passes that `measure` takes."""
-  if protocols.fine_tune is None:
-    return 0.0
-  targets = protocols.targets.values()
-  return sum(_fine_tuning_work(protocols.fine_tune, target, PLAIN, runtime) for target in targets)
-
-
-def _fine_tuning_work(fine_tune: FineTune, target: Target, model: Spec, runtime: Runtime) -> float:
-  size = len(runtime.open(target.train))
-  tuned = fine_tuning(fine_tune, target, model, size)
-  return total_steps(tuned, size) * target.train.batch_size * work_per_image(tuned)
 
 
 class _ProbeFit(NamedTuple):
@@ -338,26 +223,3 @@ def _fine_tune_row(here: _OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
     "steps": trained.total_steps,
     "seconds": time.monotonic() - began,
   }
-
-
-def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:
-  """The experiment that fine-tunes `model` on a target.
-
-  Args:
-    num_examples: of the training set; None if it is not known, for an experiment that is only traced.
-  """
-  every = fine_tune.evaluate_every_epochs
-  return Experiment(
-    model=model,
-    task=frozen(fine_tune.task),
-    data=target.train,
-    optimizer=fine_tune.optimizer,
-    gradient=fine_tune.gradient,
-    epochs=fine_tune.epochs,
-    steps=fine_tune.steps,
-    evaluation={"test": target.test},
-    evaluate_every=steps_in(every, target.train, num_examples) if every and num_examples else None,
-    log_every=steps_in(1 / RECORDS, target.train, num_examples) if num_examples else 1,
-    checkpoint_every=fine_tune.checkpoint_every,
-    keep=max(fine_tune.keep, 1),
-  )

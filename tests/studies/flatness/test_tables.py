@@ -4,6 +4,7 @@ import pytest
 
 from jaxtl.report import text_formats
 from jaxtl.report.results import Results
+from jaxtl.report.section import Section
 from jaxtl.studies.flatness import tables as flatness_tables
 from tests.studies.flatness.rows import results, rows_of
 
@@ -71,7 +72,7 @@ def test_titles_that_groups_tell_apart_are_all_with_their_group(results):
   [table] = flatness_tables.make_tables(
     Results({"arms": {"plain": {}}, "seeds": [0], "base": {}}, {}, [row], {}, frozenset())
   )
-  markdown = text_formats.to_markdown("x", [], [table], [[]], [], [], found=[], preview="")
+  markdown = text_formats.to_markdown("x", [], Section(tables=[(table, [])]), [], preview="")
   titles = next(line for line in markdown.splitlines() if line.startswith("| arm")).split(" | ")[1:]
   assert titles[0] == "Hessian: λ\\_max"
   assert all(": " in title for title in titles)

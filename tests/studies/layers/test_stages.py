@@ -213,7 +213,8 @@ def test_the_speed_is_that_of_an_average_epoch():
 def test_every_part_but_the_first_costs_a_diagnosis_more(base, runtime):
   def of(every, **how):
     changed = dict(diagnosis=base["diagnosis"] | how, methods=methods(again=every))
-    return layers.work(parse(base | changed, Layers), runtime())
+    place = runtime()
+    return layers.plan(parse(base | changed, Layers), place).cell_passes(place)
 
   one = (of(0.5) - of(None)) / 3
   assert one == of(1.0) - of(None) == round(32 * (1 + 55 / 3))

@@ -13,7 +13,7 @@ from jaxtl.errors import CheckpointError, ConfigError, DataError
 from jaxtl.host import sealed_json
 from jaxtl.measure import layer_diagnosis
 from jaxtl.report import write as report
-from jaxtl.runner import describe
+from jaxtl.runner import describe, preflight
 from jaxtl.runner import run as study
 from jaxtl.studies.layers import plan as layers_plans
 from jaxtl.studies.layers import study as layers
@@ -140,6 +140,10 @@ def test_only_the_updated_layer_moves(base, runtime, tmp_path):
 
 
 def test_a_checkpoint_may_be_the_base(base, runtime, tmp_path):
+
+  def check(study, place):
+    preflight.check_data(layers.plan(study, place), "a", place)
+
   scene = scene_of(base, runtime, tmp_path)
   changed = {key: value for key, value in base.items() if key != "base"}
   rows = run(
@@ -194,7 +198,10 @@ def test_a_method_without_layers_is_left_out_and_the_others_run(base, runtime, t
 
 
 def test_the_work_ahead_counts_the_passes_of_each_rule(base, runtime):
-  of = lambda **methods: layers.work(parse(base | dict(methods=methods), Layers), runtime())  # noqa: E731
+  def of(**methods):
+    place = runtime()
+    return layers.plan(parse(base | dict(methods=methods), Layers), place).cell_passes(place)
+
   sgd, sam = (dict(gradient=dict(make=f".optim.{name}")) for name in ("plain", "sam"))
   sam["gradient"]["rho"] = 0.05
   once = of(a=sgd, b=sgd) - of(a=sgd)
@@ -204,14 +211,18 @@ def test_the_work_ahead_counts_the_passes_of_each_rule(base, runtime):
 
 def test_a_checkpoint_s_own_training_images_choose_nothing(base, runtime, tmp_path):
   """Also where the study trains on others."""
+
+  def check(study, place):
+    preflight.check_data(layers.plan(study, place), "a", place)
+
   scene = scene_of(base, runtime, tmp_path)
   changed = {key: value for key, value in base.items() if key != "base"} | dict(start=scene.base.path)
   own = dict(base["data"], transforms=PLAIN)
   for field in ("validation", "test"):
     study_of = changed | {"data": data(3), field: own}
     with pytest.raises(ConfigError, match=f"{field} has images of the training of {scene.base.path}"):
-      layers.check_data(parse(study_of, Layers), runtime())
-  layers.check_data(parse(changed | dict(data=data(3)), Layers), runtime())
+      check(parse(study_of, Layers), runtime())
+  check(parse(changed | dict(data=data(3)), Layers), runtime())
   unknown = dataclasses.replace(scene.base, config={**scene.base.config, "experiment": None})
   assert layers_plans._learned(unknown) == {}
 

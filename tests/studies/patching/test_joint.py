@@ -10,6 +10,7 @@ from jaxtl import tree
 from jaxtl.config import parse
 from jaxtl.errors import ConfigError
 from jaxtl.report.results import load
+from jaxtl.runner import plan, preflight
 from jaxtl.studies.patching import merging
 from jaxtl.studies.patching import study as patching
 from jaxtl.studies.patching import tables as patching_tables
@@ -114,16 +115,20 @@ def test_batch_transforms_are_shared_too(many):
     ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which three has not"),
   ],
 )
+def rehearse(study, runtime):
+  preflight.rehearse_arm(patching.rows, "a", study, runtime)
+
+
 def test_tasks_that_differ_in_more_are_refused_before_anything_is_made(
   many, runtime, tmp_path, transforms, message
 ):
   differing = with_transforms(many, two=transforms, three=[NORMALIZE])
   with pytest.raises(ConfigError, match=message) as caught:
-    patching.rehearse(parse(differing | dict(merging=JOINT), Patching), runtime())
+    rehearse(parse(differing | dict(merging=JOINT), Patching), runtime())
   assert "\n" not in str(caught.value)
   with pytest.raises(ConfigError, match=message):  # without a checkpoint, as `jaxtl check` may be asked
-    patching.rehearse(parse(differing | dict(merging=JOINT, start="nowhere"), Patching), runtime())
-  patching.rehearse(parse(differing | dict(merging=dict(methods=["ties"])), Patching), runtime())
+    rehearse(parse(differing | dict(merging=JOINT, start="nowhere"), Patching), runtime())
+  rehearse(parse(differing | dict(merging=dict(methods=["ties"])), Patching), runtime())
 
 
 def test_another_order_is_refused(many):
@@ -145,24 +150,26 @@ def test_a_transform_that_is_there_twice_is_refused_with_how_often(many, two, th
 
 
 def test_a_rehearsal_traces_it(many, runtime, monkeypatch):
+  def note(*what):
+    traced.append(what)
+    return None, None
+
   traced = []
-  monkeypatch.setattr(
-    patching.experiment, "rehearse", lambda tuned, **facts: traced.append((tuned, facts["num_classes"]))
-  )
-  patching.rehearse(parse(counted(many) | dict(merging=JOINT), Patching), runtime())
+  monkeypatch.setattr(plan.experiments, "rehearse", lambda tuned, **facts: note(tuned, facts["num_classes"]))
+  rehearse(parse(counted(many) | dict(merging=JOINT), Patching), runtime())
   tuned, classes = traced[-1]
   assert tuned.data.source.path == ".data.joined"
   assert classes == 5
-  patching.rehearse(parse(counted(many), Patching), runtime())
+  rehearse(parse(counted(many), Patching), runtime())
   assert traced[-1][0].data.source.path != ".data.joined"
 
 
 def test_a_rehearsal_takes_the_size_from_whichever_task_tells_it(many, runtime, monkeypatch):
   sizes = []
   monkeypatch.setattr(
-    patching.experiment, "rehearse", lambda tuned, **facts: sizes.append(facts["image_size"])
+    plan.experiments, "rehearse", lambda tuned, **facts: (sizes.append(facts["image_size"]), None)
   )
   told = copy.deepcopy(many)
   told["patching"]["two"]["test"]["transforms"] = [dict(fn=".data.resize", size=12), NORMALIZE]
-  patching.rehearse(parse(told | dict(merging=JOINT), Patching), runtime())
+  rehearse(parse(told | dict(merging=JOINT), Patching), runtime())
   assert sizes == [12, 12, 12]

@@ -14,7 +14,9 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec, parse
 from jaxtl.errors import ConfigError, Restart
 from jaxtl.measure.linear_probe import LinearProbe
+from jaxtl.runner import preflight
 from jaxtl.studies.transfer import study as transfer
+from jaxtl.studies.transfer.plan import plan_protocols
 from jaxtl.studies.transfer.settings import FineTune, Protocols
 from jaxtl.train import Experiment, training
 from jaxtl.train.experiment import make_model
@@ -121,6 +123,10 @@ def test_a_fine_tuning_that_begins_at_the_probe_is_the_probe_before_its_first_st
   jax.tree.map(np.testing.assert_array_equal, *others)
 
 
+def check_targets(protocols, model, place):
+  preflight.check_data(plan_protocols(protocols, model), "a", place)
+
+
 def test_the_head_is_fresh_unless_it_is_to_begin_at_the_probe(study_config, start, runtime, tmp_path):
   rows = {}
   for head in ("fresh", "probe"):
@@ -132,9 +138,9 @@ def test_the_head_is_fresh_unless_it_is_to_begin_at_the_probe(study_config, star
 def test_a_head_that_is_not_linear_cannot_begin_at_the_probe(study_config, runtime):
   model = dict(make=".models.clip_vit_b32", image_size=8, patch_size=4, width=16, depth=1, num_heads=2)
   protocols = fine_tuning(study_config, head="probe")
-  transfer.check_targets(protocols, model_of(dict(model, head="linear")), runtime())
+  check_targets(protocols, model_of(dict(model, head="linear")), runtime())
   with pytest.raises(ConfigError, match=r"needs a linear head, and that of \.models\.clip_vit_b32 has "):
-    transfer.check_targets(protocols, model_of(dict(model, head="cosine")), runtime())
+    check_targets(protocols, model_of(dict(model, head="cosine")), runtime())
 
 
 def model_of(spec) -> Spec:
@@ -184,7 +190,7 @@ def test_a_warm_up_longer_than_the_fine_tuning_is_refused_before_anything_runs(s
   study_config["base"]["transfer"]["fine_tune"]["optimizer"]["schedule"] = schedule
   protocols = fine_tuning(study_config)
   with pytest.raises(ConfigError, match="two: warmup_epochs=3 is 18 steps, but the whole run has 12"):
-    transfer.check_targets(protocols, start.model_spec(trust=True), runtime())
+    check_targets(protocols, start.model_spec(trust=True), runtime())
 
 
 @dataclasses.dataclass

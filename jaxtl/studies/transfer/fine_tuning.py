@@ -1,0 +1,49 @@
+"""The fine-tuning on a target as an experiment, and targets with the transforms that count."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxtl.checkpoints.checkpoint import Weights
+from jaxtl.config import Spec
+from jaxtl.studies.transfer import preprocessing
+from jaxtl.studies.transfer.settings import FineTune, Protocols, Target
+from jaxtl.train.experiment import Experiment, frozen, steps_in
+from jaxtl.train.runtime import Runtime
+
+# Metrics records of a fine-tuning in each epoch, over which its curve takes the mean.
+RECORDS = 10
+
+
+def filled_protocols(protocols: Protocols, start: Weights, runtime: Runtime) -> Protocols:
+  """The protocols with transforms for every target."""
+  targets = {
+    name: Target(
+      *preprocessing.filled(target.train, target.test, start, at=f"targets.{name}", trust=runtime.trust)
+    )
+    for name, target in protocols.targets.items()
+  }
+  return dataclasses.replace(protocols, targets=targets)
+
+
+def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:
+  """The experiment that fine-tunes `model` on a target.
+
+  Args:
+    num_examples: of the training set; None if it is not known, for an experiment that is only traced.
+  """
+  every = fine_tune.evaluate_every_epochs
+  return Experiment(
+    model=model,
+    task=frozen(fine_tune.task),
+    data=target.train,
+    optimizer=fine_tune.optimizer,
+    gradient=fine_tune.gradient,
+    epochs=fine_tune.epochs,
+    steps=fine_tune.steps,
+    evaluation={"test": target.test},
+    evaluate_every=steps_in(every, target.train, num_examples) if every and num_examples else None,
+    log_every=steps_in(1 / RECORDS, target.train, num_examples) if num_examples else 1,
+    checkpoint_every=fine_tune.checkpoint_every,
+    keep=max(fine_tune.keep, 1),
+  )
