@@ -123,7 +123,7 @@ def render(reports: Mapping[str, Report]) -> str:
   return "\n".join(lines)
 
 
-# ---- finding
+# ---- scanning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _in_memory(source: AnySource) -> Source | RecordSource:
   return source.gather() if isinstance(source, StreamSource) else source
 
 
-# ---- showing
+# ---- rendering
 
 
 def _some_per_class(

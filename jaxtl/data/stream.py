@@ -250,7 +250,7 @@ class Stream:
       raw = {key: value[0] for key, value in raw.items()}
     return raw
 
-  # ---- which example
+  # ---- order and records
 
   @property
   def _random_access(self) -> Source | RecordSource:
@@ -308,7 +308,7 @@ class Stream:
 
     return records.enumerate(start).map(row)
 
-  # ---- what happens to it
+  # ---- transforms
 
   @functools.cached_property
   def _row(self) -> Finish:
