@@ -1,4 +1,4 @@
-"""How many unreadable images a run may meet, and which ones it met."""
+"""A budget for unreadable images, and the record of those that a run has met."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxtl.errors import DataError
 
 
 class BadRecords:
-  """Counts unreadable images, each once however often it is met, and stops the run beyond a budget.
+  """A counter of distinct unreadable images that stops the run beyond a budget.
 
   Args:
     budget: how many different unreadable images are allowed. 0 stops at the first.
-    report: called with one line for each new one, for example a logger's warning.
-    quarantine: a file that gets a JSON object for each new one, where it does not list it already.
+    report: called with one line per new image, for example a logger's warning.
+    quarantine: a file that receives one JSON object per new image, unless it lists the image already.
   """
 
   def __init__(
@@ -36,16 +36,16 @@ class BadRecords:
     return len(self.found)
 
   def add(self, source: str, index: int, *, where: str, reason: str) -> None:
-    """Note that an example cannot be read.
+    """Records that an example cannot be read.
 
     Args:
       source: name of the source.
-      index: identifies the example in it.
-      where: how to name the example to the user.
+      index: identifies the example within the source.
+      where: how messages name the example.
       reason: what is wrong with it.
 
     Raises:
-      DataError: there are now more than the budget.
+      DataError: the number of unreadable images now exceeds the budget.
     """
     if (source, index) in self.found:
       return
@@ -64,7 +64,7 @@ class BadRecords:
       )
 
   def write_list(self) -> None:
-    """Lists in the quarantine file what it does not list yet; later, where its folder is not there yet."""
+    """Appends missing entries to the quarantine file; postpones this while its folder does not exist."""
     if self._quarantine is None or not self._quarantine.parent.is_dir():
       return
     try:
@@ -75,6 +75,6 @@ class BadRecords:
       with self._quarantine.open("a", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in self._unlisted if line not in listed)
       self._unlisted.clear()
-    except OSError as error:  # the list is for the user: a run does not end for want of it
+    except OSError as error:  # the list only informs the user, so a failed write must not end the run
       if self._report is not None:
         self._report(f"{self._quarantine} cannot be written: {error.strerror}")

@@ -1,4 +1,4 @@
-"""What is in a data set, and what is wrong with it: counts, sizes, unreadable files, duplicates."""
+"""Checks of a data set: counts, image sizes, unreadable files, duplicates and overlaps between splits."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from jaxtl.errors import DataError
 if TYPE_CHECKING:
   from PIL import Image
 
-# Lines of each list that `render` shows.
+# `render` shows at most this many lines of each list.
 _SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What `check` found in one split.
+  """The findings of `check` for one split.
 
   Attributes:
-    name, kind, classes: of the source.
-    counts: examples of each class, in the order of the classes.
-    sizes: (min, median, max) of heights, and of widths, over the readable images.
-    unreadable: one line for each image that cannot be decoded.
-    duplicates: groups of examples with exactly equal pixels; each example with its class.
+    name, kind, classes: those of the source.
+    counts: number of examples per class, in the order of the classes.
+    sizes: (min, median, max) of the heights and of the widths, over the readable images.
+    unreadable: one line per image that cannot be decoded.
+    duplicates: groups of examples with exactly equal pixels; each example is listed with its class.
     overlaps: name of another split -> pairs (example here, example there) with equal pixels.
-    fingerprint: of the source.
-    left_out: files of a folder that are not used, most because of their suffix.
+    fingerprint: fingerprint of the source.
+    left_out: unused files of a folder, most of them skipped because of their suffix.
   """
 
   name: str
@@ -57,10 +57,10 @@ class Report:
 
 
 def check(source: AnySource, *, others: Sequence[AnySource] = ()) -> Report:
-  """Decode every image of a source; count, measure, and look for equal ones inside it and in other splits.
+  """Decodes every image of a source, counts and measures them, and finds duplicates within and across splits.
 
   Args:
-    source: what to look at.
+    source: the source to check.
     others: splits that should share no image with it.
   """
   return _reports([source, *others], count=1)[0]
@@ -77,16 +77,16 @@ def check_source(
   mean: Sequence[float] = (0.0, 0.0, 0.0),
   std: Sequence[float] = (1 / 255, 1 / 255, 1 / 255),
 ) -> str:
-  """Check every split of a data set, and write `contact_sheet.png` and `augmented.png`.
+  """Checks every split of a data set, and writes `contact_sheet.png` and `augmented.png`.
 
   Args:
     text, data_dir, label_column, image_column: as in `open_source`.
     out: the folder for the pictures.
-    transforms: shown in `augmented.png`; None means a flip and a random resized crop.
-    mean, std: what `transforms` normalise with, if they do.
+    transforms: transforms shown in `augmented.png`; None means a flip and a random resized crop.
+    mean, std: the statistics with which `transforms` normalise, if they do.
 
   Returns:
-    The findings, to be printed.
+    The findings as text for printing.
   """
   opened = open_source(text, data_dir=data_dir, label_column=label_column, image_column=image_column)
   splits = {name: _in_memory(source) for name, source in opened.items()}
@@ -103,7 +103,7 @@ def check_source(
 
 
 def render(reports: Mapping[str, Report]) -> str:
-  """Reports of the splits of one data set as text: a table of counts, then a paragraph for each split."""
+  """Renders the reports of one data set as text: a table of counts, then a paragraph per split."""
   lines = _table(reports)
   for split, report in reports.items():
     lines += [
@@ -123,7 +123,7 @@ def render(reports: Mapping[str, Report]) -> str:
   return "\n".join(lines)
 
 
-# ---- finding
+# ---- scanning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _scan(source: Source | RecordSource) -> _Scan:
       hashes.append(None)
       continue
     shapes.append(image.shape[:2])
-    # The shape too: two flat images of different sizes can have the same bytes.
+    # Hash the shape too: two uniform images of different sizes can have the same bytes.
     hashes.append(hashlib.blake2b(np.ascontiguousarray(image).data, key=repr(image.shape).encode()).digest())
   return _Scan(source, tuple(hashes), np.array(shapes).reshape(-1, 2), tuple(unreadable))
 
@@ -197,13 +197,17 @@ def _in_memory(source: AnySource) -> Source | RecordSource:
   return source.gather() if isinstance(source, StreamSource) else source
 
 
-# ---- showing
+# ---- rendering
 
 
 def _some_per_class(
   source: Source | RecordSource, *, classes: int = 10, each: int = 10
 ) -> list[tuple[np.ndarray, str]]:
-  """Readable examples, one row of the contact sheet for each of up to `classes` classes, spread over all."""
+  """Returns (image, title) pairs of a contact sheet with one row for each of up to `classes` classes.
+
+  The classes, and the examples of each class, are spread evenly. Blank images pad short rows. A grey image
+  with the title "unreadable" replaces an image that cannot be read.
+  """
   present = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)))
   chosen = present[np.unique(np.linspace(0, len(present) - 1, min(classes, len(present))).astype(int))]
   found = []
@@ -225,7 +229,7 @@ def _augmented(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> Image.Image:
-  """Up to eight readable examples, one a row, each eight times through the transforms."""
+  """Draws up to eight readable examples, one per row, each with eight random results of the transforms."""
   if transforms is None:
     side = int(np.clip(min(source.read(i).shape[0] for i in _readable(source, 1)), 32, 224))
     transforms = [augment.flip_left_right, functools.partial(images.random_resized_crop, size=side)]
@@ -233,7 +237,7 @@ def _augmented(
   originals = [source.read(index) for index in chosen]
   variants = []
   for seed, index in enumerate(chosen):
-    # A source of this one example: a batch of eight is eight epochs, each with noise of its own.
+    # In a source of one example, a batch of eight spans eight epochs, each with its own noise.
     alone = source.take(np.array([index]))
     batch = next(train_batches(alone, transforms, batch_size=8, seed=seed, num_threads=1))
     variants.append(list(batch["image"]))
@@ -242,7 +246,7 @@ def _augmented(
 
 
 def _readable(source: Source | RecordSource, count: int) -> list[int]:
-  """Indices of examples that can be decoded, of as many classes as possible."""
+  """Returns the indices of up to `count` decodable examples, from as many classes as possible."""
   shuffled = np.random.default_rng(0).permutation(len(source))
   turns: Counter[int] = Counter()
   order = []

@@ -1,4 +1,4 @@
-"""Names of classes: which are the same, and how two lists of them differ."""
+"""Class names: which names denote the same class, and how two lists of names differ."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ _WORDNET_ID = re.compile(r"n\d{8}(?=\s|\Z)")
 
 
 def class_key(name: str) -> str:
-  """What a class is known by: the WordNet id that its name begins with, else the whole name.
+  """Returns the key that identifies a class: the WordNet id at the start of its name, else the whole name.
 
-  `n01629819` and `n01629819 European fire salamander, Salamandra salamandra` are one class. Names are
-  compared as sources have them, in NFC.
+  `n01629819` and `n01629819 European fire salamander, Salamandra salamandra` are the same class. Names are
+  compared in NFC, the form in which sources hold them.
   """
   found = _WORDNET_ID.match(name)
   return found.group() if found else shown(name)
 
 
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
-  """How the data's classes `found` differ from a model's `expected`, compared by `class_key`; "" where they
-  agree."""
+  """Describes how the data's classes `found` differ from a model's `expected`; returns "" if they agree.
+
+  Classes are compared by `class_key`.
+  """
   ours, theirs = [class_key(name) for name in expected], [class_key(name) for name in found]
   if ours == theirs:
     return ""
@@ -39,7 +41,7 @@ def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
 
 
 def same_classes(expected: Sequence[str], found: Sequence[str], *, at: str) -> None:
-  """Raises DataError where the lists differ by `class_difference`."""
+  """Raises DataError if `class_difference` reports a difference between the lists."""
   difference = class_difference(expected, found)
   if difference:
     raise DataError(f"{at} has other classes than the model: {difference}")

@@ -1,4 +1,4 @@
-"""TensorFlow for input only: quiet, blind to accelerators, which belong to JAX, imported at its first use."""
+"""TensorFlow for input only: imported on first use, with little logging and accelerators left to JAX."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 class _TensorFlow:
-  """The module `tensorflow`, imported at the first use of a name in it.
+  """The module `tensorflow`, imported when one of its names is first used.
 
-  The import takes seconds, and a command that refuses a mistake in a config needs nothing of it.
+  The import takes seconds, and a command that only rejects a mistake in a config does not need it.
   """
 
   def __getattr__(self, name: str) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Without this TensorFlow announces on every import that oneDNN may round differently; no input operation
-    # uses it.
+    # Otherwise TensorFlow logs on every import that oneDNN may round differently; no input operation uses
+    # oneDNN.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     module = importlib.import_module("tensorflow")
     hide_accelerators(module)
-    # Further names are found without coming here.
+    # Later lookups then bypass __getattr__.
     self.__dict__.update({key: value for key, value in vars(module).items() if not key.startswith("__")})
     return getattr(module, name)
 
 
 def hide_accelerators(tensorflow: Any) -> None:
-  """Take GPUs and TPUs out of TensorFlow's sight; it would otherwise reserve their memory.
+  """Hides GPUs and TPUs from TensorFlow, which would otherwise reserve their memory.
 
   Raises:
     RuntimeError: TensorFlow has already started on an accelerator.
@@ -45,15 +45,15 @@ if not TYPE_CHECKING:
 
 
 def no_autograph(function: Any) -> Any:
-  """`function` for tf.data as it is: it holds TensorFlow operations only, and nothing is to be rewritten."""
+  """Marks `function` as not to be rewritten by tf.data: it holds TensorFlow operations only."""
   return tf.autograph.experimental.do_not_convert(function)
 
 
 def by_python(function: Callable[[bytes], Any], encoded: tf.Tensor, types: Any) -> Any:
-  """Calls a Python function on an encoded image; returns tensors of these types, without shapes."""
+  """Calls a Python function on an encoded image; returns tensors of the given types, without shapes."""
 
   def call(data: Any) -> Any:
-    # Outside a graph TensorFlow gives an array that holds the bytes.
+    # Outside a graph, TensorFlow passes an array that holds the bytes.
     return function(data if isinstance(data, bytes) else data.item())
 
   return tf.numpy_function(call, [encoded], types, stateful=False)

@@ -1,4 +1,4 @@
-"""Names from the disk and from class lists: how they are shown, and which of them are names of splits."""
+"""Names from the disk and from class lists: their printable form, and which of them name splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxtl.errors import printable
 
-# The rank of a split's kind is its place here.
+# The rank of a split's kind is its index here.
 _KINDS = (
   ("train", {"train", "training", "trn", "trainval"}),
   ("val", {"val", "valid", "validation", "validate", "dev", "eval", "evaluation", "holdout", "heldout"}),
@@ -21,8 +21,8 @@ _FILLERS = {"set", "split", "data", "dataset", "images", "image", "imgs", "img",
 def shown(name: str | Path) -> str:
   """Returns a name as one line of text in NFC, escaped as by `printable`.
 
-  File systems store a name in different normal forms; names are compared in this one. The result of `shown`
-  is not changed by it.
+  File systems store a name in different normal forms; names are compared in this one. The function is
+  idempotent.
   """
   text = str(name)
   if text.isascii() and text.isprintable():
@@ -38,12 +38,12 @@ def split_kind(name: str) -> str | None:
 
 
 def split_words(name: str) -> list[str]:
-  """Returns the kind of each word in a name that is a split's: ["train"] for seg_train."""
+  """Returns the kind of each word in a name that denotes a split: ["train"] for seg_train."""
   return [kind for word in _words(name) for kind, words in _KINDS if word in words]
 
 
 def split_rank(name: str) -> int:
-  """Returns the place of a split among others: training, validation, test, the rest."""
+  """Returns the sort rank of a split: training, then validation, test and the rest."""
   kinds = [kind for kind, _ in _KINDS]
   kind = split_kind(name)
   return kinds.index(kind) if kind else len(kinds)

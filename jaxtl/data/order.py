@@ -1,20 +1,20 @@
-"""Which example stands at which position of an endless training stream: functions of (seed, position)."""
+"""The order of an endless training stream: maps (seed, position) to an example."""
 
 from __future__ import annotations
 
 from jaxtl.data.lazy_tensorflow import tf
 
-# Counts the changes of `shuffled`, so that a run that was begun with another order is refused, not continued.
-# Version 1 had four rounds: in sets below some 8,000 examples the class counts of its batches had up to ten
-# times the variance that a fair shuffle gives them.
+# Incremented when `shuffled` changes, so that a run started with another order is refused, not resumed.
+# Version 1 had four rounds: in sets below about 8,000 examples, the class counts of its batches had up to ten
+# times the variance of a fair shuffle.
 ORDER_VERSION = 2
-# The key is nearly all zeros, which four rounds of the cipher do not mix. From eight rounds on no statistic
-# in tests/data/test_order.py differs from a fair shuffle's; sixteen leave a margin.
+# The key is nearly all zeros, which four rounds of the cipher do not mix. From eight rounds on, no statistic
+# in tests/data/test_order.py differs from that of a fair shuffle; sixteen rounds leave a margin.
 _ROUNDS = 16
 
 
 def positions_of(step: tf.Tensor | int, *, batch_size: int, shard: tuple[int, int]) -> tf.Tensor:
-  """The positions int64 [b] of this process's rows of a batch.
+  """Returns the positions int64 [b] of this process's rows of a batch.
 
   Args:
     step: number of the batch.
@@ -27,10 +27,10 @@ def positions_of(step: tf.Tensor | int, *, batch_size: int, shard: tuple[int, in
 
 
 def shuffled(positions: tf.Tensor, *, count: tf.Tensor | int, seed: int) -> tf.Tensor:
-  """The examples int64 [b] at these positions: every epoch shows each of `count` once, in a fair shuffle.
+  """Returns the examples int64 [b] at these positions; every epoch is a fair shuffle of `count` examples.
 
-  Example p of an epoch is found by a block cipher on [0, count) with the key (seed, epoch), so that a stream
-  starts at any position at no cost.
+  A block cipher on [0, count) with the key (seed, epoch) maps position p of an epoch to its example, so a
+  stream can start at any position at no cost.
   """
   count = tf.cast(count, tf.int64)
   epoch = positions // count
@@ -43,10 +43,10 @@ def shuffled(positions: tf.Tensor, *, count: tf.Tensor | int, seed: int) -> tf.T
 
 
 def drawn(positions: tf.Tensor, *, count: tf.Tensor | int, seed: int, batch_size: int) -> tf.Tensor:
-  """The examples int64 [b] at positions of one batch, each drawn uniformly for itself, with replacement.
+  """Returns the examples int64 [b] at positions of one batch, drawn independently, with replacement.
 
-  The shuffle above would not do with a key for every position: neighbouring keys give numbers that depend on
-  each other.
+  Each draw is uniform. `shuffled` with one key per position cannot replace this, because neighbouring keys
+  give numbers that depend on each other.
   """
   step = positions[0] // batch_size
   seeds = tf.stack([tf.constant(seed, tf.int64), step])

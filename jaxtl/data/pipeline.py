@@ -1,14 +1,12 @@
-"""From a source to numpy batches: which example comes when, on which process, and what happens to it on the
-way.
+"""The pipeline from a source to numpy batches: order, distribution over processes, and transforms.
 
 Order and noise are functions of (seed, position). Position p of the endless training stream is row p mod B of
-batch p div B; it shows one example of epoch p div N, found by a keyed permutation, and its transforms draw
-from (seed, p). So batch n depends on nothing but the seed and n: not on where the stream was started, not on
-how many processes share it.
+batch p div B. It shows one example of epoch p div N, found by a keyed permutation, and its transforms draw
+from (seed, p). Therefore batch n depends only on the seed and n, and not on where the stream was started or
+on how many processes share it.
 
-Unreadable images cost nothing where there are none: images are decoded inside TensorFlow, and only when that
-fails does the stream continue in a second form that leaves failing rows out and lets this module fill the
-gaps.
+Handling unreadable images costs nothing if there are none. Images are decoded inside TensorFlow; only after a
+failure does the stream continue in a second form, which omits failing rows and replaces them.
 """
 
 from __future__ import annotations
@@ -35,30 +33,31 @@ def train_batches(
   num_threads: int | None = None,
   bad_records: BadRecords | None = None,
 ) -> Iterator[NumpyBatch]:
-  """The endless training stream; every epoch shows each example once, in an order of its own.
+  """Returns the endless training stream; every epoch shows each example once, in its own order.
 
-  Epochs follow each other without a break, so a batch can hold the end of one and the start of the next.
+  Epochs follow each other without a break, so a batch can hold the end of one epoch and the start of the
+  next.
 
   Args:
-    source: what to train on.
-    transforms: `(example, *, ...)` or `(example, seed, *, ...)`, keywords already bound; TensorFlow
-      operations only.
+    source: the training data.
+    transforms: functions `(example, *, ...)` or `(example, seed, *, ...)` with their keywords already bound;
+      TensorFlow operations only.
     batch_size: rows of the global batch, over all processes.
-    seed: of order and noise.
-    start_step: the first batch to give; for random access it costs nothing.
-    batch_transforms: the same for a batch, for example `mixup`.
+    seed: seed of the order and the noise.
+    start_step: number of the first batch to return; costs nothing with random access.
+    batch_transforms: transforms of a whole batch, for example `mixup`.
     shard: (this process, number of processes); each gets batch_size / processes consecutive rows.
-    num_threads: threads that decode and transform; None takes every core that this process may use.
-    bad_records: how many unreadable images are allowed; None stops at the first. One that is allowed is
-      replaced by the example of the next position.
+    num_threads: threads that decode and transform; None uses every core available to this process.
+    bad_records: the budget of unreadable images; None stops at the first. An allowed one is replaced by the
+      example of the next position.
 
   Returns:
     Batches as in `jaxtl.types`, as read-only arrays: image float32 [b, H, W, 3], label int32 [b], mask bool
     [b], and label_b, weight from mixup and cutmix.
 
   Raises:
-    DataError: the arguments do not fit together; while iterating, too many unreadable images, or images that
-      the transforms leave at different sizes.
+    DataError: the arguments do not fit together; while iterating, too many images are unreadable, or the
+      transforms leave images of different sizes.
   """
   return _endless(
     source, transforms, batch_size, seed, batch_transforms, shard, num_threads, bad_records, drawn=False
@@ -77,10 +76,10 @@ def resampled_batches(
   num_threads: int | None = None,
   bad_records: BadRecords | None = None,
 ) -> Iterator[NumpyBatch]:
-  """The endless stream in which every row is a draw of its own, uniform and with replacement.
+  """Returns an endless stream whose rows are drawn independently, uniformly and with replacement.
 
-  Args, Returns and Raises: as in `train_batches`; DataError also for a stream of records. Beside a training
-  stream, give it another seed: equal ones draw the same noise for the same position.
+  Args, Returns and Raises: as in `train_batches`; DataError also for a stream of records. When used together
+  with a training stream, give it another seed: equal seeds draw the same noise for the same position.
   """
   return _endless(
     source, transforms, batch_size, seed, batch_transforms, shard, num_threads, bad_records, drawn=True
@@ -116,7 +115,7 @@ def _endless(
 def train_order(
   num_examples: int, *, batch_size: int, seed: int, step: int, shard: tuple[int, int] = (0, 1)
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(positions, examples) int64 [b] of this process's rows of batch `step` of `train_batches`."""
+  """Returns (positions, examples) int64 [b] of this process's rows of batch `step` of `train_batches`."""
   positions = order.positions_of(step, batch_size=batch_size, shard=shard)
   return positions.numpy(), order.shuffled(positions, count=num_examples, seed=seed).numpy()
 
@@ -124,7 +123,7 @@ def train_order(
 def resampled_order(
   num_examples: int, *, batch_size: int, seed: int, step: int, shard: tuple[int, int] = (0, 1)
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The same of `resampled_batches`."""
+  """Returns (positions, examples) int64 [b] of this process's rows of batch `step` of `resampled_batches`."""
   positions = order.positions_of(step, batch_size=batch_size, shard=shard)
   return positions.numpy(), order.drawn(
     positions, count=num_examples, seed=seed, batch_size=batch_size
@@ -140,9 +139,9 @@ def image_shape(
   shard: tuple[int, int] = (0, 1),
   bad_records: BadRecords | None = None,
 ) -> tuple[int, ...]:
-  """(H, W, 3) of the images of `train_batches`.
+  """Returns the shape (H, W, 3) of the images of `train_batches`.
 
-  Makes one image if the source holds them in memory and there are no batch transforms, else one batch.
+  Produces one image if the source holds pixels in memory and there are no batch transforms, else one batch.
 
   Args and Raises: as in `train_batches`.
   """
@@ -152,7 +151,7 @@ def image_shape(
 
 
 def draws(transforms: Sequence[Transform]) -> bool:
-  """Whether one of the transforms draws at random: it takes a seed."""
+  """Returns whether one of the transforms is random, which means that it takes a seed."""
   return any(map(takes_seed, transforms))
 
 
@@ -166,12 +165,12 @@ def eval_batches(
   seed: int = 0,
   bad_records: BadRecords | None = None,
 ) -> Iterable[NumpyBatch]:
-  """One exact pass in the order of the source; can be iterated again, and has a length.
+  """Returns one exact pass in the order of the source; it can be iterated repeatedly and has a length.
 
-  Every process gets ceil(N / batch_size) batches of the same shape. Rows beyond the last example, and rows of
-  unreadable images that are allowed, have mask False and count for nothing.
+  Every process gets ceil(N / batch_size) batches of the same shape. Rows beyond the last example and rows of
+  allowed unreadable images have mask False and do not count.
 
-  Args, Returns and Raises: as in `train_batches`. The seed matters only to transforms that draw.
+  Args, Returns and Raises: as in `train_batches`. The seed matters only to random transforms.
   """
   stream = Stream(
     source,

@@ -1,4 +1,4 @@
-"""Pictures of data: a labelled grid, and what the transforms make of some examples."""
+"""Pictures of data: labelled grids of images, and examples before and after the transforms."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _GAP = 6
 def contact_sheet(
   images: Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int = 10, side: int = 96
 ) -> Image.Image:
-  """A grid of images, each fitted into a square with its title below.
+  """Draws a grid of images, each fitted into a square with its title below.
 
   Args:
     images: [H, W, 3], uint8 or float from 0 to 255, of any sizes.
-    titles: one for each image, or none; long ones are cut.
-    columns: images in a row.
-    side: pixels of the square.
+    titles: one per image, or none; long titles are truncated.
+    columns: images per row.
+    side: side of the square in pixels.
   """
   from PIL import Image, ImageDraw
 
@@ -52,14 +52,15 @@ def augmented_preview(
   std: Sequence[float] = (1 / 255, 1 / 255, 1 / 255),
   side: int = 96,
 ) -> Image.Image:
-  """One row for each example: the original, then what the transforms made of it.
+  """Draws one row per example: the original, followed by the transformed images.
 
   Args:
     originals: [H, W, 3] pixels from 0 to 255.
     variants: for each example, the transformed images [h, w, 3].
-    titles: one for each example, under its original.
-    mean, std: as given to `normalize`, to undo it; the defaults are for images that were not normalised.
-    side: pixels of each square.
+    titles: one per example, placed under its original.
+    mean, std: the arguments of `normalize`, used to undo it; the defaults are for images that were not
+      normalised.
+    side: side of each square in pixels.
   """
   cells, names = [], []
   for original, row, title in zip(originals, variants, titles, strict=True):
@@ -71,12 +72,12 @@ def augmented_preview(
 def gallery(
   groups: Sequence[tuple[str, Sequence[np.ndarray], Sequence[str]]], *, columns: int = 8, side: int = 112
 ) -> Image.Image:
-  """Groups of images below each other, each with a heading, and a title of several lines below every image.
+  """Draws one row of images per group, with a heading above it and a multi-line title below each image.
 
   Args:
-    groups: heading, images [H, W, 3] as in `contact_sheet`, titles with line breaks; one row each.
-    columns: images in a row at most.
-    side: pixels of each image's square.
+    groups: (heading, images [H, W, 3] as in `contact_sheet`, titles with line breaks) of each row.
+    columns: maximum number of images per row.
+    side: side of each image's square in pixels.
   """
   from PIL import Image, ImageDraw
 
@@ -107,7 +108,7 @@ def _fitted(image: np.ndarray, side: int) -> Image.Image:
   picture = Image.fromarray(pixels)
   scale = side / max(picture.size)
   size = [max(1, round(length * scale)) for length in picture.size]
-  # Small images keep their pixels visible.
+  # Nearest-neighbour enlargement keeps the pixels of small images visible.
   return picture.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)
 
 

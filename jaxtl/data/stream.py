@@ -1,8 +1,8 @@
-"""The machinery behind `pipeline`: one stream of batches for one process.
+"""The implementation of `pipeline`: one stream of batches for one process.
 
-A stream has two forms. The fast one is all TensorFlow. When an image cannot be decoded it breaks off, and the
-stream continues in the careful form, in which failing rows are left out and filled in here. A row is the same
-in both.
+A stream has two forms. The fast form runs entirely in TensorFlow. When an image cannot be decoded, the fast
+form ends and the stream continues in the careful form, which omits failing rows and replaces them in Python.
+A row is the same in both forms.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ AnySource = Source | RecordSource | StreamSource
 NumpyBatch = dict[str, np.ndarray]
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
-# Keys of a row on its way that are not part of a batch.
+# Keys of an unfinished row that are not part of a batch.
 _INTERNAL = ("position", "index")
 _ENDLESS = 2**62
-# A loop that makes a whole batch in one call saves some 40 us a row, and takes 0.1 to 0.3 s to set up. A pass
-# sets it up for the rows of the source; a training stream, once for many epochs.
+# A loop that makes a whole batch in one call saves about 40 us per row and takes 0.1 to 0.3 s to set up. An
+# evaluation pass sets it up for one pass over the source, a training stream once for many epochs.
 _FEWEST_FOR_LOOP, _FEWEST_FOR_LOOP_IN_TRAINING = 4096, 128
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-  """All that decides the batches; `batches(start)` runs them."""
+  """Everything that determines the batches; `batches(start)` yields them."""
 
   source: AnySource
   transforms: tuple[Transform, ...]
@@ -86,13 +86,13 @@ class Stream:
   def threads(self) -> int:
     if self.num_threads:
       return self.num_threads
-    # The cores that this process may use, where the system tells them.
+    # The affinity mask, where the system reports it, excludes cores that this process may not use.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
   # ---- the two forms of the stream
 
   def batches(self, start: int) -> Iterator[NumpyBatch]:
-    # A local name: a stream that is still open when Python exits outlives the module's names.
+    # A local name, because a stream still open at Python's exit outlives the module's names.
     step, failure = start, tf.errors.OpError
     try:
       for batch in self._fast(start).as_numpy_iterator():
@@ -100,7 +100,7 @@ class Stream:
         step += 1
       return
     except failure:
-      # Found again, and named, in the careful form.
+      # The careful form meets the failure again and reports it.
       pass
     yield from self._careful(step)
 
@@ -108,7 +108,7 @@ class Stream:
     raw = self._raw(start)
     fewest = _FEWEST_FOR_LOOP_IN_TRAINING if self.training else _FEWEST_FOR_LOOP
     if self.source.pixels is not None and len(self.source) >= fewest:
-      # Small images: less time is lost between operations when one call makes the whole batch.
+      # For small images, one call per batch reduces the overhead between operations.
       batches = raw.map(self._all_rows, num_parallel_calls=self.threads)
     else:
       rows = raw.unbatch().map(self._row, num_parallel_calls=self.threads)
@@ -118,7 +118,7 @@ class Stream:
     return self._with_options(batches.prefetch(2))
 
   def _careful(self, start: int) -> Iterator[NumpyBatch]:
-    """The stream after a failure: row by row, so that rows that fail can be filled in."""
+    """Continues the stream after a failure, row by row, so that failing rows can be replaced."""
     rows = self._raw(start).unbatch().map(self._row, num_parallel_calls=self.threads)
     rows = self._with_options(rows.prefetch(self.rows)).as_numpy_iterator()
     row, like = None, None
@@ -150,7 +150,11 @@ class Stream:
     return self._public(batch)
 
   def _public(self, batch: NumpyBatch) -> NumpyBatch:
-    """The batch as it is given out, its labels checked: those of records are not known before."""
+    """Returns the batch without internal keys, after checking its labels, which records reveal only here.
+
+    Raises:
+      DataError: a label is not the index of a class.
+    """
     label, count = batch["label"], len(self.source.classes)
     if label.dtype.kind in "iu" and label.size and (label.min() < 0 or label.max() >= count):
       wrong = label.min() if label.min() < 0 else label.max()
@@ -161,20 +165,27 @@ class Stream:
     return {key: value for key, value in batch.items() if key not in _INTERNAL}
 
   def image_shape(self) -> tuple[int, ...]:
-    """(H, W, 3) of the images of a training stream, by making the first row, or the first batch."""
+    """Returns (H, W, 3) of the images of a training stream, from its first row or its first batch."""
     if self.source.pixels is not None and not self.batch_transforms:
       row = self._replacement(0, finish=self._finish)
-      assert row is not None  # in training there is one, or an error
+      assert row is not None  # in training, `_replacement` returns a row or raises
       return tuple(row["image"].shape)
-    # Encoded images differ in size, and batch transforms may change it.
+    # Encoded images differ in size, and batch transforms may change the size.
     return tuple(next(self.batches(0))["image"].shape[1:])
 
   # ---- unreadable images
 
   def _replacement(self, position: int, *, finish: Finish | None = None) -> NumpyBatch | None:
-    """The row of the first position from `position` on that can be read; None in evaluation.
+    """Returns the first readable row from `position` on; in evaluation, tries this position alone.
 
-    `finish` takes the place of `_row`, for a single row that is not worth a trace.
+    `finish` replaces `_row` for a single row that does not justify tracing.
+
+    Returns:
+      The row; None in evaluation if it cannot be read.
+
+    Raises:
+      DataError: the records are damaged, a transform fails, too many images are unreadable, or, in training,
+        no image can be read.
     """
     finish = self._row if finish is None else finish
     tried = range(position, position + len(self.source) + 1) if self.training else (position,)
@@ -204,7 +215,7 @@ class Stream:
       except tf.errors.OpError:
         reason = "the file cannot be opened"
     if reason is None:
-      # The image is sound, so a transform is at fault.
+      # The image is intact, so a transform is at fault.
       raise DataError(
         f"{self.source.name}: {self._failing(raw)} fails on {where}, {self._size(image)} pixels: "
         f"{_essence(problem)}; change its options, or put .data.resize before it"
@@ -212,7 +223,7 @@ class Stream:
     self.bad_records.add(self.source.name, index, where=where, reason=reason)
 
   def _failing(self, raw: dict[str, tf.Tensor]) -> str:
-    """The name of the transform that fails on this row."""
+    """Returns the name of the transform that fails on this row."""
     for count in range(1, len(self.transforms) + 1):
       try:
         self._transformed(raw, self.transforms[:count])
@@ -239,7 +250,7 @@ class Stream:
       raw = {key: value[0] for key, value in raw.items()}
     return raw
 
-  # ---- which example
+  # ---- order and records
 
   @property
   def _random_access(self) -> Source | RecordSource:
@@ -250,13 +261,13 @@ class Stream:
     return order.positions_of(step, batch_size=self.batch_size, shard=self.shard)
 
   def _raw(self, start: int) -> tf.data.Dataset:
-    """Batches of {position, index, label, mask, image}, the images untouched."""
+    """Returns batches of {position, index, label, mask, image} with unprocessed images."""
     if isinstance(self.source, StreamSource):
       process, rows, size = self.shard[0], self.rows, self.batch_size
       mine = no_autograph(lambda raw: raw["position"] % size // rows == process)
       return self._records(self.source, start * size).filter(mine).batch(rows, drop_remainder=True)
     fetch = no_autograph(lambda step: self._fetched(self._positions(step)))
-    # One call at a time: it is Python, and more would only wait for each other.
+    # One call at a time: the fetch is Python code, and parallel calls would only wait for each other.
     return (
       tf.data.Dataset.range(start, self.stop).map(fetch, num_parallel_calls=1, deterministic=True).prefetch(2)
     )
@@ -281,7 +292,7 @@ class Stream:
     return order.shuffled(positions, count=count, seed=self.seed)
 
   def _records(self, source: StreamSource, start: int) -> tf.data.Dataset:
-    """A stream's rows from a position on; in evaluation the last batch is filled up with the first record."""
+    """Returns a stream's rows from `start` on; in evaluation, the first record pads the last batch."""
     if self.training:
       records = source.shuffled(seed=self.seed, start=start)
     else:
@@ -297,16 +308,16 @@ class Stream:
 
     return records.enumerate(start).map(row)
 
-  # ---- what happens to it
+  # ---- transforms
 
   @functools.cached_property
   def _row(self) -> Finish:
-    """`_finish`, traced once and used by both forms of the stream."""
+    """`_finish`, traced once for both forms of the stream."""
     row = tf.function(self._finish, autograph=False, reduce_retracing=True)
     return no_autograph(lambda raw: row(raw))
 
   def _finish(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Raw row -> finished row."""
+    """Turns a raw row into a finished row."""
     example = self._transformed(raw, self.transforms)
     image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
     return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
@@ -340,10 +351,10 @@ class Stream:
 
     @tf.function(autograph=False)
     def mixed(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-      # The same on every process: the number of the batch, which any of its positions gives.
+      # Any position of the batch gives its number, so the seed is the same on every process.
       seed = tf.stack([tf.constant(self.seed, tf.int64), batch["position"][0] // self.batch_size])
       for number, (transform, seeded) in enumerate(zip(self.batch_transforms, seeded_ones, strict=True)):
-        # Numbers from 2 ** 20 on keep these draws apart from those of single examples.
+        # Numbers from 2 ** 20 on keep these draws separate from those of single examples.
         own = tf.random.experimental.stateless_fold_in(seed, tf.constant(2**20 + number, tf.int64))
         batch = transform(batch, own) if seeded else transform(batch)
       return dict(batch)
@@ -360,7 +371,7 @@ class Stream:
 
 
 def _next(rows: Iterator[NumpyBatch]) -> NumpyBatch | None:
-  """The next row; None where it failed. An iterator goes on after a row that fails."""
+  """Returns the next row, or None if it failed or none is left; the iterator survives a failing row."""
   try:
     return next(rows, None)
   except tf.errors.OpError:
@@ -368,13 +379,13 @@ def _next(rows: Iterator[NumpyBatch]) -> NumpyBatch | None:
 
 
 def takes_seed(transform: Transform) -> bool:
-  """Whether a transform draws at random: its second argument is a seed."""
+  """Returns whether a transform is random, which means that its second argument is a seed."""
   parameters = list(inspect.signature(transform).parameters.values())[1:2]
   return any(p.name == "seed" and p.kind is not p.KEYWORD_ONLY for p in parameters)
 
 
 def _essence(error: Exception) -> str:
-  """The one line of TensorFlow's message that says what is wrong, without the names of nodes."""
-  # The message stands last before the list of nodes, "[[{{node Slice}}]] [Op:...]".
+  """Returns the line of TensorFlow's message that states the cause, without the names of nodes."""
+  # The cause is the last line before the list of nodes, "[[{{node Slice}}]] [Op:...]".
   lines = [line.strip() for line in str(error).split("[[")[0].splitlines() if line.strip()]
   return re.sub(r"\{\{.*?\}\}\s*", "", lines[-1]) if lines else type(error).__name__

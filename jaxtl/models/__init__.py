@@ -1,4 +1,4 @@
-"""Backbones with their heads: `resnet50(num_classes=10)` gives a `Model` of pure functions."""
+"""Backbones with their heads: `resnet50(num_classes=10)` returns a `Model` of pure functions."""
 
 from jaxtl.models.clip import clip_text_b, clip_text_l, clip_vit_b16, clip_vit_b32, clip_vit_l14, similarity
 from jaxtl.models.densenet import (

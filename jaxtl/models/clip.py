@@ -1,4 +1,4 @@
-"""Both towers of CLIP: images and texts in one space.
+"""Both towers of CLIP, which embed images and texts in one space.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
 arXiv 2103.00020.
@@ -23,7 +23,7 @@ TOKENS = Inputs("token ids [B, T]", 2, jnp.int32)
 
 
 class Projection(nn.Module):
-  """The first token in the common space: [B, T, D] -> [B, E]."""
+  """The projection of the first token into the common space: [B, T, D] -> [B, E]."""
 
   embed_dim: int
 
@@ -125,7 +125,7 @@ clip_vit_l14 = _sized("clip_vit_l14", patch_size=14, width=1024, depth=24, num_h
 
 
 class TokenEmbed(nn.Module):
-  """[B, T] token ids -> the ids and their vectors with positions [B, T, D]."""
+  """The token embedding: [B, T] token ids -> the ids and their vectors with positions [B, T, D]."""
 
   vocabulary: int
   context: int
@@ -141,21 +141,24 @@ class TokenEmbed(nn.Module):
 
 
 class WithIds(nn.Module):
-  """An encoder module that hands the token ids on."""
+  """An encoder module that passes the token ids through."""
 
   inner: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, hidden: tuple[Array, Array], train: bool, frozen_stats: bool) -> tuple[Array, Array]:
     ids, x = hidden
-    # The inner module keeps its parameters here, so that the paths have no level that says nothing.
+    # The inner module shares this scope, so that parameter paths have no extra level.
     inner = self.inner(name=None)
     nn.share_scope(self, inner)
     return ids, inner(x, train, frozen_stats)
 
 
 class TextProjection(nn.Module):
-  """The token of the largest id, which ends a text, in the common space; and the temperature of the pair."""
+  """The projection of the text's end token into the common space, and the scale of the cosines.
+
+  The end token is the one with the largest id.
+  """
 
   embed_dim: int
 
@@ -225,12 +228,12 @@ clip_text_l = _text("clip_text_l", width=768, num_heads=12, embed_dim=768)
 
 
 def similarity(image: Array, text: Array, *, scale: Array | float) -> Array:
-  """The logits of each text for each image: scale * cosine.
+  """Computes the logits of each text for each image: scale * cosine.
 
   Args:
     image: [B, E] embeddings.
     text: [K, E] embeddings.
-    scale: the text tower's.
+    scale: the feature `scale` of the text tower.
 
   Returns:
     [B, K].

@@ -18,12 +18,12 @@ from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
 from jaxtl.types import Array, Model
 
-# N(0, 2 / fan_in), what torchvision's DenseNets start with.
+# N(0, 2 / fan_in), the initial values of torchvision's DenseNets.
 _kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class DenseNetStem(nn.Module):
-  """7x7 stride 2, norm, ReLU, 3x3 max pooling."""
+  """A stem: 7x7 convolution with stride 2, norm, ReLU, 3x3 max pooling."""
 
   width: int
   numerics: Numerics
@@ -37,7 +37,7 @@ class DenseNetStem(nn.Module):
 
 
 class Layer(nn.Module):
-  """Norm, ReLU, 1x1 to four growths, norm, ReLU, 3x3 to one, appended to what came in."""
+  """A dense layer: norm, ReLU, 1x1 to 4 x growth, norm, ReLU, 3x3 to growth, appended to the input."""
 
   growth: int
   dropout: float
@@ -54,7 +54,7 @@ class Layer(nn.Module):
 
 
 class Transition(nn.Module):
-  """Norm, ReLU, 1x1 to half the channels, 2x2 mean."""
+  """A transition: norm, ReLU, 1x1 to half the channels, 2x2 mean pooling."""
 
   numerics: Numerics
 
@@ -66,7 +66,7 @@ class Transition(nn.Module):
 
 
 class DenseNetNorm(nn.Module):
-  """The normalisation and ReLU behind the last layer."""
+  """The normalisation and ReLU after the last layer."""
 
   numerics: Numerics
 
@@ -87,7 +87,7 @@ def _densenet(
   head: str,
   **numerics: Any,
 ) -> Model:
-  """The stem, `depths[s]` layers in stage s + 1, transitions between the stages, a norm and the head."""
+  """Builds the stem, `depths[s]` layers in stage s + 1, transitions between stages, a norm and the head."""
   layers.check_head(num_classes, head)
   layers.check_count("growth", growth)
   layers.check_count("width", width)

@@ -29,7 +29,7 @@ _BASE = (
 
 
 def _shape(width: float, depth: float, *, lite: bool) -> Shape:
-  """The base stages, wider and deeper; Lite keeps the stem, the top and the depth of the outer stages."""
+  """Scales the base stages; Lite keeps the stem, the top and the depth of the first and last stage."""
 
   def scaled(number: int, stage: Stage) -> Stage:
     outer = lite and number in (0, len(_BASE) - 1)

@@ -1,4 +1,4 @@
-"""Networks of inverted residual blocks, of which EfficientNet, EfficientNet-Lite and MobileNetV2 are made.
+"""Networks of inverted residual blocks: EfficientNet, EfficientNet-Lite and MobileNetV2.
 
 Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018,
 arXiv 1801.04381; squeeze and excitation: Hu et al., 2018, arXiv 1709.01507.
@@ -20,12 +20,12 @@ from jaxtl.models.linen import Chain, from_linen
 from jaxtl.types import Array, Model
 
 Activation = Callable[[Array], Array]
-# N(0, 2 / (k k)): a depthwise kernel has one output channel to a group.
+# N(0, 2 / (k k)), since a depthwise kernel has one output channel per group.
 _depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Stage(NamedTuple):
-  """`repeats` blocks of which the first has the stride and changes the width."""
+  """A stage of `repeats` blocks, the first of which has the stride and changes the width."""
 
   repeats: int
   kernel: int
@@ -36,13 +36,13 @@ class Stage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """What the families differ in.
+  """The properties in which the families differ.
 
   Attributes:
     stem, top: widths of the first and the last convolution.
-    stages: in forward order.
-    activation: behind every norm but a block's last.
-    squeeze: width of squeeze and excitation as a share of the block's input; 0 leaves it out.
+    stages: the stages in forward order.
+    activation: activation after every norm except the last one of a block.
+    squeeze: width of squeeze and excitation as a fraction of the block's input width; 0 omits it.
     top_init, bias_init: initial values of the classifier, see `layers.Head`.
   """
 
@@ -56,7 +56,7 @@ class Shape:
 
 
 class ConvNorm(nn.Module):
-  """A convolution, its norm and the activation; the first block of a network, and the one before its head."""
+  """A convolution, its norm and the activation; used as the first block and as the last before the head."""
 
   width: int
   kernel: int
@@ -71,7 +71,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-  """Scales channels by what their means over the map say."""
+  """Squeeze and excitation: scales each channel by a function of the channels' spatial means."""
 
   width: int
   activation: Activation
@@ -86,7 +86,10 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-  """Expand by a 1x1, filter each channel, excite, project by a 1x1; added to the input where it fits."""
+  """An inverted residual block: 1x1 expansion, depthwise filter, excitation, 1x1 projection.
+
+  The result is added to the input if their shapes agree.
+  """
 
   width: int
   kernel: int
@@ -129,9 +132,9 @@ def inverted_network(
   head: str,
   **numerics: Any,
 ) -> Model:
-  """The stem, the blocks `stage{s}_block{n}`, the last convolution `top`, and the head.
+  """Builds the stem, the blocks `stage{s}_block{n}`, the last convolution `top`, and the head.
 
-  `drop_path` grows over the blocks: block i of L, counted from 0, is left out at the rate drop_path * i / L.
+  `drop_path` grows over the blocks: block i of L, counted from 0, is dropped at the rate drop_path * i / L.
   """
   layers.check_head(num_classes, head)
   layers.check_rate("dropout", dropout)
@@ -160,6 +163,6 @@ def inverted_network(
 
 
 def divisible(width: float, *, by: int = 8) -> int:
-  """`width` rounded to a multiple of `by`, but never down by more than a tenth."""
+  """Rounds `width` to a multiple of `by`, but never down by more than a tenth."""
   rounded = max(by, int(width + by / 2) // by * by)
   return rounded + by if rounded < 0.9 * width else rounded

@@ -18,17 +18,17 @@ from jaxtl.types import Array
 
 # N(0, 2 / fan_out) of He et al. 2015 (arXiv 1502.01852) with untruncated tails, as torchvision's ResNets.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what torch gives every linear and convolution layer by default.
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default for every linear and convolution layer.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# A third of that, for classifiers: with the features of freshly drawn residual networks and vision
-# transformers, torch's bound makes the first loss for two classes up to a half larger than ln 2.
+# A third of that bound, for classifiers: with the features of randomly initialised residual networks and
+# vision transformers, torch's bound makes the first loss for two classes up to 50 % larger than ln 2.
 uniform_classifier = nn.initializers.variance_scaling(1 / 27, "fan_in", "uniform")
-# A cosine's temperature of 0.07, where CLIP's training begins.
+# The temperature 0.07 of the cosines, with which CLIP's training begins.
 LOG_SCALE = math.log(1 / 0.07)
 
 
 def uniform_bias(fan_in: int) -> Callable[..., Array]:
-  """The initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)): a bias has the range of its kernel."""
+  """Returns the initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)): a bias has the range of its kernel."""
 
   def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
@@ -37,26 +37,26 @@ def uniform_bias(fan_in: int) -> Callable[..., Array]:
 
 
 def zero_bias(width: int) -> Any:
-  """The initialiser of a bias that starts at 0, whatever the width."""
+  """Returns the initialiser of a bias that starts at 0 for any width."""
   return nn.initializers.zeros
 
 
 def spatial_mean(x: Array) -> Array:
-  """[B, h, w, D] -> [B, D]."""
+  """Averages over the map: [B, h, w, D] -> [B, D]."""
   return jnp.mean(x, axis=(1, 2))
 
 
 @dataclasses.dataclass(frozen=True)
 class Numerics:
-  """What the frameworks that weights come from do differently, and how a model computes.
+  """The numerics of a model, including those in which the frameworks that weights come from differ.
 
   Attributes:
     dtype: type of the computation.
-    padding: "symmetric", kernel // 2 on each side, as torch's; or "same", TensorFlow's, which pads a
-      convolution of stride 2 at an even size by (0, 1) instead of (1, 1) and so shifts every map.
-    epsilon, momentum: of batch normalisation; the statistics are kept as momentum * old + (1 - momentum) *
-      new. torch writes 1 - momentum.
-    batch_norm: "batch", the statistics of the batch in training; "stored", the stored ones always.
+    padding: "symmetric", kernel // 2 on each side, as in torch; or "same", as in TensorFlow, which pads a
+      convolution of stride 2 at an even size by (0, 1) instead of (1, 1) and therefore shifts every map.
+    epsilon, momentum: constants of batch normalisation; the statistics are updated to momentum * old +
+      (1 - momentum) * new. torch's momentum is 1 - momentum.
+    batch_norm: "batch" uses the statistics of the batch in training; "stored" always uses the stored ones.
   """
 
   dtype: Any = jnp.float32
@@ -75,7 +75,7 @@ class Numerics:
     bn_epsilon: float = 1e-5,
     bn_momentum: float = 0.9,
   ) -> Numerics:
-    """The numerics that a model's keywords ask for; ConfigError for a value that is not allowed."""
+    """Returns the numerics that a model's keywords specify; raises ConfigError for an invalid value."""
     check_choice("padding", padding, ("symmetric", "same"))
     check_choice("batch_norm", batch_norm, ("batch", "stored"))
     if not bn_epsilon > 0:
@@ -95,7 +95,7 @@ class Numerics:
     init: Any = kaiming_normal,
     name: str,
   ) -> nn.Conv:
-    """A convolution with a square kernel; with as many groups as channels it is a depthwise one."""
+    """Returns a convolution with a square kernel; it is depthwise if there are as many groups as channels."""
     return nn.Conv(
       features,
       (kernel, kernel),
@@ -110,15 +110,15 @@ class Numerics:
     )
 
   def norm(self, *, train: bool, frozen_stats: bool, zero_scale: bool = False, name: str) -> BatchNorm:
-    """Batch normalisation with statistics in float32.
-
-    Args:
-      train, frozen_stats: as a block gets them; normalises with the stored statistics, and leaves them as
-        they are, unless `train` and not `frozen_stats`.
-      zero_scale: start with scale 0 instead of 1.
-      name: name of the parameters.
+    """Returns batch normalisation with statistics in float32.
 
     The stored variance is that of the batch, divided by n; torch stores the one divided by n - 1.
+
+    Args:
+      train, frozen_stats: the arguments of a block. The layer normalises with the stored statistics and does
+        not update them, unless `train` is true and `frozen_stats` is false.
+      zero_scale: start with scale 0 instead of 1.
+      name: name of the parameters.
     """
     return BatchNorm(
       use_running_average=not train or frozen_stats or self.batch_norm == "stored",
@@ -131,20 +131,21 @@ class Numerics:
 
 
 class Head(nn.Module):
-  """Pooling and the classifier, both in float32.
+  """The head of a model: pooling and the classifier, both in float32.
 
   `kind="cosine"` is the classifier of the cosine softmax, Kornblith, Chen, Lee, Norouzi, "Why Do Better Loss
   Functions Lead to Less Transferable Features?", 2021, arXiv 2010.16402: the logits are the cosines between
   `pooled` and the class vectors, in [-1, 1]; the temperature belongs to the loss. `kind="scaled_cosine"` is
-  that of CLIP (Radford et al., 2021, arXiv 2103.00020): the cosines times exp(log_scale), a parameter.
+  the classifier of CLIP (Radford et al., 2021, arXiv 2103.00020): the cosines times exp(log_scale), where
+  log_scale is a parameter.
 
   Attributes:
-    num_classes: K; 0 leaves the classifier out, and `pooled` is the only feature.
+    num_classes: K; 0 omits the classifier, so that `pooled` is the only feature.
     kind: "linear", "cosine" or "scaled_cosine".
     pool: hidden state -> [B, D].
-    dropout: rate before the classifier.
-    kernel_init: initial kernel of the linear classifier.
-    bias_init: width -> initial bias.
+    dropout: dropout rate before the classifier.
+    kernel_init: initialiser of the classifier's kernel.
+    bias_init: width -> initialiser of the bias.
   """
 
   num_classes: int
@@ -173,7 +174,7 @@ class Head(nn.Module):
 
 
 class DropPath(nn.Module):
-  """Leaves a residual branch out for an example, and scales what is kept to the same mean.
+  """Stochastic depth: drops a residual branch per example, and scales the others to keep the mean.
 
   Huang, Sun, Liu, Sedra, Weinberger, "Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382.
   """
@@ -187,48 +188,48 @@ class DropPath(nn.Module):
 
 
 def unit(x: Array, *, axis: int) -> Array:
-  """x / |x| along `axis`; zero, with a finite gradient, where x is zero."""
+  """Normalises x to x / |x| along `axis`; returns zero, with a finite gradient, where x is zero."""
   return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=axis, keepdims=True), 1e-24))
 
 
 def checked_dtype(name: str) -> Any:
-  """The compute type "float32" or "bfloat16"; ConfigError for another."""
+  """Returns the compute type "float32" or "bfloat16"; raises ConfigError for any other name."""
   check_choice("dtype", name, ("float32", "bfloat16"))
   return jnp.dtype(name)
 
 
 def check_choice(keyword: str, value: Any, choices: Sequence[str]) -> None:
-  """ConfigError unless `value` is one of the choices."""
+  """Raises ConfigError unless `value` is one of the choices."""
   if value not in choices:
     raise ConfigError(f"{keyword} must be {' or '.join(map(repr, choices))}; got {value!r}")
 
 
 def check_count(keyword: str, value: Any, *, least: int = 1) -> None:
-  """ConfigError unless `value` is a whole number from `least`."""
+  """Raises ConfigError unless `value` is an integer of at least `least`."""
   if isinstance(value, bool) or not isinstance(value, int) or value < least:
     raise ConfigError(f"{keyword} must be a whole number from {least}; got {value!r}")
 
 
 def check_rate(keyword: str, value: Any) -> None:
-  """ConfigError unless `value` is in [0, 1)."""
+  """Raises ConfigError unless `value` is in [0, 1)."""
   if not 0 <= value < 1:
     raise ConfigError(f"{keyword} must be in [0, 1); got {value!r}")
 
 
 def check_head(num_classes: int, head: str) -> None:
-  """ConfigError unless both are what `Head` takes."""
+  """Raises ConfigError unless both are valid arguments of `Head`."""
   check_count("num_classes", num_classes, least=0)
   check_choice("head", head, ("linear", "cosine", "scaled_cosine"))
 
 
 def named(make: Callable[..., Any], name: str, text: str) -> Callable[..., Any]:
-  """`make` under its public name, with its docstring."""
+  """Returns `make` with its public name and its docstring."""
   make.__name__ = make.__qualname__ = name
   make.__doc__ = text
   return make
 
 
-# What the docstrings of the families say alike.
+# Parts shared by the docstrings of the families.
 COMPUTE_DOC = """\
     dtype: type of the computation, "float32" or "bfloat16"; parameters, `pooled` and `logits` are float32.
     remat: compute each block again in the backward pass instead of keeping its activations.

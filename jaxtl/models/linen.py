@@ -1,4 +1,4 @@
-"""Flax Linen modules as plain functions of (params, batch_stats, images): the only place that knows both."""
+"""Conversion of Flax Linen modules to plain functions of (params, batch_stats, images)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Features = dict[str, Array]
 
 
 class Inputs(NamedTuple):
-  """What a model takes: its name in messages, its dimensions, its type."""
+  """The input of a model: its description in messages, its number of dimensions, its type."""
 
   what: str
   ndim: int
@@ -28,14 +28,14 @@ IMAGES = Inputs("images [B, H, W, C]", 4, jnp.float32)
 
 
 class Chain(nn.Module):
-  """Blocks in a row, walked by name, so that a forward pass can begin and end at any of them.
+  """A sequence of named blocks, in which a forward pass can start and stop at any block.
 
   A block is called as `block(x, train, frozen_stats)` and returns the hidden state that enters the next one;
   the last block returns a dict of features.
 
   Attributes:
     blocks: (name, constructor that takes `name`) in forward order.
-    taps: feature -> the block whose output it is.
+    taps: feature -> the block that outputs it.
     as_map: hidden state -> feature map [B, h, w, D].
   """
 
@@ -60,18 +60,18 @@ class Chain(nn.Module):
 
 
 def from_linen(name: str, module: nn.Module, blocks: Sequence[str], *, inputs: Inputs = IMAGES) -> Model:
-  """A Linen module as a `Model`.
+  """Converts a Linen module to a `Model`.
 
   Args:
-    name: what the model is called in messages and reports.
+    name: name of the model in messages and reports.
     module: `module(x, *, train, frozen_stats, start, stop)` -> features; draws its noise from the
-      stream `dropout` and keeps its normalisation statistics in the collection `batch_stats`.
+      stream `dropout` and stores its normalisation statistics in the collection `batch_stats`.
     blocks: the names of its submodules in forward order.
-    inputs: what it takes, where that is not images.
+    inputs: the input of the model, if it is not images.
 
   Returns:
-    The model. Its functions raise ConfigError for an unknown block, a `start` behind `stop`, inputs with
-    another number of dimensions, and for `train=True` without a key where the module draws random numbers.
+    The model. Its functions raise ConfigError for an unknown block, a `start` after `stop`, inputs with
+    another number of dimensions, and `train=True` without a key if the module draws random numbers.
   """
   blocks = tuple(blocks)
 
@@ -83,7 +83,7 @@ def from_linen(name: str, module: nn.Module, blocks: Sequence[str], *, inputs: I
       # Under `jit` and `eval_shape` the forward pass is dead code.
       variables = module.init(key, jnp.zeros(one.shape, one.dtype), **options)
     else:
-      # Called eagerly, this alone runs no forward pass; it takes twice as long to trace.
+      # Called eagerly, only `lazy_init` avoids a forward pass; it takes twice as long to trace.
       variables = module.lazy_init(key, one, **options)
     return variables["params"], variables.get("batch_stats", {})
 

@@ -29,12 +29,12 @@ _V2 = (
   Stage(3, 3, 2, 6, 160),
   Stage(1, 3, 1, 6, 320),
 )
-# (blocks, width) of the stages of V1; each but the first begins with stride 2.
+# (blocks, width) of the stages of V1; every stage except the first begins with stride 2.
 _V1 = ((1, 64), (2, 128), (2, 256), (6, 512), (2, 1024))
 
 
 class Separable(nn.Module):
-  """A depthwise 3x3 and a 1x1, each with norm and ReLU6."""
+  """A separable convolution: a depthwise 3x3 and a 1x1, each followed by norm and ReLU6."""
 
   width: int
   stride: int
@@ -62,26 +62,27 @@ def mobilenet_v1(
   batch_norm: str = "batch",
   head: str = "linear",
 ) -> Model:
-  """MobileNetV1.
+  """Returns a MobileNetV1.
 
   Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017,
   arXiv 1704.04861. Features: `stage1` .. `stage5` [B, h, w, D], at strides 2, 4, 8, 16, 32; `pooled` [B, D],
   `logits` [B, K].
 
   Args:
-    num_classes: K; 0 leaves the classifier out.
-    width_factor: of the channels, above 0.
-    dropout: rate before the classifier.
+    num_classes: K; 0 omits the classifier.
+    width_factor: factor of the channel widths, above 0.
+    dropout: dropout rate before the classifier.
     dtype: type of the computation, "float32" or "bfloat16"; parameters, `pooled` and `logits` are float32.
-    remat: compute each block again in the backward pass instead of keeping its activations.
-    padding: "same" as TensorFlow's, or "symmetric" as torch's (see `layers.Numerics`).
-    bn_epsilon: of batch normalisation.
-    bn_momentum: statistics are kept as bn_momentum * old + (1 - bn_momentum) * new.
-    batch_norm: "batch", training normalises with the batch and moves the statistics; "stored", it never does.
+    remat: recompute each block in the backward pass instead of storing its activations.
+    padding: "same" as in TensorFlow, or "symmetric" as in torch (see `layers.Numerics`).
+    bn_epsilon: epsilon of batch normalisation.
+    bn_momentum: the statistics are updated to bn_momentum * old + (1 - bn_momentum) * new.
+    batch_norm: "batch" normalises by the batch in training and updates the stored statistics; "stored" always
+      uses the stored statistics and never updates them.
     head: "linear"; "cosine" and "scaled_cosine" give cosines (see `layers.Head`).
 
   Raises:
-    ConfigError: a value that is none of those above.
+    ConfigError: a value is not one of those above.
   """
   layers.check_head(num_classes, head)
   layers.check_rate("dropout", dropout)
@@ -117,7 +118,7 @@ def mobilenet_v2(
   batch_norm: str = "batch",
   head: str = "linear",
 ) -> Model:
-  """MobileNetV2 with torchvision's padding and epsilon.
+  """Returns a MobileNetV2 with torchvision's padding and epsilon.
 
   Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018,
   arXiv 1801.04381. Convolutions start as N(0, 2 / fan_out), the classifier as N(0, 0.01^2) with zero biases.
@@ -125,20 +126,22 @@ def mobilenet_v2(
   [B, K].
 
   Args:
-    num_classes: K; 0 leaves the classifier out.
-    width_factor: of the channels, above 0; below 1 the last convolution keeps its 1,280.
-    dropout: rate before the classifier.
-    drop_path: block i of L is left out at the rate drop_path * i / L (Huang et al., 2016, arXiv 1603.09382).
+    num_classes: K; 0 omits the classifier.
+    width_factor: factor of the channel widths, above 0; below 1, the last convolution keeps its 1,280
+      channels.
+    dropout: dropout rate before the classifier.
+    drop_path: block i of L is dropped at the rate drop_path * i / L (Huang et al., 2016, arXiv 1603.09382).
     dtype: type of the computation, "float32" or "bfloat16"; parameters, `pooled` and `logits` are float32.
-    remat: compute each block again in the backward pass instead of keeping its activations.
-    padding: "symmetric" as torch's, or "same" as TensorFlow's (see `layers.Numerics`).
-    bn_epsilon: of batch normalisation.
-    bn_momentum: statistics are kept as bn_momentum * old + (1 - bn_momentum) * new.
-    batch_norm: "batch", training normalises with the batch and moves the statistics; "stored", it never does.
+    remat: recompute each block in the backward pass instead of storing its activations.
+    padding: "symmetric" as in torch, or "same" as in TensorFlow (see `layers.Numerics`).
+    bn_epsilon: epsilon of batch normalisation.
+    bn_momentum: the statistics are updated to bn_momentum * old + (1 - bn_momentum) * new.
+    batch_norm: "batch" normalises by the batch in training and updates the stored statistics; "stored" always
+      uses the stored statistics and never updates them.
     head: "linear"; "cosine" and "scaled_cosine" give cosines (see `layers.Head`).
 
   Raises:
-    ConfigError: a value that is none of those above.
+    ConfigError: a value is not one of those above.
   """
   _check_width(width_factor)
   shape = Shape(

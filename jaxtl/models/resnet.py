@@ -20,7 +20,7 @@ from jaxtl.types import Array, Model
 
 
 class Stem(nn.Module):
-  """7x7 stride 2 and 3x3 max pooling ("imagenet"), or 3x3 stride 1 ("cifar")."""
+  """A stem: 7x7 with stride 2 and 3x3 max pooling ("imagenet"), or 3x3 with stride 1 ("cifar")."""
 
   width: int
   kind: str
@@ -38,7 +38,7 @@ class Stem(nn.Module):
 
 
 class BasicBlock(nn.Module):
-  """Two 3x3 convolutions."""
+  """A residual block of two 3x3 convolutions."""
 
   width: int
   stride: int
@@ -59,7 +59,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """1x1, 3x3, 1x1 to four times the width; the 3x3 has the stride ("V1.5"), not the first 1x1."""
+  """A residual block: 1x1, 3x3, 1x1 to four times the width; the 3x3 has the stride ("V1.5")."""
 
   width: int
   stride: int
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
 def _shortcut(
   x: Array, width: int, stride: int, kind: str, numerics: Numerics, norm: Callable[..., nn.Module]
 ) -> Array:
-  """x in the shape of the residual: itself where it fits, else by option A or B of the paper."""
+  """Returns x in the shape of the residual: unchanged if it fits, else by option A or B of the paper."""
   if stride == 1 and x.shape[-1] == width:
     return x
   if kind == "A":
@@ -106,7 +106,7 @@ def _resnet(
   head: str,
   **numerics: Any,
 ) -> Model:
-  """The stem, `depths[s]` blocks of width `width * 2**s` in stage s + 1, and the head."""
+  """Builds the stem, `depths[s]` blocks of width `width * 2**s` in stage s + 1, and the head."""
   layers.check_head(num_classes, head)
   layers.check_count("width", width)
   layers.check_choice("stem", stem, ("imagenet", "cifar"))
@@ -125,7 +125,7 @@ def _resnet(
   return from_linen(name, Chain(tuple(blocks), taps), [block_name for block_name, _ in blocks])
 
 
-# The keywords are a config's schema, so each family writes them out once, with its own defaults.
+# The keywords are the schema of a config, so each family lists them once, with its own defaults.
 
 
 def _imagenet(name: str, block: type[nn.Module], depths: Sequence[int]) -> Callable[..., Model]:

@@ -1,4 +1,4 @@
-"""The encoder block that the vision transformers and both towers of CLIP are made of.
+"""The encoder block of the vision transformers and of both towers of CLIP.
 
 Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762, in the pre-norm form.
 """
@@ -24,16 +24,17 @@ linear_init = nn.initializers.truncated_normal(0.02)
 
 
 def gelu(x: Array) -> Array:
-  """x Phi(x) as torch computes it, by erf: erfc, which JAX takes, costs the CPU twice as much."""
+  """Computes x Phi(x) by erf, as torch does; erfc, which JAX uses, takes twice as long on the CPU."""
   return 0.5 * x * (1 + jax.lax.erf(x * (0.5**0.5)))
 
 
 def quick_gelu(x: Array) -> Array:
-  """x sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
+  """Computes x sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
   return x * nn.sigmoid(1.702 * x)
 
 
-# They differ by up to 4.7e-4 ("gelu_tanh") and 2.0e-2 ("quick_gelu") from the exact one: part of a weight.
+# The approximations differ by up to 4.7e-4 ("gelu_tanh") and 2.0e-2 ("quick_gelu") from the exact GELU, so
+# the choice is part of a weight.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "gelu": gelu,
   "gelu_tanh": functools.partial(nn.gelu, approximate=True),
@@ -43,14 +44,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """What the blocks of one encoder have in common.
+  """The hyperparameters shared by the blocks of one encoder.
 
   Attributes:
-    num_heads: heads of the attention.
+    num_heads: number of attention heads.
     activation: "gelu", the exact one; "gelu_tanh", its approximation in Flax and big_vision; "quick_gelu".
-    norm_epsilon: of layer normalisation.
-    dropout: rate inside the MLP and at the end of both branches.
-    causal: a token sees only itself and those before it.
+    norm_epsilon: epsilon of layer normalisation.
+    dropout: dropout rate inside the MLP and at the end of both branches.
+    causal: whether a token attends only to itself and to the tokens before it.
     dtype: type of the computation.
   """
 
@@ -68,20 +69,23 @@ class Encoder:
       raise ConfigError(f"norm_epsilon must be above 0; got {self.norm_epsilon!r}")
 
   def norm(self, name: str) -> TransformerNorm:
-    """Layer normalisation over the last axis."""
+    """Returns layer normalisation over the last axis."""
     return TransformerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name=name)
 
   def blocks(
     self, depth: int, *, drop_path: float, remat: bool
   ) -> list[tuple[str, Callable[..., nn.Module]]]:
-    """Constructors of `block1` .. `block{depth}`; stochastic depth grows linearly from 0 to `drop_path`."""
+    """Returns the constructors of `block1` .. `block{depth}`.
+
+    The rate of stochastic depth grows linearly from 0 to `drop_path`.
+    """
     cls = nn.remat(TransformerBlock, static_argnums=(2, 3)) if remat else TransformerBlock
     rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
     return [(f"block{i}", functools.partial(cls, self, rate)) for i, rate in enumerate(rates, start=1)]
 
 
 class Attention(nn.Module):
-  """Self-attention; `qkv` holds query, key and value in this order, each head by head, as timm's."""
+  """Self-attention; `qkv` holds query, key and value in this order, each head by head, as in timm."""
 
   encoder: Encoder
 
@@ -98,7 +102,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Two layers, four times as wide inside."""
+  """An MLP of two layers whose hidden layer is four times as wide."""
 
   encoder: Encoder
 
@@ -113,7 +117,7 @@ class Mlp(nn.Module):
 
 
 class TransformerNorm(LayerNorm):
-  """Layer normalisation, callable as a block."""
+  """Layer normalisation that can be called as a block."""
 
   def __call__(  # type: ignore[override]
     self, x: Array, train: bool = False, frozen_stats: bool = False
@@ -122,7 +126,7 @@ class TransformerNorm(LayerNorm):
 
 
 class TransformerBlock(nn.Module):
-  """A pre-norm encoder block; `drop_path` is the probability that a branch is left out for an example."""
+  """A pre-norm encoder block; `drop_path` is the probability that a branch is dropped for an example."""
 
   encoder: Encoder
   drop_path: float
@@ -140,12 +144,14 @@ class TransformerBlock(nn.Module):
 
 
 class Embed(nn.Module):
-  """Patches, extra tokens and positions: [B, S, S, C] -> [B, T, D] with T = tokens + (S / patch_size)^2.
+  """The embedding of patches, extra tokens and positions: [B, S, S, C] -> [B, T, D].
+
+  The number of tokens is T = len(tokens) + (S / patch_size)^2.
 
   Attributes:
-    tokens: names of the parameters of the tokens that come before the patches.
-    bias: of the patch projection.
-    norm: normalise what enters the first block, as CLIP does.
+    tokens: parameter names of the tokens that precede the patches.
+    bias: whether the patch projection has a bias.
+    norm: whether to normalise the input of the first block, as CLIP does.
   """
 
   width: int
@@ -194,12 +200,12 @@ class Embed(nn.Module):
 
 
 def as_map(x: Array, *, grid: int) -> Array:
-  """[B, T, D] -> [B, grid, grid, D], without the tokens that come before the patches."""
+  """Reshapes [B, T, D] to [B, grid, grid, D], without the tokens that precede the patches."""
   return x[:, x.shape[1] - grid**2 :].reshape(x.shape[0], grid, grid, x.shape[-1])
 
 
 def check_sizes(*, image_size: int, patch_size: int, width: int, depth: int, num_heads: int) -> None:
-  """ConfigError unless the patches divide the image and the heads the width."""
+  """Raises ConfigError unless the patches divide the image and the heads divide the width."""
   counts = dict(image_size=image_size, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads)
   for keyword, value in counts.items():
     layers.check_count(keyword, value)
@@ -212,6 +218,6 @@ def check_sizes(*, image_size: int, patch_size: int, width: int, depth: int, num
 
 
 def check_heads(width: int, num_heads: int) -> None:
-  """ConfigError unless the heads divide the width."""
+  """Raises ConfigError unless the heads divide the width."""
   if width % num_heads:
     raise ConfigError(f"width={width} does not divide into num_heads={num_heads}")

@@ -32,7 +32,7 @@ def _mean_token(x: Array) -> Array:
   return jnp.mean(x, axis=1)
 
 
-# pooling -> (tokens before the patches, normalised hidden state -> pooled).
+# Pooling -> (tokens before the patches, normalised hidden state -> pooled).
 POOLING: dict[str, tuple[tuple[str, ...], Callable[[Array], Array]]] = {
   "token": (("class_token",), _first_token),
   "mean": ((), _mean_token),

@@ -18,7 +18,7 @@ from jaxtl.types import Array, Model
 
 
 class WideResNetStem(nn.Module):
-  """One 3x3 convolution; its normalisation is that of the first block."""
+  """A stem of one 3x3 convolution, which the first block normalises."""
 
   width: int
   numerics: Numerics
@@ -29,7 +29,10 @@ class WideResNetStem(nn.Module):
 
 
 class WideResNetBlock(nn.Module):
-  """Norm, ReLU, 3x3, norm, ReLU, dropout, 3x3; a shortcut that changes the shape starts after a ReLU."""
+  """A pre-activation block: norm, ReLU, 3x3, norm, ReLU, dropout, 3x3.
+
+  A shortcut that changes the shape starts after the first ReLU.
+  """
 
   width: int
   stride: int
@@ -50,7 +53,7 @@ class WideResNetBlock(nn.Module):
 
 
 class WideResNetNorm(nn.Module):
-  """The normalisation and ReLU behind the last block."""
+  """The normalisation and ReLU after the last block."""
 
   numerics: Numerics
 
@@ -73,26 +76,27 @@ def wide_resnet28_10(
   batch_norm: str = "batch",
   head: str = "linear",
 ) -> Model:
-  """WideResNet-28-10 for 32-pixel images; other depths and widths by keyword.
+  """Returns a WideResNet-28-10 for 32-pixel images; keywords set other depths and widths.
 
   Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.07146. Pre-activation blocks of two 3x3
   convolutions in three stages. Features: `stage1` .. `stage3` [B, h, w, D], `pooled` [B, D], `logits` [B, K].
 
   Args:
-    num_classes: K; 0 leaves the classifier out.
-    depth: convolutions, 6 n + 4.
+    num_classes: K; 0 omits the classifier.
+    depth: number of convolutions, 6 n + 4.
     width: factor of the widths 16, 32 and 64.
-    dropout: rate between the two convolutions of a block.
+    dropout: dropout rate between the two convolutions of a block.
     dtype: type of the computation, "float32" or "bfloat16"; parameters, `pooled` and `logits` are float32.
-    remat: compute each block again in the backward pass instead of keeping its activations.
-    padding: "symmetric" as torch's, or "same" as TensorFlow's (see `layers.Numerics`).
-    bn_epsilon: of batch normalisation.
-    bn_momentum: statistics are kept as bn_momentum * old + (1 - bn_momentum) * new.
-    batch_norm: "batch", training normalises with the batch and moves the statistics; "stored", it never does.
+    remat: recompute each block in the backward pass instead of storing its activations.
+    padding: "symmetric" as in torch, or "same" as in TensorFlow (see `layers.Numerics`).
+    bn_epsilon: epsilon of batch normalisation.
+    bn_momentum: the statistics are updated to bn_momentum * old + (1 - bn_momentum) * new.
+    batch_norm: "batch" normalises by the batch in training and updates the stored statistics; "stored" always
+      uses the stored statistics and never updates them.
     head: "linear"; "cosine" and "scaled_cosine" give cosines (see `layers.Head`).
 
   Raises:
-    ConfigError: a value that is none of those above.
+    ConfigError: a value is not one of those above.
   """
   layers.check_head(num_classes, head)
   layers.check_count("width", width)

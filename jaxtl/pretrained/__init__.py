@@ -1,4 +1,4 @@
-"""Everybody's weights, in and out: layouts, readers, import and export."""
+"""Import and export of weights in the formats of other libraries: layouts, readers and writers."""
 
 from jaxtl.pretrained.layouts.big_vision import AUGREG, BIG_VISION
 from jaxtl.pretrained.layouts.hugging_face import HUGGING_FACE

@@ -1,4 +1,4 @@
-"""Checkpoints of ours in the formats of others, each readable without jaxtl."""
+"""Export of checkpoints to other formats, each readable without jaxtl."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from jaxtl.train.step import shapes_of
 
 
 def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> None:
-  """Writes a weight with its class list and preprocessing: the whole folder, or nothing.
+  """Writes a weight with its class list and preprocessing: either the complete folder, or nothing.
 
   Args:
     weights: a checkpoint.
-    out: folder that is made.
+    out: the folder to create.
     format: one of `FORMATS`.
     trust: as for `Weights.model_spec`.
 
   Raises:
-    InputError: `out` exists, or the format has no such model, or computes something else with it.
+    InputError: `out` exists, or the format does not have the model or computes something else with it.
   """
   with whole_folder(out) as folder:
     FORMATS[format](weights, folder, trust)
@@ -42,7 +42,7 @@ def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> 
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-  """A folder to write to, which becomes `out` when all went well and is gone when not."""
+  """Yields a folder to write to, which is renamed to `out` on success and removed on failure."""
   if out.exists():
     raise InputError(f"{out} exists already; give a folder that does not")
   partial = out.with_name(f".{out.name}.partial")
@@ -59,7 +59,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def _flat(weights: Weights) -> dict[str, np.ndarray]:
-  """Path -> array, in our own names."""
+  """Returns path -> array under jaxtl's names."""
   both = {"params": weights.params, "batch_stats": weights.batch_stats}
   return dict(zip(tree.paths(both), map(np.asarray, jax.tree.leaves(both)), strict=True))
 
@@ -88,7 +88,7 @@ def _npz(weights: Weights, folder: Path, trust: bool) -> None:
 
 
 def _save(tensors: dict[str, np.ndarray], folder: Path, **metadata: str) -> None:
-  """In the order of their names, so that the same weight gives the same bytes."""
+  """Writes the tensors in the order of their names, so that equal weights give equal bytes."""
   ordered = {key: np.asarray(tensors[key], order="C") for key in sorted(tensors)}
   (folder / "model.safetensors").write_bytes(save(ordered, metadata or None))
 
@@ -114,7 +114,7 @@ def _timm(weights: Weights, folder: Path, trust: bool) -> None:
 
 
 def _hugging_face(weights: Weights, folder: Path, trust: bool) -> None:
-  """transformers' own format where it has the model, else timm's, else ours; with a model card."""
+  """Writes transformers' format if it has the model, else timm's, else jaxtl's; adds a model card."""
   from jaxtl.pretrained import LAYOUTS
 
   spec = weights.model_spec(trust=trust)
@@ -153,7 +153,7 @@ def _require(layout: Layout, spec: Spec) -> None:
 
 
 def in_layout(weights: Weights, spec: Spec, layout: Layout) -> dict[str, np.ndarray]:
-  """The weight's tensors in a layout, with torch's counters of batches, which start at 0."""
+  """Returns the weight's tensors in a layout, with torch's batch counters set to 0."""
   model = spec.realize(num_classes=len(weights.classes))
   shapes = shapes_of(model, weights.config["image_shape"])
   both = {"params": weights.params, "batch_stats": weights.batch_stats}
@@ -164,10 +164,10 @@ def in_layout(weights: Weights, spec: Spec, layout: Layout) -> dict[str, np.ndar
 
 
 def preprocessing_of(weights: Weights) -> Preprocessing:
-  """What the weight expects of images.
+  """Returns the preprocessing that the weight expects.
 
   Raises:
-    InputError: it does not say, or says more than a resize, a crop and a normalisation.
+    InputError: the weight does not specify one, or it is more than a resize, a crop and a normalisation.
   """
   transforms = weights.config["transforms"]
   found = None

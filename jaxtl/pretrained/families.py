@@ -1,7 +1,7 @@
-"""The training recipe of a weight, recognised by its names: it decides how images are normalised.
+"""The training recipe of a weight, inferred from names; it determines how images are normalised.
 
-Networks and tensors are the same. Weights of AugReg's recipe expect pixels from -1 to 1; those of the recipes
-listed here expect ImageNet's mean and standard deviation.
+The networks and tensors are the same for all recipes. Weights of AugReg's recipe expect pixels from -1 to 1;
+those of the recipes listed here expect ImageNet's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _NAME = re.compile(rf"(?<![a-z])({'|'.join(NAMES)})(?:v?\d)?(?![a-z])", re.IGNOR
 
 
 def family(file: Path, said: str, keys: Iterable[str]) -> str:
-  """Returns "DeiT", "MAE" and so on; "" if nothing says it.
+  """Returns the family, such as "DeiT" or "MAE", or "" if no name reveals it.
 
   Args:
-    file: the weights.
+    file: the file of weights.
     said: the name of the weights in their config files.
-    keys: of the tensors.
+    keys: the names of the tensors.
   """
   names = set(keys)
   if {"dist_token", "deit.embeddings.distillation_token"} & names:
     return "DeiT"
   folder = file.absolute().parent
-  # A folder of the hub's cache: models--OWNER--NAME/snapshots/REVISION.
+  # In the hub's cache, the name is two levels up: models--OWNER--NAME/snapshots/REVISION.
   outer = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
   for text in (said, file.name, outer):
     if match := _NAME.search(text):
@@ -40,13 +40,13 @@ def family(file: Path, said: str, keys: Iterable[str]) -> str:
 
 
 def prepared(usual: Preprocessing, layout: str, model: str, name: str) -> Preprocessing:
-  """What the weights of a family expect of images.
+  """Returns the preprocessing that the weights of a family expect.
 
   Args:
-    usual: what a layout expects of a weight of unknown family.
-    layout: its name.
-    model: our name of the model.
-    name: from `family`.
+    usual: the preprocessing of the layout for a weight of unknown family.
+    layout: name of the layout.
+    model: jaxtl's name of the model.
+    name: the result of `family`.
   """
   if not name or not model.startswith("vit") or layout not in ("timm", "hugging_face"):
     return usual

@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` and its processor file, as transformers reads them."""
+"""Hugging Face's `config.json` and processor file, interpreted as by transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jaxtl.pretrained.side_files import (
 )
 
 FILE = "config.json"
-# Seen in the shapes of the tensors, or of no effect on the outputs.
+# Keys that the shapes of the tensors show, or that have no effect on the outputs.
 _SILENT = {
   *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path"),
   *("name_or_path", "_commit_hash", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
@@ -67,7 +67,7 @@ _SILENT = {
   ),
   *("cross_attention_hidden_size", "tokenizer_class", "prefix", "task_specific_params"),
   *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
-  # What every old config carries of text generation.
+  # Text generation settings, which every old config contains.
   *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "temperature"),
   *("diversity_penalty", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
   *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences"),
@@ -87,15 +87,15 @@ _TYPES = {
   "clip_vit": ("clip", "clip_vision_model"),
   "clip_text": ("clip", "clip_text_model"),
 }
-# transformers' own number of heads where a config does not say it.
+# transformers' default number of heads, if a config does not specify it.
 _HEADS = {"vit": 12, "clip_vit": 12, "clip_text": 8}
 
 
 def read(folder: Path, model: str) -> Facts:
-  """What the files in `folder` say.
+  """Reads the facts in the config files of `folder`.
 
   Raises:
-    InputError: they are of another network, or say what has no counterpart here.
+    InputError: the files describe another network, or contain something without a counterpart in jaxtl.
   """
   config = read_json(folder / FILE)
   kind = next(kind for kind in ("clip_text", "clip_vit", "vit") if model.startswith(kind))
@@ -105,7 +105,7 @@ def read(folder: Path, model: str) -> Facts:
   keywords: dict[str, Any] = {}
   if part.get("layer_norm_eps") is not None:
     keywords["norm_epsilon"] = part["layer_norm_eps"]
-  if part.get("num_attention_heads") is not None:  # which no shape tells
+  if part.get("num_attention_heads") is not None:  # not visible in any shape
     keywords["num_heads"] = part["num_attention_heads"]
   elif "model_type" in config or part is not config:
     keywords["num_heads"] = _HEADS[kind]
@@ -121,7 +121,7 @@ def read(folder: Path, model: str) -> Facts:
 
 
 def _part(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-  """The tower's own part of a config of both; old files put what differs into a second mapping."""
+  """Returns the tower's part of a config for both towers; old files store overrides in a second mapping."""
   name = {"clip_text": "text_config", "clip_vit": "vision_config"}.get(kind, "")
   parts = [config[key] for key in (name, f"{name}_dict") if config.get(key) is not None]
   for key, inside in zip((name, f"{name}_dict"), parts):
@@ -130,7 +130,10 @@ def _part(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def _check_end(part: Mapping[str, Any]) -> None:
-  """The text tower pools the token of the largest id. 2 is what transformers, too, reads so."""
+  """Refuses an end token that does not have the largest id, since the text tower pools that token.
+
+  The id 2 is accepted, because transformers also interprets it as the largest id.
+  """
   end, vocabulary = part.get("eos_token_id"), part.get("vocab_size", 49408)
   if end is not None and end not in (2, vocabulary - 1):
     raise InputError(
@@ -156,10 +159,10 @@ def _family(config: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Defaults:
-  """What a class of image processors does where its file does not say it.
+  """The defaults of a class of image processors for keys missing in its file.
 
   Attributes:
-    square: whether a number as size is both sides, else the shorter one.
+    square: whether a single number as size sets both sides; otherwise it sets the shorter one.
   """
 
   size: Any
@@ -219,7 +222,10 @@ def _with_processor(facts: Facts, folder: Path, config: Mapping[str, Any], image
 
 
 def _processor_file(folder: Path) -> tuple[str, Mapping[str, Any]]:
-  """(name, what it says of images): transformers 5 keeps all processors of a model in one file."""
+  """Returns (name, contents) of the image processor file.
+
+  transformers 5 stores all processors of a model in one file.
+  """
   joint, own = "processor_config.json", "preprocessor_config.json"
   nested = read_json(folder / joint)
   if nested.get("image_processor") is not None:
@@ -240,13 +246,13 @@ def _processor_file(folder: Path) -> tuple[str, Mapping[str, Any]]:
 def _geometry(
   processor: Mapping[str, Any], name: str, default: _Defaults, image_size: Any
 ) -> tuple[int, float | None, tuple[str, ...]]:
-  """(side of the images, crop fraction, notes)."""
+  """Returns (side of the images, crop fraction, notes)."""
   cropped = _flag(processor, "do_center_crop", default.do_center_crop, name)
   size = processor.get("size")
   if not _flag(processor, "do_resize", True, name):
     if cropped:
       raise InputError(f"{name} has do_resize=false and a crop; expected a resize before the crop")
-    # The original takes images of the model's size alone, and leaves them as they are.
+    # The original accepts only images of the model's size, and does not resize them.
     size = image_size if image_size is not None else size
   size = default.size if size is None else size
   square = processor.get("default_to_square")
@@ -271,7 +277,7 @@ def _geometry(
 def _scale(
   processor: Mapping[str, Any], name: str, default: _Defaults
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """(mean, std) for values from 0 to 1 of what the processor does to values from 0 to 255."""
+  """Converts the processor's rescaling and normalisation to (mean, std) for values from 0 to 1."""
   mean = std = None
   if _flag(processor, "do_normalize", True, name):
     mean, std = processor.get("image_mean"), processor.get("image_std")

@@ -1,4 +1,4 @@
-"""Somebody's file as a checkpoint of ours."""
+"""Import of weight files from other libraries as jaxtl checkpoints."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ BACKGROUND = "background"
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-  """A weight that was read.
+  """An imported weight.
 
   Attributes:
-    weights: ours, with its config.
-    model: makes its features.
-    entries: where each leaf came from.
-    fresh: paths of ours that the file lacks, allowed; drawn with seed 0.
-    left_over: keys of the file that have no place, allowed.
-    other: how many of its tensors belong to another model in the same file.
-    source: the file, its tensors under the names of the layout.
-    preprocessing: what it expects of images; None where it takes texts.
-    assumed: those of `PREPARED` that neither the options nor its config files say.
-    notes: what was done to the names, and where the original prepares images in another way.
+    weights: the jaxtl checkpoint with its config.
+    model: the model that computes its features.
+    entries: the origin of each leaf.
+    fresh: allowed paths that are missing in the file, initialised with seed 0.
+    left_over: allowed keys of the file that have no counterpart.
+    other: number of tensors that belong to another model in the same file.
+    source: the file, with its tensors under the names of the layout.
+    preprocessing: the preprocessing that the weight expects; None if it takes texts.
+    assumed: those of `PREPARED` that neither the options nor the config files specify.
+    notes: changes made to the names, and differences from the original's preprocessing.
   """
 
   weights: Weights
@@ -74,21 +74,22 @@ def import_weights(
   head: bool = True,
   prefix: str | None = None,
 ) -> Imported:
-  """Reads a file of weights into a model of ours.
+  """Reads a file of weights into a jaxtl model.
 
   Args:
-    path: a file, or a folder that holds one and what describes it.
+    path: a file, or a folder that holds a file of weights and its config files.
     model: name of a function of `jaxtl.models`.
-    layout: whose names the file has.
-    keywords: of the model, over those of the files beside the weights and of the layout.
-    classes: names of the outputs in order, over those beside the file; None: ImageNet's for 1,000 outputs.
-    allow: regexes of our paths that the file may lack, and of its keys that may be left over.
-    preprocessing: fields of `Preprocessing`, over those beside the file and of the layout.
-    head: whether the classifier is read; without it the weight has no classes.
-    prefix: of the tensors' names; None: the one that fits.
+    layout: the layout that defines the names in the file.
+    keywords: keywords of the model; they override those of the config files and of the layout.
+    classes: names of the outputs in order, which override those of the config files; None uses the config
+      files, else ImageNet's classes for 1,000 outputs, preceded by a background class for 1,001.
+    allow: regexes of jaxtl paths that may be missing in the file, and of its keys that may be left over.
+    preprocessing: fields of `Preprocessing`, which override those of the config files and of the layout.
+    head: whether to read the classifier; without it, the weight has no classes.
+    prefix: prefix of the tensors' names; None finds the one that fits.
 
   Raises:
-    InputError: no such file, model or keyword, or a class list of another length.
+    InputError: the file, the model or a keyword does not exist, or the class list has another length.
     CheckpointError: the file is damaged, or does not fit the model.
   """
   target = config_lib.find(f".models.{model}", at="--as")
@@ -144,7 +145,7 @@ def import_weights(
 
 
 def _says_no_head(target: Callable[..., Any], chosen: dict[str, Any]) -> bool:
-  """Whether the keywords leave the classifier out, which they then no longer say."""
+  """Returns whether the keywords omit the classifier; if so, removes `num_classes` from them."""
   if "num_classes" not in inspect.signature(target).parameters or chosen.get("num_classes") != 0:
     return False
   del chosen["num_classes"]
@@ -152,7 +153,7 @@ def _says_no_head(target: Callable[..., Any], chosen: dict[str, Any]) -> bool:
 
 
 def _first_spec(model: str, chosen: Mapping[str, Any]) -> Spec:
-  # Some keywords come from a file beside the weights, which is somebody else's data.
+  # Some keywords come from a config file next to the weights, which is untrusted data.
   for key, value in chosen.items():
     if key in config_lib.KINDS or isinstance(value, (Mapping, list, tuple)):
       raise InputError(f"{key}={value!r} is no keyword of a model, which are numbers and names")
@@ -160,7 +161,7 @@ def _first_spec(model: str, chosen: Mapping[str, Any]) -> Spec:
 
 
 def _probe(spec: Spec, layout: Layout) -> list[Entry]:
-  """The entries of the model with one class: their names, and all shapes but the classifier's."""
+  """Returns the entries of the model with one class: all names, and all shapes except the classifier's."""
   parameters = inspect.signature(spec.target).parameters
   keywords = {**{k: p.default for k, p in parameters.items()}, **spec.keywords}
   size = keywords.get("image_size", 64)
@@ -172,10 +173,10 @@ def _probe(spec: Spec, layout: Layout) -> list[Entry]:
 def _headless(
   tensors: Mapping[str, np.ndarray], probe: Sequence[Entry], spec: Spec
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-  """The tensors without those of the classifier, and a line that says so.
+  """Returns the tensors without those of the classifier, and a note about the omission.
 
   Raises:
-    InputError: the model has none.
+    InputError: the model has no classifier.
   """
   keys = {key for entry in probe if entry.path.startswith("params/head/") for key in entry.keys}
   if not keys:
@@ -187,7 +188,7 @@ def _headless(
 
 
 def _fitted(spec: Spec, probe: Sequence[Entry], tensors: Tensors) -> Spec:
-  """The model with the image size of the file's position embedding, unless another is given."""
+  """Sets the image size of the model to that of the file's position embedding, unless a size is given."""
   parameters = inspect.signature(spec.target).parameters
   if "image_size" not in parameters or "image_size" in spec.keywords:
     return spec
@@ -198,7 +199,7 @@ def _fitted(spec: Spec, probe: Sequence[Entry], tensors: Tensors) -> Spec:
   patch = next(e for e in probe if e.path == "params/embed/proj/kernel").shape[0]
   try:
     rows = entry.rule.to_ours([tensors[key] for key in entry.keys], entry.shape).shape[1]
-  except (ValueError, IndexError):  # of another width or rank, which `read` reports with all else
+  except (ValueError, IndexError):  # another width or rank, which `read` reports with all other problems
     return spec
   tokens = entry.shape[1] - (size // patch) ** 2
   grid = math.isqrt(max(rows - tokens, 0))
@@ -208,7 +209,7 @@ def _fitted(spec: Spec, probe: Sequence[Entry], tensors: Tensors) -> Spec:
 
 
 def _realized(spec: Spec, tensors: Tensors, probe: Sequence[Entry], *, head: bool) -> Model:
-  """The model with as many classes as the file's classifier has; none where it has none."""
+  """Makes the model with as many classes as the file's classifier, or without classes if there is none."""
   if "num_classes" not in inspect.signature(spec.target).parameters:
     return spec.realize()
   kernel = next(entry for entry in probe if entry.path == "params/head/kernel")
@@ -225,7 +226,7 @@ def _realized(spec: Spec, tensors: Tensors, probe: Sequence[Entry], *, head: boo
 def _expected(
   spec: Spec, overrides: Mapping[str, Any], facts: Facts, layout: Layout, model: str, kind: str
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-  """(preprocessing, which parts of it are assumed): from the options, else the files, else the layout."""
+  """Returns (preprocessing, its assumed parts), from the options, else the files, else the layout."""
   usual = families.prepared(layout.preprocessing(model), layout.name, model, kind)
   base, assumed = facts.preprocessing or usual, facts.assumed
   if facts.preprocessing is None:
@@ -247,7 +248,7 @@ def _input_shape(spec: Spec, expected: Preprocessing) -> tuple[int, ...]:
 
 
 def _with_fresh(found: Any, model: Model, inputs: tuple[int, ...]) -> tuple[Any, list[str]]:
-  """The tree with initial values where it has none yet, and their paths."""
+  """Fills the missing leaves of the tree with initial values; returns the tree and their paths."""
   leaves = zip(tree.paths(found), jax.tree.leaves(found), strict=True)
   fresh = [path for path, leaf in leaves if not isinstance(leaf, np.ndarray)]
   if not fresh:
@@ -267,10 +268,10 @@ def _outputs(shapes: Any) -> int:
 
 
 def _class_names(count: int, given: Sequence[str] | None, beside: Sequence[str] | None) -> tuple[str, ...]:
-  """Names for `count` outputs.
+  """Returns the class names of `count` outputs.
 
   Raises:
-    InputError: the list has another length, or there is none.
+    InputError: the list has another length, or there is no list.
   """
   names = given if given is not None else beside
   if names is None and count in (1000, 1001):
@@ -288,16 +289,16 @@ def _class_names(count: int, given: Sequence[str] | None, beside: Sequence[str] 
 
 
 def imagenet_classes() -> tuple[str, ...]:
-  """ImageNet's 1,000 classes in the order of their WordNet ids, as `n01440764 tench, Tinca tinca`."""
+  """Returns ImageNet's 1,000 classes in the order of their WordNet ids, as `n01440764 tench, Tinca tinca`."""
   file = importlib.resources.files("jaxtl.pretrained") / "imagenet_classes.txt"
   return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-  """A class list from a JSON list or a text file of one name to a line.
+  """Reads a class list from a JSON list or a text file with one name per line.
 
   Raises:
-    InputError: no such file, or it holds no list of names.
+    InputError: the file does not exist, or does not hold a list of names.
   """
   if not path.is_file():
     raise InputError(f"no class list at {path}")

@@ -1,4 +1,4 @@
-"""Our models by the names and configs of the libraries that can load them."""
+"""Names and configs of jaxtl's models in the libraries that can load them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from jaxtl.pretrained.verify import keywords_of
 
 TRANSFORMERS_ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 _PIL = {"bilinear": 2, "bicubic": 3}
-# What a library's convolutional networks compute with, unless their name says otherwise.
+# Numerics of a library's convolutional networks, unless their name indicates others.
 _TORCH = dict(padding="symmetric", bn_epsilon=1e-5)
 _TF = dict(padding="same", bn_epsilon=1e-3)
 _LARGE = dict(padding="symmetric", bn_epsilon=1e-3)
 _PLAIN_HEAD = dict(head="linear")
-# Keywords that change what a model computes, or its shape, beyond what its name says.
+# Keywords that change a model's function or shape beyond what its name specifies.
 _SHAPE = ("width", "depth", "growth", "width_factor", "depth_factor", "stem", "shortcut")
 
 
 def name_of(spec: Spec) -> str:
-  """Our name of a model."""
+  """Returns jaxtl's name of a model."""
   return spec.path.rpartition(".")[2]
 
 
 def check_torchvision(spec: Spec) -> None:
-  """InputError where torchvision's model of that name computes something else."""
+  """Raises InputError if torchvision's model of that name computes something else."""
   name = name_of(spec)
   if name.startswith("vit"):
-    # The shapes of a file show every other size, and torchvision takes them as arguments.
+    # The shapes of a file show all other sizes, which torchvision takes as arguments.
     heads = dict(num_heads=_defaults(spec)["num_heads"])
     _same(spec, "torchvision", activation="gelu", norm_epsilon=1e-6, pooling="token", **heads, **_PLAIN_HEAD)
     return
@@ -39,7 +39,7 @@ def check_torchvision(spec: Spec) -> None:
 
 
 def timm_can(spec: Spec) -> bool:
-  """Whether timm builds a model that computes the same."""
+  """Returns whether timm builds a model that computes the same."""
   try:
     _timm_name(spec)
   except InputError:
@@ -52,7 +52,8 @@ def _timm_name(spec: Spec) -> str:
   if name.startswith("vit"):
     _same(spec, "timm", activation="gelu", norm_epsilon=1e-6, **_PLAIN_HEAD)
     size, patch = name.removeprefix("vit_")[:-2], name[-2:]
-    # All sizes are arguments beside the name; no tiny one has patches of 32, no large one is distilled.
+    # Sizes are passed as arguments in addition to the name, so the base name may differ in size: timm has no
+    # tiny model with patches of 32 and no large distilled one.
     if keywords_of(spec)["pooling"] == "distilled":
       long = {"ti": "tiny", "s": "small"}.get(size, "base")
       return f"deit_{long}_distilled_patch16_224"
@@ -66,10 +67,10 @@ def _timm_name(spec: Spec) -> str:
 
 
 def timm_config(spec: Spec, classes: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:
-  """The `config.json` with which timm's `create_model("local-dir:FOLDER", pretrained=True)` builds the model.
+  """Returns the `config.json` for timm's `create_model("local-dir:FOLDER", pretrained=True)`.
 
   Raises:
-    InputError: timm's computes something else.
+    InputError: timm's model computes something else.
   """
   architecture = _timm_name(spec)
   k = keywords_of(spec)
@@ -96,7 +97,7 @@ def timm_config(spec: Spec, classes: Sequence[str], preprocessing: Preprocessing
 
 
 def transformers_can(spec: Spec, classes: Sequence[str]) -> bool:
-  """Whether transformers builds a model that computes the same; its CLIP classifier pools in another way."""
+  """Returns whether transformers builds a model that computes the same; its CLIP classifier does not."""
   k = keywords_of(spec)
   if name_of(spec).startswith("clip") and classes:
     return False
@@ -104,7 +105,7 @@ def transformers_can(spec: Spec, classes: Sequence[str]) -> bool:
 
 
 def transformers_config(spec: Spec, classes: Sequence[str]) -> dict[str, Any]:
-  """The `config.json` of transformers: ViT, DeiT with its teacher, or one tower of CLIP."""
+  """Returns the `config.json` of transformers: ViT, DeiT with its teacher, or one tower of CLIP."""
   name, k = name_of(spec), keywords_of(spec)
   config: dict[str, Any] = dict(
     hidden_size=k["width"],
@@ -140,7 +141,7 @@ def transformers_config(spec: Spec, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def preprocessor_config(preprocessing: Preprocessing, name: str) -> dict[str, Any]:
-  """The `preprocessor_config.json` of transformers."""
+  """Returns the `preprocessor_config.json` of transformers."""
   kind = "CLIPImageProcessor" if name.startswith("clip") else "ViTImageProcessor"
   config: dict[str, Any] = dict(
     image_processor_type=kind,
@@ -163,7 +164,7 @@ def preprocessor_config(preprocessing: Preprocessing, name: str) -> dict[str, An
 
 
 def _own_shape(spec: Spec) -> dict[str, Any]:
-  """The keywords of size as the model's function has them by default."""
+  """Returns the default values of the size keywords of the model's function."""
   defaults = _defaults(spec)
   return {key: defaults[key] for key in _SHAPE if key in defaults}
 
@@ -173,7 +174,7 @@ def _defaults(spec: Spec) -> dict[str, Any]:
 
 
 def _same(spec: Spec, library: str, **expected: Any) -> None:
-  """InputError where the model has another value for one of these keywords than the library's has."""
+  """Raises InputError if one of these keywords of the model differs from the library's value."""
   k = keywords_of(spec)
   for key, value in expected.items():
     if key in k and k[key] != value:

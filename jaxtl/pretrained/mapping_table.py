@@ -1,4 +1,4 @@
-"""The table that an import prints: where each tensor went, what was left over, how images are prepared."""
+"""The table printed by an import: the mapping of tensors, unmatched ones, and the preprocessing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OPTIONS = dict(crop_fraction="crop", interpolation="interpolation", mean="mean"
 
 
 def table(imported: Imported) -> str:
-  """One line for each leaf of ours, what has no counterpart on either side, and the preprocessing."""
+  """Renders one line per leaf, the leaves and tensors without a counterpart, and the preprocessing."""
   rows = [("ours", "shape", "rule", "theirs")]
   for entry in imported.entries:
     theirs = "drawn anew" if entry.path in imported.fresh else " ".join(entry.keys) or "-"

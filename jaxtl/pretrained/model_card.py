@@ -1,4 +1,4 @@
-"""The model card of an exported weight, made from what its checkpoint and its run say."""
+"""The model card of an exported weight, generated from its checkpoint and its run."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ jaxtl eval runs/import/{name} --data DATA""",
 
 
 def model_card(weights: Weights, spec: Spec, *, library: str) -> str:
-  """README.md of a Hugging Face style folder.
+  """Returns the README.md of a Hugging Face style folder.
 
   Args:
     weights: a checkpoint.
-    spec: of its model.
-    library: "transformers", "timm" or "jaxtl": whose format the folder has.
+    spec: spec of its model.
+    library: the library whose format the folder has: "transformers", "timm" or "jaxtl".
   """
   name = name_of(spec)
   count = sum(np.size(x) for x in jax.tree.leaves(weights.params))
@@ -106,13 +106,13 @@ def _preprocessing(weights: Weights) -> str:
 
 
 def _measured(weights: Weights) -> str:
-  """The last evaluations of the run that the checkpoint lies in."""
+  """Renders the last evaluations of the run that contains the checkpoint; returns "" if there are none."""
   folder = next((p for p in Path(weights.path).parents if (p / "metrics.jsonl").is_file()), None)
   folder = Path(weights.path) if (Path(weights.path) / "metrics.jsonl").is_file() else folder
   if folder is None:
     return ""
   last: dict[str, float] = {}
-  with contextlib.suppress(ValueError):  # a damaged file says nothing of the weights
+  with contextlib.suppress(ValueError):  # damaged metrics must not prevent the export of the weights
     for record in sealed_json.read_records(folder / "metrics.jsonl"):
       last |= {key: value for key, value in record.items() if key.startswith("eval/")}
   if not last:

@@ -12,12 +12,12 @@ from jaxtl.pretrained.side_files import Facts, channels, check_keys, interpolati
 
 FILE = "open_clip_config.json"
 _MODEL_KNOWN = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "cast_dtype"}
-# How the text tower is built; a temperature for each dimension.
+# The construction of the text tower, and a temperature per dimension.
 _MODEL_ONLY: dict[str, tuple[Any, ...]] = dict(custom_text=(False,), nonscalar_logit_scale=(False,))
-# Layers, widths and patches are seen in the shapes of the tensors.
+# The shapes of the tensors show layers, widths and patches.
 _VISION_KNOWN = {
   *("image_size", "layers", "width", "patch_size", "head_width", "patch_dropout"),
-  # These act only together with `timm_model_name`, which is refused.
+  # These take effect only together with `timm_model_name`, which is refused.
   *("timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path"),
 }
 _VISION_ONLY: dict[str, tuple[Any, ...]] = dict(
@@ -51,10 +51,10 @@ _PREPARED = {"size", "mean", "std", "interpolation", "resize_mode", "fill_color"
 
 
 def read(config: dict[str, Any], model: str) -> Facts:
-  """What the file says.
+  """Reads the facts in the file.
 
   Raises:
-    InputError: it says what has no counterpart here.
+    InputError: the file contains something without a counterpart in jaxtl.
   """
   whole, pre = config.get("model_cfg") or {}, config.get("preprocess_cfg") or {}
   check_keys(config, at=FILE, known={"model_cfg", "preprocess_cfg", "model_name", "license", "version"})
@@ -80,7 +80,7 @@ def read(config: dict[str, Any], model: str) -> Facts:
 def _tower(
   part: Mapping[str, Any], name: str, known: set[str], only: dict[str, tuple[Any, ...]]
 ) -> dict[str, Any]:
-  """The epsilon of its norms, and the refusal of what is not understood."""
+  """Returns the epsilon of a tower's norms; refuses keys that are not understood."""
   at = f"{name} of {FILE}"
   check_keys(part, at=at, known=known | {"norm_kwargs", "act_kwargs"}, only=only)
   check_keys(part.get("act_kwargs") or {}, at=f"act_kwargs in {at}")

@@ -1,6 +1,7 @@
-"""Prefixes that training programs add to the names of a model's tensors.
+"""Removal of the prefixes that training programs add to the names of a model's tensors.
 
-torch.compile, DistributedDataParallel, FSDP and Lightning wrap a model, and its keys bear the wrapper's name.
+torch.compile, DistributedDataParallel, FSDP and Lightning wrap a model, and its keys contain the wrapper's
+name.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 
 from jaxtl.errors import CheckpointError, InputError, printable
 
-# These may stand anywhere in a key, where a part of the model was wrapped.
+# These may occur anywhere in a key, since a part of the model may have been wrapped.
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Before the whole model. Any other name is taken for one, too, where all tensors of the model lie below it.
+# These occur before the whole model. Any other prefix above at least half of the model's tensors is
+# recognised as well; these names decide if several fit.
 _BEFORE = re.compile(r"(?:(?:module|model|net|network|backbone|encoder|state_dict)\.)+")
 
 
@@ -25,9 +27,9 @@ class Renamed:
   """Tensors under the names of their layout.
 
   Attributes:
-    tensors: by name.
-    notes: for the user: which prefixes were removed or added.
-    dropped: how many tensors lay outside a prefix that was asked for.
+    tensors: name -> array.
+    notes: lines for the user about the prefixes that were removed or added.
+    dropped: number of tensors outside a requested prefix.
   """
 
   tensors: dict[str, np.ndarray]
@@ -42,17 +44,18 @@ def without_prefixes(
   canonical: Callable[[str], str],
   prefix: str | None = None,
 ) -> Renamed:
-  """The tensors without the prefixes of the names that a layout expects.
+  """Renames tensors to the names that a layout expects by removing, or adding, prefixes.
 
   Args:
-    tensors: of a file.
+    tensors: the tensors of a file.
     expected: the names of the model's tensors.
     canonical: name in the file -> its newest form.
-    prefix: is removed, and so are all tensors without it; None: the one that fits best.
+    prefix: a prefix to remove, together with all tensors that do not have it; None finds the one that fits
+      best.
 
   Raises:
     InputError: no name begins with `prefix`.
-    CheckpointError: the model lies below several prefixes, or two names become one.
+    CheckpointError: the model is found below several prefixes, or two names become equal.
   """
   if prefix:
     inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -78,7 +81,7 @@ def without_prefixes(
 
 
 def _before(keys: Iterable[str], expected: frozenset[str]) -> tuple[str, str]:
-  """(prefix to remove, prefix to add): those that turn most of the names into expected ones."""
+  """Returns (prefix to remove, prefix to add) that turn the largest number of names into expected ones."""
   keys = set(keys)
   plain = len(keys & expected)
   longer: collections.Counter[str] = collections.Counter()
@@ -92,7 +95,7 @@ def _before(keys: Iterable[str], expected: frozenset[str]) -> tuple[str, str]:
       if name[dot.end() :] in keys:
         shorter[name[: dot.end()]] += 1
   most = max((*longer.values(), *shorter.values()), default=0)
-  # A few accidental matches make no prefix: they would rename the tensors of another network.
+  # A few accidental matches are not a prefix, and would rename the tensors of another network.
   if most <= plain or 2 * most < len(expected):
     return "", ""
   best = [prefix for prefix, count in longer.items() if count == most]
@@ -106,12 +109,12 @@ def _before(keys: Iterable[str], expected: frozenset[str]) -> tuple[str, str]:
 
 
 def some(names: Iterable[str]) -> str:
-  """Five names, and how many more there are."""
+  """Lists five names and the number of further ones."""
   names = sorted(names)
   more = f" and {len(names) - 5} more" if len(names) > 5 else ""
   return ", ".join(map(in_line, names[:5])) + more
 
 
 def in_line(name: str) -> str:
-  """A name from a file as part of a one-line message: at most 100 characters, escaped as by `printable`."""
+  """Shortens a name from a file to at most 100 characters of a one-line message, escaped by `printable`."""
   return printable(name)[:100]

@@ -1,4 +1,4 @@
-"""Tensors out of files: safetensors, npz, and torch's pickles through a restricted unpickler alone."""
+"""Readers of tensors from safetensors, npz, and, only through a restricted unpickler, torch's pickles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtl.errors import CheckpointError, InputError
 from jaxtl.pretrained.prefixes import in_line
 
-# What a folder may hold, in this order: the first that is there is read.
+# Files that a folder may hold; the first existing one is read.
 FILES = (
   "model.safetensors",
   "model.safetensors.index.json",
@@ -26,20 +26,21 @@ FILES = (
   "model.npz",
 )
 PICKLES = (".pth", ".pt", ".bin", ".pth.tar", ".pt.tar", ".ckpt")
-# safetensors' names of the types that are read.
+# Supported types by their names in safetensors.
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 TORCH_READER = Path(__file__).with_name("torch_reader.py")
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-  """A file of weights, read.
+  """The contents of a file of weights.
 
   Attributes:
     path: the file.
-    tensors: key -> array, as they were stored (bfloat16 as float32).
-    sha256: of the file's bytes; of an index, then of the shards' in the order of their names.
-    below: the dotted keys below which the tensors lay in a torch file, such as "state_dict"; else "".
+    tensors: key -> array, as stored (bfloat16 as float32).
+    sha256: digest of the file's bytes; for an index, of the index followed by its shards in the order of
+      their names.
+    below: the dotted keys under which a torch file stored the tensors, such as "state_dict"; else "".
   """
 
   path: Path
@@ -49,12 +50,12 @@ class WeightFile:
 
 
 def read_source(path: Path) -> WeightFile:
-  """The tensors of a file, or of the file that a folder holds.
+  """Reads the tensors of a file, or of the first known file in a folder.
 
   Raises:
-    InputError: there is none, or its kind is not known.
-    CheckpointError: it is damaged, names a file outside its folder, holds numbers of a type that is not read,
-      or is a pickle that asks for more than tensors and plain data.
+    InputError: there is no file, or its kind is unknown.
+    CheckpointError: the file is damaged, names a file outside its folder, holds numbers of an unsupported
+      type, or is a pickle that requests more than tensors and plain data.
   """
   file = _file(path)
   below = ""
@@ -105,20 +106,20 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
             f"(read are {', '.join(DTYPES)})"
           )
       return {name: stored.get_tensor(name) for name in names}
-  except CheckpointError:  # a ValueError, too
+  except CheckpointError:  # a ValueError, which the next clause would catch
     raise
   except (SafetensorError, AttributeError, TypeError, ValueError, KeyError, OSError) as error:
     raise CheckpointError(f"{file} cannot be read as safetensors: {in_line(_first_line(error))}") from error
 
 
 def _shards(index: Path) -> list[Path]:
-  """The files that an index names, each in its folder."""
+  """Returns the files that an index names, all of which must be in its folder."""
   try:
     names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
   except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
     raise CheckpointError(f"{index} is no index of safetensors files") from error
   for name in names:
-    # Both separators: the file may come from another system.
+    # Reject both separators, since the file may come from another system.
     is_plain = name.endswith(".safetensors") and not re.search(r"[/\\\0]", name)
     if not is_plain or not (index.parent / name).is_file():
       raise CheckpointError(f"{index} names {in_line(name)}, which is not a .safetensors file in its folder")
@@ -129,24 +130,24 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
   try:
     with np.load(file, allow_pickle=False) as stored:
       return {key: _bfloat16(stored[key]) for key in stored.files}
-  except (AttributeError, TypeError) as error:  # one array, or a zip of something else
+  except (AttributeError, TypeError) as error:  # a single array, or a zip of something else
     raise CheckpointError(f"{file} is no archive of arrays") from error
-  except Exception as error:  # zip, zlib and numpy raise their own; whatever it is, the file cannot be used
+  except Exception as error:  # zip, zlib and numpy raise many types; with any, the file is unusable
     raise CheckpointError(f"{file} cannot be read as npz: {_first_line(error)}") from error
 
 
 def _bfloat16(array: np.ndarray) -> np.ndarray:
-  """numpy has no bfloat16 and stores it as two bytes of anything: the upper half of a float32."""
+  """Converts bfloat16, which numpy stores as two opaque bytes, to float32, whose upper half it is."""
   if array.dtype.kind != "V" or array.dtype.itemsize != 2:
     return array
   return np.asarray(array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _pickle(file: Path) -> tuple[dict[str, np.ndarray], str]:
-  """The tensors and where they lay, read in a process of its own, which contains what a hostile file does."""
+  """Reads (tensors, keys above them) in a separate process, which contains the effects of a hostile file."""
   with tempfile.TemporaryDirectory() as folder:
     out = Path(folder) / "tensors.safetensors"
-    # -P: the script must not import modules of its own folder in place of numpy's.
+    # -P keeps the script from importing modules of its own folder in place of numpy's.
     command = [sys.executable, "-P", str(TORCH_READER), str(file), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:

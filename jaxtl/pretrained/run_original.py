@@ -1,19 +1,19 @@
-"""A script: builds a model in the library that a layout comes from, loads the weights, and runs it.
+"""A script that builds a model in the library of a layout, loads the weights, and runs the model.
 
-python -P original.py JOB.json
+python -P run_original.py JOB.json
 
-It imports nothing of jaxtl, and torch nothing but the library that is asked for. The job has
+It imports nothing from jaxtl, only torch and the requested library. The job has
 
   library     "torchvision", "timm", "transformers" or "open_clip"
-  model       our name of the model
-  keywords    our model's, defaults included
+  model       jaxtl's name of the model
+  keywords    keywords of jaxtl's model, defaults included
   num_classes K
   weights     safetensors in the library's names
   inputs      npz with `images` [B, H, W, 3] float32, or `tokens` [B, T] int
-  modules     {name: module whose output is wanted}, optional
-  gradients   keys whose gradient of the mean cross-entropy with labels 0, 1, .. is wanted, optional
-  train       whether to run in training mode, noise off, and to give the statistics after the step, optional
-  out         npz that is written: `logits` (or the embedding), `module/NAME`, `gradient/KEY`, `after/KEY`
+  modules     {name: module whose output is returned}, optional
+  gradients   keys for which the gradient of the mean cross-entropy with labels 0, 1, .. is returned, optional
+  train       whether to run in training mode, without noise, and return the updated statistics, optional
+  out         npz to write: `logits` (or the embedding), `module/NAME`, `gradient/KEY`, `after/KEY`
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 
 
 def main(job_file: str) -> None:
-  """Does the job."""
+  """Runs the job in a file and writes its outputs."""
   import torch
   from safetensors.torch import load_file
 
@@ -62,7 +62,7 @@ def _keeper(seen: dict[str, Any], name: str) -> Any:
 
 
 def _without_noise(model: Any) -> None:
-  """Dropout and stochastic depth, under whatever name, at rate 0."""
+  """Sets the rates of dropout and stochastic depth, recognised by the names of their classes, to 0."""
   for module in model.modules():
     if "drop" in type(module).__name__.lower() or "stochastic" in type(module).__name__.lower():
       for rate in ("p", "drop_prob"):
@@ -125,7 +125,7 @@ def _timm(job: dict[str, Any], weights: dict[str, Any]) -> Any:
 
 
 def _timm_forward(model: Any, images: Any) -> Any:
-  """In training, a distilled model gives both classifiers' logits; the mean is what it gives otherwise."""
+  """Returns the logits; in training, averages those of a distilled model's two classifiers."""
   out = model(images)
   return (out[0] + out[1]) / 2 if isinstance(out, tuple) else out
 
@@ -134,7 +134,7 @@ _ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_p
 
 
 def _transformers(job: dict[str, Any], weights: dict[str, Any]) -> Any:
-  """Through a folder on disk, since the names in memory are others than those in files."""
+  """Loads the weights through a folder on disk, since the names in memory differ from those in files."""
   import transformers
   from safetensors.torch import save_file
 
@@ -190,7 +190,7 @@ def _open_clip(job: dict[str, Any], weights: dict[str, Any]) -> Any:
   name, k = job["model"], job["keywords"]
   text = name.startswith("clip_text")
   sizes = dict(layers=k["depth"], width=k["width"])
-  small: dict[str, Any] = dict(layers=1, width=64)  # the tower that is not asked for
+  small: dict[str, Any] = dict(layers=1, width=64)  # the tower that is not requested
   vision_cfg = dict(sizes, head_width=k["width"] // k["num_heads"]) if not text else small
   if not text:
     vision_cfg |= dict(patch_size=k["patch_size"], image_size=k["image_size"])
@@ -211,7 +211,7 @@ def _open_clip(job: dict[str, Any], weights: dict[str, Any]) -> Any:
 
 
 def _complete(model: Any, weights: dict[str, Any]) -> None:
-  """All but the counters of batches must be there, and nothing else."""
+  """Ends the script unless the weights match the model's tensors exactly, except for batch counters."""
   theirs = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
   given = {key for key in weights if not key.endswith("num_batches_tracked")}
   if theirs != given:

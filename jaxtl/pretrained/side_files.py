@@ -1,7 +1,7 @@
-"""What the readers of a weight's config files share: the facts they return, the refusal of unknown keys.
+"""Helpers shared by the readers of a weight's config files: their results, and the refusal of unknown keys.
 
-A key that changes what a model computes would silently give other outputs if it were not read. So every key
-is read, known to change nothing, or refused by name.
+An unread key that changes what a model computes would silently change the outputs. Therefore every key is
+read, known to have no effect, or refused by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtl.errors import InputError
 
 PREPARED = ("crop_fraction", "interpolation", "mean", "std")
 
-# PIL's numbers, which preprocessor configs use.
+# Preprocessor configs use PIL's numbers.
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 _ACTIVATIONS = {
   "gelu": "gelu",
@@ -31,15 +31,15 @@ _ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What the config files of a weight say.
+  """The contents of a weight's config files.
 
   Attributes:
-    keywords: of our model.
-    classes: names in order, None where nothing is said.
-    preprocessing: None where nothing is said.
-    assumed: those of `PREPARED` that `preprocessing` has by default, since the files do not say them.
-    family: the name of the weight or its kind, for what is known of that.
-    notes: lines for the user, where the original does something else than ours.
+    keywords: keywords of jaxtl's model.
+    classes: names in order; None if unspecified.
+    preprocessing: the preprocessing; None if unspecified.
+    assumed: those of `PREPARED` that have default values in `preprocessing`, since the files omit them.
+    family: the name or the kind of the weight, from which its family is inferred.
+    notes: lines for the user about differences from the original.
   """
 
   keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -51,10 +51,10 @@ class Facts:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-  """Reads the mapping in a file; returns an empty one if there is no file.
+  """Reads the JSON object in a file; returns an empty one if there is no file.
 
   Raises:
-    InputError: it holds something else.
+    InputError: the file holds something else.
   """
   if not file.is_file():
     return {}
@@ -71,13 +71,14 @@ def check_keys(
   known: Collection[str] = (),
   only: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> None:
-  """Refuses what would change the outputs and is not understood.
+  """Refuses keys and values that are not understood and may change the outputs.
 
   Args:
-    config: from a file.
-    at: the file and the place in it, for the message.
-    known: keys that are read elsewhere, seen in the shapes of the tensors, or of no effect on the outputs.
-    only: key -> the values that it may have. A missing key or null passes.
+    config: the contents of a file.
+    at: the file and the position in it, for the message.
+    known: keys that are read elsewhere, visible in the shapes of the tensors, or without effect on the
+      outputs.
+    only: key -> its allowed values. A missing key or null passes.
 
   Raises:
     InputError: any other key or value.
@@ -96,13 +97,13 @@ def check_keys(
 
 
 def abridged(value: Any) -> str:
-  """A value as part of a one-line message: at most 60 characters."""
+  """Shortens a value to at most 60 characters of a one-line message."""
   text = value if isinstance(value, str) and value.isidentifier() else repr(value)
   return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def interpolation(value: Any) -> str:
-  """Our name of an interpolation by name or PIL's number."""
+  """Returns jaxtl's name of an interpolation given by name or PIL's number; refuses other values."""
   name = _INTERPOLATIONS.get(value) if isinstance(value, int) else value
   if name not in _INTERPOLATIONS.values():
     raise InputError(f"interpolation {value!r} is not known here; write bilinear or bicubic into the file")
@@ -110,7 +111,7 @@ def interpolation(value: Any) -> str:
 
 
 def activation(name: Any, *, at: str) -> str:
-  """Our name of an activation; `at` is the key that has it."""
+  """Returns jaxtl's name of an activation; refuses other values with `at`, the key that holds them."""
   if not isinstance(name, str) or name not in _ACTIVATIONS:
     raise InputError(
       f"{at}: activation {name!r} is not known here; expected one of {', '.join(_ACTIVATIONS)}"
@@ -119,10 +120,10 @@ def activation(name: Any, *, at: str) -> str:
 
 
 def side(size: Any, *, at: str) -> int:
-  """The side of a square given as a number, a pair or a mapping of height and width.
+  """Returns the side of a square given as a number, a pair or a mapping of height and width.
 
   Raises:
-    InputError: another form, or two lengths.
+    InputError: the size has another form, or two different lengths.
   """
   if isinstance(size, Mapping) and set(size) == {"height", "width"}:
     size = [size["height"], size["width"]]
@@ -134,10 +135,10 @@ def side(size: Any, *, at: str) -> int:
 
 
 def channels(value: Any, *, at: str) -> tuple[float, ...]:
-  """A number for each channel; one number is that of all three.
+  """Returns one number per channel; a single number applies to all three.
 
   Raises:
-    InputError: something else.
+    InputError: the value has another form.
   """
   values = list(value) if isinstance(value, (list, tuple)) else [value]
   values = values * 3 if len(values) == 1 else values

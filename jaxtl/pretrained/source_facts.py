@@ -1,8 +1,8 @@
-"""What the files beside a weight say of it: numerics, classes and preprocessing.
+"""Numerics, classes and preprocessing from the config files next to a weight.
 
-Hugging Face's `config.json` with `processor_config.json` or `preprocessor_config.json`, timm's `config.json`,
-open_clip's `open_clip_config.json`, and our own. What they do not say is left to the layout's defaults; what
-they say and is not understood is refused.
+The files are Hugging Face's `config.json` with `processor_config.json` or `preprocessor_config.json`, timm's
+`config.json`, open_clip's `open_clip_config.json`, and jaxtl's own. The layout's defaults fill in missing
+facts; contents that are not understood are refused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["Facts", "read_facts"]
 
 
 def read_facts(folder: Path, layout: str, model: str) -> Facts:
-  """What the files in `folder` say in the manner of a layout.
+  """Reads the facts from the files in `folder`, in the format of a layout.
 
   Raises:
-    InputError: one of them is no JSON, or says what has no counterpart here.
+    InputError: a file is not JSON, or contains something without a counterpart in jaxtl.
   """
   try:
     return _facts(folder, layout, model)

@@ -1,4 +1,4 @@
-"""A weight as a program: StableHLO that any runtime of XLA can run, without jaxtl and without Flax."""
+"""Export of a weight as a StableHLO program that any XLA runtime can run, without jaxtl and Flax."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def serialized(model: Model, weights: Weights, preprocessing: Preprocessing) -> bytes:
-  """The program uint8 [b, S, S, 3] -> {"logits" [b, K], "pooled" [b, D]}, for any b.
+  """Serialises the program uint8 [b, S, S, 3] -> {"logits" [b, K], "pooled" [b, D]}, for any b.
 
-  The weights are constants of it, and the normalisation is its first operation: what it takes are the pixels
-  as they come from a resize.
+  The weights are constants of the program, and the normalisation is its first operation, so its inputs are
+  resized pixels.
 
   Args:
-    model: ours.
+    model: a jaxtl model.
     weights: its weights.
-    preprocessing: size, mean and deviation.
+    preprocessing: supplies size, mean and standard deviation.
   """
   mean = np.asarray(preprocessing.mean, np.float32)
   std = np.asarray(preprocessing.std, np.float32)
@@ -42,7 +42,7 @@ def serialized(model: Model, weights: Weights, preprocessing: Preprocessing) -> 
 
 
 def description(preprocessing: Preprocessing) -> dict[str, Any]:
-  """What has to be done to an image before the program, and what the program does itself."""
+  """Describes the preprocessing required before the program and that done inside it."""
   resize = preprocessing.resize_to
   shorter = isinstance(resize, int)
   return {

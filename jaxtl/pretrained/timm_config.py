@@ -11,7 +11,7 @@ from jaxtl.errors import InputError
 from jaxtl.pretrained.side_files import Facts, abridged, activation, channels, check_keys, interpolation, side
 
 FILE = "config.json"
-# Of no effect on the outputs at the size of the images, or seen in the shapes of the tensors.
+# Keys without effect on the outputs at the size of the images, or visible in the shapes of the tensors.
 _SILENT = {
   *("architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg"),
   *("label_names", "label_descriptions", "labels", "label_offset", "model_name", "tag", "cfg"),
@@ -52,8 +52,8 @@ _VIT_ONLY: dict[str, tuple[Any, ...]] = dict(
 )
 _POOLS = {"class_token", "global_pool", "fc_norm"}
 _CONVOLUTIONAL_ONLY: dict[str, tuple[Any, ...]] = dict(in_chans=(3,), global_pool=("avg", "fast"))
-# Our name -> timm's names of networks that compute the same with the same tensors. Others share the tensors
-# and not the function: resnetblur50 and resnetaa50 have those of resnet50.
+# jaxtl's name -> timm's names of networks that compute the same with the same tensors. Other networks share
+# the tensors but not the function: resnetblur50 and resnetaa50 have the tensors of resnet50.
 _ARCHITECTURES = (
   (r"resnet(\d+)", r"(tv_|gluon_|ssl_|swsl_)?resnet{0}(_v1b)?"),
   (r"densenet(\d+)", r"(tv_)?densenet{0}"),
@@ -64,10 +64,10 @@ _ARCHITECTURES = (
 
 
 def read(config: dict[str, Any], model: str) -> Facts:
-  """What the file says.
+  """Reads the facts in the file.
 
   Raises:
-    InputError: it is of another network, or says what has no counterpart here.
+    InputError: the file describes another network, or contains something without a counterpart in jaxtl.
   """
   cfg = config.get("pretrained_cfg")
   check_keys(config, at=FILE, known=_SILENT, only=_CROPS)
@@ -110,10 +110,10 @@ def _vit(architecture: str, given: Mapping[str, Any], pool: Any) -> dict[str, An
 
 
 def _pooling(architecture: str, given: Mapping[str, Any], pool: Any) -> str | None:
-  """Ours, None for the default: the class token.
+  """Returns jaxtl's pooling, or None for the default, the class token.
 
-  timm's mean over the patches of a network with a class token has no counterpart here, nor has a mean that is
-  normalised after the pooling.
+  Two of timm's variants have no counterpart in jaxtl and are refused: a mean over the patches of a network
+  with a class token, and a mean that is normalised after the pooling.
   """
   pool = pool if given.get("global_pool") is None else given["global_pool"]
   token, behind = given.get("class_token"), given.get("fc_norm")
@@ -149,7 +149,7 @@ def _convolutional(architecture: str, given: Mapping[str, Any], model: str) -> d
 
 
 def _preprocessing(config: Mapping[str, Any]) -> tuple[Preprocessing | None, tuple[str, ...]]:
-  """timm's own defaults stand for what is missing."""
+  """Returns (preprocessing, its assumed parts); timm's defaults replace missing values."""
   if config.get("input_size") is None:
     for key in ("mean", "std", "crop_pct", "interpolation"):
       if config.get(key) is not None:

@@ -1,11 +1,11 @@
-"""A script: the tensors of a torch file as safetensors, by a restricted unpickler that needs no torch.
+"""A script that converts a torch file to safetensors, by a restricted unpickler that does not need torch.
 
 python -P torch_reader.py FILE OUT
 
-It imports nothing of jaxtl, and no name that a pickle asks for. A name is answered by a function or a class
-of this file: tensors become a note of where their bytes lie, and the plain data that training scripts store
-with them becomes `Inert`, which holds nothing and does nothing. Every other name is refused. On failure the
-last line of stderr says why.
+It imports nothing from jaxtl, and no name that a pickle requests. A requested name is replaced by a function
+or a class of this file. Tensors become records of the location of their bytes. The plain data that training
+scripts store with them becomes `Inert`, which holds nothing and does nothing. Every other name is refused.
+On failure, the last line of stderr states the reason.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-# Training scripts put the weights below one of these; the moving average is the weight to use.
+# Training scripts store the weights under one of these keys; the moving average takes precedence.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "module")
 
-# The first objects of a file from before torch 1.6, which has no archive around it.
+# The first objects of a file from before torch 1.6, which is not an archive.
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
-# Limits against a file that is made to exhaust a reader: depth and number of dictionaries.
+# Limits on the depth and the number of dictionaries, against a file made to exhaust the reader.
 DEPTH, MOST = 32, 1_000_000
-# How many times its own bytes a file's tensors may have, as views of one another; less than SMALL is fine.
+# Tensors that are views of one another may exceed the size of the file by this factor, plus SMALL bytes.
 REPEATED, SMALL = 8, 1 << 27
-# What the process may use: bytes of memory and seconds of a processor, and so much more for each of the file.
+# Limits of the process: bytes of memory and seconds of CPU time, plus more per byte of the file.
 MEMORY, SECONDS, MEMORY_PER_BYTE, BYTES_PER_SECOND = 2 << 30, 120, 64, 10_000_000
 
-# torch's name of a type -> numpy's. bfloat16 is the upper half of a float32.
+# torch's type name -> numpy's. bfloat16 is the upper half of a float32.
 DTYPES = {
   "float64": "f8",
   "float32": "f4",
@@ -71,11 +71,11 @@ Order = Literal["<", ">"]
 
 
 class Refused(Exception):
-  """A pickle that holds what is not read."""
+  """The error for a file whose contents are not supported."""
 
 
 class Inert:
-  """Plain data that is not read: it takes whatever it is given, and keeps nothing."""
+  """Plain data that is not read: it accepts any arguments and stores nothing."""
 
   def __init__(self, *_: Any, **__: Any) -> None:
     pass
@@ -97,7 +97,7 @@ class Inert:
 
 
 class Named(dict):
-  """A dictionary by name, whatever kind it was; its attributes are not read."""
+  """The replacement of every kind of dictionary; its attributes are not read."""
 
   def __setstate__(self, _: Any) -> None:
     pass
@@ -105,7 +105,7 @@ class Named(dict):
 
 @dataclasses.dataclass(frozen=True)
 class DType:
-  """A type of torch's, by its name."""
+  """A torch type, identified by its name."""
 
   name: str
 
@@ -118,7 +118,7 @@ class DType:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-  """Where the numbers of some tensors lie: under `key`, `length` of them."""
+  """The location of the numbers of some tensors: `length` of them, stored under `key`."""
 
   key: str
   dtype: DType
@@ -137,14 +137,18 @@ class Tensor:
 
   @property
   def nbytes(self) -> int:
-    """The bytes of its values, however few lie in the storage."""
+    """The size of its values in bytes, which may exceed that of the storage.
+
+    Raises:
+      Refused: the tensor is not a dense array.
+    """
     sizes = (*self.shape, *self.strides, self.offset)
     if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in sizes):
       raise Refused("it holds a tensor of another kind than rows and columns of numbers")
     return math.prod(self.shape) * self.dtype.numpy.itemsize
 
   def array(self, data: bytes, order: Order) -> np.ndarray:
-    """The values, from the bytes of the storage."""
+    """Returns the values, read from the bytes of the storage."""
     flat = np.frombuffer(data, self.dtype.numpy.newbyteorder(order))
     last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides))
     if math.prod(self.shape) and last >= len(flat):
@@ -176,7 +180,7 @@ def _typed_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: An
   if not isinstance(storage, Storage):
     raise Refused("it holds a tensor without numbers")
   marks = rest[3] if len(rest) > 3 and isinstance(rest[3], dict) else {}
-  if any(marks.values()):  # what is stored is not yet negated, or not yet conjugated
+  if any(marks.values()):  # the stored values are not yet negated or conjugated
     raise Refused("it holds a tensor that torch negates when it is read; save what .resolve_neg() gives")
   dtype = rest[2] if len(rest) > 2 and isinstance(rest[2], DType) else storage.dtype
   return Tensor(storage, offset, tuple(shape), tuple(strides), dtype)
@@ -187,7 +191,7 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _subclass(rebuild: Any, _: Any, given: Any, *__: Any) -> Any:
-  """A tensor with attributes."""
+  """Rebuilds a tensor with attributes, which are ignored."""
   if rebuild not in (_tensor, _typed_tensor, _parameter):
     raise Refused("it holds a tensor of another kind than rows and columns of numbers")
   return rebuild(*given)
@@ -201,7 +205,7 @@ def _size(values: Any = ()) -> tuple[Any, ...]:
   return tuple(values)
 
 
-# What a pickle may ask for -> what it gets: tensors, and dictionaries that may hold some.
+# Name requested by a pickle -> its replacement: tensors, and dictionaries that may hold some.
 ANSWERS: dict[str, Callable[..., Any]] = {
   "collections.OrderedDict": _named,
   "collections.defaultdict": _default,
@@ -215,7 +219,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
   "copyreg._reconstructor": _plain,
   "copy_reg._reconstructor": _plain,
 }
-# What becomes `Inert`: these names, and all names that the pattern below matches. None is imported.
+# These names, and all names that match the pattern below, become `Inert`. None is imported.
 INERT = frozenset(
   (
     "argparse.Namespace",
@@ -282,7 +286,7 @@ class Restricted(pickle.Unpickler):
 
 
 def main(file: str, out: str) -> None:
-  """Reads `file`, writes `out`; its metadata say below which keys the tensors lay."""
+  """Reads `file` and writes `out`, whose metadata record the keys above the tensors."""
   from safetensors.numpy import save_file
 
   try:
@@ -291,15 +295,15 @@ def main(file: str, out: str) -> None:
       stream.seek(0)
       tensors, below = read(stream)
       save_file(tensors, out, {"below": below})
-  except Exception as error:  # whatever is wrong with it, one line says it
+  except Exception as error:  # any failure is reported in one line
     raise SystemExit(_reason(error)) from None
 
 
 def _bounded(file: str) -> None:
-  """Bounds the memory and the time of this process, where the system can.
+  """Limits the memory and the CPU time of this process, if the system supports it.
 
-  A pickle of a few bytes may ask for a table of 32 GiB, or for the hash of a key that takes days. Both happen
-  inside the unpickler, where nothing but the system can stop them.
+  A pickle of a few bytes may request a table of 32 GiB, or the hash of a key that takes days. Both happen
+  inside the unpickler, where only the system can stop them.
   """
   try:
     import resource
@@ -327,7 +331,7 @@ def _reason(error: Exception) -> str:
 
 
 def _archive(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
-  """A file of torch 1.6 or later."""
+  """Reads a file of torch 1.6 or later."""
   with zipfile.ZipFile(stream) as archive:
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
@@ -349,7 +353,7 @@ def _archive(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _stream(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
-  """A file of torch before 1.6: pickles, then every storage behind its length."""
+  """Reads a file of torch before 1.6: pickles, then every storage preceded by its length."""
   if Restricted(stream).load() != MAGIC or Restricted(stream).load() != PROTOCOL:
     raise Refused("it is no file of torch's")
   machine = Restricted(stream).load()
@@ -375,7 +379,7 @@ def _stream(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
 
 
 class _Noting(Restricted):
-  """Keeps the storages that a stream names, since what follows it has lengths only."""
+  """An unpickler that records the storages a stream names, since the data after it has lengths only."""
 
   def __init__(self, *rest: Any, **more: Any) -> None:
     super().__init__(*rest, **more)
@@ -389,15 +393,15 @@ class _Noting(Restricted):
 def _arrays(
   stored: Any, data: Callable[[Storage], bytes], order: Order, size: int
 ) -> tuple[dict[str, np.ndarray], str]:
-  """The tensors by name, and below which keys they lay, of a file of `size` bytes.
+  """Returns (tensors by name, keys above them) of a file of `size` bytes.
 
   Raises:
-    Refused: there are none, or many times more numbers than the file holds.
+    Refused: the file does not hold tensors by name, or they have many times more numbers than the file.
   """
   inside, below = _unwrapped(stored)
   tensors = _flat(inside)
-  # A view may repeat numbers without end, so that a small file fills the memory. What the file says about the
-  # lengths of its storages is no bound.
+  # A view may repeat numbers without limit, so a small file could fill the memory. The storage lengths that
+  # the file states are not a bound.
   if sum(tensor.nbytes for tensor in tensors.values()) > REPEATED * size + SMALL:
     raise Refused("its tensors repeat the same numbers many times over")
   arrays: dict[str, np.ndarray] = {}
@@ -405,7 +409,7 @@ def _arrays(
   for name, tensor in tensors.items():
     views.setdefault(tensor.storage.key, []).append(name)
   for names in views.values():
-    read = data(tensors[names[0]].storage)  # once, however many tensors are views of it
+    read = data(tensors[names[0]].storage)  # read once for all tensors that are views of it
     arrays |= {name: tensors[name].array(read, order) for name in names}
   return {name: arrays[name] for name in tensors}, below
 
@@ -426,7 +430,7 @@ def _kind(stored: Any) -> str:
 
 
 def _flat(stored: dict[Any, Any]) -> dict[str, Tensor]:
-  """Tensors by their dotted names; dictionaries that hold themselves or each other many times are refused."""
+  """Returns the tensors by their dotted names; refuses dictionaries that contain one another without end."""
   found: dict[str, Tensor] = {}
   waiting = [("", stored, 0)]
   for _ in range(MOST):

@@ -1,4 +1,4 @@
-"""The original in its own library beside ours: same weights, same inputs."""
+"""Comparison of a model with its original in another library, on the same weights and inputs."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ IMAGES = 8
 
 
 def verify(imported: Imported, *, library: str | None) -> float:
-  """The largest difference of the outputs on 8 inputs, over the largest output of the original.
+  """Returns the largest difference of the outputs on 8 inputs, divided by the original's largest output.
 
   Args:
-    imported: what `import_weights` gave.
-    library: of the layout.
+    imported: the result of `import_weights`.
+    library: the library of the layout.
 
   Raises:
-    InputError: no library builds the original, or it is not installed.
-    CheckpointError: it does not take the weights.
+    InputError: no library builds the original, or the library is not installed.
+    CheckpointError: the original does not accept the weights.
   """
   spec = imported.weights.model_spec()
   inputs = some_inputs(imported.weights.config["image_shape"], spec)
@@ -47,7 +47,7 @@ def verify(imported: Imported, *, library: str | None) -> float:
 
 
 def some_inputs(shape: Sequence[int], spec: Spec) -> dict[str, np.ndarray]:
-  """{"images": normal pixels} or {"tokens": texts that end with the largest id}."""
+  """Returns {"images": normally distributed pixels} or {"tokens": texts that end with the largest id}."""
   rng = np.random.default_rng(0)
   if len(shape) == 3:
     return {"images": rng.standard_normal((IMAGES, *shape)).astype(np.float32)}
@@ -60,7 +60,7 @@ def some_inputs(shape: Sequence[int], spec: Spec) -> dict[str, np.ndarray]:
 
 
 def keywords_of(spec: Spec) -> dict[str, Any]:
-  """All keywords of a model, defaults included."""
+  """Returns all keywords of a model, including defaults."""
   parameters = inspect.signature(spec.target).parameters
   defaults = {k: p.default for k, p in parameters.items() if p.default is not inspect.Parameter.empty}
   return {**defaults, **spec.keywords}
@@ -77,16 +77,16 @@ def run_original(
   script: Path = SCRIPT,
   **more: Any,
 ) -> dict[str, np.ndarray]:
-  """What the original gives; see `original.py` for the outputs and for `more`.
+  """Runs the original and returns its outputs; see `run_original.py` for the outputs and for `more`.
 
   Args:
-    library: that builds it.
-    spec: of our model.
-    tensors: in the library's names.
+    library: the library that builds the original.
+    spec: spec of jaxtl's model.
+    tensors: name in the library -> array.
     inputs: images or tokens.
     num_classes: K.
     python: an interpreter that has the library.
-    script: what takes the job.
+    script: the script that runs the job.
   """
   if library is None and script == SCRIPT:
     raise InputError("no library builds the original of this layout; leave --verify out")

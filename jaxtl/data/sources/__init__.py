@@ -1,1 +1,1 @@
-"""Sources of labelled images: folders, archives, data sets of libraries, and drawings."""
+"""Sources of labelled images: folders, archives, data sets of libraries, and synthetic drawings."""

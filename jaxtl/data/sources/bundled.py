@@ -1,5 +1,4 @@
-"""Real images that installed packages carry: scikit-learn's handwritten digits, scikit-image's
-photographs."""
+"""Real images shipped with installed packages: scikit-learn's digits and scikit-image's photographs."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from jaxtl.data.sources.source import Source, from_arrays
 from jaxtl.data.sources.storage import Deferred
 from jaxtl.errors import DataError
 
-# Photographs of one kind of content throughout, so that a patch shows its class: name -> file.
+# Photographs with uniform content, so that every patch shows its class: name -> file.
 _PHOTOGRAPHS = {
   "brick": "brick.png",
   "cells": "ihc.png",
@@ -24,7 +23,7 @@ _PHOTOGRAPHS = {
   "print": "page.png",
   "retina": "retina.jpg",
 }
-# Photographs of scenes: patches of one share light, colours and sharpness, and not one kind of content.
+# Photographs of scenes: the patches of one share light, colours and sharpness, but not their content.
 _SCENES = {
   "astronaut": "astronaut.png",
   "camera": "camera.png",
@@ -34,22 +33,22 @@ _SCENES = {
   "rocket": "rocket.jpg",
   "text": "text.png",
 }
-# The standard deviation, of 255, below which a patch shows nothing.
+# A patch whose standard deviation, out of 255, is below this shows nothing.
 _FLAT = 3.0
 _SPLITS = ("train", "test")
 
 
 def digits(*, split: str, seed: int = 0) -> Source:
-  """The 1,797 handwritten digits of scikit-learn (8 x 8 pixels, 17 greys), enlarged to 32 x 32.
+  """Returns the 1,797 handwritten digits of scikit-learn (8 x 8 pixels, 17 greys), enlarged to 32 x 32.
 
   Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 
   Args:
     split: "train" (five ninths of each class, about 1,000) or "test" (the rest, about 800).
-    seed: of the split.
+    seed: seed of the split.
 
   Raises:
-    DataError: another split.
+    DataError: the split is unknown.
   """
   from PIL import Image
   from sklearn.datasets import load_digits
@@ -57,7 +56,7 @@ def digits(*, split: str, seed: int = 0) -> Source:
   _check_split("digits", split)
   data = load_digits()
   order = np.random.default_rng(seed).permutation(len(data.target))
-  # The rank of each example among its class in that order decides, so that both parts have every class.
+  # Each class is split on its own, so that both parts contain every class.
   train = np.zeros(len(order), bool)
   for label in range(10):
     members = order[data.target[order] == label]
@@ -74,26 +73,26 @@ def digits(*, split: str, seed: int = 0) -> Source:
 
 
 def photo_patches(*, split: str, num_per_class: int = 250, size: int = 32, seed: int = 0) -> Source:
-  """Patches of nine photographs that scikit-image carries; the class is the photograph.
+  """Returns patches of nine photographs shipped with scikit-image; the class is the photograph.
 
-  Training patches come from the left half of each photograph, test patches from the right half, so no pixel
-  is in both. Photographs above 800 pixels are first shrunk by whole factors, so that a patch shows some
-  structure.
+  Training patches come from the left half of each photograph and test patches from the right half, so no
+  pixel is in both. Photographs at least 800 pixels high are first shrunk by an integer factor, so that a
+  patch shows some structure.
 
   Args:
     split: "train" or "test".
-    num_per_class: patches of each photograph; they overlap.
-    size: pixels of the side; at most 128.
-    seed: of the places.
+    num_per_class: number of patches per photograph; they overlap.
+    size: side of a patch in pixels, at most 128.
+    seed: seed of the patch positions.
 
   Raises:
-    DataError: another split, or a size that no photograph's half can hold.
+    DataError: the split is unknown, or half a photograph cannot hold patches of this size and number.
   """
   return _patches_of("photo_patches", _PHOTOGRAPHS, split, num_per_class, size, seed)
 
 
 def scene_patches(*, split: str, num_per_class: int = 250, size: int = 32, seed: int = 0) -> Source:
-  """Patches of seven other photographs of scikit-image, which show scenes; otherwise as `photo_patches`."""
+  """Returns patches of seven other scikit-image photographs, which show scenes; else as `photo_patches`."""
   return _patches_of("scene_patches", _SCENES, split, num_per_class, size, seed)
 
 
@@ -128,7 +127,7 @@ def _half(source: str, name: str, split: str) -> np.ndarray:
     raise DataError(f"{source} needs {name} of scikit-image, which this installation does not carry")
   image = Image.open(file).convert("RGB")
   middle = image.width // 2
-  # Halved before it is shrunk: shrinking afterwards would mix pixels across the border.
+  # Halve before shrinking, which would otherwise mix pixels across the border.
   image = image.crop(
     (0, 0, middle, image.height) if split == "train" else (middle, 0, image.width, image.height)
   )

@@ -1,4 +1,4 @@
-"""Find out what kind of data set a path or a name is, and open its splits."""
+"""Opens the splits of a data set given by a path or a name, whose kind is inferred."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ from jaxtl.errors import DataError
 def open_source(
   text: str, *, data_dir: DataDir = None, label_column: str | None = None, image_column: str | None = None
 ) -> Mapping[str, AnySource]:
-  """The splits of what a user names on the command line.
+  """Opens the splits of the data set that a user names on the command line.
 
   Args:
-    text: a folder of class folders, or of train / val / test folders of them (also valid, dev, testing, ...);
-      a Parquet file, or a folder of them; a folder of sheets; an npz file; `tfds:NAME`; `glyphs`, `digits`,
-      `photo_patches` or `scene_patches`.
-    data_dir: the folder that paths are relative to, and TFDS's.
-    label_column, image_column: of Parquet files, as in `from_parquet`.
+    text: a folder of class folders, or of train / val / test folders that hold them (also valid, dev,
+      testing, ...); a Parquet file, or a folder of Parquet files; a folder of sheets; an npz file;
+      `tfds:NAME`; `glyphs`, `digits`, `photo_patches` or `scene_patches`.
+    data_dir: the folder that paths are relative to, and the data folder of TFDS.
+    label_column, image_column: columns of Parquet files, as in `from_parquet`.
 
   Returns:
-    Split name -> source; a set without splits is called "all". Parquet files are read when their split is
-    first used.
+    Split name -> source; a data set without splits has the single split "all". Parquet files are read when
+    their split is first used.
 
   Raises:
-    DataError: nothing of that name, or nothing in it; a column is given and it is no Parquet file.
+    DataError: the data set does not exist or is empty, or a column is given for something other than Parquet
+      files.
   """
   drawn: dict[str, Callable[..., Source]] = {
     "glyphs": functools.partial(glyphs, num_examples=2000),
@@ -84,26 +85,26 @@ def from_name(
   label_column: str | None = None,
   image_column: str | None = None,
 ) -> AnySource:
-  """One split of what `open_source` opens.
+  """Opens one split of a data set that `open_source` can open.
 
   Args:
-    name: what a user names on the command line.
-    split: which one, as for `choose_split`.
-    data_dir: the folder that paths are relative to, and TFDS's.
-    label_column, image_column: of Parquet files, as in `from_parquet`.
+    name: the data set, as the `text` of `open_source`.
+    split: the split, as in `choose_split`.
+    data_dir: the folder that paths are relative to, and the data folder of TFDS.
+    label_column, image_column: columns of Parquet files, as in `from_parquet`.
 
   Raises:
-    DataError: nothing of that name, no such split, or several to choose from.
+    DataError: the data set or the split does not exist, or there are several splits to choose from.
   """
   splits = open_source(name, data_dir=data_dir, label_column=label_column, image_column=image_column)
   return splits[choose_split(splits, split)]
 
 
 def choose_split(splits: Collection[str], split: str | None) -> str:
-  """The split that is asked for; where none is, the only one, else the test set, else the validation set.
+  """Returns the requested split; if None, the only split, else the test split, else the validation split.
 
   Raises:
-    DataError: no such split, or several to choose from.
+    DataError: the split does not exist, or there are several to choose from.
   """
   if split is not None:
     if split not in splits:
@@ -112,7 +113,7 @@ def choose_split(splits: Collection[str], split: str | None) -> str:
   if len(splits) == 1:
     return next(iter(splits))
   for kind in ("test", "val"):
-    # Of several, like test and test2, the one with the plain name.
+    # Among several splits of a kind, like test and test2, prefer the plain name.
     names = [name for name in splits if split_kind(name) == kind]
     plain = [name for name in names if name in ("test", "val", "validation")]
     if len(names) == 1 or plain:
@@ -121,8 +122,7 @@ def choose_split(splits: Collection[str], split: str | None) -> str:
 
 
 class _Splits(Mapping[str, AnySource]):
-  """Sources that are opened when they are first used: the training set is not read to evaluate on the test
-  set."""
+  """Sources opened on first use, so that evaluating on the test set does not read the training set."""
 
   def __init__(self, openers: Mapping[str, Callable[[], AnySource]]) -> None:
     self._openers = openers
@@ -141,7 +141,7 @@ class _Splits(Mapping[str, AnySource]):
 
 
 def _tables(place: Path) -> dict[str, dict[str, str]]:
-  """Split name -> keywords of `from_parquet`; {} for what holds no Parquet files."""
+  """Returns split name -> keywords of `from_parquet`; {} if there are no Parquet files."""
   if place.suffix == ".parquet" and place.is_file():
     return {place.stem: {"path": str(place)}}
   if not place.is_dir() or (place / "sheet_000.webp").is_file():
@@ -177,7 +177,7 @@ def _open_folder(folder: Path) -> dict[str, AnySource]:
 
 
 def _classes_of_splits(folder: Path, parts: Sequence[str]) -> list[str]:
-  """One class list for all, so that labels agree where a split lacks a class."""
+  """Returns one class list for all splits, so that labels agree even if a split lacks a class."""
   given = {
     place: names for place in (folder, *(folder / part for part in parts)) if (names := given_names(place))
   }

@@ -1,4 +1,4 @@
-"""Sources from npz files and from sheets of equal pictures; what readers of files share."""
+"""Sources from npz files and from sheets of equally sized pictures, and helpers shared by file readers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from jaxtl.errors import DataError, InputError
 
 # A sheet holds 1000 pictures in 25 rows of 40.
 _COLUMNS = 40
-# CIFAR-10's sheets come without info.json: the training set in its published order, then test pictures.
+# CIFAR-10's sheets have no info.json: they hold the training set in its published order, then the test set.
 _CIFAR10_TRAIN = 50_000
-# What the readers of json, numpy, zip, pyarrow and Pillow raise for a damaged file.
+# Errors that the readers of json, numpy, zip, pyarrow and Pillow raise for a damaged file.
 _DAMAGE = (
   *(ValueError, OSError, EOFError, SyntaxError, KeyError, RuntimeError),
   *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
-# Letters of their messages that are shown: numpy and zipfile quote whole damaged headers.
+# Longer messages are truncated to this many characters: numpy and zipfile quote whole damaged headers.
 _LONGEST = 150
 
 
@@ -41,15 +41,16 @@ def from_npz(
   classes: Sequence[str] | None = None,
   name: str | None = None,
 ) -> Source:
-  """Pixels in an npz file with the arrays `<split>_images` and `<split>_labels` (or Keras' `x_<split>`,
-  `y_<split>`).
+  """Opens an npz file with the arrays `<split>_images` and `<split>_labels`.
+
+  Keras' names `x_<split>` and `y_<split>` are accepted, too.
 
   Args:
     path: the file.
     split: "train", "test", ...
     data_dir: the folder that `path` is relative to.
     classes: class names; None names them "0", "1", ... up to the largest label of any split.
-    name: shown in reports; None makes `file/split` of it.
+    name: shown in reports; None uses `file/split`.
 
   Raises:
     DataError: the file or an array is missing or damaged, or the arrays do not fit together.
@@ -68,28 +69,28 @@ def from_npz(
 
 
 def npz_splits(file: Path) -> list[str]:
-  """The splits that `from_npz` finds in a file."""
+  """Returns the splits that `from_npz` finds in a file."""
   with _npz(file) as arrays:
     found = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
     return found + [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
 
 
 def from_sheets(*, folder: str, split: str, data_dir: DataDir = None) -> Source:
-  """Small pictures side by side in lossless sheets `sheet_000.webp`, ..., with `labels.npy`.
+  """Opens a folder of lossless sheets `sheet_000.webp`, ..., that hold small pictures, with `labels.npy`.
 
-  A sheet holds 1000 square pictures, 40 in a row, in the order of the labels; the last is padded. Classes are
-  in `classes.json` or `info.json`, which also counts the training pictures (`n_train`), the rest being the
-  test; with neither count nor domains, CIFAR-10's 50,000 training pictures come first. With `domain.npy` the
-  splits are the domains that `info.json` names. Sheets are decoded when the images are first used, once per
-  process.
+  A sheet holds 1000 square pictures, 40 per row, in the order of the labels; the last sheet is padded. The
+  classes are in `classes.json` or `info.json`. The latter also gives the number of training pictures
+  (`n_train`); the rest are the test split. Without a number or domains, CIFAR-10's 50,000 training pictures
+  come first. With `domain.npy`, the splits are the domains that `info.json` names. Sheets are decoded when
+  the images are first used, once per process.
 
   Args:
-    folder: holds the sheets.
+    folder: the folder that holds the sheets.
     split: "train", "test", or the name of a domain.
     data_dir: the folder that `folder` is relative to.
 
   Raises:
-    DataError: a file is missing or damaged, or there is no such split.
+    DataError: a file is missing or damaged, or the split does not exist.
   """
   root = locate(folder, data_dir)
   ranges = sheet_splits(root)
@@ -106,7 +107,11 @@ def from_sheets(*, folder: str, split: str, data_dir: DataDir = None) -> Source:
 
 
 def sheet_splits(root: Path) -> dict[str, np.ndarray]:
-  """Split name -> indices of its pictures, for a folder of sheets."""
+  """Returns split name -> indices of its pictures, for a folder of sheets.
+
+  Raises:
+    DataError: a file is missing or damaged, or the folder holds no pictures.
+  """
   count, info = len(_vector(locate("labels.npy", root))), _info(root)
   if (root / "domain.npy").is_file():
     ranges = _domains(root, count, info)
@@ -124,7 +129,7 @@ def sheet_splits(root: Path) -> dict[str, np.ndarray]:
 
 
 def locate(path: str | Path, data_dir: DataDir) -> Path:
-  """`data_dir / path`, which must exist."""
+  """Returns `data_dir / path`; raises DataError if it does not exist."""
   result = Path(os.path.expanduser(Path(data_dir or ".") / path))
   if not result.exists():
     hint = (
@@ -137,7 +142,10 @@ def locate(path: str | Path, data_dir: DataDir) -> Path:
 
 
 def class_names(classes: str | Sequence[str] | None, *, beside: Path) -> list[str]:
-  """The given list; or the JSON list of that name (None: `classes.json`) in the folder of `beside`."""
+  """Returns the given list, or reads the JSON list of that name in the folder of `beside`.
+
+  None reads `classes.json`.
+  """
   if classes is not None and not isinstance(classes, str):
     return [str(name) for name in classes]
   file = beside.parent / (classes or "classes.json")
@@ -153,7 +161,7 @@ def _name_list(value: Any, file: Path, what: str = "") -> list[str]:
 
 
 def _info(root: Path) -> dict[str, Any]:
-  """What `info.json` tells, checked; {} where there is none."""
+  """Returns the checked contents of `info.json`, or {} if there is no such file."""
   file = root / "info.json"
   info = _json(file) if file.is_file() else {}
   if not isinstance(info, dict):
@@ -186,12 +194,12 @@ def _domains(root: Path, count: int, info: dict[str, Any]) -> dict[str, np.ndarr
   return {name: np.flatnonzero(domain == number) for number, name in enumerate(info["domains"])}
 
 
-# ---- reading, with one line for what is damaged
+# ---- reading, with one-line errors for damaged files
 
 
 @contextlib.contextmanager
 def reading(file: Path, kind: str, *also: type[Exception]) -> Iterator[None]:
-  """Turn what readers raise for a damaged file into a DataError."""
+  """Converts the errors that readers raise for a damaged file into a DataError."""
   try:
     yield
   except InputError:
@@ -203,7 +211,7 @@ def reading(file: Path, kind: str, *also: type[Exception]) -> Iterator[None]:
 
 
 def enumerated(names: Iterable[str], between: str = ", ") -> str:
-  """Names from a file; quoted where they hold what would break the line."""
+  """Joins names from a file; quotes a name that holds unprintable characters."""
   return between.join(name if name.isprintable() else repr(name) for name in names)
 
 

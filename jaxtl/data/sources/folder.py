@@ -1,4 +1,4 @@
-"""A source from a folder with one sub-folder of image files for each class."""
+"""A source from a folder with one subfolder of image files per class."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from jaxtl.data.sources.source import DataDir, Source, need_two_classes
 from jaxtl.data.sources.storage import Files
 from jaxtl.errors import DataError, listed
 
-# What Pillow opens besides images: documents, films, and formats that it only recognises.
+# Formats that Pillow opens in addition to images: documents, films, and formats that it only recognises.
 _NOT_IMAGES = frozenset(
   [".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf"]
 )
-# Folders and files that operating systems create, in lower case: thumbnails, waste baskets, view settings.
+# Folders and files that operating systems create, in lower case: thumbnails, recycle bins, view settings.
 _SYSTEM_FOLDERS = frozenset(
   [
     *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler"),
@@ -41,25 +41,25 @@ def from_folder(
   classes: str | Sequence[str] | None = None,
   name: str | None = None,
 ) -> Source:
-  """Image files in class folders, of any depth and of every format that TensorFlow or Pillow reads.
+  """Opens the image files in class folders, at any depth and in every format that TensorFlow or Pillow reads.
 
-  Links are followed. Hidden files and folders, those of systems (`__MACOSX`), and folders whose name starts
-  with "__" are left out. So are files with other suffixes, and images outside the class folders; the source
-  lists both in `left_out`. Whether a file can be decoded is found out when it is used: see `BadRecords`, or
-  run `jaxtl data check`.
+  Links are followed. Hidden files and folders, those of operating systems (`__MACOSX`), and folders whose
+  name starts with "__" are skipped. Files with other suffixes and images outside the class folders are
+  skipped, too; the source lists both in `left_out`. A file that cannot be decoded is detected when it is
+  used: see `BadRecords`, or run `jaxtl data check`.
 
   Args:
-    folder: holds the class folders.
+    folder: the folder that holds the class folders.
     data_dir: the folder that `folder` is relative to.
     classes: the folder names in the order of their labels, or the name of a JSON list of them in the folder.
-      None means `classes.json` in the folder or, if the folder has a split's name, in the one above; else the
-      sorted folder names. Names are compared in NFC. A class that is given needs no folder.
-    name: shown in reports; None takes the folder's name.
+      None means `classes.json` in the folder or, if the folder is named like a split, in its parent; without
+      such a file, the sorted folder names. Names are compared in NFC. A given class needs no folder.
+    name: shown in reports; None uses the folder's name.
 
   Raises:
     DataError: the folder or its class folders are missing or cannot be read; a link forms a loop or leads
       to nothing; a class folder holds no image or is not among the classes; the only class folder holds
-      folders alone; the class folders are splits, or numbers that sort differently as text.
+      only folders; the class folders are splits, or numbers that sort differently as text.
   """
   root = locate(folder, data_dir)
   folders = _folders(root)
@@ -96,7 +96,7 @@ def from_folder(
 
 
 def class_folders(root: Path) -> list[str]:
-  """Returns the sorted names of the class folders in a folder, as they are shown.
+  """Returns the sorted names of the class folders in a folder, in their printable form.
 
   Raises:
     DataError: the folder is a file, or cannot be read.
@@ -105,13 +105,13 @@ def class_folders(root: Path) -> list[str]:
 
 
 def given_names(root: Path) -> list[str] | None:
-  """Returns the names in `classes.json` of a folder; None if there is no such file."""
+  """Returns the names in the `classes.json` of a folder, or None if there is no such file."""
   file = root / "classes.json"
   return [shown(name) for name in class_names(None, beside=file)] if file.is_file() else None
 
 
 def refuse_one_class(root: Path, names: Sequence[str]) -> None:
-  """Raises DataError if there is a single class; names the folder below that has several folders."""
+  """Raises DataError if there is a single class; the message names the folder below with several folders."""
   if len(names) != 1:
     return
   place, below = root, _folders(root)
@@ -127,9 +127,9 @@ def refuse_one_class(root: Path, names: Sequence[str]) -> None:
 
 
 def refuse_numbers(root: Path, names: Sequence[str]) -> None:
-  """Raises DataError if names are numbers whose order as text is not theirs as numbers."""
-  # Sorted as text, folder "10" would become label 2: right in itself, wrong for whoever reads labels as
-  # numbers.
+  """Raises DataError if the names are numbers whose text order differs from their numeric order."""
+  # Sorted as text, folder "10" would become label 2: consistent, but wrong for a reader who takes labels for
+  # the folder's numbers.
   if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
     example = json.dumps(sorted(names, key=int)[:3])[:-1]
     raise DataError(
@@ -140,9 +140,9 @@ def refuse_numbers(root: Path, names: Sequence[str]) -> None:
 
 
 def left_out_line(source: object) -> str | None:
-  """Returns one line about the files that a source of class folders leaves out; None if there are none.
+  """Returns one line about the files that a source of class folders skips, or None if there are none.
 
-  Parts of one folder have the same line.
+  All parts of one folder give the same line.
   """
   if not isinstance(source, Source) or not source.left_out:
     return None
@@ -157,7 +157,7 @@ def left_out_line(source: object) -> str | None:
 
 
 def why_left_out(file: str) -> str:
-  """Returns why a source of class folders leaves a file out, as a phrase that follows a number."""
+  """Returns why a source of class folders skips a file, as a phrase that follows a number."""
   if file.endswith("/"):
     return 'folders whose name starts with "__"'
   suffix = os.path.splitext(file)[1].lower()
@@ -168,7 +168,7 @@ def why_left_out(file: str) -> str:
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-  """Suffixes, in lower case, of the formats that can be decoded; Pillow knows TensorFlow's too."""
+  """Returns the lower-case suffixes of the formats that can be decoded; Pillow's include TensorFlow's."""
   from PIL import Image
 
   Image.init()
@@ -176,18 +176,18 @@ def image_suffixes() -> frozenset[str]:
   return frozenset(known) - _NOT_IMAGES
 
 
-# ---- what lies in the folder
+# ---- contents of the folder
 
 
 def _folders(root: Path) -> dict[str, list[str]]:
-  """Class name -> the folders of that name; one name in two normal forms is one class."""
+  """Returns class name -> its folders; the same name in two normal forms is one class."""
   if not root.is_dir():
     raise DataError(f"{shown(root)} is a file; give the folder that holds the class folders")
   folders: dict[str, list[str]] = {}
   for _, name, is_folder in _entries(str(root)):
     if is_folder and not _unused_folder(name):
       folders.setdefault(unicodedata.normalize("NFC", name), []).append(name)
-  # Sorted by what is compared, then shown: two names that only look the same stay two, and are refused.
+  # Names that differ in NFC but print alike are refused, since they would become one class.
   by_name: dict[str, list[str]] = {}
   for name, places in sorted(folders.items()):
     if (text := shown(name)) in by_name:
@@ -197,7 +197,7 @@ def _folders(root: Path) -> dict[str, list[str]]:
 
 
 def _contents(root: Path, places: Sequence[str], holders: _Marks) -> tuple[list[str], list[str]]:
-  """The images, and the other files, of the folders of one class, relative to the root."""
+  """Returns the images and the other files in the folders of one class, relative to the root."""
   images: list[str] = []
   others: list[str] = []
   suffixes = image_suffixes()
@@ -209,8 +209,8 @@ def _contents(root: Path, places: Sequence[str], holders: _Marks) -> tuple[list[
 
 
 def _files_below(root: str, place: str, holders: _Marks) -> Iterator[str]:
-  """The files of a folder, of any depth, relative to the root; a folder that is left out ends with "/"."""
-  # None marks a file. A stack, since the depth of folders may exceed that of Python's calls.
+  """Yields the files of a folder at any depth, relative to the root; a skipped folder ends with "/"."""
+  # A stack, since folders may be nested deeper than Python's recursion limit. None marks a file.
   pending: list[tuple[str, _Marks | None]] = [(place, holders)]
   while pending:
     path, above = pending.pop()
@@ -231,7 +231,7 @@ def _files_below(root: str, place: str, holders: _Marks) -> Iterator[str]:
 
 
 def _entries(folder: str) -> list[tuple[str, str, bool]]:
-  """The (NFC name, name, is a folder) of all that is not hidden in a folder, sorted."""
+  """Returns the sorted (NFC name, name, is a folder) of all entries of a folder that are not hidden."""
   try:
     with os.scandir(folder) as found:
       entries = [
@@ -249,10 +249,10 @@ def _entries(folder: str) -> list[tuple[str, str, bool]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool | None:
-  """Whether an entry is a folder or a file; None for pipes, sockets and devices.
+  """Returns True for a folder, False for a file, and None for pipes, sockets and devices.
 
   Raises:
-    DataError: a link leads to nothing, and its name is not an image's: it may stand for a whole folder.
+    DataError: a link leads to nothing and has no image suffix, so it may stand for a whole folder.
   """
   if entry.is_dir():
     return True
@@ -261,7 +261,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool | None:
   if not entry.is_symlink() or os.path.exists(entry.path):
     return None
   if os.path.splitext(entry.name)[1].lower() in image_suffixes():
-    return False  # one image: it is unreadable when it is used, and the budget for those counts it
+    return False  # a single image, which the budget for unreadable images counts when it is used
   raise DataError(f"{shown(entry.path)} is a link to nothing; mend it or remove it")
 
 
@@ -270,13 +270,13 @@ def _unused_folder(name: str) -> bool:
 
 
 def _holders(root: Path) -> _Marks:
-  """The root and all folders above it."""
+  """Returns the identities of the root and of all folders above it."""
   real = root.resolve()
   return frozenset(_mark(str(folder)) for folder in (real, *real.parents))
 
 
 def _mark(folder: str) -> tuple[int, int]:
-  """Returns the identity of a folder, whatever links lead to it."""
+  """Returns the identity of a folder, which is the same for all links to it."""
   try:
     status = os.stat(folder)
   except OSError as error:
@@ -287,7 +287,7 @@ def _mark(folder: str) -> tuple[int, int]:
 
 
 def _outside(root: Path) -> list[str]:
-  """Lists images outside the class folders, and folders that are left out by their names."""
+  """Lists images outside the class folders, and folders that are skipped because of their names."""
   names = []
   for _, name, is_folder in _entries(str(root)):
     if is_folder and name.startswith("__") and name.casefold() not in _SYSTEM_FOLDERS:
@@ -297,28 +297,28 @@ def _outside(root: Path) -> list[str]:
   return names
 
 
-# ---- what its folders are
+# ---- meaning of the folders
 
 
 def _given_classes(root: Path, classes: str | Sequence[str] | None) -> list[str] | None:
-  """Returns the class names of the argument or of `classes.json`; None without either."""
+  """Returns the class names of the argument or of `classes.json`, or None if both are missing."""
   if classes is not None:
     return [shown(name) for name in class_names(classes, beside=root / "classes.json")]
   names = given_names(root)
   if names is None and split_kind(root.absolute().name):
     names = given_names(root.absolute().parent)
-    # A list that names the split itself is one of the folders above.
+    # A list that names the split itself lists the folders of the parent, not the classes.
     names = None if names is not None and shown(root.absolute().name) in names else names
   return names
 
 
 def _several_kinds(names: Sequence[str]) -> bool:
-  """Whether the words of some names are those of several kinds of splits."""
+  """Returns whether the names contain words for several kinds of splits."""
   return len({kind for name in names for kind in split_words(name)}) > 1
 
 
 def _refuse_splits(root: Path, images: Mapping[str, Sequence[str]]) -> None:
-  """Raises DataError if class folders are splits, or are split themselves."""
+  """Raises DataError if the class folders are splits, or contain splits."""
   direct = {entry: any(path.count("/") == 1 for path in paths) for entry, paths in images.items()}
   named = [entry for entry in images if split_kind(entry)]
   hinted = [entry for entry in images if split_words(entry) and not direct[entry]]

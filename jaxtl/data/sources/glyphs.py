@@ -1,4 +1,4 @@
-"""Drawn characters: a data set of any size that needs no file but fonts."""
+"""Drawn characters: a data set of any size that needs no files except fonts."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def glyphs(
   size: int = 32,
   polarity: Literal["any", "light_on_dark"] = "any",
 ) -> Source:
-  """The 62 characters 0-9, A-Z, a-z in many fonts, colours, places and backgrounds.
+  """Draws the 62 characters 0-9, A-Z, a-z in many fonts, colours, positions and backgrounds.
 
-  Fonts are those that matplotlib carries. Example i shows character i modulo 62, so classes are balanced;
-  everything else about it is drawn from (seed, split, i) alone, so a longer source begins with the shorter
-  one.
+  The fonts are those shipped with matplotlib. Example i shows character i modulo 62, so the classes are
+  balanced. Everything else about it is drawn from (seed, split, i) alone, so a longer source begins with the
+  shorter one.
 
   Args:
-    num_examples: how many.
-    split: "train", "validation" or "test"; each has draws of its own.
-    seed: of the draws.
-    size: pixels of the side.
-    polarity: "light_on_dark" keeps the character lighter than its background. A small network learns that
-      many times sooner, for "any" asks it to see a shape whatever the sign of its contrast.
+    num_examples: number of examples.
+    split: "train", "validation" or "test"; each has its own random draws.
+    seed: seed of the draws.
+    size: side of the images in pixels.
+    polarity: "light_on_dark" keeps the character lighter than its background. A small network learns it
+      many times sooner than "any", which requires recognising a shape with either sign of its contrast.
 
   Raises:
-    DataError: another split or polarity, or fewer than one example.
+    DataError: the split or the polarity is unknown, or `num_examples` is below 1.
   """
   if split not in _SPLITS:
     raise DataError(f"glyphs has no split {split!r}; write one of {', '.join(_SPLITS)}")
@@ -81,9 +81,9 @@ def glyphs(
 
 @functools.cache
 def fonts() -> tuple[Path, ...]:
-  """The fonts that draw all 62 characters as themselves, sorted by name.
+  """Returns the fonts that draw all 62 characters as themselves, sorted by name.
 
-  Some mathematical fonts put other signs at the codes of letters, so the names of the glyphs are compared.
+  Some mathematical fonts map the codes of letters to other symbols, so the names of the glyphs are compared.
   """
   import matplotlib
   from matplotlib import ft2font
@@ -100,7 +100,7 @@ def fonts() -> tuple[Path, ...]:
 
 @functools.cache
 def _mask(label: int, font_number: int) -> Image.Image:
-  """The character in white on black, centred."""
+  """Draws the centred character in white on black."""
   from PIL import Image, ImageDraw, ImageFont
 
   path, text = str(fonts()[font_number]), CHARACTERS[label]
@@ -129,7 +129,7 @@ def _draw(label: int, rng: np.random.Generator, size: int, polarity: str) -> np.
 
 
 def _placement(rng: np.random.Generator, size: int) -> tuple[float, ...]:
-  """Coefficients of PIL's inverse affine map from a picture of 2 `size` to the mask."""
+  """Draws the coefficients of PIL's inverse affine map from a picture with the side 2 `size` to the mask."""
   angle = np.deg2rad(rng.uniform(-20, 20))
   shear = rng.uniform(-0.25, 0.25)
   scale = _MASK / (2 * size) / rng.uniform(0.75, 1.2)
@@ -141,7 +141,7 @@ def _placement(rng: np.random.Generator, size: int) -> tuple[float, ...]:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """Two colours at least 90 apart in luma."""
+  """Draws two colours that differ by at least 90 in luma."""
   while True:
     paper, ink = rng.uniform(0, 255, (2, 3))
     if abs((paper - ink) @ _LUMA) >= 90:
@@ -149,7 +149,7 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _background(rng: np.random.Generator, paper: np.ndarray, size: int) -> np.ndarray:
-  """[size, size, 3]: flat, a gradient, noise or stripes, within 35 of `paper`."""
+  """Draws a background [size, size, 3]: uniform, a gradient, noise or stripes, within 35 of `paper`."""
   rows, columns = np.mgrid[0:size, 0:size] / size
   angle = rng.uniform(0, 2 * np.pi)
   along = np.cos(angle) * rows + np.sin(angle) * columns

@@ -1,4 +1,4 @@
-"""ImageNet as people have it: what TFDS prepared, or the class folders of the original archives."""
+"""ImageNet in its two usual forms: prepared by TFDS, or as the class folders of the original archives."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ _TFDS = {"train": "train", "val": "validation"}
 
 
 def imagenet(*, split: str, data_dir: DataDir = None) -> Source | RecordSource | StreamSource:
-  """ILSVRC 2012: 1,281,167 training and 50,000 validation images of 1,000 classes.
+  """Opens ILSVRC 2012: 1,281,167 training and 50,000 validation images of 1,000 classes.
 
-  Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015, arXiv 1409.0575. Where
-  `data_dir` has the folders `train` and `val` of class folders, those are read; else TFDS's `imagenet2012`.
-  Labels are the same: both sort the WordNet ids.
+  Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015, arXiv 1409.0575. If
+  `data_dir` has a folder `train` or `val` with class folders for the split, it is read; otherwise TFDS's
+  `imagenet2012` is used. The labels are the same, since both forms sort the WordNet ids.
 
   Args:
     split: "train" or "val".
-    data_dir: where they are; None is the working folder for class folders, TFDS's own place for the other.
+    data_dir: the folder that holds the data; None means the working directory for class folders, and the
+      default folder of TFDS otherwise.
 
   Raises:
-    DataError: another split, or neither form is there; says what was looked for.
+    DataError: the split is unknown, or neither form is found; the message names both.
   """
   if split not in _TFDS:
     raise DataError(f"imagenet has no split {split!r}; write 'train' or 'val'")
   root = Path(os.path.expanduser(data_dir or "."))
   folders = {name: root / name for name in _TFDS if (root / name).is_dir()}
   if split in folders and class_folders(folders[split]):
-    # The classes of both splits, so that labels agree where one lacks a class.
+    # Take the classes of both splits, so that labels agree even if one lacks a class.
     classes = sorted({name for folder in folders.values() for name in class_folders(folder)})
     return from_folder(folder=str(folders[split].absolute()), classes=classes, name=f"imagenet/{split}")
   try:

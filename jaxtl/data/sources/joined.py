@@ -1,4 +1,4 @@
-"""Several data sets as one, in turn."""
+"""Several data sets joined into one by alternating their examples."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jaxtl.errors import DataError
 
 
 def joined(*, sources: Mapping[str, Source | RecordSource | StreamSource], name: str = "joined") -> Source:
-  """The examples of all sources in turn, as often as the largest has examples; classes side by side.
+  """Joins sources by alternating their examples; the classes of all sources are concatenated.
 
-  Example i is of source i mod k, so that in every order each source has the same share of the examples,
-  however small it is: those of smaller ones come back. The label of a source's class is moved behind the
-  classes of the sources before it. All images are in memory, encoded.
+  Example i comes from source i mod k, so each of the k sources has the same share of the examples. Every
+  source contributes as many examples as the largest has; those of smaller sources repeat. The labels of a
+  source follow those of the sources before it. All images are in memory, encoded.
 
   Args:
     sources: {name: source}; a class is called `name/class`.
-    name: of the whole, shown in reports.
+    name: name of the joined source, shown in reports.
 
   Raises:
     DataError: there are no sources, or one has no examples.
@@ -41,7 +41,7 @@ def joined(*, sources: Mapping[str, Source | RecordSource | StreamSource], name:
   for number, source in enumerate(held.values()):
     place = np.arange(most) % len(source)
     encoded = [_encoded(source, index) for index in range(len(source))]
-    images[number :: len(held)] = [encoded[index] for index in place]  # the same bytes, not copies
+    images[number :: len(held)] = [encoded[index] for index in place]  # shared, not copied
     labels[number :: len(held)] = source.labels[place] + offset
     offset += len(source.classes)
   classes = tuple(f"{key}/{class_name}" for key, source in held.items() for class_name in source.classes)
@@ -53,7 +53,7 @@ def joined(*, sources: Mapping[str, Source | RecordSource | StreamSource], name:
 
 
 def _encoded(source: Source | RecordSource, index: int) -> bytes:
-  """An image file; pixels become a PNG, which loses nothing."""
+  """Returns one image as an encoded file; pixels become a PNG, which is lossless."""
   image = source.images[index]
   if isinstance(image, bytes):
     return image

@@ -1,7 +1,7 @@
-"""Sources from Parquet files: one, or a folder of them as data sets of the Hugging Face Hub are stored.
+"""Sources from Parquet files: a single file, or a folder of files in the layout of the Hugging Face Hub.
 
-Such a folder has the files of every split in `data/` or in a folder of its own, with names like
-`train-00000-of-00003.parquet`. The schema says which columns are images and labels, and names the
+Such a folder holds the files of every split in `data/` or in one folder per split, with names like
+`train-00000-of-00003.parquet`. The schema specifies which columns are images and labels, and names the
 classes.
 """
 
@@ -25,7 +25,7 @@ from jaxtl.errors import DataError
 if TYPE_CHECKING:
   import pyarrow
 
-# train-00000-of-00003, sometimes with a hash behind it.
+# train-00000-of-00003, sometimes followed by a hash.
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?")
 _NUMBERED = re.compile(r"(?P<split>[A-Za-z]+)[-_.]\d+")
 
@@ -40,22 +40,22 @@ def from_parquet(
   classes: str | Sequence[str] | None = None,
   name: str | None = None,
 ) -> Source:
-  """Encoded images in a column of Parquet files.
+  """Opens the encoded images in a column of Parquet files.
 
   Args:
-    path: a file, or a folder as `parquet_splits` reads it.
-    split: which split of a folder; None takes the only one.
+    path: a file, or a folder as read by `parquet_splits`.
+    split: the split of a folder; None takes the only one.
     data_dir: the folder that `path` is relative to; None means the working directory.
-    label_column: integers; None takes `label`, else the only column of labels by schema, name or type.
-    image_column: bytes of image files, or structs with a field `bytes`; None takes `image`, else the only
-      column of images by schema or type.
-    classes: class names; or the name of a JSON list of them next to the files; None takes the names in
+    label_column: a column of integers; None takes `label`, else the only column of labels by schema, name or
+      type.
+    image_column: a column with the bytes of image files, or structs with a field `bytes`; None takes `image`,
+      else the only column of images by schema or type.
+    classes: class names, or the name of a JSON list of them next to the files; None takes the names in
       the schema, else `classes.json` next to the files or in the folder.
-    name: shown in reports; None makes `folder/file` of it, or `folder/split`.
+    name: shown in reports; None uses `folder/file` or `folder/split`.
 
   Raises:
-    DataError: a file or column is missing or damaged, or it is not clear which one is meant, or the labels do
-      not fit the classes.
+    DataError: a file or column is missing, damaged or ambiguous, or the labels do not fit the classes.
   """
   place = locate(path, data_dir)
   if place.is_dir():
@@ -89,10 +89,10 @@ def from_parquet(
 
 
 def parquet_splits(folder: Path) -> dict[str, list[Path]]:
-  """Split name -> its files in order, of the Parquet files in a folder or up to two folders below.
+  """Returns split name -> its ordered Parquet files, found in a folder or up to two levels below.
 
-  A file belongs to the split that its name begins with, or that its folder is named after. Hidden files are
-  left out.
+  A file belongs to the split at the start of its name, or to the split that its folder is named after. Hidden
+  files are skipped.
 
   Raises:
     DataError: a file of a split is missing or duplicated, or the folder holds several data sets.
@@ -125,10 +125,14 @@ def _split_of(file: Path) -> str:
 
 
 def _complete(files: list[Path], split: str) -> list[Path]:
-  """The files of a split in the order of their numbers."""
+  """Returns the files of a split in the order of their numbers.
+
+  Raises:
+    DataError: a file is missing or duplicated.
+  """
   shards = [matched for file in files if (matched := _SHARD.fullmatch(file.stem))]
   if len(shards) < len(files):
-    # Names without a total: 0000, 0001, ..., train_9, train_10.
+    # Names without a total are sorted by their numbers: 0000, 0001, ..., train_9, train_10.
     return sorted(files, key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)] or [-1])
   totals = sorted({int(shard["total"]) for shard in shards})
   numbers = [int(shard["number"]) for shard in shards]
@@ -155,7 +159,7 @@ def _schema(file: Path) -> pyarrow.Schema:
 
 
 def _features(schema: pyarrow.Schema) -> Mapping[str, Any]:
-  """What the Hub's library says about the columns; {} if it says nothing readable."""
+  """Returns the features that the Hub's library stored per column, or {} if missing or unreadable."""
   try:
     features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
   except (KeyError, TypeError, ValueError):
@@ -188,7 +192,7 @@ def _label_columns(schema: pyarrow.Schema) -> list[str]:
 
 
 def _choose(file: Path, schema: pyarrow.Schema, kind: str, candidates: Sequence[str]) -> str:
-  """The column called `kind`, else the only candidate."""
+  """Returns the column named `kind`, else the only candidate; raises DataError if there is neither."""
   if kind in schema.names:
     return kind
   if len(candidates) == 1:
@@ -216,7 +220,7 @@ def _class_names(
 def _read(
   file: Path, image_column: str, label_column: str, *, like: pyarrow.Schema
 ) -> tuple[list[bytes], np.ndarray, list[str] | None]:
-  """(images, labels, names of the images or None) of one file."""
+  """Reads (images, labels, names of the images or None) from one file."""
   import pyarrow.parquet as parquet
 
   schema = _schema(file)
@@ -229,7 +233,7 @@ def _read(
   with reading(file, "Parquet"):
     table = parquet.read_table(file, columns=[image_column, label_column] + ["filename"] * named)
     values = table[image_column].to_pylist()
-    # Text in the file may turn out not to be UTF-8 only here.
+    # Text that is not UTF-8 raises only here.
     names: list[Any] = table["filename"].to_pylist() if named else [_path(value) for value in values]
     labels = table[label_column].to_numpy()
   return _bytes(values, file, image_column), labels, None if None in names else names

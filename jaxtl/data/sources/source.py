@@ -1,7 +1,7 @@
-"""What is trained on: images in order, their labels, and the names of the classes.
+"""Sources of training data: ordered images, their labels, and the names of the classes.
 
-A source has random access and never changes. Its images are pixels in memory (`np.ndarray`, or `Deferred`,
-which are made when first used), encoded files in memory (`Encoded`), or files on disk (`Files`).
+A source has random access and never changes. Its images are pixels in memory (`np.ndarray`, or `Deferred`
+pixels that are made on first use), encoded files in memory (`Encoded`), or files on disk (`Files`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from jaxtl.errors import DataError
 
 DataDir = str | Path | None
 
-# Without a class list, labels may exceed the number of images up to this, for a few images of ImageNet.
+# Without a class list, labels may exceed the number of images up to this limit, which admits a few images of
+# ImageNet.
 _UNNAMED_CLASSES = 1000
 
 
@@ -35,10 +36,10 @@ class Source:
     classes: the class names; a label is an index into them.
     labels: int32 [N].
     images: N images: a uint8 [N, H, W, 3] array, `Deferred`, `Encoded` or `Files`.
-    kind: "real" for measured images, "synthetic" for made ones.
-    left_out: files of its folder that are not used; a run lists them once.
+    kind: "real" for measured images, "synthetic" for generated ones.
+    left_out: unused files of its folder; a run lists them once.
 
-  Names and classes are kept as `shown` gives them: in NFC and printable.
+  Names and classes are stored as returned by `shown`: in NFC and printable.
 
   Raises:
     DataError: the numbers of images and labels differ, a label is not the index of a class, or two classes
@@ -65,26 +66,29 @@ class Source:
 
   @property
   def pixels(self) -> np.ndarray | None:
-    """The uint8 [N, H, W, 3] array, or None where images are encoded."""
+    """The uint8 [N, H, W, 3] array, or None if the images are encoded."""
     return self.images.array if isinstance(self.images, Deferred) else _array_or_none(self.images)
 
   def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """([b] labels, uint8 [b, H, W, 3] pixels, or [b] encoded images, or [b] paths where images are
-    `Files`)."""
+    """Returns (labels, images) of the examples at `indices`.
+
+    The labels are [b]. The images are uint8 [b, H, W, 3] pixels, [b] encoded images, or [b] paths if the
+    source holds `Files`.
+    """
     if isinstance(self.images, Encoded | Files):
       return self.labels[indices], self.images.payload(indices)
     return self.labels[indices], np.asarray(self.pixels)[indices]
 
   def where(self, index: int) -> str:
-    """How to name one example to the user: its number, and its file where there is one."""
+    """Returns how messages name one example: its number, and its file if there is one."""
     return describe(index, self.file_name(index))
 
   def file_name(self, index: int) -> str | None:
-    """The file that one example comes from, relative to the source's folder; None where it has none."""
+    """Returns the file of one example, relative to the source's folder, or None if it has no file."""
     return name_of(self.images, index)
 
   def read(self, index: int) -> np.ndarray:
-    """One image, decoded as in training: uint8 [H, W, 3].
+    """Returns one image, decoded as in training: uint8 [H, W, 3].
 
     Raises:
       DataError: the image cannot be decoded.
@@ -95,14 +99,16 @@ class Source:
     )
 
   def take(self, indices: np.ndarray, *, name: str | None = None) -> Source:
-    """The examples at `indices`, in that order."""
+    """Returns a source of the examples at `indices`, in that order."""
     indices = np.asarray(indices, np.int64)
     images = self.images[indices] if isinstance(self.images, np.ndarray) else self.images.take(indices)
     return dataclasses.replace(self, name=name or self.name, labels=self.labels[indices], images=images)
 
   def fingerprint(self) -> str:
-    """16 hexadecimal digits of a SHA-256 over class names, labels and images (of `Files`: names, sizes and
-    sampled bytes)."""
+    """Returns 16 hexadecimal digits of a SHA-256 over class names, labels and images.
+
+    `Files` contribute their names, sizes and sampled bytes.
+    """
     digest = hashlib.sha256(json.dumps(self.classes).encode())
     digest.update(np.ascontiguousarray(self.labels, "<i4").data)
     if isinstance(self.images, Encoded | Files):
@@ -123,7 +129,7 @@ def from_arrays(
   name: str = "arrays",
   kind: str = "real",
 ) -> Source:
-  """A source of pixels in memory.
+  """Returns a source of pixels in memory.
 
   Args:
     images: uint8 [N, H, W, 3], or grayscale [N, H, W] or [N, H, W, 1], which is repeated to three channels.
@@ -133,7 +139,7 @@ def from_arrays(
     kind: "real" or "synthetic".
 
   Raises:
-    DataError: another type or shape, or labels that do not fit.
+    DataError: the images have another type or shape, or the labels do not fit.
   """
   images = np.asarray(images)
   if images.dtype != np.uint8:
@@ -144,18 +150,18 @@ def from_arrays(
 
 
 def part_of(*, source: Source, start: float = 0.0, stop: float = 1.0, seed: int = 0) -> Source:
-  """The examples whose rank in a seeded shuffle of their class lies in [start, stop) of the class.
+  """Returns the examples whose rank in a seeded shuffle of their class lies in [start, stop) of the class.
 
-  Ranges that adjoin are disjoint and together complete, so `stop=0.9` and `start=0.9` are a training part and
-  a held-out part, and the classes keep their proportions up to rounding.
+  Adjacent ranges are disjoint and together complete, so `stop=0.9` and `start=0.9` give a training part and
+  a held-out part. The classes keep their proportions up to rounding.
 
   Args:
     source: a source with random access.
     start, stop: fractions of each class, 0 <= start < stop <= 1.
-    seed: of the shuffle; parts fit together only where they share it.
+    seed: seed of the shuffle; parts are disjoint only if they share it.
 
   Raises:
-    DataError: the range is not inside [0, 1], or holds nothing.
+    DataError: the range is not inside [0, 1], or holds no example.
   """
   _need_random_access(source, "part_of")
   if not 0 <= start < stop <= 1:
@@ -172,15 +178,15 @@ def part_of(*, source: Source, start: float = 0.0, stop: float = 1.0, seed: int 
 
 
 def subset(*, source: Source, num_examples: int, seed: int = 0) -> Source:
-  """Exactly `num_examples` examples, drawn evenly over the classes: one of each, then a second of each, ...
+  """Returns exactly `num_examples` examples, drawn evenly over the classes: one of each, then a second, ...
 
   Args:
     source: a source with random access.
-    num_examples: how many; all where the source holds fewer.
-    seed: of the draw.
+    num_examples: number of examples; all if the source holds fewer.
+    seed: seed of the draw.
 
   Raises:
-    DataError: fewer than one example is asked for.
+    DataError: `num_examples` is below 1.
   """
   _need_random_access(source, "subset")
   if num_examples < 1:
@@ -194,12 +200,12 @@ def subset(*, source: Source, num_examples: int, seed: int = 0) -> Source:
 
 
 def numbered_classes(labels: Sequence[np.ndarray], *, name: str) -> list[str]:
-  """Class names "0", "1", ... up to the largest of several arrays' labels.
+  """Returns the class names "0", "1", ... up to the largest label of several arrays.
 
   Raises:
     DataError: the largest label is neither below 1000 nor below the number of labels.
   """
-  # What is no number, or not finite, is refused as a label when the source is made.
+  # Labels that are not finite numbers are refused later, when the source is made.
   numbers = [array for array in map(np.asarray, labels) if array.dtype.kind in "iufb"]
   largest = [np.max(array.astype(np.float64), initial=-1, where=np.isfinite(array)) for array in numbers]
   most, count = max(largest, default=-1.0), sum(map(np.size, numbers))
@@ -214,7 +220,7 @@ def numbered_classes(labels: Sequence[np.ndarray], *, name: str) -> list[str]:
 def need_two_classes(
   classes: Sequence[str], *, name: str, hint: str = "give data of several classes"
 ) -> None:
-  """Raises DataError if there is a single class: nothing can be learned from it."""
+  """Raises DataError if there is a single class, from which nothing can be learned."""
   if len(classes) == 1:
     raise DataError(f"{shown(name)} has the single class {shown(classes[0])!r}; expected at least 2; {hint}")
 
@@ -227,7 +233,7 @@ def _need_random_access(source: Source, what: str) -> None:
 
 
 def three_channels(images: np.ndarray, *, name: str) -> np.ndarray:
-  """[N, H, W], [N, H, W, 1] or [N, H, W, 3] as [N, H, W, 3]."""
+  """Expands images [N, H, W], [N, H, W, 1] or [N, H, W, 3] to [N, H, W, 3]."""
   if images.ndim == 3:
     images = images[..., None]
   if images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -236,7 +242,7 @@ def three_channels(images: np.ndarray, *, name: str) -> np.ndarray:
 
 
 def read_encoded(encoded: bytes, *, name: str, where: str) -> np.ndarray:
-  """One decoded image, uint8 [H, W, 3]; a DataError with the name and place where it cannot be decoded."""
+  """Decodes one image to uint8 [H, W, 3]; raises DataError with its name and place if that fails."""
   try:
     return images_lib.decoded(encoded)
   except tf.errors.OpError as error:
@@ -256,7 +262,7 @@ def _array_or_none(images: Sequence | np.ndarray) -> np.ndarray | None:
 
 
 def _distinct(classes: Sequence[str], *, name: str) -> tuple[str, ...]:
-  """The class names as text that can be shown."""
+  """Returns the class names in printable form; raises DataError if two of them are the same."""
   names = tuple(shown(entry) for entry in classes)
   if len(set(names)) < len(names):
     twice = next(entry for entry in names if names.count(entry) > 1)
@@ -270,10 +276,10 @@ def _distinct(classes: Sequence[str], *, name: str) -> tuple[str, ...]:
 def checked_labels(
   labels: np.ndarray, *, images: Sequence | np.ndarray, num_classes: int, name: str
 ) -> np.ndarray:
-  """The labels as read-only int32 [N].
+  """Returns the labels as read-only int32 [N].
 
   Raises:
-    DataError: there is not one label for each image, or one is not an integer from 0 to `num_classes` - 1.
+    DataError: there is not one label per image, or a label is not an integer from 0 to `num_classes` - 1.
   """
   labels = np.asarray(labels)
   if labels.ndim != 1 or len(labels) != len(images):

@@ -1,4 +1,4 @@
-"""Where images are kept: encoded in memory, in files, or as pixels that are made when first used."""
+"""Storage of images: encoded in memory, in files, or as pixels that are made on first use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxtl.data.names import shown
 
-# Blocks of an image file that stand for all of it, and the bytes of each.
+# Number of blocks sampled from an image file to represent it, and bytes per block.
 SAMPLED_BLOCKS, SAMPLED_BYTES = 8, 2048
-# Files that are read at once, which hides the latency of network disks, and files of one task.
+# Files read concurrently, which hides the latency of network disks, and files per task.
 _READERS, _FILES_A_TASK = 8, 256
 
 
@@ -28,7 +28,7 @@ class Encoded(Sequence):
 
   Attributes:
     data: the bytes of each image file.
-    names: a name for each, to tell the user which one is unreadable; None where they have none.
+    names: one name per image, used to report an unreadable one; None if the images have no names.
   """
 
   data: Sequence[bytes]
@@ -56,11 +56,11 @@ class Encoded(Sequence):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files(Sequence):
-  """Encoded images on disk, read when they are needed.
+  """Encoded images on disk, read when needed.
 
   Attributes:
     root: the folder that `paths` are relative to.
-    paths: one file for each image.
+    paths: one file per image.
   """
 
   root: Path
@@ -85,8 +85,8 @@ class Files(Sequence):
   def chunks(self) -> Iterable[bytes]:
     """Yields the identity of each image: its name, its size, and its content or samples of it.
 
-    Neither times nor owners belong to it, so that a copy of the data is the same data. Samples, since reading
-    a million whole files to name a data set is too slow.
+    The identity excludes times and owners, so that a copy of the data is the same data. It uses samples,
+    because reading a million whole files to fingerprint a data set is too slow.
     """
     tasks = [self.paths[i : i + _FILES_A_TASK] for i in range(0, len(self.paths), _FILES_A_TASK)]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -96,11 +96,11 @@ class Files(Sequence):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Deferred(Sequence):
-  """Pixels that are decoded or drawn when they are first used, then kept.
+  """Pixels that are decoded or drawn on first use, then cached.
 
   Attributes:
     load: makes the uint8 [N, H, W, 3] array.
-    length: N, known before.
+    length: N, known before loading.
   """
 
   load: Callable[[], np.ndarray]
@@ -127,7 +127,7 @@ def _identities(root: bytes, paths: Sequence[str]) -> list[bytes]:
   identities = []
   for path in paths:
     place = os.fsencode(path)
-    # File systems give a name in one normal form or the other.
+    # File systems return a name in different normal forms.
     name = place if path.isascii() else os.fsencode(unicodedata.normalize("NFC", path))
     identities.append(name + b"\0" + sampled(os.path.join(root, place)))
   return identities
@@ -136,8 +136,8 @@ def _identities(root: bytes, paths: Sequence[str]) -> list[bytes]:
 def sampled(file: bytes, *, blocks: int = SAMPLED_BLOCKS) -> bytes:
   """Returns the size of a file and a digest of sampled bytes, or b"unreadable" if it cannot be read.
 
-  A file of at most `blocks` * `SAMPLED_BYTES` bytes is read whole. Of a larger one, `blocks` blocks of
-  `SAMPLED_BYTES` stand for all of it; they are spread evenly, from its first bytes to its last.
+  A file of at most `blocks` * `SAMPLED_BYTES` bytes is read whole. A larger one is represented by `blocks`
+  blocks of `SAMPLED_BYTES` bytes, spread evenly from its first bytes to its last.
   """
   try:
     descriptor = os.open(file, os.O_RDONLY)
@@ -152,13 +152,13 @@ def sampled(file: bytes, *, blocks: int = SAMPLED_BLOCKS) -> bytes:
     finally:
       os.close(descriptor)
   except OSError:
-    # An image that cannot be read may be within the budget for those.
+    # An unreadable image may be within the budget for bad records.
     return b"unreadable"
   return b"%d\0" % size + hashlib.sha256(content).digest()
 
 
 def _objects(items: Sequence[bytes]) -> np.ndarray:
-  # A plain np.array of bytes would cut trailing zero bytes off.
+  # A plain np.array of bytes would drop trailing zero bytes.
   result = np.empty(len(items), object)
   result[:] = items
   return result

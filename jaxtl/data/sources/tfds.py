@@ -1,4 +1,4 @@
-"""Data sets that TensorFlow Datasets has prepared on disk. Nothing is downloaded here."""
+"""Data sets that TensorFlow Datasets has prepared on disk; nothing is downloaded here."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from jaxtl.data.sources.source import DataDir, Source, checked_labels, describe,
 from jaxtl.data.sources.storage import Encoded, sampled
 from jaxtl.errors import DataError, printable
 
-# Records that the buffer shuffle of a stream holds; undecoded, about 1.5 GB of ImageNet.
+# Records in the shuffle buffer of a stream; for ImageNet, about 1.5 GB of undecoded images.
 _BUFFER = 16_384
-# Files that are read in turns.
+# Files that are interleaved.
 _FILES_AT_ONCE = 16
-# A record of a stream is named by (file number) * _PER_FILE + (record number).
+# A record of a stream has the index (file number) * _PER_FILE + (record number).
 _PER_FILE = 2**32
-# Blocks of a file that stand for its records. They show a replaced file; one replaced record of a large file
-# may lie between them.
+# Number of blocks sampled from a file of records. They reveal a replaced file, but a single replaced record
+# of a large file may lie between them.
 _SAMPLED_BLOCKS = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordSource:
-  """Random access to ArrayRecord files; a `Source` whose labels are in the records.
+  """Random access to ArrayRecord files; like a `Source` whose labels are in the records.
 
   Attributes:
     name, classes, kind: as in `Source`.
-    records: TFDS's data source, which gives a mapping for each index and leaves images encoded.
+    records: TFDS's data source, which returns one mapping per index and leaves images encoded.
     keys: (image, label), the names of the two features in a record.
-    identity: what `fingerprint` hashes in place of the images: version, split, and samples of its files.
+    identity: text that `fingerprint` hashes instead of the images: version, split, and samples of the files.
     indices: the chosen records; None for all.
   """
 
@@ -64,20 +64,23 @@ class RecordSource:
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """int32 [N]; reads every record, which is slow for a large set. Raises DataError for a label that is the
-    index of no class."""
+    """Labels int32 [N]; reads every record, which is slow for a large data set.
+
+    Raises:
+      DataError: a label is not the index of a class.
+    """
     parts = np.array_split(np.arange(len(self)), 1 + len(self) // 1024)
     labels = np.concatenate([self.fetch(part)[0] for part in parts])
     return checked_labels(labels, images=self.images, num_classes=len(self.classes), name=self.name)
 
   def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """([b] labels, [b] encoded images)."""
+    """Returns ([b] labels, [b] encoded images)."""
     chosen = indices if self.indices is None else self.indices[indices]
     records = self.records.__getitems__([int(index) for index in chosen])
     image, label = self.keys
     images = np.empty(len(records), object)
     images[:] = [record[image] for record in records]
-    # A label beyond int32 is refused later, as the label of no class; cut off, it might be another class's.
+    # Clip, since a label beyond int32 would wrap to another class; a clipped one is refused later.
     labels = np.array([int(record[label]) for record in records], np.int64)
     return np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32), images
 
@@ -85,14 +88,14 @@ class RecordSource:
     return describe(index, None)
 
   def file_name(self, index: int) -> None:
-    """None: a record is no file."""
+    """Returns None, because a record is not a file."""
 
   def read(self, index: int) -> np.ndarray:
-    """One image, decoded: uint8 [H, W, 3]. Raises DataError if it cannot be."""
+    """Returns one decoded image, uint8 [H, W, 3]; raises DataError if it cannot be decoded."""
     return read_encoded(self.images[index], name=self.name, where=self.where(index))
 
   def take(self, indices: np.ndarray, *, name: str | None = None) -> RecordSource:
-    """The examples at `indices`, in that order."""
+    """Returns a source of the examples at `indices`, in that order."""
     chosen = np.asarray(indices, np.int64) if self.indices is None else self.indices[indices]
     return dataclasses.replace(self, indices=chosen, name=name or self.name)
 
@@ -103,19 +106,18 @@ class RecordSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamSource:
-  """TFRecord files, read from front to back: every epoch shuffles the order of the files and a buffer of
-  records.
+  """Sequential access to TFRecord files; every epoch shuffles the order of files and a buffer of records.
 
-  To start inside an epoch, the records before are read and thrown away without being decoded. Every process
-  reads all records and keeps its rows; for many processes, prepare the data set as ArrayRecord.
+  To start inside an epoch, the preceding records are read and discarded without being decoded. Every process
+  reads all records and keeps its own rows; for many processes, prepare the data set as ArrayRecord.
 
   Attributes:
     name, classes, kind: as in `Source`.
-    num_examples: records of one epoch.
+    num_examples: number of records in one epoch.
     files: (path, records to skip, records to take) of each file.
     parse: serialized record -> (label, encoded image).
-    identity: what `fingerprint` hashes.
-    buffer: records that the shuffle holds.
+    identity: text that `fingerprint` hashes.
+    buffer: number of records in the shuffle buffer.
   """
 
   name: str
@@ -139,17 +141,17 @@ class StreamSource:
     return f"record {record} of {Path(self.files[file][0]).name}"
 
   def file_name(self, index: int) -> None:
-    """None: a record is no file."""
+    """Returns None, because a record is not a file."""
 
   def fingerprint(self) -> str:
     return _short_hash(self.classes, self.identity.encode())
 
   def in_order(self) -> tf.data.Dataset:
-    """One pass: (index, label, image) in the order of the files."""
+    """Returns one pass of (index, label, image) in the order of the files."""
     return self._read(self._files()).map(no_autograph(self._parsed), num_parallel_calls=2, deterministic=True)
 
   def shuffled(self, *, seed: int, start: int = 0) -> tf.data.Dataset:
-    """The endless stream from position `start` on: (index, label, image), epoch after epoch."""
+    """Returns the endless stream of (index, label, image) from position `start` on, epoch after epoch."""
     first, inside = divmod(start, self.num_examples)
 
     @no_autograph
@@ -164,7 +166,7 @@ class StreamSource:
     return epochs.map(no_autograph(self._parsed), num_parallel_calls=2, deterministic=True)
 
   def gather(self) -> Source:
-    """All records in memory, as a source with random access; for small sets."""
+    """Reads all records into memory and returns a source with random access; meant for small data sets."""
     indices, labels, images = zip(*self.in_order().as_numpy_iterator(), strict=True)
     names = [self.where(int(index)) for index in indices]
     return Source(
@@ -190,7 +192,7 @@ class StreamSource:
 
   def _parsed(self, index: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     label, image = self.parse(record)
-    # As in `RecordSource.fetch`: a label beyond int32 stays the label of no class.
+    # As in `RecordSource.fetch`: a label beyond int32 must not wrap to a valid class.
     return index, tf.cast(tf.clip_by_value(tf.cast(label, tf.int64), -1, tf.int32.max), tf.int32), image
 
 
@@ -215,17 +217,17 @@ def from_tfds(
   label_key: str = "label",
   image_key: str = "image",
 ) -> RecordSource | StreamSource:
-  """A data set that TensorFlow Datasets has prepared.
+  """Opens a data set that TensorFlow Datasets has prepared.
 
-  Prepared as ArrayRecord (`tfds build NAME --file_format=array_record`) it has random access; as TFRecord,
-  TFDS's default, it is a shuffled stream. One that is made of archives which the user has to fetch, ImageNet
-  among them, is prepared here, once, where they lie in `downloads/manual` below `data_dir`; nothing else is.
-  Images stay encoded until the pipeline needs their pixels.
+  Prepared as ArrayRecord (`tfds build NAME --file_format=array_record`), it has random access; as TFRecord,
+  TFDS's default, it is a shuffled stream. A data set made from archives that the user has to fetch, such as
+  ImageNet, is prepared here once if the archives are in `downloads/manual` below `data_dir`. No other data
+  set is prepared here. Images stay encoded until the pipeline needs their pixels.
 
   Args:
-    name: of the data set, with a config and version where wanted: `imagenet2012`, `imagenette/320px-v2`.
-    split: in TFDS's notation, `train[:99%]`.
-    data_dir: where TFDS keeps prepared data sets; None means its default, `~/tensorflow_datasets`.
+    name: name of the data set, with an optional config and version: `imagenet2012`, `imagenette/320px-v2`.
+    split: the split in TFDS's notation, for example `train[:99%]`.
+    data_dir: the folder of TFDS's prepared data sets; None means its default, `~/tensorflow_datasets`.
     label_key, image_key: names of the features.
 
   Raises:
@@ -271,7 +273,7 @@ def from_tfds(
 
 
 def builder_of(name: str, data_dir: DataDir) -> Any:
-  """TFDS's builder of a prepared data set.
+  """Returns TFDS's builder of a prepared data set.
 
   Raises:
     DataError: the data set is unknown, or not prepared in `data_dir`.
@@ -295,7 +297,7 @@ def builder_of(name: str, data_dir: DataDir) -> Any:
 
 
 def _prepared(name: str, place: Path, manual: Path) -> Any:
-  """The builder, after it has prepared its data set from archives that the user put into `manual`."""
+  """Prepares a data set from archives that the user put into `manual`, and returns its builder."""
   import tensorflow_datasets as tfds
 
   builder = tfds.builder(name, data_dir=str(place), try_gcs=False, file_format="array_record")
@@ -310,7 +312,7 @@ def _prepared(name: str, place: Path, manual: Path) -> Any:
 
 
 def _identity(file: Path) -> str:
-  """The name of a file of records, its size, and a digest of bytes that are spread over it."""
+  """Returns the name of a file of records and a digest of its size and sampled bytes."""
   return f"{file.name} {hashlib.sha256(sampled(os.fsencode(file), blocks=_SAMPLED_BLOCKS)).hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""Random changes of one image that keep its label. Each takes an example and a seed, and gives an example."""
+"""Changes of one image that keep its label; random ones take a seed in addition to the example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtl.errors import ConfigError
 
 
 def flip_left_right(example: Example, seed: tf.Tensor, *, probability: float = 0.5) -> Example:
-  """Mirror the image with a probability."""
+  """Mirrors the image left to right with the given probability."""
   image = to_rgb(example)["image"]
   flip = tf.random.stateless_uniform([], seed) < probability
   mirrored = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
@@ -21,19 +21,19 @@ def flip_left_right(example: Example, seed: tf.Tensor, *, probability: float = 0
 
 
 def to_gray(example: Example) -> Example:
-  """Luma in all three channels (ITU-R 601, as Pillow's mode L, not rounded), so that colour tells nothing.
+  """Replaces all three channels by luma (ITU-R 601, as Pillow's mode L, not rounded), to remove colour.
 
   Args:
-    example: with an image.
+    example: an example with an image.
   """
   return {**example, "image": color.gray(tf.cast(to_rgb(example)["image"], tf.float32))}
 
 
 def rotate(example: Example, seed: tf.Tensor, *, degrees: float, fill: float = 0.0) -> Example:
-  """Turn the image about its centre by a uniform angle from -degrees to degrees, bilinear.
+  """Rotates the image about its centre by a uniform angle from -degrees to degrees, with bilinear sampling.
 
   Args:
-    example: with an image.
+    example: an example with an image.
     seed: int [2].
     degrees: the largest angle.
     fill: value of pixels from outside the image.
@@ -55,19 +55,19 @@ def color_jitter(
   saturation: float = 0.0,
   hue: float = 0.0,
 ) -> Example:
-  """Change brightness, contrast, saturation and hue by random amounts, in random order, as torchvision does.
+  """Changes brightness, contrast, saturation and hue by random amounts, in random order, as torchvision.
 
   Args:
-    example: with an image from 0 to 255.
+    example: an example with an image from 0 to 255.
     seed: int [2].
-    brightness, contrast, saturation: s draws a factor uniformly from [max(0, 1 - s), 1 + s].
-    hue: h draws a shift uniformly from [-h, h] of a full circle; at most 0.5.
+    brightness, contrast, saturation: a value s draws a factor uniformly from [max(0, 1 - s), 1 + s].
+    hue: a value h draws a shift uniformly from [-h, h] of a full circle; at most 0.5.
 
   Returns:
     The example with a float32 image from 0 to 255.
 
   Raises:
-    ConfigError: the hue is not from 0 to 0.5.
+    ConfigError: `hue` is outside [0, 0.5].
   """
   if not 0 <= hue <= 0.5:
     raise ConfigError(f"color_jitter hue is {hue:g}; expected 0 to 0.5 (half a circle reaches every hue)")
@@ -102,19 +102,19 @@ def random_erasing(
   noise: float = 1.0,
   tries: int = 10,
 ) -> Example:
-  """Overwrite a random rectangle; meant for after `normalize`.
+  """Overwrites a random rectangle; meant to be used after `normalize`.
 
-  Zhong et al., "Random Erasing Data Augmentation", 2017, arXiv 1708.04896 (area and ratio from there).
+  Zhong et al., "Random Erasing Data Augmentation", 2017, arXiv 1708.04896, the source of `area` and `ratio`.
 
   Args:
-    example: with an image.
+    example: an example with an image.
     seed: int [2].
-    probability: of erasing at all.
-    area: smallest and largest part of the image's area.
+    probability: probability of erasing a rectangle.
+    area: smallest and largest fraction of the image's area.
     ratio: smallest and largest height / width, log-uniform.
     value: mean of the new pixels.
-    noise: standard deviation of the new pixels, each drawn on its own; 0 gives a flat rectangle.
-    tries: draws of a rectangle that fits; where none does the image stays.
+    noise: standard deviation of the new pixels, drawn independently; 0 gives a uniform rectangle.
+    tries: number of rectangles drawn to find one that fits; if none fits, the image is unchanged.
 
   Returns:
     The example with a float32 image.
@@ -144,15 +144,17 @@ def random_erasing(
 
 
 def rotation(angle: tf.Tensor) -> tf.Tensor:
-  """[2, 2] matrix that turns (x, y), y pointing down, by `angle` in radians."""
+  """Returns the [2, 2] matrix that rotates (x, y), with y pointing down, by `angle` in radians."""
   return tf.stack([tf.stack([tf.cos(angle), -tf.sin(angle)]), tf.stack([tf.sin(angle), tf.cos(angle)])])
 
 
 def affine(
   image: tf.Tensor, matrix: tf.Tensor, *, shift: tf.Tensor | Sequence[float] = (0.0, 0.0), fill: float = 0.0
 ) -> tf.Tensor:
-  """The image whose pixel at p, measured from the centre as (x, y), is the old one at `matrix` p + `shift`;
-  bilinear."""
+  """Transforms an image so that its pixel at p is the old one at `matrix` p + `shift`.
+
+  Positions are (x, y), measured from the centre. Sampling is bilinear.
+  """
   height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
   centre = tf.stack([(width - 1) / 2, (height - 1) / 2])
   offset = centre - tf.linalg.matvec(matrix, centre) + tf.convert_to_tensor(shift)

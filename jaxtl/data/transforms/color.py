@@ -1,5 +1,7 @@
-"""Functions of pixels: float32 [H, W, 3] from 0 to 255 to the same. All but `hue` are Pillow's, without its
-rounding."""
+"""Functions of float32 pixels [H, W, 3] from 0 to 255, which return the same type.
+
+All except `hue` compute what Pillow does, without its rounding.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,25 @@ from jaxtl.data.lazy_tensorflow import tf
 
 
 def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-  """0 gives black, 1 the image."""
+  """Scales the brightness: 0 gives black, 1 the image."""
   return blend(tf.zeros_like(image), image, factor)
 
 
 def contrast(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-  """0 gives the mean grey of the whole image, 1 the image."""
+  """Scales the contrast: 0 gives the mean grey of the whole image, 1 the image."""
   return blend(tf.fill(tf.shape(image), tf.reduce_mean(gray(image))), image, factor)
 
 
 def saturation(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-  """0 gives the image in grey, 1 the image."""
+  """Scales the saturation: 0 gives the image in grey, 1 the image."""
   return blend(gray(image), image, factor)
 
 
 def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-  """0 gives the image smoothed by a 3 x 3 kernel, 1 the image; the outermost pixels stay."""
+  """Scales the sharpness: 0 gives the image smoothed by a 3 x 3 kernel, 1 the image.
+
+  The outermost pixels are unchanged.
+  """
   kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
   kernel = np.tile(kernel[:, :, None, None], [1, 1, 3, 1])
   smooth = tf.nn.depthwise_conv2d(image[None], kernel, strides=[1, 1, 1, 1], padding="VALID")[0]
@@ -36,49 +41,49 @@ def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
 
 
 def hue(image: tf.Tensor, shift: tf.Tensor | float) -> tf.Tensor:
-  """Turn the hue by `shift` of a full circle."""
+  """Rotates the hue by `shift` of a full circle."""
   return 255 * tf.image.adjust_hue(image / 255, shift)
 
 
 def posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
-  """Keep the `bits` highest of the 8 bits."""
+  """Keeps the `bits` highest of the 8 bits."""
   step = float(2 ** (8 - bits))
   return tf.floor(tf.round(image) / step) * step
 
 
 def solarize(image: tf.Tensor, threshold: float) -> tf.Tensor:
-  """Invert pixels at or above the threshold."""
+  """Inverts pixels at or above the threshold."""
   return tf.where(image < threshold, image, 255 - image)
 
 
 def autocontrast(image: tf.Tensor) -> tf.Tensor:
-  """Stretch each channel to 0..255; a channel of one value stays."""
+  """Stretches each channel to 0..255; a constant channel is unchanged."""
   low, high = tf.reduce_min(image, [0, 1]), tf.reduce_max(image, [0, 1])
   stretched = (image - low) * tf.math.divide_no_nan(255.0, high - low)
   return tf.where(high > low, stretched, image)
 
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
-  """Make each channel's histogram flat, by Pillow's integer rule."""
+  """Flattens each channel's histogram by Pillow's integer rule."""
   levels = tf.cast(tf.round(image), tf.int32)
   return tf.stack([_equalized(levels[..., channel]) for channel in range(3)], axis=-1)
 
 
 def gray(image: tf.Tensor) -> tf.Tensor:
-  """Luma of ITU-R 601, [H, W, 3] to the same shape with equal channels."""
+  """Computes the luma of ITU-R 601: [H, W, 3] to the same shape with equal channels."""
   luma = tf.linalg.matvec(image, tf.constant([0.299, 0.587, 0.114]))
   return tf.repeat(luma[..., None], 3, axis=-1)
 
 
 def blend(a: tf.Tensor, b: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-  """a at factor 0, b at 1, and beyond both, cut to 0..255."""
+  """Interpolates between `a` at factor 0 and `b` at 1, extrapolates outside, and clips to 0..255."""
   return tf.clip_by_value(a + factor * (b - a), 0.0, 255.0)
 
 
 def one_of(
   choice: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], shape: tf.TensorShape
 ) -> tf.Tensor:
-  """The result of branch number `choice`; only that one runs."""
+  """Returns the result of branch number `choice`; only that branch runs."""
   return tf.ensure_shape(tf.switch_case(choice, list(branches)), shape)
 
 

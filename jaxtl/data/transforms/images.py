@@ -1,8 +1,8 @@
-"""From image bytes to normalised pixels: decode, resize, crop, normalise.
+"""Transforms from image bytes to normalised pixels: decode, resize, crop, normalise.
 
-A transform takes an example, a mapping with `image` and `label`, and gives an example. Transforms that draw
-take a seed (int [2]) as their second argument. An image is an encoded scalar string until a transform needs
-its pixels, then [H, W, 3], uint8 or float32, from 0 to 255 until `normalize`.
+A transform takes an example, which is a mapping with `image` and `label`, and returns an example. Random
+transforms take a seed (int [2]) as their second argument. An image is an encoded scalar string until a
+transform needs its pixels; then it is [H, W, 3], uint8 or float32, from 0 to 255 until `normalize`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
-# What Pillow uses; TensorFlow's default differs from it by up to 16 levels and is no faster.
+# Pillow's method; TensorFlow's default differs from it by up to 16 levels and is not faster.
 _DCT = "INTEGER_ACCURATE"
-# Where a PNG says how many bits a channel has.
+# Offset of the byte of a PNG that holds the number of bits per channel.
 _PNG_BITS_AT = 24
-# Pixels of the result below which one call of `tf.image.resize` is faster than two passes over rows.
+# For results with fewer pixels, one call of `tf.image.resize` is faster than two passes over rows.
 _SMALL = 128 * 128
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
 
 def decode(encoded: tf.Tensor | bytes, *, upright: bool = True) -> tf.Tensor:
-  """An image file as uint8 [H, W, 3]: JPEG and PNG by TensorFlow, every other format by Pillow.
+  """Decodes an image file to uint8 [H, W, 3]: JPEG and PNG by TensorFlow, every other format by Pillow.
 
-  Other modes than RGB are converted as in `pixels.rgb`: grey is repeated, CMYK, LAB and palettes are
-  converted, transparency is dropped, and 16 bits, integers and floats are scaled by their range. Of a moving
-  picture the first frame is taken. A file that is not an image raises `tf.errors.OpError` when it runs.
+  Modes other than RGB are converted as in `pixels.rgb`: grey is repeated, CMYK, LAB and palettes are
+  converted, transparency is dropped, and 16 bits, integers and floats are scaled by their range. An animation
+  yields its first frame. A file that is not an image raises `tf.errors.OpError` when the operation runs.
 
   Args:
     encoded: the contents of the file, a scalar.
-    upright: turn the image as its EXIF orientation says, so that it is seen as people see it. False gives the
-      pixels as they are stored, like torchvision's readers.
+    upright: rotate and mirror the image according to its EXIF orientation, as viewers display it. False
+      returns the pixels as stored, like torchvision's readers.
   """
   encoded = tf.convert_to_tensor(encoded)
 
@@ -68,13 +68,16 @@ def decode(encoded: tf.Tensor | bytes, *, upright: bool = True) -> tf.Tensor:
 
 
 def decoded(encoded: bytes) -> np.ndarray:
-  """`decode` for one image outside a pipeline: uint8 [H, W, 3]. Raises `tf.errors.OpError` for what is no
-  image."""
+  """Decodes one image outside a pipeline to uint8 [H, W, 3], as `decode` does.
+
+  Raises:
+    tf.errors.OpError: the bytes are not an image.
+  """
   return _decoder()(tf.constant(encoded, tf.string)).numpy()
 
 
 def damage(encoded: bytes) -> str | None:
-  """Why these bytes are not an image, in a few words; None where they are one."""
+  """Returns briefly why these bytes are not an image, or None if they are one."""
   try:
     decoded(encoded)
   except tf.errors.OpError as error:
@@ -90,13 +93,14 @@ def damage(encoded: bytes) -> str | None:
 
 
 def to_rgb(example: Example, *, upright: bool = True) -> Example:
-  """Decode the image if it is still encoded, to uint8 [H, W, 3].
+  """Decodes the image to uint8 [H, W, 3] if it is still encoded.
 
-  The other transforms do this themselves, with the default. Written as the first of a list, it chooses.
+  The other transforms do this themselves, with the default `upright`. To choose another value, make this the
+  first transform.
 
   Args:
-    example: with an image.
-    upright: as in `decode`; False leaves out what EXIF says, like torchvision.
+    example: an example with an image.
+    upright: as in `decode`; False ignores the EXIF orientation, like torchvision.
   """
   image = example["image"]
   return {**example, "image": decode(image, upright=upright)} if image.dtype == tf.string else example
@@ -105,15 +109,15 @@ def to_rgb(example: Example, *, upright: bool = True) -> Example:
 def normalize(
   example: Example, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Example:
-  """Pixels from 0 to 255 to float32 (x / 255 - mean) / std, channel by channel.
+  """Normalises pixels from 0 to 255 to float32 (x / 255 - mean) / std, per channel.
 
   Args:
-    example: with an image.
-    mean, std: of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
+    example: an example with an image.
+    mean, std: statistics of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
   """
   image = tf.cast(to_rgb(example)["image"], tf.float32)
   shift, scale = 255 * np.asarray(mean, np.float32), 1 / (255 * np.asarray(std, np.float32))
-  # Rows of W * 3 numbers: TensorFlow is several times slower at broadcasting over an axis of three.
+  # Use rows of W * 3 numbers, since TensorFlow broadcasts several times slower over an axis of three.
   height, width = tf.shape(image)[0], tf.shape(image)[1]
   rows = tf.reshape(image, [height, width * 3])
   rows = (rows - tf.tile(shift, [width])) * tf.tile(scale, [width])
@@ -121,11 +125,11 @@ def normalize(
 
 
 def resize(example: Example, *, size: Size, interpolation: str = "bilinear") -> Example:
-  """Resize with antialiasing, as Pillow does.
+  """Resizes the image with antialiasing, as Pillow does.
 
   Args:
-    example: with an image.
-    size: pixels of the shorter side, the aspect ratio kept; or (height, width), exactly.
+    example: an example with an image.
+    size: pixels of the shorter side, which keeps the aspect ratio; or the exact (height, width).
     interpolation: "bilinear" or "bicubic".
 
   Returns:
@@ -135,7 +139,7 @@ def resize(example: Example, *, size: Size, interpolation: str = "bilinear") -> 
   if not isinstance(size, int):
     return {**example, "image": resampled(image, size=size, interpolation=interpolation)}
   shape = tf.shape(image)[:2]
-  # Integer division: the longer side is rounded down, as torchvision does.
+  # Integer division rounds the longer side down, as torchvision does.
   longer = size * tf.reduce_max(shape) // tf.reduce_min(shape)
   upright = shape[0] >= shape[1]
   height, width = tf.where(upright, longer, size), tf.where(upright, size, longer)
@@ -143,14 +147,14 @@ def resize(example: Example, *, size: Size, interpolation: str = "bilinear") -> 
 
 
 def center_crop(example: Example, *, size: Size) -> Example:
-  """The middle `size` x `size` (or (height, width)) pixels; a smaller image is first padded with black."""
+  """Crops the centre `size` x `size` (or (height, width)); a smaller image is first padded with black."""
   image = to_rgb(example)["image"]
   height, width = pair(size)
   missing = tf.maximum([height, width] - tf.shape(image)[:2], 0)
   before = missing // 2
   image = tf.pad(image, [[before[0], missing[0] - before[0]], [before[1], missing[1] - before[1]], [0, 0]])
   spare = tf.shape(image)[:2] - [height, width]
-  # Rounded half to even, as torchvision places it.
+  # Round half to even, as torchvision does.
   offset = tf.cast(tf.round(tf.cast(spare, tf.float32) / 2), tf.int32)
   image = tf.slice(image, tf.concat([offset, [0]], 0), [height, width, 3])
   return {**example, "image": tf.ensure_shape(image, [height, width, 3])}
@@ -166,17 +170,17 @@ def random_resized_crop(
   interpolation: str = "bilinear",
   upright: bool = True,
 ) -> Example:
-  """A random part of the image, resized with antialiasing ("Inception crop").
+  """Crops a random part of the image and resizes it with antialiasing ("Inception crop").
 
-  Area and aspect ratio are drawn as torchvision does: up to ten tries, then the largest centred crop whose
-  aspect ratio is allowed. Of a JPEG that is still encoded only the crop is decoded. Szegedy et al., "Going
-  deeper with convolutions", 2014, arXiv 1409.4842.
+  Area and aspect ratio are drawn as in torchvision: up to ten tries, then the largest centred crop with an
+  allowed aspect ratio. If a JPEG is still encoded, only the crop is decoded. Szegedy et al., "Going deeper
+  with convolutions", 2014, arXiv 1409.4842.
 
   Args:
-    example: with an image.
+    example: an example with an image.
     seed: int [2].
-    size: of the result, pixels or (height, width).
-    scale: smallest and largest part of the area.
+    size: size of the result, the side in pixels or (height, width).
+    scale: smallest and largest fraction of the area.
     ratio: smallest and largest width / height, log-uniform.
     interpolation: "bilinear" or "bicubic".
     upright: as in `decode`, for an image that is still encoded.
@@ -207,17 +211,17 @@ def random_resized_crop(
 def pad_crop(
   example: Example, seed: tf.Tensor, *, size: Size, padding: int = 4, mode: str = "reflect"
 ) -> Example:
-  """Pad all sides, then cut out a random window: the usual shift for small images.
+  """Pads all sides, then crops a random window: the usual random shift for small images.
 
   Args:
-    example: with an image.
+    example: an example with an image.
     seed: int [2].
-    size: of the window, pixels or (height, width).
+    size: size of the window, the side in pixels or (height, width).
     padding: pixels on each side, at least 0.
     mode: "reflect" or "constant" (black).
 
   Raises:
-    ConfigError: another mode, or a negative padding.
+    ConfigError: the mode is unknown, or the padding is negative.
   """
   if mode not in ("reflect", "constant"):
     raise ConfigError(f"pad_crop has no mode {mode!r}; write 'reflect' or 'constant'")
@@ -237,8 +241,7 @@ def pad_crop(
 def crop_box(
   shape: tf.Tensor, seed: tf.Tensor, *, scale: Sequence[float], ratio: Sequence[float], tries: int = 10
 ) -> tf.Tensor:
-  """(y, x, height, width) of a random crop of an image of `shape` (height, width); see
-  `random_resized_crop`."""
+  """Draws the box (y, x, height, width) of a `random_resized_crop` of an image of `shape` (height, width)."""
   height, width = tf.unstack(tf.cast(shape, tf.float32))
   draws = tf.random.stateless_uniform([4, tries], seed)
   area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
@@ -247,15 +250,17 @@ def crop_box(
   w, h = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
   y, x = tf.floor(draws[2] * (height - h + 1)), tf.floor(draws[3] * (width - w + 1))
   fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-  # One more column holds the fallback, so that "the first that fits" always exists.
+  # An extra column holds the fallback, so that a first fitting box always exists.
   boxes = tf.concat([tf.stack([y, x, h, w]), _centred(height, width, ratio)[:, None]], axis=1)
   first = tf.argmax(tf.concat([fits, [True]], 0), output_type=tf.int32)
   return tf.cast(boxes[:, first], tf.int32)
 
 
 def resampled(image: tf.Tensor, *, size: Size, interpolation: str = "bilinear") -> tf.Tensor:
-  """[H, W, 3] to float32 [height, width, 3] with antialiasing: `tf.image.resize(..., antialias=True)`,
-  faster."""
+  """Resizes [H, W, 3] to float32 [height, width, 3] with antialiasing.
+
+  Computes `tf.image.resize(..., antialias=True)`, faster.
+  """
   if interpolation not in _KERNELS:
     raise ConfigError(f"no interpolation {interpolation!r}; write one of {sorted(_KERNELS)}")
   height, width = pair(size)
@@ -263,12 +268,12 @@ def resampled(image: tf.Tensor, *, size: Size, interpolation: str = "bilinear") 
     image = tf.image.resize(image, [height, width], method=interpolation, antialias=True)
   else:
     image = _by_rows(image, height, width, kernel=_KERNELS[interpolation])
-  # The cubic kernel has negative lobes.
+  # The cubic kernel has negative lobes, so the result may overshoot.
   return tf.clip_by_value(image, 0.0, 255.0) if interpolation == "bicubic" else image
 
 
 def pair(size: Size) -> tuple[int, int]:
-  """One length as a square's (height, width)."""
+  """Returns (height, width); a single length is the side of a square."""
   if isinstance(size, int):
     return size, size
   height, width = size
@@ -281,7 +286,7 @@ def _decoder() -> Any:
 
 
 def _by_rows(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, *, kernel: str) -> tf.Tensor:
-  """Rows first, then columns as the rows of the transposed image; plain matrices transpose fastest."""
+  """Resizes the rows, then the columns as rows of the transposed image; plain matrices transpose fastest."""
   columns = tf.shape(image)[1]
   image = tf.transpose(_resample_rows(image, height, kernel=kernel))
   image = _resample_rows(tf.reshape(image, [columns, 3, height]), width, kernel=kernel)
@@ -289,9 +294,9 @@ def _by_rows(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, 
 
 
 def _resample_rows(image: tf.Tensor, count: int | tf.Tensor, *, kernel: str) -> tf.Tensor:
-  """[H, W, C] to [count, W * C].
+  """Resizes the rows of an image: [H, W, C] to [count, W * C].
 
-  ScaleAndTranslate spends most of its time on short rows of channels; one pass down an image that is one
+  ScaleAndTranslate spends most of its time on short rows of channels. One pass down an image that is one
   pixel wide and W * C channels deep gives the same numbers faster.
   """
   rows = tf.shape(image)[0]
@@ -311,14 +316,14 @@ def _centred(height: tf.Tensor, width: tf.Tensor, ratio: Sequence[float]) -> tf.
 
 
 def _png(encoded: tf.Tensor) -> tf.Tensor:
-  """A PNG of 1 to 16 bits a channel as stored, uint8 [H, W, 3]."""
+  """Decodes a PNG of 1 to 16 bits per channel, without rotating it, to uint8 [H, W, 3]."""
 
   def deep() -> tf.Tensor:
     values = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.int32)
-    # v / 257, rounded: 65535 = 255 * 257.
+    # Rounded v / 257, since 65535 = 255 * 257.
     return tf.cast((values + 128) // 257, tf.uint8)
 
-  # From the end of a prefix: a position beyond the end of a truncated file would raise another error.
+  # Read from the end of a prefix, since a position beyond a truncated file would raise another error.
   start = tf.strings.substr(encoded, 0, _PNG_BITS_AT + 1)
   is_deep = tf.strings.substr(start, -1, 1) == b"\x10"
   return tf.cond(is_deep, deep, lambda: tf.io.decode_png(encoded, channels=3))

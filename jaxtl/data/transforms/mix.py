@@ -1,9 +1,9 @@
 """Transforms of a whole batch that mix pairs of images and their labels.
 
-Row r is mixed with row r + 1 where r is even and with row r - 1 where it is odd. The order of the batch is
-random already, so these pairs are as random as any; and they do not depend on how the batch is divided among
-processes as long as each has an even number of rows. (The last row of an odd number stays alone.) One share
-is drawn for the batch, as in the authors' code of both papers.
+Row r is mixed with row r + 1 if r is even, and with row r - 1 if r is odd. The order of the batch is already
+random, so these pairs are as random as any others. They do not depend on how the batch is divided among
+processes, provided that each process has an even number of rows. The last row of an odd number is not mixed.
+One weight is drawn per batch, as in the authors' code of both papers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ Batch = Mapping[str, Any]  # of tensors
 
 
 def mixup(batch: Batch, seed: tf.Tensor, *, alpha: float = 0.2) -> Batch:
-  """weight x + (1 - weight) x_b, with weight ~ Beta(alpha, alpha).
+  """Computes weight x + (1 - weight) x_b, with weight ~ Beta(alpha, alpha).
 
   Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2017, arXiv 1710.09412 (0.1 to 0.4 on ImageNet).
 
   Args:
     batch: `image` float32 [B, H, W, 3], `label` [B].
     seed: int [2].
-    alpha: of the Beta distribution; above 0.
+    alpha: parameter of the Beta distribution, above 0.
 
   Returns:
     The batch with mixed images, `label_b` [B] and `weight` float32 [B].
 
   Raises:
-    ConfigError: alpha is not above 0, or the batch is mixed already.
+    ConfigError: alpha is not above 0, or the batch is already mixed.
   """
   weight = _share(batch, seed, alpha=alpha, name="mixup")
   partner = _partners(batch)
@@ -41,8 +41,9 @@ def mixup(batch: Batch, seed: tf.Tensor, *, alpha: float = 0.2) -> Batch:
 
 
 def cutmix(batch: Batch, seed: tf.Tensor, *, alpha: float = 1.0) -> Batch:
-  """Paste a rectangle of the partner, whose area before clipping is a share 1 - w with w ~ Beta(alpha,
-  alpha).
+  """Pastes a rectangle of the partner image; its relative area before clipping is 1 - w.
+
+  The weight is w ~ Beta(alpha, alpha).
 
   Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", 2019,
   arXiv 1905.04899 (alpha 1).
@@ -50,13 +51,13 @@ def cutmix(batch: Batch, seed: tf.Tensor, *, alpha: float = 1.0) -> Batch:
   Args:
     batch: `image` float32 [B, H, W, 3], `label` [B].
     seed: int [2].
-    alpha: of the Beta distribution; above 0.
+    alpha: parameter of the Beta distribution, above 0.
 
   Returns:
-    The batch with mixed images, `label_b` [B], and `weight` float32 [B]: exactly the share of pixels kept.
+    The batch with mixed images, `label_b` [B], and `weight` float32 [B], the exact share of retained pixels.
 
   Raises:
-    ConfigError: alpha is not above 0, or the batch is mixed already.
+    ConfigError: alpha is not above 0, or the batch is already mixed.
   """
   share = _share(batch, seed, alpha=alpha, name="cutmix")
   partner = _partners(batch)
@@ -81,8 +82,8 @@ def _share(batch: Batch, seed: tf.Tensor, *, alpha: float, name: str) -> tf.Tens
     )
   if "label_b" in batch:
     raise ConfigError(f"{name} got a batch that is mixed already; give one of mixup and cutmix")
-  # If a and b are Gamma(alpha) then a / (a + b) is Beta(alpha, alpha). In float64: a small alpha gives tiny
-  # numbers.
+  # If a and b are Gamma(alpha), then a / (a + b) is Beta(alpha, alpha). In float64, since a small alpha gives
+  # tiny numbers.
   gammas = tf.random.stateless_gamma([2], seed, alpha=tf.constant(alpha, tf.float64), dtype=tf.float64)
   return tf.cast(tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1]), tf.float32)
 

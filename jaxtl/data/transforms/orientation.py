@@ -1,8 +1,8 @@
-"""The EXIF orientation of JPEG and PNG files: reading it, and turning pictures as people see them.
+"""The EXIF orientation of JPEG and PNG files: reading it, and turning images upright.
 
-A camera stores the rows as its sensor gives them, and writes in the EXIF data how they have to be turned.
-Orientations are the numbers 1 (as stored) to 8 of the EXIF standard, CIPA DC-008. Each is a transposition (5
-to 8), then a reflection left to right, top to bottom, or both.
+A camera stores the rows as its sensor delivers them, and records in the EXIF data how to turn them.
+Orientations are the numbers 1 (as stored) to 8 of the EXIF standard, CIPA DC-008. Each consists of a
+transposition (5 to 8 only), followed by a reflection left to right, top to bottom, both, or neither.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from jaxtl.data.lazy_tensorflow import by_python, tf
 _TAG = 0x0112  # Orientation
 _EXIF = b"Exif\0\0"
 _FLIPPED_LEFT_RIGHT, _FLIPPED_TOP_BOTTOM, _FIRST_TRANSPOSED = (2, 3, 6, 7), (3, 4, 7, 8), 5
-# A JFIF header of the usual length that the first table follows: the start of a JPEG without EXIF data, which
-# has to stand before the tables.
+# A JFIF header of the usual length, followed by the first table, starts a JPEG without EXIF data, which would
+# have to precede the tables.
 _JFIF, _TABLE, _TABLE_AT = b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xdb", 20
 
 
 def of_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-  """The orientation of an encoded JPEG: int32 scalar from 1 to 8."""
+  """Returns the orientation of an encoded JPEG: int32 scalar from 1 to 8."""
   start = tf.strings.substr(encoded, 0, _TABLE_AT + len(_TABLE))
   plain = (tf.strings.substr(start, 0, len(_JFIF)) == _JFIF) & (tf.strings.substr(start, -2, 2) == _TABLE)
-  # Entering Python costs a tenth of a millisecond and takes turns, so only files that may hold EXIF data do.
+  # Calling Python takes 0.1 ms and runs serially, so only files that may hold EXIF data do it.
   return tf.cond(plain, lambda: tf.constant(1), lambda: of_file(encoded))
 
 
 def of_file(encoded: tf.Tensor) -> tf.Tensor:
-  """The orientation of an encoded JPEG or PNG: int32 scalar from 1 to 8."""
+  """Returns the orientation of an encoded JPEG or PNG: int32 scalar from 1 to 8."""
   return tf.ensure_shape(by_python(lambda data: np.int32(read(data)), encoded, tf.int32), [])
 
 
 def read(encoded: bytes) -> int:
-  """The orientation of the bytes of a JPEG or PNG file; 1 if they give none."""
+  """Returns the orientation in the bytes of a JPEG or PNG file, or 1 if they specify none."""
   try:
     exif = _exif_of_png(encoded) if encoded.startswith(b"\x89PNG") else _exif_of_jpeg(encoded)
     return 1 if exif is None else _orientation(exif)
@@ -44,7 +44,7 @@ def read(encoded: bytes) -> int:
 
 
 def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-  """The picture as people see it.
+  """Turns an image upright.
 
   Args:
     image: [H, W, 3] as stored.
@@ -62,25 +62,25 @@ def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
   def some() -> tf.Tensor:
     return tf.switch_case(orientation - 1, [lambda number=number: turn(number) for number in range(1, 9)])
 
-  # One comparison for pictures that stay as they are, which most do.
+  # Most images are stored upright and need only this comparison.
   return tf.cond(orientation == 1, lambda: image, some)
 
 
 def turned_shape(shape: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-  """(height, width) of `turned`, given that of the stored picture."""
+  """Returns the (height, width) of `turned`, given that of the stored image."""
   return tf.where(orientation >= _FIRST_TRANSPOSED, shape[::-1], shape)
 
 
 def stored_box(box: tf.Tensor, shape: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-  """The part of the stored picture that `turned` brings to a part of the turned one.
+  """Maps a box in the turned image to the corresponding box in the stored image.
 
   Args:
-    box: int (y, x, height, width) in the turned picture.
-    shape: (height, width) of the turned picture.
+    box: int (y, x, height, width) in the turned image.
+    shape: (height, width) of the turned image.
     orientation: from 1 to 8.
 
   Returns:
-    int (y, x, height, width) in the stored picture.
+    int (y, x, height, width) in the stored image.
   """
   y, x, height, width = tf.unstack(box)
   x = tf.where(_one_of(orientation, _FLIPPED_LEFT_RIGHT), shape[1] - x - width, x)
@@ -94,13 +94,13 @@ def _one_of(orientation: tf.Tensor, numbers: tuple[int, ...]) -> tf.Tensor:
 
 
 def _exif_of_jpeg(encoded: bytes) -> bytes | None:
-  """The first EXIF segment before the picture."""
+  """Returns the first EXIF segment before the image data, or None if there is none."""
   at = 2
   while encoded[at : at + 1] == b"\xff":
     marker = encoded[at + 1]
-    if marker == 0xFF:  # a byte that only fills
+    if marker == 0xFF:  # a fill byte
       at += 1
-    elif marker in (0xDA, 0xD9):  # the picture, or its end
+    elif marker in (0xDA, 0xD9):  # the start or the end of the image data
       return None
     else:
       (length,) = struct.unpack_from(">H", encoded, at + 2)
@@ -121,7 +121,7 @@ def _exif_of_png(encoded: bytes) -> bytes | None:
 
 
 def _orientation(exif: bytes) -> int:
-  """The orientation in EXIF data, which are laid out like a TIFF file; 1 if it is not from 1 to 8."""
+  """Returns the orientation in EXIF data, which are laid out like a TIFF file; 1 if it is out of range."""
   order = {b"II": "<", b"MM": ">"}.get(exif[:2])
   if order is None:
     return 1

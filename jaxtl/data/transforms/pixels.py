@@ -1,18 +1,18 @@
-"""Every mode that Pillow opens as 8-bit RGB.
+"""Conversion of every mode that Pillow opens to 8-bit RGB.
 
 | stored | becomes |
 |---|---|
 | 1, L, P, RGB, YCbCr, HSV, CMYK | converted |
 | LAB | sRGB, by its D50 white |
 | LA, PA, RGBA, RGBX | converted without the last channel |
-| La, RGBa | the same, the colours first divided by the opacity |
+| La, RGBa | converted likewise, after dividing the colours by the opacity |
 | I;16 | v / 257, rounded; from a TIFF file with fewer bits, scaled by their largest value |
-| I | scaled by 65535 (signed: 32767) where the file has 16 bits; else by 255, 65535 or the largest pixel |
+| I | scaled by 65535 (signed: 32767) if the file has 16 bits; else by 255, 65535 or the largest pixel |
 | F | scaled by 1, 255, 65535 or the largest pixel |
 
-32-bit integers and floats do not state their range: the first of these numbers that is not below the largest
-pixel is taken. Floats may exceed it by a quarter, as resampling does, and are clipped. Pixels of both signs
-are scaled from the smallest to the largest.
+32-bit integers and floats do not state their range, so the first of these numbers that is not below the
+largest pixel is used. Floats may exceed it by a quarter, since resampling overshoots, and are clipped. Pixels
+of both signs are scaled from the smallest to the largest.
 """
 
 from __future__ import annotations
@@ -31,34 +31,35 @@ if TYPE_CHECKING:
 
 NOT_FINITE = "some of its pixels are not finite numbers"
 
-# Tags of TIFF and EXIF, and two of their values.
+# Tags of TIFF and EXIF, and two of the tags' values.
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _OVERSHOOT = 0.25
-# Formats that have 16 bits where Pillow makes integers of them.
+# Formats whose 16-bit pixels Pillow opens as 32-bit integers.
 _SIXTEEN_BITS = ("PPM", "PNG")
-# Modes with colours that were multiplied by the opacity -> the same without.
+# Modes with colours multiplied by the opacity -> the modes without the multiplication.
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
 def read(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """What Pillow reads of an image file: (uint8 [H, W, 3] as stored, EXIF orientation from 1 to 8).
+  """Reads an image file with Pillow: (uint8 [H, W, 3] as stored, EXIF orientation from 1 to 8).
 
-  Raises `tf.errors.OpError` when it runs on a file that is not an image.
+  Raises:
+    tf.errors.OpError: the file is not an image; raised when the operation runs.
   """
   image, orientation = by_python(_read, encoded, (tf.uint8, tf.int32))
   return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(orientation, [])
 
 
 def rgb(image: Image.Image) -> np.ndarray:
-  """The pixels of an image of any mode as uint8 [H, W, 3].
+  """Converts an image of any mode to uint8 [H, W, 3].
 
   Raises:
     ValueError: a float image holds infinity or NaN.
   """
   if image.mode in ("I", "F") or image.mode.startswith("I;16"):
     grey = _grey(image)
-    # Pillow inverts such files only up to 8 bits.
+    # Pillow inverts such files only for up to 8 bits.
     grey = 255 - grey if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO else grey
     return np.repeat(grey[..., None], 3, axis=-1)
   if image.mode == "LAB":
@@ -67,7 +68,7 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-  """An image of one channel with more than 8 bits as uint8 [H, W]."""
+  """Converts a one-channel image with more than 8 bits to uint8 [H, W]."""
   values, bits = np.asarray(image), _tag(image, _BITS, 0)
   if image.mode == "F":
     if not np.isfinite(values).all():
@@ -89,7 +90,7 @@ def _read(encoded: bytes) -> tuple[np.ndarray, np.int32]:
   try:
     with Image.open(io.BytesIO(encoded)) as file:
       file.load()
-      # The orientation comes last: Pillow turns TIFF files when it loads them.
+      # Read the orientation after loading, since Pillow turns TIFF files when it loads them.
       return rgb(file), np.int32(_orientation(file))
   except (OSError, SyntaxError, Image.DecompressionBombError) as error:
     raise ValueError(f"not an image: {error}") from error
@@ -98,13 +99,16 @@ def _read(encoded: bytes) -> tuple[np.ndarray, np.int32]:
 def _orientation(image: Image.Image) -> int:
   try:
     number = image.getexif().get(_ORIENTATION, 1)
-  except Exception:  # corrupted EXIF data raise errors of many types, and the pixels are sound
+  except Exception:  # corrupted EXIF data raise many error types, but leave the pixels intact
     return 1
   return number if number in range(1, 9) else 1
 
 
 def _scaled(values: np.ndarray, ranges: Sequence[int], *, overshoot: float = 0.0) -> np.ndarray:
-  """Numbers as uint8: from 0 to the first of `ranges` that holds them, else to the largest of them."""
+  """Scales numbers to uint8, from 0 to the first of `ranges` that holds them, else to the largest number.
+
+  Numbers of both signs are scaled from the smallest to the largest.
+  """
   smallest, largest = float(values.min()), float(values.max())
   if smallest < -overshoot * max(largest, 0.0):
     low, high = smallest, largest
@@ -127,11 +131,12 @@ def _lab_to_srgb() -> Any:
   from PIL import ImageCms
 
   lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-  # Optimised, it interpolates in a coarse table: up to 17 levels off where a colour is nearly out of reach.
+  # The optimised transform interpolates in a coarse table, with errors of up to 17 levels for colours near
+  # the edge of the gamut.
   return ImageCms.buildTransform(lab, srgb, "LAB", "RGB", flags=ImageCms.Flags.NOOPTIMIZE)
 
 
 def _tag(image: Image.Image, tag: int, default: int) -> int:
-  """The first value of a tag of a TIFF file; the default for other formats, and where it is missing."""
+  """Returns the first value of a tag of a TIFF file; the default for other formats or a missing tag."""
   value: Any = getattr(image, "tag_v2", {}).get(tag, default)
   return int(value[0] if isinstance(value, tuple) else value)

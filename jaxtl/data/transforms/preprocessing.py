@@ -1,4 +1,4 @@
-"""What a weight expects of its images, as a value that travels with it."""
+"""The image preprocessing that a weight expects, as a value stored with the weight."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ class Preprocessing:
 
   Attributes:
     size: side of the square images that the model sees, in pixels.
-    crop_fraction: `size` over the length to which the shorter side is resized before the middle is cut out.
-      None resizes to size x size whatever the aspect ratio; images of exactly that size are left alone.
+    crop_fraction: `size` divided by the length to which the shorter side is resized before the centre crop.
+      None resizes to size x size regardless of the aspect ratio; images of exactly that size are unchanged.
     interpolation: "bilinear" or "bicubic", with antialiasing.
-    mean, std: of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
-    upright: turn images as their EXIF orientation says; False leaves them as stored, like torchvision.
+    mean, std: statistics of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
+    upright: turn images according to their EXIF orientation; False leaves them as stored, like torchvision.
 
   Raises:
-    ConfigError: a size below 1, a fraction outside (0, 1], another interpolation, not three means and stds.
+    ConfigError: the size is below 1, the fraction is outside (0, 1], the interpolation is unknown, there are
+      not three means and three stds, or a std is not above 0.
   """
 
   size: int = 224
@@ -50,14 +51,14 @@ class Preprocessing:
 
   @property
   def resize_to(self) -> int | tuple[int, int]:
-    """The keyword `size` of the resize: the shorter side, or (height, width)."""
+    """The keyword `size` of `resize`: the shorter side, or (height, width)."""
     if self.crop_fraction is None:
       return self.size, self.size
-    # Rounded down as timm does; the small term keeps 224 / 0.875 = 256 from becoming 255.
+    # Round down, as timm does; the small term keeps 224 / 0.875 = 256 from becoming 255.
     return math.floor(self.size / self.crop_fraction + 1e-9)
 
   def specs(self) -> list[dict[str, Any]]:
-    """The transforms as a config writes them."""
+    """Returns the transforms as a config writes them."""
     resize = dict(fn=".data.resize", size=self.resize_to, interpolation=self.interpolation)
     normalize = dict(fn=".data.normalize", mean=list(self.mean), std=list(self.std))
     decode = [] if self.upright else [dict(fn=".data.to_rgb", upright=False)]
@@ -67,14 +68,14 @@ class Preprocessing:
 
   @classmethod
   def of(cls, specs: Sequence[Mapping[str, Any]], *, size: int) -> Preprocessing | None:
-    """What these transforms amount to.
+    """Recognises the preprocessing that a list of transforms performs.
 
     Args:
       specs: transforms as a config writes them.
-      size: side of the images that the model sees, for transforms that do not say it.
+      size: side of the images that the model sees, used if the transforms do not specify it.
 
     Returns:
-      The preprocessing; None where they do anything else than decode, resize, crop the middle and normalise.
+      The preprocessing; None unless the transforms only decode, resize, crop the centre and normalise.
     """
     found = {str(spec.get("fn", "")): spec for spec in specs}
     names = [".data.to_rgb", ".data.resize", ".data.center_crop", ".data.normalize"]

@@ -1,4 +1,4 @@
-"""RandAugment: a few operations drawn from a fixed list, all at one magnitude."""
+"""RandAugment: operations drawn from a fixed list, all at one magnitude."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from jaxtl.data.transforms.augment import affine, rotation
 from jaxtl.data.transforms.images import Example, to_rgb
 from jaxtl.errors import ConfigError
 
-# What pixels from outside the image become: middle grey, as in the authors' code.
+# Pixels from outside the image become middle grey, as in the authors' code.
 _FILL = 128.0
 
 Operation = Callable[..., Any]  # (image, magnitude, sign) -> image
 
 
 def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitude: float = 9.0) -> Example:
-  """Apply `num_ops` operations in turn, each drawn uniformly from the 14 of the paper.
+  """Applies `num_ops` operations in turn, each drawn uniformly from the 14 of the paper.
 
   Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2019,
-  arXiv 1909.13719. The magnitude is on the paper's scale; the end of the scale, 10, means 30 degrees, a shear
-  of 0.3, a shift by 45 % of the side, an enhancement factor of 1 +- 0.9, 4 of 8 bits, solarization from 0 on.
+  arXiv 1909.13719. The magnitude is on the paper's scale. Its maximum, 10, means 30 degrees, a shear of 0.3,
+  a shift by 45 % of the side, an enhancement factor of 1 +- 0.9, 4 of 8 bits, and solarization from 0 on.
   Every operation grows stronger with the magnitude and is the identity at 0, except autocontrast and
-  equalize, which have no strength. Signs are drawn.
+  equalize, which have no strength. Signs are random.
 
   Args:
-    example: with an image from 0 to 255.
+    example: an example with an image from 0 to 255.
     seed: int [2].
     num_ops: N of the paper, at least 1.
     magnitude: M of the paper, 0 to 10.
@@ -37,7 +37,7 @@ def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitu
     The example with a float32 image from 0 to 255.
 
   Raises:
-    ConfigError: fewer than one operation, or a magnitude off the scale.
+    ConfigError: `num_ops` is below 1, or the magnitude is off the scale.
   """
   if num_ops < 1:
     raise ConfigError(

@@ -1,20 +1,21 @@
-"""Convolutions whose gradients are written for XLA's CPU backend, which loses most of its time in them.
+"""Convolutions with gradients written for XLA's CPU backend, which spends most of its time in them.
 
-Everywhere else, and for types, groups and dilations that gain nothing, this is `jax.lax.conv_general_dilated`
-itself. The values are the same up to the order of sums. What is slow on the CPU, and what stands in for it
-(`benchmarks/convolution.py` has the numbers):
+On other backends, and for types, groups and dilations that do not benefit, this is
+`jax.lax.conv_general_dilated` itself. The values are the same up to the order of sums. The slow cases on the
+CPU and their replacements are as follows (`benchmarks/convolution.py` has the numbers):
 
-- a map smaller than the kernel, or up to 16 channels, leave the fast path: the padding is made explicit, and
-  there is a seventeenth channel, to be dropped;
-- what a kernel gradient reads is computed again within the copies that transpose it: it is stored before;
-- the input gradient of a convolution with strides has gaps in it: there is one convolution for each phase of
-  the strides (`jaxtl/models/kernels/strided.py`), which matters for few channels and small maps;
-- depthwise convolutions are sums over shifted maps (`jaxtl/models/kernels/depthwise.py`);
-- a 1x1 convolution and its gradients are products of matrices (`jaxtl/models/kernels/matmul.py`);
-- the kernel gradient of a wide convolution on a large map runs out of cache: it is summed over parts of the
+- A map smaller than the kernel, or at most 16 channels, leave the fast path. Therefore the padding is made
+  explicit, and a seventeenth channel is added and dropped again.
+- The inputs of a kernel gradient are recomputed within the copies that transpose them. Therefore they are
+  stored first.
+- The input gradient of a strided convolution has gaps. It is replaced by one convolution per phase of the
+  strides (`jaxtl/models/kernels/strided.py`), which matters for few channels and small maps.
+- Depthwise convolutions are computed as sums over shifted maps (`jaxtl/models/kernels/depthwise.py`).
+- A 1x1 convolution and its gradients are computed as matrix products (`jaxtl/models/kernels/matmul.py`).
+- The kernel gradient of a wide convolution on a large map exceeds the cache. It is summed over parts of the
   batch.
 
-`jax.vjp`, `jax.grad`, and `jax.jvp` of either go through. A bare `jax.jvp` of a model does not, since the
+`jax.vjp`, `jax.grad`, and `jax.jvp` of either are supported. A bare `jax.jvp` of a model is not, because the
 gradient is a custom one: take it as `jax.linear_transpose` of a `jax.vjp`.
 """
 
@@ -34,9 +35,9 @@ from jaxtl.types import Array
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 _NHWC_SPEC = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, NHWC)
-# Kernel gradients are summed over parts of this many images, from this many channels and pixels on.
+# Kernel gradients are summed over parts of PART images, from CHANNELS channels and PIXELS pixels on.
 PART, CHANNELS, PIXELS = 16, 16, 64
-# XLA has its fast path from one channel more than this on; from half as many on, the detour is worth it.
+# XLA's fast path needs more than this many channels; padding to reach it pays off from half as many on.
 SLOW = 16
 
 
@@ -53,7 +54,7 @@ def conv_general_dilated(
   precision: Any = None,
   **rest: Any,
 ) -> Array:
-  """`jax.lax.conv_general_dilated`, with the gradients of this module where they are faster.
+  """Computes `jax.lax.conv_general_dilated`, with the gradients of this module where they are faster.
 
   Args:
     x: [B, H, W, C].
@@ -108,10 +109,10 @@ def _convolution_rule(x: Array, kernel: Array, strides: Pair, padding: Padding) 
 
 
 def _stored(x: Array) -> Array:
-  """`x`, which XLA is to compute once and keep, and not again within each transposing copy that reads it.
+  """Returns `x` such that XLA computes and stores it once, instead of within each transposing copy.
 
-  XLA copies a chain of cheap operations into each of its readers, but not one whose last operation has two
-  operands of full size, as this one; an optimisation barrier is gone by then.
+  XLA copies a chain of cheap operations into each of its readers, unless the last operation has two operands
+  of full size, as here. An optimisation barrier does not help, because XLA removes it before that stage.
   """
   everywhere = jax.lax.broadcasted_iota(jnp.int32, x.shape, 3) != -1
   return jnp.where(everywhere, x, 0)
@@ -133,10 +134,11 @@ _convolution_rule.defvjp(_forward, _backward)
 
 
 def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-  """The convolution of deep learning."""
+  """Computes the cross-correlation that deep learning calls a convolution."""
   smaller = any(size < width for size, width in zip(x.shape[1:3], kernel.shape))
   if smaller and min(*padding[0], *padding[1]) >= 0:
-    # XLA takes its fast path only for maps that hold the kernel; the barrier keeps the padding out of it.
+    # XLA takes its fast path only for maps at least as large as the kernel; the barrier prevents it from
+    # merging the padding into the convolution.
     x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     padding = ((0, 0), (0, 0))
   inputs, outputs = kernel.shape[2:]
@@ -147,14 +149,14 @@ def _correlate(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Arra
 
 
 def _with_turned(grad: Array, turned: Array, padding: Padding) -> Array:
-  """[B, h, w, F] and a kernel [a, b, C, F] that has been turned round -> [B, ..., C]."""
+  """Correlates [B, h, w, F] with a flipped kernel [a, b, C, F]; returns [B, ..., C]."""
   if turned.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
     return (grad.reshape(-1, grad.shape[-1]) @ turned[0, 0].T).reshape(*grad.shape[:3], -1)
   return _correlate(grad, turned.swapaxes(2, 3), (1, 1), padding)
 
 
 def _input_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
-  """d<grad, x * kernel> / dx: `grad` with the kernel turned round."""
+  """Computes d<grad, x * kernel> / dx by correlating `grad` with the flipped kernel."""
   if max(strides) > 1:
     return by_phases(_with_turned, x.shape, kernel, grad, strides, padding)
   edges = []
@@ -165,20 +167,21 @@ def _input_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding
 
 
 def _kernel_gradient(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
-  """d<grad, x * kernel> / dkernel."""
+  """Computes d<grad, x * kernel> / dkernel."""
   size, pixels, channels = len(x), grad.shape[1] * grad.shape[2], x.shape[-1]
-  # The images of a part take the place of channels, which are to be more than SLOW where the others are not.
+  # The images of a part act as channels, so a part needs more than SLOW of them if the real channels do not
+  # exceed SLOW.
   part = PART if max(channels, grad.shape[-1]) > SLOW else 2 * PART
   if size <= part or size % part or channels < CHANNELS or pixels < PIXELS:
     return _transposed(x, kernel, grad, strides, padding)
-  # Part i holds every (size / part)-th image: each device has its share of each part, and nothing moves.
+  # Part i holds every (size / part)-th image, so each device has its share of each part and no data moves.
   xs, grads = (y.reshape(part, size // part, *y.shape[1:]) for y in (x, grad))
   parts = [_transposed(xs[:, i], kernel, grads[:, i], strides, padding) for i in range(size // part)]
   return functools.reduce(jnp.add, parts)
 
 
 def _transposed(x: Array, kernel: Array, grad: Array, strides: Pair, padding: Padding) -> Array:
-  """The kernel gradient as JAX derives it."""
+  """Computes the kernel gradient as JAX derives it."""
 
   def of_kernel(kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC)

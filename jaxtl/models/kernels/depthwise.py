@@ -1,4 +1,4 @@
-"""Depthwise convolutions for XLA's CPU backend, which has no fast path for them: sums over shifted maps."""
+"""Depthwise convolutions as sums over shifted maps, since XLA's CPU backend has no fast path for them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxtl.types import Array
 
 @functools.partial(jax.jit, static_argnums=(2, 3))  # traced once for the blocks of one shape
 def depthwise(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-  """Each channel convolved with its own kernel.
+  """Convolves each channel with its own kernel.
 
   Args:
     x: [B, H, W, C].
     kernel: [kh, kw, 1, C].
-    strides: of rows and columns.
-    padding: zeros before and behind the rows and the columns.
+    strides: strides of rows and columns.
+    padding: number of zeros before and after the rows and the columns.
 
   Returns:
     [B, h, w, C].
@@ -59,7 +59,7 @@ _depthwise.defvjp(_forward, _backward)
 
 
 def _shifted(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Iterator[Array]:
-  """What each place of the kernel sees of the map: kh kw arrays [B, h, w, C], row by row."""
+  """Yields the part of the map that each kernel position reads: kh kw arrays [B, h, w, C], row by row."""
   x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pads, 0) for pads in padding), (0, 0, 0)))
   (height, width), steps = kernel.shape[:2], (1, *strides, 1)
   rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1

@@ -1,8 +1,8 @@
-"""Matrix products in the form that XLA's CPU backend is quick with; elsewhere they are JAX's own.
+"""Matrix products in a form that is fast on XLA's CPU backend; other backends use JAX's own.
 
-The gradient of a product over more than two axes makes the CPU copy its factors, and compute them anew within
-the copy: in a transformer that is the whole residual stream, longer from block to block. A product of
-matrices reads what is stored.
+The gradient of a product over more than two axes makes the CPU copy its factors and recompute them within the
+copy. In a transformer this recomputes the whole residual stream, which takes longer from block to block. A
+product of matrices reads the stored factors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtl.types import Array
 
 
 def dot_general(x: Array, kernel: Array, dimension_numbers: Any, **rest: Any) -> Array:
-  """`jax.lax.dot_general` of x [..., C] and kernel [C, F], for `flax.linen.Dense`."""
+  """Computes `jax.lax.dot_general` of x [..., C] and kernel [C, F], for `flax.linen.Dense`."""
   if jax.default_backend() != "cpu":
     return jax.lax.dot_general(x, kernel, dimension_numbers, **rest)
   flat = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **rest)
@@ -24,11 +24,11 @@ def dot_general(x: Array, kernel: Array, dimension_numbers: Any, **rest: Any) ->
 
 
 def attention(qkv: Array, *, causal: bool) -> Array:
-  """Scaled dot-product attention.
+  """Computes scaled dot-product attention.
 
   Args:
     qkv: [B, T, 3, H, D], query, key and value.
-    causal: a token sees only itself and those before it.
+    causal: whether a token attends only to itself and to the tokens before it.
 
   Returns:
     [B, T, H, D].
@@ -45,7 +45,7 @@ def attention(qkv: Array, *, causal: bool) -> Array:
 
 
 def pointwise(x: Array, kernel: Array) -> Array:
-  """x [..., C] times kernel [C, F], with derivatives as in `jaxtl/models/kernels/convolution.py`."""
+  """Multiplies x [..., C] by kernel [C, F], with derivatives as in `jaxtl/models/kernels/convolution.py`."""
   return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -59,11 +59,11 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-  """The kernel's is up to twice as fast with the narrower of its factors in front."""
+  """Returns both gradients; the kernel's is up to twice as fast with the narrower factor in front."""
   x, kernel = kept
   if x.shape[1] <= grad.shape[1]:
     return grad @ kernel.T, x.T @ grad
-  return grad @ kernel.T, jax.lax.optimization_barrier(grad.T @ x).T  # without the barrier XLA turns it back
+  return grad @ kernel.T, jax.lax.optimization_barrier(grad.T @ x).T  # XLA would undo the transposition
 
 
 _product.defvjp(_forward, _backward)

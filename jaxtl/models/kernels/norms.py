@@ -1,9 +1,9 @@
-"""Batch and layer normalisation with derivatives written out, for XLA's CPU backend.
+"""Batch and layer normalisation with closed-form derivatives, for XLA's CPU backend.
 
 JAX differentiates a normalisation step by step, through the mean, the variance and the difference to the
-mean, and the CPU makes a pass over memory of most steps. The closed form below has two sums and one pass. It
-is given as a forward derivative, which JAX transposes and differentiates further, so that every mode works.
-Elsewhere, and in other types than float32, these are Flax's own layers.
+mean, and the CPU makes one pass over memory for most of these steps. The closed form below has two sums and
+one pass. It is a forward derivative, which JAX transposes and differentiates further, so every mode works.
+On other backends, and in types other than float32, these are Flax's own layers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtl.types import Array
 
 
 class BatchNorm(nn.BatchNorm):
-  """`flax.linen.BatchNorm` over all but the last axis."""
+  """`flax.linen.BatchNorm` over all axes except the last."""
 
   @nn.compact
   def __call__(self, x: Array, use_running_average: bool | None = None, **rest: Any) -> Array:
@@ -34,7 +34,7 @@ class BatchNorm(nn.BatchNorm):
     scale = self.param("scale", self.scale_init, width, self.param_dtype)
     bias = self.param("bias", self.bias_init, width, self.param_dtype)
     if starting:
-      return x  # Initial values need only its shape; the arithmetic is a third of the time to trace them.
+      return x  # Initialisation needs only its shape; the arithmetic takes a third of the tracing time.
     y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon)
     mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
     var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
@@ -42,7 +42,7 @@ class BatchNorm(nn.BatchNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-  """`flax.linen.LayerNorm` over the last axis, its variance that of the differences to the mean."""
+  """`flax.linen.LayerNorm` over the last axis; the variance is computed from differences to the mean."""
 
   use_fast_variance: bool = False
 
@@ -53,7 +53,7 @@ class LayerNorm(nn.LayerNorm):
     scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
     bias = self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype)
     if self.is_initializing():
-      return x  # Initial values need only its shape.
+      return x  # Initialisation needs only its shape.
     wide: Sequence[int] = (1,) * (x.ndim - 1) + x.shape[-1:]
     return standardized(x, self.epsilon) * scale.reshape(wide) + bias.reshape(wide)
 
@@ -64,7 +64,7 @@ def _quick(x: Array, dtype: Any) -> bool:
 
 @functools.partial(jax.jit, static_argnums=3)  # traced once for the layers of one shape
 def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
-  """Each channel with mean 0 and variance 1, times `scale`, plus `bias`.
+  """Normalises each channel to mean 0 and variance 1, then multiplies by `scale` and adds `bias`.
 
   Args:
     x: [..., C].
@@ -72,7 +72,7 @@ def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Arr
     epsilon: added to the variance.
 
   Returns:
-    The result [..., C]; mean and variance [C], the latter divided by n.
+    (result [..., C], mean [C], variance [C]); the variance is divided by n.
   """
   return _batch_norm(x, scale, bias, epsilon)
 
@@ -81,7 +81,7 @@ def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Arr
 def _batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
   axes = tuple(range(x.ndim - 1))
   mean = jnp.mean(x, axes)
-  # As Flax: both sums in one pass; rounding can make the difference negative.
+  # Both sums in one pass, as in Flax; rounding can make the difference negative.
   var = jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0)
   factor = jax.lax.rsqrt(var + epsilon) * scale
   return (x - _wide(mean, x)) * _wide(factor, x) + _wide(bias, x), mean, var
@@ -89,10 +89,10 @@ def _batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Ar
 
 @_batch_norm.defjvp
 def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
-  """dy = factor dx + a + b x for each channel; all the sums are in a and b.
+  """Computes dy = factor dx + a + b x per channel; all sums are in a and b.
 
-  Neither the covariance nor dy is written with x - mean, which the CPU would store: they are as exact as the
-  variance above.
+  Neither the covariance nor dy uses x - mean, which the CPU would store. They are as exact as the variance
+  above.
   """
   x, scale, bias = primals
   dx, dscale, dbias = tangents
@@ -109,13 +109,13 @@ def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
 
 
 def _wide(channels: Array, x: Array) -> Array:
-  """[C] -> [1, .., 1, C], as many axes as x has."""
+  """Reshapes [C] to [1, .., 1, C] with as many axes as x."""
   return channels.reshape((1,) * (x.ndim - 1) + channels.shape)
 
 
 @functools.partial(jax.jit, static_argnums=1)  # traced once for the layers of one shape
 def standardized(x: Array, epsilon: float) -> Array:
-  """The last axis with mean 0 and variance 1: [..., C] -> [..., C]."""
+  """Normalises the last axis to mean 0 and variance 1: [..., C] -> [..., C]."""
   return _standardized(x, epsilon)
 
 
@@ -127,7 +127,7 @@ def _standardized(x: Array, epsilon: float) -> Array:
 
 @_standardized.defjvp
 def _standardized_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
-  """dy = root (dx - mean(dx) - y mean(y dx))."""
+  """Computes dy = root (dx - mean(dx) - y mean(y dx))."""
   (x,), (dx,) = primals, tangents
   y = _standardized(x, epsilon)
   centred = x - jnp.mean(x, -1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The input gradient of a convolution with strides, as convolutions without strides, for the CPU."""
+"""The input gradient of a strided convolution, computed by convolutions without strides, for the CPU."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def by_phases(
   strides: Pair,
   padding: Padding,
 ) -> Array:
-  """d<grad, convolution of x> / dx.
+  """Computes d<grad, convolution of x> / dx.
 
   The rows of `x` that are p modulo the stride meet only every stride-th row of the kernel, and likewise its
-  columns: each such part of the result is a convolution of `grad` without a stride.
+  columns. Each such part of the result is a convolution of `grad` without a stride.
 
   Args:
-    correlate: (grad, part of the kernel turned round [a, b, ...], padding) -> [B, ..., C], without a stride.
-    shape: of x, [B, H, W, C].
+    correlate: (grad, flipped part of the kernel [a, b, ...], padding) -> [B, ..., C], without a stride.
+    shape: shape of x, [B, H, W, C].
     kernel: [kh, kw, ...].
     grad: [B, h, w, F].
-    strides, padding: of the convolution.
+    strides, padding: strides and padding of the convolution.
 
   Returns:
     [B, H, W, C].

@@ -1,1 +1,1 @@
-"""The layouts of weights of other libraries."""
+"""The layouts of weights in other libraries."""

@@ -21,7 +21,7 @@ _QKV = ("query", "key", "value")
 
 
 def _after_patches(theirs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-  """big_vision gives the class token no position, which is a position of zeros."""
+  """Adds a position of zeros for the class token, to which big_vision gives no position."""
   before = np.zeros((1, shape[1] - _square(shape[1]), shape[2]), theirs[0].dtype)
   return np.concatenate([before, theirs[0]], axis=1)
 
@@ -96,11 +96,11 @@ def _preprocessing(_: str) -> Preprocessing:
 
 
 def _keywords(_: str) -> dict[str, Any]:
-  """Flax's GELU is the approximation by tanh unless it is told otherwise, and neither code base tells it."""
+  """Returns the activation: both code bases use Flax's default GELU, the approximation by tanh."""
   return dict(activation="gelu_tanh")
 
 
-# Training states keep the weights below one of these.
+# Training states store the weights under one of these keys.
 _WRAPPERS = ((r"^(?:opt/target|params|target)/", ""),)
 
 BIG_VISION = Layout(

@@ -1,6 +1,6 @@
 """The layout of Hugging Face's transformers: ViT, DeiT and both towers of CLIP.
 
-The names are those of the files on disk, which version 5 of the library reads and writes as version 4 did.
+The names are those of the files on disk, which version 5 of the library reads and writes like version 4.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARTS = {
 
 
 def vit(_: Model, params: Any) -> Names:
-  """DeiT is the one with a distillation token; its files say `deit` where ViT's say `vit`."""
+  """Returns the names of ViT, which begin with `vit`, or with a distillation token those of DeiT (`deit`)."""
   two = "distillation_token" in params["embed"]
   root = "deit" if two else "vit"
   pair = (
@@ -112,14 +112,14 @@ CLIP_TEXT = _clip(
 
 
 def preprocessing(model: str) -> Preprocessing:
-  """What `google/vit-*` and `openai/clip-*` expect; DeiT's is in its `preprocessor_config.json`."""
+  """Returns the preprocessing of `google/vit-*` and `openai/clip-*`; DeiT's is in its own config file."""
   if model.startswith("clip"):
     return clip_preprocessing(model)
   return Preprocessing(crop_fraction=None, mean=HALF, std=HALF)
 
 
 def keywords(model: str) -> dict[str, Any]:
-  """The epsilon of ViT and DeiT."""
+  """Returns the epsilon of ViT and DeiT."""
   return {} if model.startswith("clip") else dict(norm_epsilon=1e-12)
 
 

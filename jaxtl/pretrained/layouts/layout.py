@@ -1,7 +1,8 @@
-"""How others name and shape the tensors of a model that is also ours.
+"""The names and shapes that other libraries give to the tensors of a jaxtl model.
 
-A layout says for every leaf of our tree which of their tensors it is made of, and by which rule. One table
-reads and writes, so that a weight which goes out and comes back is the same, byte for byte.
+In this package, "ours" are the arrays of jaxtl and "theirs" those of the other library. A layout specifies,
+for every leaf of our tree, the tensors that it is made from and the rule. The same table reads and writes, so
+a weight that is exported and imported again is identical, byte for byte.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from jaxtl.pretrained.prefixes import in_line, some
 from jaxtl.types import Model
 
 Tensors = Mapping[str, np.ndarray]
-# Groups of a pattern that are digits arrive as numbers, so that block 1 can become block 0.
+# Groups of digits in a pattern are passed as numbers, so that block 1 can become block 0.
 Naming = Callable[..., "str | tuple[str, ...]"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One leaf of ours.
+  """The mapping of one of our leaves.
 
   Attributes:
-    path: ours, with its collection: `params/stem/conv1/kernel`.
-    shape: ours.
-    keys: the tensors of theirs that it is made of.
-    rule: how.
+    path: our path with its collection: `params/stem/conv1/kernel`.
+    shape: our shape.
+    keys: their tensors from which the leaf is made.
+    rule: the conversion.
   """
 
   path: str
@@ -45,7 +46,7 @@ class Entry:
 
 
 def torch_leaf(module: str, leaf: str, ndim: int) -> tuple[tuple[str, ...], Rule]:
-  """The tensor of a torch module that is our leaf."""
+  """Returns (keys, rule) of the tensor of a torch module that corresponds to our leaf."""
   if leaf == "kernel":
     return (f"{module}.weight",), CONV if ndim == 4 else LINEAR
   return (
@@ -59,10 +60,10 @@ class Names:
 
   Attributes:
     modules: (pattern of our module path, their module).
-    tensors: (pattern of our whole path without the collection, their key or keys, rule), for the leaves that
-      do not follow their module; looked at first.
+    tensors: (pattern of our whole path without the collection, their key or keys, rule), for leaves that do
+      not follow their module; these take precedence.
     leaf: (their module, our leaf, its dimensions) -> (keys, rule).
-    others: pattern of keys in the same file that belong to another model: the other tower of CLIP.
+    others: pattern of keys in the same file that belong to another model, such as the other tower of CLIP.
   """
 
   modules: Sequence[tuple[str, Naming]] = ()
@@ -71,7 +72,7 @@ class Names:
   others: str = r"(?!)"
 
   def find(self, path: str, ndim: int) -> tuple[tuple[str, ...], Rule]:
-    """(keys, rule) of the leaf at `path`."""
+    """Returns (keys, rule) of the leaf at `path`."""
     _, _, inside = path.partition("/")
     for pattern, naming, rule in self.tensors:
       if groups := re.fullmatch(pattern, inside):
@@ -81,7 +82,7 @@ class Names:
     for pattern, naming in self.modules:
       if groups := re.fullmatch(pattern, module):
         return self.leaf(str(naming(*_numbers(groups))), leaf, ndim)
-    raise AssertionError(f"no name for {path}")  # a table that misses a block of its own family
+    raise AssertionError(f"no name for {path}")  # the table lacks a block of its own family
 
 
 def _numbers(groups: re.Match[str]) -> Iterable[Any]:
@@ -90,16 +91,16 @@ def _numbers(groups: re.Match[str]) -> Iterable[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Somebody's way to write weights down.
+  """The format in which a library or a repository stores weights.
 
   Attributes:
-    name: what the command line calls it.
+    name: name on the command line.
     families: (pattern of a model's name, (model, shapes of its parameters) -> its names).
     keywords: model name -> the keywords with which our model computes what theirs does.
-    preprocessing: model name -> what its weights expect of images where the file does not say it.
+    preprocessing: model name -> the preprocessing that its weights expect, if the file does not specify it.
     aliases: (pattern, replacement) for older names of the same tensors.
     ignored: pattern of keys that carry no weight.
-    library: the package that builds the original for `--verify`, None where there is none.
+    library: the package that builds the original for `--verify`; None if there is none.
   """
 
   name: str
@@ -111,15 +112,15 @@ class Layout:
   library: str | None = None
 
   def has(self, model: str) -> bool:
-    """Whether it names the parts of the model of that name."""
+    """Returns whether the layout has names for a model."""
     return any(re.fullmatch(pattern, model) for pattern, _ in self.families)
 
   def entries(self, model: Model, shapes: Any) -> list[Entry]:
-    """One entry for each leaf.
+    """Returns one entry per leaf.
 
     Args:
-      model: one of ours.
-      shapes: {"params", "batch_stats"}, leaves with a shape.
+      model: one of our models.
+      shapes: {"params", "batch_stats"}, whose leaves have a shape.
 
     Raises:
       ConfigError: the layout has no names for this model.
@@ -129,7 +130,7 @@ class Layout:
     return [Entry(path, tuple(leaf.shape), *names.find(path, len(leaf.shape))) for path, leaf in leaves]
 
   def split(self, model: Model, shapes: Any, tensors: Tensors) -> tuple[dict[str, np.ndarray], int]:
-    """The tensors that may belong to the model, and how many belong to another one in the same file."""
+    """Returns the tensors that may belong to the model, and the number of those of another model."""
     others = self._names(model, shapes).others
     mine = {key: value for key, value in tensors.items() if not re.fullmatch(others, key)}
     return mine, len(tensors) - len(mine)
@@ -142,16 +143,16 @@ class Layout:
 
   @property
   def covers(self) -> str:
-    """The models that it names, for messages."""
+    """The models for which the layout has names, as text for messages."""
     return ", ".join(name for name in models.__all__ if self.has(name))
 
   def canonical(self, tensors: Tensors) -> dict[str, np.ndarray]:
-    """The tensors that carry weights, under their newest names."""
+    """Returns the tensors that carry weights, under their newest names."""
     renamed = {self.renamed(key): value for key, value in tensors.items()}
     return {key: value for key, value in renamed.items() if not re.fullmatch(self.ignored, key)}
 
   def renamed(self, key: str) -> str:
-    """The newest name of a tensor."""
+    """Returns the newest name of a tensor."""
     for pattern, replacement in self.aliases:
       key = re.sub(pattern, replacement, key)
     return key
@@ -160,20 +161,21 @@ class Layout:
 def read(
   entries: Sequence[Entry], tensors: Tensors, shapes: Any, *, allow: Sequence[str] = ()
 ) -> tuple[Any, list[str]]:
-  """Their tensors as our tree.
+  """Converts their tensors to our tree.
 
   Args:
-    entries: of the model, from `Layout.entries`.
-    tensors: theirs, canonical.
-    shapes: ours; leaves that `allow` names and the file lacks stay as they are there.
-    allow: path regexes, of our leaves that the file may lack and of its tensors that may be left over.
+    entries: the entries of the model, from `Layout.entries`.
+    tensors: their tensors under canonical names.
+    shapes: our shapes; leaves that the file lacks and `allow` names are returned unchanged.
+    allow: regexes of our paths that may be missing in the file, and of its keys that may be left over.
 
   Returns:
-    The tree, float32, position embeddings resized where they are for another grid; and the keys that were
-    left over and allowed.
+    The tree in float32, with position embeddings resized if they are for another grid; and the allowed keys
+    that were left over.
 
   Raises:
-    CheckpointError: anything missing, left over or of another shape that `allow` does not name.
+    CheckpointError: a tensor is missing, left over or of another shape, and `allow` does not name it; or its
+      values are not finite real numbers.
   """
   grid = any(entry.path == "params/embed/proj/kernel" for entry in entries)  # patches, not words
   problems: list[str] = []
@@ -216,17 +218,17 @@ def read(
 
 
 def _both(expected: set[str], tensors: Tensors) -> str:
-  """Some names of each side, where fewer than half of those expected are in the file."""
+  """Lists some names of each side if fewer than half of the expected ones are in the file; else ""."""
   if 2 * len(expected & set(tensors)) >= len(expected):
     return ""
   return f"expected are {some(expected)}; the file has {some(tensors)}; see --as, --layout, --prefix; "
 
 
 def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
-  """Our tree as their tensors, the inverse of `read`.
+  """Converts our tree to their tensors; the inverse of `read`.
 
   Raises:
-    ConfigError: a layout that is only read.
+    ConfigError: the layout can only be read.
   """
   leaves = dict(zip(tree.paths(ours), jax.tree.leaves(ours), strict=True))
   tensors: dict[str, np.ndarray] = {}
@@ -234,13 +236,13 @@ def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
     if entry.rule.to_theirs is None:
       raise ConfigError(f"{entry.path} has no inverse in this layout, which is only read")
     values = entry.rule.to_theirs(np.asarray(leaves[entry.path]), len(entry.keys))
-    # Not ascontiguousarray, which makes one axis of none: CLIP's temperature is a scalar.
+    # Not ascontiguousarray, which adds an axis to scalars such as CLIP's temperature.
     tensors |= {key: np.asarray(x, order="C") for key, x in zip(entry.keys, values, strict=True)}
   return tensors
 
 
 def _float32(tensor: np.ndarray) -> np.ndarray:
-  """Half precision becomes single before anything is computed with it."""
+  """Converts types of less than 4 bytes to float32, so that no computation uses half precision."""
   return tensor.astype(np.float32) if tensor.dtype.itemsize < 4 else tensor
 
 

@@ -1,7 +1,7 @@
 """The layout of the Keras ResNet-8 of MLPerf Tiny.
 
-Banbury et al., "MLPerf Tiny Benchmark", 2021, arXiv 2106.07597. Its convolutions have biases, which the norm
-behind them takes into its mean; its projections have no norm, and get one that only adds the bias.
+Banbury et al., "MLPerf Tiny Benchmark", 2021, arXiv 2106.07597. Its convolutions have biases, which are
+folded into the mean of the following norm. Its projections have no norm, and get one that only adds the bias.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtl.pretrained.layouts.rules import SAME, Rule, Shape, constant
 from jaxtl.types import Model
 
 EPSILON = 1e-3
-# Keras counts the layers through: the second and third stage have a projection behind their two convolutions.
+# Keras numbers the layers consecutively; in stages 2 and 3 a projection follows the two convolutions.
 _CONVS = {
   "stem/conv1": 0,
   "stage1_block1/conv1": 1,
@@ -78,7 +78,7 @@ def _names(_: Model, params: Any) -> Names:
 
 
 def _preprocessing(_: str) -> Preprocessing:
-  """Pixels from 0 to 255."""
+  """Returns a preprocessing that keeps pixels from 0 to 255."""
   return Preprocessing(size=32, crop_fraction=None, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 
 

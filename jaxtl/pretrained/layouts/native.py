@@ -1,4 +1,4 @@
-"""Our own layout, as `jaxtl export` writes it: every leaf under its path."""
+"""jaxtl's own layout, as written by `jaxtl export`: every leaf under its path."""
 
 from __future__ import annotations
 

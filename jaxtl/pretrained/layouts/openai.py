@@ -1,4 +1,4 @@
-"""The layout of OpenAI's CLIP files, which open_clip shares: both towers in one file.
+"""The layout of OpenAI's CLIP files, shared by open_clip, with both towers in one file.
 
 Ilharco et al., "OpenCLIP", 2021, doi 10.5281/zenodo.5143773.
 """
@@ -64,7 +64,7 @@ _FAMILIES = ((r"clip_vit_.*", lambda *_: IMAGE), (r"clip_text_.*", lambda *_: TE
 
 
 def preprocessing(model: str) -> Preprocessing:
-  """Bicubic to 224, the whole shorter side, with the mean and deviation of CLIP's own data."""
+  """Returns bicubic resizing of the whole shorter side to 224, with the statistics of CLIP's own data."""
   return Preprocessing(crop_fraction=1.0, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD)
 
 
@@ -75,7 +75,7 @@ OPENAI = Layout(
   ignored="input_resolution|context_length|vocab_size|attn_mask",
   library="open_clip",
 )
-# Most of open_clip's own weights have the exact GELU; those with "quickgelu" in the name need the keyword.
+# Most of open_clip's own weights use the exact GELU; those with "quickgelu" in the name need the keyword.
 OPEN_CLIP = Layout(
   name="open_clip",
   families=_FAMILIES,

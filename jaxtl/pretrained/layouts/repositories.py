@@ -1,4 +1,4 @@
-"""Layouts of single repositories whose weights people have: CIFAR ResNets, WideResNets, EfficientNet-Lite."""
+"""Layouts of single repositories with popular weights: CIFAR ResNets, WideResNets, EfficientNet-Lite."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ _LITE = {
 
 
 def lukemelas_efficientnet(model: Model, _: Any) -> Names:
-  """github.com/lukemelas/EfficientNet-PyTorch, and the Lite fork of it: blocks are counted through from 0."""
+  """Returns the names of github.com/lukemelas/EfficientNet-PyTorch and its Lite fork.
+
+  Blocks are numbered consecutively from 0.
+  """
   number = {block: i for i, block in enumerate(model.blocks[1:-2])}
   return Names(
     modules=(
@@ -59,7 +62,7 @@ def _small_images(_: str) -> Preprocessing:
 
 
 def _lite_preprocessing(model: str) -> Preprocessing:
-  """Lite was trained on (x - 127) / 128, its larger siblings on ImageNet's mean and deviation."""
+  """Returns (x - 127) / 128 for Lite, and ImageNet's mean and standard deviation for the other models."""
   usual = timm_preprocessing(model)
   if "lite" not in model:
     return usual

@@ -1,4 +1,4 @@
-"""How the values of one leaf of ours are made of tensors in another layout, and back."""
+"""Rules that convert tensors in another layout to one of our leaves, and back."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """A bijection between one array of ours and some of theirs.
+  """A conversion between one of our arrays and some of theirs.
 
   Attributes:
-    text: what the mapping table prints.
-    to_ours: (their arrays, our shape) -> our array; ValueError, or an array of another shape, where it does
-      not fit.
-    to_theirs: (our array, number of theirs) -> their arrays; None where a layout is only read.
+    text: description in the mapping table.
+    to_ours: (their arrays, our shape) -> our array; raises ValueError or returns an array of another shape if
+      they do not fit.
+    to_theirs: (our array, number of theirs) -> their arrays; None if the layout can only be read.
   """
 
   text: str
@@ -29,12 +29,15 @@ class Rule:
 def one(
   text: str, to_ours: Callable[[np.ndarray], np.ndarray], to_theirs: Callable[[np.ndarray], np.ndarray]
 ) -> Rule:
-  """A rule between one array and one array."""
+  """Returns a rule between one array and one array."""
   return Rule(text, lambda theirs, _: to_ours(theirs[0]), lambda ours, _: [to_theirs(ours)])
 
 
 def joined(part: Rule) -> Rule:
-  """Ours is theirs side by side along the last axis, each by `part`: query, key and value, for example."""
+  """Returns a rule that concatenates their arrays, each converted by `part`, along the last axis.
+
+  Query, key and value are an example.
+  """
 
   def to_ours(theirs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
     width = (*shape[:-1], shape[-1] // len(theirs))
@@ -48,7 +51,7 @@ def joined(part: Rule) -> Rule:
 
 
 def leading(ones: int) -> Rule:
-  """Ours has that many axes of length 1 before theirs."""
+  """Returns a rule that prepends `ones` axes of length 1."""
   return one(
     f"{ones} axes before", lambda x: x.reshape((1,) * ones + x.shape), lambda x: x.reshape(x.shape[ones:])
   )
@@ -58,7 +61,8 @@ SAME = one("as it is", lambda x: x, lambda x: x)
 CONV = one("OIHW -> HWIO", lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 LINEAR = one("OI -> IO", lambda x: x.transpose(1, 0), lambda x: x.transpose(1, 0))
 
-# The logits of a distilled transformer are the mean of two classifiers: one classifier of both tokens.
+# The logits of a distilled transformer are the mean of two classifiers, which equals one classifier of both
+# tokens.
 TWO_KERNELS = Rule(
   "halves stacked, OI -> IO",
   lambda theirs, _: np.concatenate([x.transpose(1, 0) / 2 for x in theirs]),
@@ -68,7 +72,10 @@ TWO_BIASES = Rule("mean", lambda theirs, _: (theirs[0] + theirs[1]) / 2, lambda 
 
 
 def per_head(*, out: bool) -> Rule:
-  """Flax's attention keeps the heads as an axis: [D, H, h] (in) or [H, h, D] (`out`), ours is [D, D]."""
+  """Returns a rule that merges the head axis of Flax's attention into [D, D].
+
+  Theirs are [D, H, h] for inputs and [H, h, D] for `out`.
+  """
 
   def to_ours(theirs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
     x = theirs[0]
@@ -80,5 +87,5 @@ def per_head(*, out: bool) -> Rule:
 
 
 def constant(value: float) -> Rule:
-  """Ours is `value` everywhere: what a layout that folds normalisation into its convolutions leaves of it."""
+  """Returns a rule that fills ours with `value`, for layouts that fold normalisation into convolutions."""
   return Rule(f"all {value:g}", lambda _, shape: np.full(shape, value, np.float32))

@@ -1,8 +1,8 @@
-"""The layout of MobileNets taken out of quantised TFLite files: one npz, the operations counted in order.
+"""The layout of MobileNets extracted from quantised TFLite files: one npz with numbered operations.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-2018, arXiv 1712.05877. A kernel is scale * (kernel_u8 - zero_point); normalisation is folded into kernels and
-biases, so ours only adds the bias. The first of the 1,001 classes is the background.
+2018, arXiv 1712.05877. A kernel is scale * (kernel_u8 - zero_point). Normalisation is folded into kernels and
+biases, so our norms only add the bias. The first of the 1,001 classes is the background.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def _dequantised(theirs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
 
 
 def _operations(model: Model, params: Any) -> dict[str, str]:
-  """Our convolution -> `NNN_kind`, its place in the file. Pooling and additions are operations, too."""
+  """Returns our convolution -> `NNN_kind`, its number in the file, which also counts other operations.
+
+  Pooling and additions are operations, too.
+  """
   v1 = model.name == "mobilenet_v1"
   order = ("depthwise", "pointwise") if v1 else ("expand", "depthwise", "project")
   found: dict[str, str] = {}
@@ -41,10 +44,10 @@ def _operations(model: Model, params: Any) -> dict[str, str]:
       found[f"{block}/{layer}"] = f"{number:03d}_{kind}"
       number += 1
     out = params[block][layers[-1]]["kernel"].shape[-1]
-    # The residual addition of a later block of a stage.
+    # Later blocks of a stage have a residual addition, which is an operation as well.
     number += not v1 and block not in ("stem", "top") and out == width and not block.endswith("_block1")
     width = out
-  return found | {"head": f"{number + 1:03d}_conv_2d"}  # behind the pooling
+  return found | {"head": f"{number + 1:03d}_conv_2d"}  # after the pooling
 
 
 def _names(model: Model, params: Any) -> Names:

@@ -1,7 +1,7 @@
 """The layout of timm's models.
 
-Wightman, "PyTorch Image Models", 2019, doi 10.5281/zenodo.4414861. Preprocessing and numerics of a weight are
-in the `config.json` beside it; the defaults are for files that come alone.
+Wightman, "PyTorch Image Models", 2019, doi 10.5281/zenodo.4414861. The preprocessing and numerics of a weight
+are in the `config.json` next to it; the defaults are for weights without this file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtl.pretrained.layouts.rules import SAME, TWO_BIASES, TWO_KERNELS
 from jaxtl.pretrained.layouts.torchvision import DENSENET, OLD_DENSENET, RESNET
 from jaxtl.types import Model
 
-# A block's parts; the first stage has no expansion, and its projection bears the expansion's name.
+# The parts of a block; the first stage has no expansion, and its projection has the expansion's name.
 _FIRST = {
   "depthwise": "conv_dw",
   "depthwise_bn": "bn1",
@@ -45,7 +45,7 @@ INVERTED = Names(
 
 
 def vit(_: Model, params: Any) -> Names:
-  """One classifier, or two where there is a distillation token."""
+  """Returns the names of a vision transformer, with two classifiers if there is a distillation token."""
   two = (
     (r"head/kernel", lambda: ("head.weight", "head_dist.weight"), TWO_KERNELS),
     (r"head/bias", lambda: ("head.bias", "head_dist.bias"), TWO_BIASES),
@@ -85,7 +85,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def preprocessing(model: str) -> Preprocessing:
-  """What most of timm's weights of that name expect."""
+  """Returns the preprocessing that most of timm's weights of that name expect."""
   if model.startswith("vit"):  # the weights of AugReg
     return Preprocessing(crop_fraction=0.9, interpolation="bicubic", mean=HALF, std=HALF)
   size, crop = _CROPS.get(model, (224, 0.875))
@@ -96,7 +96,7 @@ def preprocessing(model: str) -> Preprocessing:
 
 
 def keywords(model: str) -> dict[str, Any]:
-  """EfficientNets are those converted from TensorFlow (`tf_`), as timm builds them."""
+  """Returns the keywords of EfficientNets converted from TensorFlow (`tf_`), as timm builds them."""
   if model.startswith("efficientnet"):
     return dict(padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
   return {}

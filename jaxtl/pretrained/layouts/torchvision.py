@@ -26,7 +26,7 @@ DENSENET = Names(
     (r"head", lambda: "classifier"),
   )
 )
-# Checkpoints from before torchvision 0.3 put a dot where a module may no longer have one.
+# Checkpoints from before torchvision 0.3 have a dot that module names may no longer contain.
 OLD_DENSENET = ((r"(denselayer\d+\.(?:norm|relu|conv))\.(\d+)", r"\1\2"),)
 
 VIT = Names(
@@ -46,7 +46,7 @@ VIT = Names(
     (r"head", lambda: "heads.head"),
   ),
 )
-# Before version 0.12 the MLP's layers were called by name.
+# Before version 0.12, the layers of the MLP had names instead of numbers.
 OLD_VIT = ((r"(encoder_layer_\d+\.mlp)\.linear_1", r"\1.0"), (r"(encoder_layer_\d+\.mlp)\.linear_2", r"\1.3"))
 
 
@@ -58,7 +58,10 @@ _SQUEEZE = {"reduce": "fc1", "expand": "fc2"}
 
 
 def _efficientnet() -> Names:
-  """Stages are `features.1` to `features.7`; a block's parts are counted, one less without expansion."""
+  """Returns the names of EfficientNets, whose stages are `features.1` to `features.7`.
+
+  The parts of a block are numbered, starting from the depthwise convolution if there is no expansion.
+  """
   part = {"expand": 0, "depthwise": 1, "squeeze_excite": 2, "project": 3}
 
   def inside(stage: int, block: int, name: str, norm: str | None) -> str:
@@ -80,7 +83,10 @@ def _efficientnet() -> Names:
 
 
 def mobilenet_v2(model: Model, _: Any) -> Names:
-  """Blocks are counted through; the last convolution of a block and its norm stand alone."""
+  """Returns the names of MobileNetV2, whose blocks are numbered consecutively.
+
+  The last convolution of a block and its norm are separate modules.
+  """
   number = {block: str(i) for i, block in enumerate(model.blocks[:-1])}
 
   def inside(block: str, name: str, norm: str | None) -> str:
@@ -118,7 +124,7 @@ _SIZES: dict[str, tuple[int, int, str]] = {
 
 
 def preprocessing(model: str) -> Preprocessing:
-  """What the weights that torchvision calls DEFAULT expect."""
+  """Returns the preprocessing that torchvision's DEFAULT weights expect."""
   size, resized, interpolation = _SIZES.get(model, (224, 256, "bilinear"))
   return Preprocessing(size=size, crop_fraction=size / resized, interpolation=interpolation)
 
