@@ -270,7 +270,7 @@ def _loss_and_slopes(logits: Array, labels: Array, temperature: float) -> tuple[
 def _differentiate(temperature: float, primals: tuple, tangents: tuple) -> tuple:
   """Computes dL = sum_k slope_k dx_k and dp_k = p_k (dx_k - dx_y - dL), closed forms that hold at any order.
 
-  They are written out because autodiff computes the slope of the true class as softmax - 1, which rounds to 0.
+  They are written out because autodiff computes the true class's slope as softmax - 1, which rounds to 0.
   """
   logits, labels = primals
   loss, slopes = _loss_and_slopes(logits, labels, temperature)
