@@ -358,7 +358,7 @@ def _summed_gradient(loss_fn: Callable[..., Any], params: Params, batch: Any, _:
 
 
 def _with_fault(product: Params, loss: Array) -> dict[str, Any]:
-  """Adds a fault to a product, 0 if the loss is finite: the sum over batches is 0 if all losses are."""
+  """Adds a fault to a product, 0 if the loss is finite; the sum over batches is 0 if every loss is finite."""
   return {"product": product, "fault": jnp.where(jnp.isfinite(loss), 0, loss).astype(jnp.float32)}
 
 

@@ -230,7 +230,8 @@ def _solve(
   start = (jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
   solver = optax.lbfgs()
   value_and_grad = optax.value_and_grad_from_state(objective)
-  # A gradient of a few roundings counts as 0: with constant features and equal classes, the start is optimal.
+  # A gradient of a few roundings counts as 0: constant features and classes of equal size start at the
+  # optimum.
   enough = jnp.maximum(tolerance * tree.norm(jax.grad(objective)(start)), 4 * jnp.finfo(jnp.float32).eps)
 
   def step(carry: Any) -> Any:

@@ -196,7 +196,7 @@ class _PostTraining:
 
   @property
   def passes(self) -> float:
-    """The cost of PoF, where the weak forward pass is a third of a pass; PoL costs less, by its layers."""
+    """Passes of PoF: a forward pass of the weak batch is a third. PoL needs less, depending on its layers."""
     return 4 / 3 if self.gamma_range else 1.0
 
   def weak_rows(self, batch_size: int) -> int:

@@ -33,7 +33,7 @@ def overlap(one: Any, other: Any) -> bool:
 
 
 def _peeled(source: Any) -> tuple[Any, list[tuple[Any, ...]]]:
-  """Returns the underlying source and the parts that are taken of it, in the order of taking them."""
+  """Returns the underlying source and the parts that are taken of it, the first one first."""
   taken: list[tuple[Any, ...]] = []
   while _path(source) in (_PART, _SUBSET):
     seed = source.get("seed", 0)

@@ -112,8 +112,7 @@ def run(
       0 to 9 are not the same task.
     cache: caches the input of the part that the gradient rule moves; None caches nothing.
     observers: name -> (period, program -> observer), in addition to the evaluations.
-    anew: if steps were saved and none is intact, starts over and reports it; otherwise that is a
-      StorageError.
+    anew: starts over, and reports it, if steps were saved and none is intact; False raises StorageError then.
 
   Raises:
     NonFiniteError: the loss or the gradient is not finite, and `experiment.on_nonfinite` does not help.

@@ -78,7 +78,7 @@ def backward_transfer(losses: Mapping[float, float], *, distance: float, slope: 
 
   At alpha = 0, where the ratio is 0 / 0, the limit -slope / |d| counts. Alphas below 0.02 are left out, since
   rounding hides the slope there. A result above 0 means that some alpha improves the supported task. If the
-  loss is convex along the path, the limit is the maximum. The unit is loss per weight, so values are
+  loss is convex along the path, the limit is the maximum. The unit is loss per distance, so values are
   comparable among patches of one model, but not among models.
 
   Args:

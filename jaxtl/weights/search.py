@@ -481,7 +481,7 @@ def _nodes(known: _Known, low: float, high: float, nodes: int) -> list[float]:
 def _minimum(coefficients: np.ndarray) -> float | None:
   """Returns the root of the derivative in [-1, 1] where a Chebyshev series is lowest; None without a root."""
   slope = chebyshev.chebder(coefficients)
-  # A zero coefficient that is not exactly zero by rounding would lead the companion matrix.
+  # Rounding leaves zero coefficients nonzero; without the trim, one would lead the companion matrix.
   slope = chebyshev.chebtrim(slope, tol=1e-13 * float(np.max(np.abs(coefficients))))
   roots = chebyshev.chebroots(slope)
   candidates = roots.real[(np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1)]
