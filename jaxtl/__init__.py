@@ -1,4 +1,4 @@
-"""What makes a pre-trained weight good for transfer, and how do you make it better?
+"""Tools to measure what makes pre-trained weights good for transfer, and to make them better.
 
 Subpackages load when they are first used, so that `import jaxtl` loads neither TensorFlow nor Flax.
 """

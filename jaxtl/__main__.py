@@ -1,4 +1,4 @@
-"""`python -m jaxtl` is `jaxtl`."""
+"""The command line: `python -m jaxtl` is the same as `jaxtl`."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from jaxtl.host import streams, supervision
 def leave() -> None:
   """Runs the command and ends the process.
 
-  One of several that fails does not wait at its end for the others, as JAX would for five minutes: they wait
-  for it. They notice by its heartbeat. Process 0 leaves a little later, since its end ends them at once,
-  and all may be about to say the same.
+  If one of several processes fails, it does not wait for the others, as JAX would for five minutes, because
+  they wait for it. They notice its missing heartbeat. Process 0 exits two seconds later, since its exit ends
+  the others at once, and all of them may be about to report the same error.
   """
   supervision.end_with_watcher()
   try:
@@ -24,7 +24,7 @@ def leave() -> None:
     with contextlib.suppress(*streams.ANY):
       traceback.print_exc()
     if supervision.may_be_a_peers(error):
-      sys.exit(1)  # JAX, which waits for the peer now, finds out which
+      sys.exit(1)  # JAX now waits for the peers and finds out which one is lost
     code = 1
   streams.flush_or_discard()
   if code and supervision.is_child():

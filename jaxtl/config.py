@@ -1,9 +1,10 @@
 """Configs: an import path and its signature.
 
-A *spec* is a mapping with one special key: `fn` names a function of data whose keyword-only arguments are
-fixed by the other keys, `make` an object that is made from them. A leading dot means inside jaxtl. A
-signature is the schema: there is no registry, and no key that no signature shows. Everything is checked
-before anything runs, and every mistake is one line that names the path, the key and the nearest right one.
+A *spec* is a mapping with one special key. `fn` names a function of data whose keyword-only arguments are
+fixed by the other keys; `make` names a function or class that makes an object from them. A leading dot means
+inside jaxtl. The signature is the schema: there is no registry, and every key appears in a signature.
+Everything is checked before anything runs, and every mistake is reported in one line that names the path, the
+key and the nearest valid one.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ from jaxtl.errors import ConfigError, printable
 T = TypeVar("T")
 KINDS = ("fn", "make")
 _DEEPEST = 64  # levels of a config; deeper nesting is a mistake, and would exhaust Python's stack
-_LONGEST_NAME = 100  # bytes: file systems take 255, and some files have two names and a suffix
-# What a component may receive without being told, if its signature has the name and the spec leaves it open.
+_LONGEST_NAME = 100  # bytes: file systems allow 255, and some file names hold two names and a suffix
+# Arguments that a component receives from the run if its signature has them and the spec leaves them open.
 CONTEXT = ("blocks", "data_dir", "mesh", "num_classes", "steps_per_epoch", "total_steps")
-# Configs that come with a checkpoint are somebody else's data: only public names of these packages are used.
-# Nothing that reads a program, writes a file or starts a process is among them.
+# A config that comes with a checkpoint is untrusted data: only public names of these packages are used.
+# None of them reads a program, writes a file or starts a process.
 TRUSTED = ("jaxtl.data", "jaxtl.losses", "jaxtl.models", "jaxtl.optim", "jaxtl.tasks", "optax")
 
 
 class Verbatim(dict[str, Any]):
-  """A mapping that is kept as it was written: what is in it is checked later, by who knows what it is for."""
+  """A mapping that is kept as written; the code that uses it checks its contents later."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """A component by import path, its keywords checked against its signature.
+  """A component given by its import path, with keywords that are checked against its signature.
 
   Attributes:
     path: as written in the config, for example `.losses.multiclass_smoothed_hinge`.
@@ -59,7 +60,7 @@ class Spec:
   target: Callable[..., Any] = dataclasses.field(compare=False, repr=False)
 
   def realize(self, **context: Any) -> Any:
-    """The function or object, offered the context that its signature asks for and the config leaves open."""
+    """Returns the function or object; `context` supplies the arguments that the config leaves open."""
     keywords = {key: _realize_value(value, context) for key, value in self.keywords.items()}
     for name, parameter in _fixable(self.target, self.kind).items():
       if name in context and name not in keywords:
@@ -75,8 +76,8 @@ def spec(value: Any, *, at: str = "config", trusted: Sequence[str] | None = None
   """Checks the mapping `value` as a spec; `at` is the config path that error messages name.
 
   Raises:
-    ConfigError: not a spec, an import path that leads nowhere, an unknown or missing keyword, a keyword of
-      the wrong type, or (where `trusted` is given) a path outside the trusted packages.
+    ConfigError: `value` is not a spec, its import path does not exist, a keyword is unknown, missing or of
+      the wrong type, or (if `trusted` is given) the path is outside the trusted packages.
   """
   if isinstance(value, Spec):
     return value
@@ -93,7 +94,7 @@ def spec(value: Any, *, at: str = "config", trusted: Sequence[str] | None = None
 
 
 def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None) -> Callable[..., Any]:
-  """The function or class at an import path, where a leading dot means inside jaxtl."""
+  """Returns the function or class at an import path; a leading dot means inside jaxtl."""
   if not isinstance(path, str) or "." not in path:
     raise ConfigError(f"{at} names {path!r}; expected an import path like '.losses.poly1' or 'optax.adamw'")
   full = f"jaxtl{path}" if path.startswith(".") else path
@@ -113,7 +114,7 @@ def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None)
 
 
 def _moved_to(full: str) -> str | None:
-  """The new path of a component, if the package of ours that had it says so in `MOVED`."""
+  """Returns the new path of a component if the jaxtl package that had it lists it in `MOVED`, else None."""
   top, _, rest = full.partition(".")
   package, _, old = rest.partition(".")
   if top != "jaxtl" or not old or importlib.util.find_spec(f"jaxtl.{package}") is None:
@@ -122,10 +123,10 @@ def _moved_to(full: str) -> str | None:
 
 
 def _module(name: str, path: str, at: str) -> types.ModuleType:
-  """Imports a module, whose code may fail in any way.
+  """Imports a module, and reports any failure of its code as a ConfigError.
 
   Raises:
-    ConfigError: there is no such module, or its import fails or exits.
+    ConfigError: the module does not exist, or its import fails or exits.
   """
   try:
     return importlib.import_module(name)
@@ -139,7 +140,7 @@ def _module(name: str, path: str, at: str) -> types.ModuleType:
 
 
 def summary(error: BaseException) -> str:
-  """The type of an error and the first line of its message."""
+  """Returns the type of an error and the first line of its message."""
   try:
     lines = str(error).splitlines()
   except Exception:  # __str__ of a user's own class may fail
@@ -151,7 +152,7 @@ def parse(value: Any, cls: type[T], *, at: str = "config", trusted: Sequence[str
   """Makes the frozen dataclass `cls` from a mapping, checking every key and every type.
 
   Raises:
-    ConfigError: an unknown key, a missing one, a value of the wrong type, or one that the class refuses.
+    ConfigError: a key is unknown or missing, or a value has the wrong type or is refused by the class.
   """
   if not isinstance(value, Mapping):
     raise ConfigError(f"{at} is {value!r}; expected a mapping with {', '.join(_field_names(cls))}")
@@ -170,22 +171,22 @@ def parse(value: Any, cls: type[T], *, at: str = "config", trusted: Sequence[str
       raise ConfigError(f"{at} needs {field.name!r}")
   try:
     return cls(**made)
-  except ConfigError as error:  # from __post_init__, which knows the field and not the place
+  except ConfigError as error:  # from __post_init__, which knows the field but not its path
     raise ConfigError(f"{at}.{error}") from error
 
 
 def require(**conditions: tuple[Any, bool, str]) -> None:
-  """Raises ConfigError for the first field, given as (value, whether it is good, what was expected)."""
+  """Raises ConfigError for the first invalid field; each is (value, whether it is valid, the expectation)."""
   for name, (value, good, expected) in conditions.items():
     if not good:
       raise ConfigError(f"{name} is {value!r}; expected {expected}")
 
 
 def merge(base: Any, difference: Any) -> Any:
-  """`base` with a nested difference: mappings merge, all else replaces.
+  """Applies a nested difference to `base`: mappings are merged, all other values are replaced.
 
-  A mapping that names another component replaces the whole, so that an old loss's keywords never leak into
-  a new one.
+  A mapping that names another component replaces the whole, so that the keywords of an old loss never leak
+  into a new one.
   """
   both = isinstance(base, Mapping) and isinstance(difference, Mapping)
   if not both or any(kind in difference and base.get(kind) != difference[kind] for kind in KINDS):
@@ -197,11 +198,11 @@ def override(config: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
   """Applies command-line overrides such as `arms.sam.gradient.rho=0.1` to a copy of the config.
 
   Values are Python literals (`0.1`, `True`, `None`, `(0, 1)`, `"text"`); anything else is text.
-  A number in the path indexes a list. Where another component is named, as by `base.model.make=...`, the
-  keywords of the old one are removed, except those that are assigned here as well.
+  A number in the path indexes a list. If an assignment names another component, such as
+  `base.model.make=...`, the keywords of the old one are removed, except those that are assigned as well.
 
   Raises:
-    ConfigError: an assignment without `=`, a path that leads nowhere, or a value that no config holds.
+    ConfigError: an assignment has no `=`, a path does not exist, or a config cannot hold a value.
   """
   result: Any = json.loads(json.dumps(config))
   split = [assignment.partition("=") for assignment in assignments]
@@ -228,14 +229,14 @@ def override(config: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
 
 
 def _clear(node: dict[str, Any], at: str, assigned: Sequence[str]) -> None:
-  """Removes the keys of the mapping at a path, except those that are assigned or lead to what is."""
+  """Removes the keys of the mapping at a path, except assigned ones and the parents of assigned ones."""
   for key in list(node):
     if not any(f"{path}.".startswith(f"{at}.{key}.") for path in assigned):
       del node[key]
 
 
 def differences(old: Any, new: Any, *, at: str = "") -> list[str]:
-  """One line for each place where two plain configs differ: `path: old -> new`."""
+  """Returns one line for each place where two plain configs differ: `path: old -> new`."""
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     keys = [*old, *(key for key in new if key not in old)]
     found = [
@@ -250,23 +251,23 @@ def differences(old: Any, new: Any, *, at: str = "") -> list[str]:
 
 
 def _are_lists_of_mappings(*values: Any) -> bool:
-  """Whether the values are lists of one length, and what is in them are mappings, like transforms."""
+  """Returns whether the values are lists of equal length that hold only mappings, such as transforms."""
   if not all(isinstance(value, (list, tuple)) and len(value) == len(values[0]) for value in values):
     return False
   return all(isinstance(item, Mapping) for value in values for item in value)
 
 
 def first_few(lines: Sequence[str], *, most: int = 3) -> str:
-  """The first lines as one, and how many more there are."""
+  """Joins the first lines into one, and adds how many more there are."""
   more = f" (and {len(lines) - most} more)" if len(lines) > most else ""
   return f"{'; '.join(lines[:most])}{more}"
 
 
 def plain(value: Any) -> Any:
-  """A config, a spec or a parsed dataclass as JSON data: mappings, lists, numbers, text.
+  """Converts a config, a spec or a parsed dataclass to JSON data: mappings, lists, numbers, text.
 
   Raises:
-    ConfigError: it holds something else, an integer of more than 63 bits, or is nested too deeply.
+    ConfigError: the value holds something else, an integer of more than 63 bits, or is nested too deeply.
   """
   return _plain(value, 0)
 
@@ -339,7 +340,7 @@ def _check_keywords(
 
 
 def _fixable(target: Callable[..., Any], kind: str) -> dict[str, inspect.Parameter]:
-  """What a config may fix: keyword-only parameters of a function of data, all of what is made."""
+  """Returns the parameters that a config may fix: keyword-only ones for `fn`, all named ones for `make`."""
   positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
   kinds = (inspect.Parameter.KEYWORD_ONLY, *(positional if kind == "make" else ()))
   return {name: p for name, p in _signature(target).parameters.items() if p.kind in kinds}
@@ -353,7 +354,7 @@ def _takes_data(target: Callable[..., Any]) -> bool:
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
   try:
     return _known_signature(target)
-  except (TypeError, ValueError):  # it is written in C
+  except (TypeError, ValueError):  # the target is written in C
     raise ConfigError(f"{target!r} does not say what arguments it takes; wrap it in a function") from None
 
 
@@ -363,20 +364,20 @@ def _known_signature(target: Callable[..., Any]) -> inspect.Signature:
 
 
 def _hint(target: Callable[..., Any], keyword: str) -> Any:
-  """The annotation of one keyword; others are left alone, since what they name may take long to import."""
+  """Returns the annotation of one keyword; others stay unresolved, as their types may be slow to import."""
   function: Any = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
   own = {key: item for key, item in getattr(function, "__annotations__", {}).items() if key == keyword}
   try:
     found = typing.get_type_hints(
       types.SimpleNamespace(__annotations__=own), globalns=getattr(function, "__globals__", {})
     )
-  except (NameError, TypeError):  # other people's annotations need not resolve
+  except (NameError, TypeError):  # annotations in other packages need not resolve
     return Any
   return found.get(keyword, Any)
 
 
 def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -> Any:
-  """`value` as the type that an annotation asks for, or one line that says what was expected."""
+  """Converts `value` to the type of an annotation, or raises one line that says what was expected."""
   if type(value) is int:
     _check_size(value, at)
   if hint is Verbatim:
@@ -425,7 +426,7 @@ def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -
 
 
 def _is_component(hint: Any) -> bool:
-  """Whether an annotation asks for a function or a made object: Callable, Protocol, a tuple of functions."""
+  """Returns whether an annotation asks for a component: Callable, Protocol or a named tuple of functions."""
   if get_origin(hint) is collections.abc.Callable:
     return True
   return isinstance(hint, type) and (getattr(hint, "_is_protocol", False) or hasattr(hint, "_fields"))
@@ -453,7 +454,7 @@ def _field_names(cls: type) -> list[str]:
 
 
 def nearest(key: str, names: Iterable[str]) -> str:
-  """`; did you mean 'x'?`, or the list of what there is where nothing is near."""
+  """Returns `; did you mean 'x'?`, or the list of valid names if none is similar."""
   names = list(names)
   near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
   if near:
@@ -462,7 +463,7 @@ def nearest(key: str, names: Iterable[str]) -> str:
 
 
 def check_names(names: Iterable[str], *, at: str, reserved: Iterable[str] = ()) -> None:
-  """Checks names that files or folders get: each stays one part of a path, on every system.
+  """Checks names for files or folders: each must be a single part of a path on every system.
 
   Args:
     names: given by the user.
@@ -470,7 +471,7 @@ def check_names(names: Iterable[str], *, at: str, reserved: Iterable[str] = ()) 
     reserved: names that are taken, in lower case; also with suffixes, so that `log` reserves `log.txt`.
 
   Raises:
-    ConfigError: for the first name that cannot be used.
+    ConfigError: a name cannot be used; the message shows the first one.
   """
   taken = set(reserved)
   for name in names:
@@ -480,7 +481,7 @@ def check_names(names: Iterable[str], *, at: str, reserved: Iterable[str] = ()) 
 
 
 def _problem_of(name: str, reserved: set[str]) -> str:
-  """Says what is wrong with a file's name; empty if nothing is."""
+  """Says what is wrong with the name of a file; returns an empty text if nothing is."""
   try:
     length = len(name.encode())
   except UnicodeEncodeError:
@@ -517,7 +518,7 @@ def _child(node: Any, key: str, path: str) -> Any:
 
 def _literal(text: str, path: str) -> Any:
   try:
-    with warnings.catch_warnings(action="ignore"):  # about text that looks like a malformed number
+    with warnings.catch_warnings(action="ignore"):  # for text that looks like a malformed number
       value = ast.literal_eval(text)
   except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     return text
@@ -528,7 +529,7 @@ def _literal(text: str, path: str) -> Any:
 
 
 def call(value: Any) -> str:
-  """A component as a short call: `adam(peak_rate=0.001)`."""
+  """Writes a component as a short call: `adam(peak_rate=0.001)`."""
   if not isinstance(value, Mapping):
     return f"{value:g}" if isinstance(value, float) else str(value)
   kind = next((kind for kind in KINDS if kind in value), None)

@@ -1,7 +1,7 @@
-"""Errors that end in one line for the user: what was given, what was expected, what to write instead.
+"""Errors that the user sees as one line: what was given, what was expected, what to write instead.
 
-Each has the exit code of the command that it ends. 42 asks for a restart with the same command; whatever
-starts runs (SLURM, Kubernetes) may do that at once, and must not for the others.
+Each class has the exit code of the command that it ends. Code 42 asks for a restart with the same command. A
+scheduler (SLURM, Kubernetes) may restart such a run at once, and must not do so for other codes.
 """
 
 import difflib
@@ -10,44 +10,44 @@ import math
 import re
 from collections.abc import Sequence
 
-# Of the disk, not of a name that was given: no space, over quota, worn out, read-only.
+# Failures of the disk and not of a given name: no space, over quota, I/O error, read-only.
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class InputError(ValueError):
-  """Something that the user gave cannot be used: the command line prints the message."""
+  """An input of the user that cannot be used; the command line prints the message."""
 
   code = 2
 
 
 class ConfigError(InputError):
-  """A config names something that does not exist, misses a keyword, or has a value of the wrong type."""
+  """A config that names something that does not exist, lacks a keyword, or has a value of the wrong type."""
 
 
 class DataError(InputError):
-  """A data set is missing, damaged beyond its budget, or does not fit what it is used for."""
+  """A data set that is missing, damaged beyond its budget, or does not fit its use."""
 
   code = 3
 
 
 class CheckpointError(InputError):
-  """A checkpoint is missing, incomplete, or does not fit the model that should take it."""
+  """A checkpoint that is missing, incomplete, or does not fit the model that should load it."""
 
 
 class DamagedError(CheckpointError):
-  """A step is not what was saved: a part is missing, cut off or changed. A disk that does not answer, or a
-  format that this version does not know, is no damage.
+  """A checkpoint step that differs from what was saved: a part is missing, truncated or changed.
 
-  What the user gave was right, and what the storage kept is not: the exit code is that of storage.
+  A disk that does not answer, or a format that this version does not know, does not count as damage. The
+  user's input is correct and the stored data are not, so the exit code is that of storage errors.
   """
 
   code = 5
 
 
 class NonFiniteLossError(InputError):
-  """The loss, `value`, is NaN or infinite at the parameters that were given.
+  """A loss, `value`, that is NaN or infinite at the given parameters.
 
-  The exit code is that of `NonFiniteError`, which is for what happens in a run.
+  The exit code is that of `NonFiniteError`, which is for failures during a run.
   """
 
   code = 4
@@ -58,13 +58,13 @@ class NonFiniteLossError(InputError):
 
 
 class RunError(RuntimeError):
-  """A run that cannot go on although its input was fine."""
+  """A run that cannot continue although its input is valid."""
 
   code = 1
 
 
 class NonFiniteError(RunError):
-  """The loss or the gradient is NaN or infinite, or the loss has leapt; `step` is where, if in training."""
+  """A NaN or infinite loss or gradient, or a loss spike; `step` is the training step, if there is one."""
 
   code = 4
 
@@ -74,19 +74,19 @@ class NonFiniteError(RunError):
 
 
 class StorageError(RunError):
-  """Checkpoints cannot be written or read, or none of those that were is whole."""
+  """Checkpoints that cannot be written or read, or of which none is intact."""
 
   code = 5
 
 
 class Restart(RunError):
-  """Preemption, a lost peer, a hang: the run goes on when it is started again."""
+  """A preemption, a lost peer or a hang; the run resumes when it is started again."""
 
   code = 42
 
 
 def exit_code(error: BaseException) -> int:
-  """The exit code of the command that an error ends."""
+  """Returns the exit code of the command that an error ends."""
   if isinstance(error, (InputError, RunError)):
     return error.code
   if isinstance(error, KeyboardInterrupt):
@@ -101,7 +101,7 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-  """Escapes what would act on a terminal as Python writes it, such as `\\x1b`.
+  """Escapes characters that would control a terminal, the way Python writes them, such as `\\x1b`.
 
   Args:
     text: may contain names from outside, for example of files or classes. A byte of a file name that is not
@@ -118,11 +118,11 @@ def _escaped(character: str, lines: bool) -> str:
 
 
 def cannot_write(where: object, error: OSError, *, instead: str = "") -> InputError | StorageError:
-  """The error to raise for a file or folder that cannot be written.
+  """Returns the error to raise for a file or folder that cannot be written.
 
   Args:
     where: the place, as the message names it.
-    error: why.
+    error: the cause.
     instead: what to write instead, such as "give another --out".
 
   Returns:
@@ -133,25 +133,25 @@ def cannot_write(where: object, error: OSError, *, instead: str = "") -> InputEr
 
 
 def instead(name: str, blocks: Sequence[str]) -> str:
-  """What a message says to write for a block that there is not: the nearest one, and all there are."""
+  """Returns the end of a message about an unknown block: the nearest name, and the list of all blocks."""
   near = difflib.get_close_matches(name, blocks, n=1, cutoff=0.5)
   meant = f"; did you mean {near[0]!r}?" if near else "."
   return f"{meant} The blocks are {listed(blocks)}"
 
 
 def listed(names: Sequence[str], *, most: int = 24) -> str:
-  """Names between commas; of more than `most`, the first and the last ones."""
+  """Joins names with commas; shows only the first and the last ones if there are more than `most`."""
   if len(names) <= most:
     return ", ".join(names)
   return f"{', '.join(names[: most - 4])}, ... ({len(names) - most} more), {', '.join(names[-4:])}"
 
 
 def essence(error: Exception | None) -> str:
-  """The first line of an error, which is mostly the one that says something."""
+  """Returns the first line of an error, which is usually the informative one."""
   return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def few(names: Sequence[str]) -> str:
-  """At most three names, and how many more there are."""
+  """Returns at most three names, and how many more there are."""
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return ", ".join(map(repr, names[:3])) + more

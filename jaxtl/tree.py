@@ -16,53 +16,53 @@ Tree = Any
 
 
 def add(a: Tree, b: Tree) -> Tree:
-  """a + b, leaf by leaf."""
+  """Returns a + b, leaf by leaf."""
   return jax.tree.map(jnp.add, a, b)
 
 
 def sub(a: Tree, b: Tree) -> Tree:
-  """a - b, leaf by leaf."""
+  """Returns a - b, leaf by leaf."""
   return jax.tree.map(jnp.subtract, a, b)
 
 
 def scale(factor: Array | float, a: Tree) -> Tree:
-  """factor * a, each leaf keeping its type."""
+  """Returns factor * a; each leaf keeps its type."""
   return jax.tree.map(lambda x: jnp.asarray(factor * x, x.dtype), a)
 
 
 def mul(a: Tree, b: Tree) -> Tree:
-  """a * b, leaf by leaf."""
+  """Returns a * b, leaf by leaf."""
   return jax.tree.map(jnp.multiply, a, b)
 
 
 def lerp(a: Tree, b: Tree, alpha: Array | float) -> Tree:
-  """(1 - alpha) a + alpha b: exact at both ends, which a + alpha (b - a) is not in floating point."""
+  """Returns (1 - alpha) a + alpha b, exact at both ends; in floating point, a + alpha (b - a) is not."""
   return jax.tree.map(lambda x, y: jnp.asarray((1 - alpha) * x + alpha * y, x.dtype), a, b)
 
 
 def dot(a: Tree, b: Tree) -> Array:
-  """<a, b> over the whole tree, summed in float32 or wider."""
+  """Returns <a, b> over the whole tree, summed in float32 or wider."""
   products = jax.tree.map(lambda x, y: jnp.sum(wide(x) * wide(y)), a, b)
   return sum(jax.tree.leaves(products), start=jnp.float32(0))
 
 
 def norm(a: Tree) -> Array:
-  """The Euclidean norm over the whole tree."""
+  """Returns the Euclidean norm over the whole tree."""
   return jnp.sqrt(dot(a, a))
 
 
 def wide(x: Array) -> Array:
-  """An array in float32, or in its own type where that is wider: what sums are taken in."""
+  """Casts an array to the type that sums are taken in: float32, or its own type if that is wider."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def zeros_like(a: Tree) -> Tree:
-  """A tree of zeros with the shapes and types of `a`."""
+  """Returns a tree of zeros with the shapes and types of `a`."""
   return jax.tree.map(jnp.zeros_like, a)
 
 
 def random_like(key: Array, a: Tree, *, sampler: Callable[..., Array] = jax.random.normal) -> Tree:
-  """Independent draws from `sampler(key, shape, dtype)`, one key for each leaf."""
+  """Draws independent values from `sampler(key, shape, dtype)`, with one key for each leaf."""
   leaves, structure = jax.tree.flatten(a)
   keys = jax.random.split(key, len(leaves))
   draws = [sampler(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
@@ -70,29 +70,29 @@ def random_like(key: Array, a: Tree, *, sampler: Callable[..., Array] = jax.rand
 
 
 def size(a: Tree) -> int:
-  """The number of scalars in the tree."""
+  """Returns the number of scalars in the tree."""
   return sum(x.size for x in jax.tree.leaves(a))
 
 
 def paths(a: Tree) -> list[str]:
-  """The name of each leaf, `stage1_block1/conv1/kernel`, in the order of `jax.tree.leaves`."""
+  """Returns the name of each leaf, as `stage1_block1/conv1/kernel`, in the order of `jax.tree.leaves`."""
   return [_join(path) for path, _ in jax.tree_util.tree_leaves_with_path(a)]
 
 
 def map_with_path(fn: Callable[..., Any], a: Tree, *rest: Tree) -> Tree:
-  """`fn(path, leaf, *leaves of rest)` at every leaf."""
+  """Maps `fn(path, leaf, *leaves of rest)` over every leaf."""
   return jax.tree_util.tree_map_with_path(lambda path, *x: fn(_join(path), *x), a, *rest)
 
 
 def label(a: Tree, rules: Sequence[tuple[str, Any]], *, needed: bool = True) -> Tree:
-  """The value of the first rule `(path regex, value)` that finds each leaf's path.
+  """Labels each leaf with the value of the first rule `(path regex, value)` that matches its path.
 
   Args:
-    needed: False lets rules find nothing, for a tree that is only a part.
+    needed: False allows rules that match nothing, for a tree that is only a part.
 
   Raises:
-    ConfigError: a pattern that is no regex, a leaf that no rule finds, or a rule that finds no leaf before
-      another rule does: a rule that does nothing is nearly always a misspelt path.
+    ConfigError: a pattern is not a regex, no rule matches a leaf, or a rule is the first match of no leaf: a
+      rule that does nothing is nearly always a misspelt path.
   """
   used = set()
   regexes = [_compiled(pattern) for pattern, _ in rules]
@@ -112,13 +112,13 @@ def label(a: Tree, rules: Sequence[tuple[str, Any]], *, needed: bool = True) -> 
 
 
 def matches(a: Tree, where: str | None, *, needed: bool = True) -> Tree:
-  """True at the leaves whose path the regex `where` finds; everywhere where it is None.
+  """Returns a tree of booleans: whether the regex `where` matches the leaf's path; all True for None.
 
   Args:
-    needed: False lets it find nothing, for a tree that is only a part.
+    needed: False allows a regex that matches nothing, for a tree that is only a part.
 
   Raises:
-    ConfigError: nothing matches, or `where` is no regex.
+    ConfigError: nothing matches, or `where` is not a regex.
   """
   if where is None:
     return jax.tree.map(lambda _: True, a)
@@ -130,22 +130,22 @@ def matches(a: Tree, where: str | None, *, needed: bool = True) -> Tree:
 
 
 def select(a: Tree, where: str) -> dict[str, Array]:
-  """The leaves whose path the regex `where` finds, as {path: leaf}.
+  """Returns the leaves whose path matches the regex `where`, as {path: leaf}.
 
   Raises:
-    ConfigError: nothing matches, or `where` is no regex.
+    ConfigError: nothing matches, or `where` is not a regex.
   """
   chosen = jax.tree.leaves(matches(a, where))
   return {path: leaf for path, leaf, kept in zip(paths(a), jax.tree.leaves(a), chosen, strict=True) if kept}
 
 
 def replace(a: Tree, leaves: Mapping[str, Array]) -> Tree:
-  """The tree with some leaves replaced by those of {path: leaf}; the inverse of `select`."""
+  """Replaces some leaves of the tree by those of {path: leaf}; the inverse of `select`."""
   return map_with_path(lambda path, leaf: leaves.get(path, leaf), a)
 
 
 def first_nonfinite(a: Tree) -> str | None:
-  """The path of the first leaf with a NaN or an infinity; None where all are finite."""
+  """Returns the path of the first leaf with a NaN or an infinity; None if all are finite."""
   good = jax.device_get(_finite(a))
   return next((path for path, finite in zip(paths(a), good, strict=True) if not finite), None)
 
@@ -156,7 +156,7 @@ def _finite(a: Tree) -> list[Array]:
 
 
 def _named(a: Tree) -> str:
-  """What the parameters are called, for who wrote a name that none has."""
+  """Describes how the parameters are named, for a message about a name that none has."""
   names = paths(a)
   blocks = list(dict.fromkeys(name.partition("/")[0] for name in names))
   return f"parameters are named like {', '.join(names[:3])}, in the blocks {listed(blocks)}"

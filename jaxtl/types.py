@@ -1,4 +1,4 @@
-"""The vocabulary of the library: arrays, trees, batches, and the protocols by which the parts meet.
+"""The vocabulary of the library: arrays, trees, batches, and the protocols between its parts.
 
 The batch contract (every pipeline produces it, every task consumes it):
 
@@ -7,10 +7,10 @@ The batch contract (every pipeline produces it, every task consumes it):
   label_b int32 [B], weight float32 [B]   optional, from mixup and cutmix: the target is
                                 `weight * label + (1 - weight) * label_b`
   mask   bool [B]               False for rows that only pad the batch to its fixed shape
-  weak   a batch of its own     optional, for gradient rules that ask for one (`GradientRule`): drawn from the
-                                same source, uniformly with replacement, whatever the batch around it holds
-  hidden [B, ...]               instead of `image`, where a part of the network is computed once and kept
-                                (`jaxtl.train.prefix_cache`): what enters the first block that is not
+  weak   a separate batch       optional, for gradient rules that ask for one (`GradientRule`): drawn from the
+                                same source, uniformly with replacement, independently of the outer batch
+  hidden [B, ...]               instead of `image`, if the output of a part of the network is cached
+                                (`jaxtl.train.prefix_cache`): the input of the first block that is not cached
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Row = dict[str, Any]  # one line of `rows.jsonl`
 
 
 class Aux(NamedTuple):
-  """What a loss returns beside its value.
+  """The values that a loss returns in addition to the loss itself.
 
   Attributes:
-    batch_stats: normalisation statistics after this batch (the given ones where they are frozen).
+    batch_stats: normalisation statistics after this batch (the given ones if they are frozen).
     metrics: scalars for the log.
-    memory: what a gradient rule with memory carries to the next step; `()` for all others.
+    memory: the state that a gradient rule with memory carries to the next step; `()` for all others.
   """
 
   batch_stats: Params
@@ -43,13 +43,13 @@ class Aux(NamedTuple):
 
 
 class LossFn(Protocol):
-  """(params, batch_stats, batch, key) -> (mean loss, Aux)."""
+  """A function (params, batch_stats, batch, key) -> (mean loss, Aux)."""
 
   def __call__(self, params: Params, batch_stats: Params, batch: Batch, key: Array) -> tuple[Array, Aux]: ...
 
 
 class ValueAndGrad(Protocol):
-  """The face of `jax.value_and_grad(loss_fn, has_aux=True)`; memory, if any, is the fifth argument."""
+  """The interface of `jax.value_and_grad(loss_fn, has_aux=True)`; memory, if any, is the fifth argument."""
 
   def __call__(
     self, params: Params, batch_stats: Params, batch: Batch, key: Array, *memory: Any
@@ -60,10 +60,10 @@ class GradientRule(Protocol):
   """A way to take the gradient of a loss: plain, SAM, accumulation, ...
 
   A rule that remembers something between steps also has `init_memory(params) -> tuple`, and its
-  `value_and_grad` returns the next memory in `Aux.memory`. One that moves a part of the network alone has
-  `trained(model) -> path regex` of that part, its gradient is exactly zero elsewhere, and
-  `cut(model, params) -> block` says where a hidden state may enter instead of images. One that looks at a
-  second batch has `weak_rows(batch_size) -> rows of it`, and finds it as `batch["weak"]`.
+  `value_and_grad` returns the next memory in `Aux.memory`. A rule that trains only a part of the network has
+  `trained(model) -> path regex` of that part. Its gradient is exactly zero elsewhere, and
+  `cut(model, params) -> block` names the block that a hidden state may enter instead of images. A rule that
+  reads a second batch has `weak_rows(batch_size) -> number of its rows`, and finds it as `batch["weak"]`.
   """
 
   def __call__(self, loss_fn: LossFn) -> ValueAndGrad: ...
@@ -74,14 +74,14 @@ class Model:
   """A backbone with its head as pure functions of (params, batch_stats, images).
 
   Attributes:
-    name: what it was made by, for example `resnet50`.
+    name: the function that made it, for example `resnet50`.
     init: (key, images) -> (params, batch_stats).
     apply: (params, batch_stats, images, *, train=False, frozen_stats=False, key=None,
-      start=None, stop=None) -> (features, batch_stats). `train` switches dropout and stochastic
-      depth on; batch statistics are those of the batch, and are updated, when `train` and not
-      `frozen_stats`. Features are `stage1..`, `pooled`, `logits`, as far as the run blocks produce
-      them. With `start`, `images` is the hidden state that enters that block; with `stop`, the
-      result holds the single feature `hidden`, which enters block `stop`.
+      start=None, stop=None) -> (features, batch_stats). `train` enables dropout and stochastic
+      depth. With `train` and without `frozen_stats`, normalisation uses the statistics of the batch
+      and updates the stored ones. Features are those of `stage1..`, `pooled` and `logits` that the
+      executed blocks produce. With `start`, `images` is the hidden state that enters that block;
+      with `stop`, the result holds the single feature `hidden`, which enters block `stop`.
     blocks: the names of the blocks in forward order; each is a top-level key of `params`. The first
       is the stem, the last is the head.
   """
@@ -96,23 +96,23 @@ class Model:
     return self.blocks[-1]
 
   def prefix(self, params: Params, batch_stats: Params, images: Array, *, stop: str) -> Array:
-    """The hidden state that enters block `stop`, with the stored statistics."""
+    """Computes the hidden state that enters block `stop`, with the stored statistics."""
     features, _ = self.apply(params, batch_stats, images, stop=stop)
     return features["hidden"]
 
   def suffix(self, params: Params, batch_stats: Params, hidden: Array, *, start: str) -> dict[str, Array]:
-    """All features from block `start` on, with the stored statistics."""
+    """Computes all features from block `start` on, with the stored statistics."""
     features, _ = self.apply(params, batch_stats, hidden, start=start)
     return features
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelLoss:
-  """A `LossFn` that says which model it is of, and can be taken of another: of parts of it, or of logits.
+  """A `LossFn` that knows its model and can be made for another one: for parts of it, or for logits.
 
   Attributes:
-    model: what it is of.
-    of: Model -> LossFn, the same loss of another model.
+    model: the model whose loss it is.
+    of: Model -> LossFn, the same loss for another model.
   """
 
   model: Model
@@ -125,13 +125,13 @@ class ModelLoss:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything that changes during training, arrays only.
+  """Everything that changes during training, as arrays only.
 
   Attributes:
     step: int32 [], updates made so far.
     params, batch_stats: the weights and the normalisation statistics.
-    opt_state: the optimiser's state, the parameters' moving average included.
-    memory: what the gradient rule carries between steps (LookSAM's direction); `()` for most.
+    opt_state: the optimiser's state, including the moving average of the parameters.
+    memory: the state that the gradient rule carries between steps (LookSAM's direction); `()` for most.
   """
 
   step: Array

@@ -1,4 +1,4 @@
-"""Curvature of a loss: products, the spectrum seen through them, and sharpness, each with its error."""
+"""Curvature of a loss: products, the spectrum that they show, and sharpness, each with its error."""
 
 from jaxtl.curvature.estimate import Estimate
 from jaxtl.curvature.finite import check_params

@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
   num_evaluations: int
 
   def error(self, confidence: float = 0.99) -> float:
-    """Half the width of the confidence interval, by Student's t: the error that an estimate states.
+    """Returns half the width of the confidence interval, by Student's t: the stated error of an estimate.
 
     Args:
       confidence: how often the interval contains the true value, if the samples are normal. See `coverage`.
@@ -39,14 +39,14 @@ class Estimate(NamedTuple):
   def coverage(self, largest: float, confidence: float = 0.95) -> float:
     """Returns how often value ± `error` contains the true trace, given the largest eigenvalue.
 
-    A probe sees that eigenvalue with the skewed distribution of a squared normal variable, of variance
-    2 largest^2, and all others count as normal. Estimated from 20,000 simulations, to within 0.5 %. If
-    the eigenvalue makes all of the variance, 95 % intervals contain the true trace in 82 % of cases with 4
-    probes, in 85 % with 8, 88 % with 16 and 91 % with 32.
+    That eigenvalue contributes a squared normal variable to a probe, which is skewed and has the variance
+    2 largest^2; all others count as normal. The result is estimated from 20,000 simulations, to within 0.5 %.
+    If the eigenvalue causes all of the variance, 95 % intervals contain the true trace in 82 % of cases with
+    4 probes, in 85 % with 8, 88 % with 16 and 91 % with 32.
 
     Args:
       largest: the eigenvalue of the largest size; its share of the trace is largest / value.
-      confidence: of the interval.
+      confidence: that of the interval.
     """
     variance = self.num_samples * self.standard_error**2
     part = min(1.0, 2 * largest**2 / variance) if variance > 0 else 1.0
@@ -55,7 +55,7 @@ class Estimate(NamedTuple):
 
 @functools.cache
 def _coverage(part: float, num_samples: int, confidence: float) -> float:
-  """Simulates it for samples of which a part of the variance is that of a squared normal variable."""
+  """Simulates the coverage of samples with a part of their variance from a squared normal variable."""
   from scipy import stats
 
   rng = np.random.default_rng(0)
@@ -68,13 +68,13 @@ def _coverage(part: float, num_samples: int, confidence: float) -> float:
 
 
 def of_samples(samples: Sequence[float], *, num_evaluations: int) -> Estimate:
-  """Their mean and its standard error, in float64."""
+  """Returns the mean of the samples and its standard error, computed in float64."""
   values = np.asarray(samples, np.float64)
   spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
   return Estimate(float(np.mean(values)), spread, len(values), num_evaluations)
 
 
 def check_num_samples(num_samples: int) -> None:
-  """Raises ConfigError where there are too few samples for a standard error."""
+  """Raises ConfigError if there are too few samples for a standard error."""
   if num_samples < 2:
     raise ConfigError(f"num_samples is {num_samples}; a standard error needs at least 2")

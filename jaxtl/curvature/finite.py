@@ -1,4 +1,4 @@
-"""Refuses parameters, losses and products that are not finite, and names the first leaf that is at fault."""
+"""Checks that refuse non-finite parameters, losses and products, and name the first leaf at fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtl.types import Array, Params
 
 
 def check_params(params: Params) -> None:
-  """Raises InputError, which names the first such parameter, if one is not a float or not finite.
+  """Raises InputError if a parameter is not a float or not finite; the message names the first one.
 
   The values of traced parameters are not checked.
   """
@@ -25,7 +25,7 @@ def check_params(params: Params) -> None:
 
 
 def check_floating(params: Params) -> None:
-  """Raises InputError, which names the first such leaf, if one is not a float and so has no derivative."""
+  """Raises InputError if a leaf is not a float and so has no derivative; the message names the first one."""
   for path, leaf in zip(tree.paths(params), jax.tree.leaves(params), strict=True):
     dtype = jax.dtypes.result_type(leaf)
     if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
@@ -36,9 +36,9 @@ def check_floating(params: Params) -> None:
 
 
 def check_loss(loss: Array | float, params: Params) -> None:
-  """Raises NonFiniteLossError where the loss is not finite at these parameters.
+  """Raises NonFiniteLossError if the loss is not finite at these parameters.
 
-  The derivatives do not tell: those of a loss with a NaN added to it are finite.
+  The derivatives do not show it: those of a loss with a NaN added to it are finite.
   """
   value = float(loss)
   if math.isfinite(value):
@@ -53,7 +53,7 @@ def check_loss(loss: Array | float, params: Params) -> None:
 
 
 def check_product(product: Params, size: float) -> None:
-  """Raises InputError, which names the first leaf, where `size`, a norm of the product, is not finite."""
+  """Raises InputError if `size`, a norm of the product, is not finite; the message names the first leaf."""
   if np.isfinite(size):
     return
   if path := tree.first_nonfinite(product):

@@ -1,4 +1,4 @@
-"""The diagonal of the Fisher information: how much each single parameter matters for what a model says."""
+"""The diagonal of the Fisher information: how much each parameter matters for the predictions of a model."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from jaxtl.types import Array, Params
 def fisher_diagonal(
   predict: Callable[[Params, Any], tuple[Array, Array]], params: Params, batches: Batches, key: Array
 ) -> Params:
-  """The mean over all examples of the squared gradient of -log p(y), y drawn from the model itself.
+  """Estimates the mean over all examples of the squared gradient of -log p(y), y drawn from the model.
 
-  What `weights.fisher_average` weighs models by (Matena and Raffel, "Merging Models with Fisher-Weighted
-  Averaging", 2021, arXiv 2111.09832, equation 3, with one label for each example). Drawn labels make it the
-  Fisher matrix of the model; the data's own would make it the empirical one, which vanishes where the model
-  fits them.
+  `weights.fisher_average` weighs models by it (Matena and Raffel, "Merging Models with Fisher-Weighted
+  Averaging", 2021, arXiv 2111.09832, equation 3, with one label for each example). With labels drawn from the
+  model it is the diagonal of the Fisher matrix. With the labels of the data it would be that of the empirical
+  one, which vanishes where the model fits the data.
 
   Args:
     predict: (params, batch) -> (logits [B, K], mask [B], False for padding); examples must not depend on each
       other. `batch` is a dictionary of arrays: those with a first axis of B are split into examples.
     params: a tree of float arrays.
-    batches: a list, or a function that returns them afresh. As many copies of the parameters as a batch has
-      examples are in memory at once: give small ones.
-    key: of the labels.
+    batches: a list, or a function that returns them on each call. Memory holds one copy of the parameters for
+      each example of a batch, so batches should be small.
+    key: for the labels.
 
   Returns:
-    A tree like `params`, zero or above.
+    A tree like `params`, with entries of zero or above.
 
   Raises:
-    InputError: a parameter is not finite, or the squared gradients of one.
+    InputError: a parameter or its squared gradients are not finite.
     NonFiniteLossError: -log p of a label is not finite.
     DataError: the batches hold no examples.
   """

@@ -1,9 +1,8 @@
 """Orthonormal bases of trees, and the Lanczos recursion on top of them.
 
-Library Lanczos (matfree's, for one) runs its recursion inside one compiled loop. A mean over data that are
-streamed from the host cannot be called in there, and convolutions in a rolled loop lose their fast path on
-XLA:CPU (jax-ml/jax#12868); so the recursion is a Python loop here, and matfree is what the tests compare
-it with.
+Lanczos in libraries such as matfree runs its recursion inside one compiled loop. Such a loop cannot call a
+mean over data that are streamed from the host, and convolutions in a rolled loop lose their fast path on
+XLA:CPU (jax-ml/jax#12868). So the recursion is a Python loop here; the tests compare it with matfree.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ _BLOCK = 8  # vectors that are stored and projected on together
 
 
 class Basis:
-  """Orthonormal trees, kept on the devices in blocks of equal shape, so that few programs are compiled.
+  """Orthonormal trees, stored on the devices in blocks of equal shape, so that few programs are compiled.
 
-  They are kept in float32 or wider: vectors in bfloat16 would be orthogonal to two digits only.
+  They are stored in float32 or wider: vectors in bfloat16 would be orthogonal to two digits only.
 
   Args:
     like: a tree with the shapes of the vectors.
@@ -49,15 +48,15 @@ class Basis:
     self._size += 1
 
   def project_out(self, vector: Params) -> Params:
-    """The part of a vector that is orthogonal to all of the basis, in the basis' types."""
+    """Returns the part of a vector that is orthogonal to the whole basis, in the types of the basis."""
     vector = _widened(vector)
-    for _ in range(2):  # once leaves rounding errors of the size of what it takes away
+    for _ in range(2):  # one pass leaves rounding errors of the size of what it removes
       for block in self._blocks:
         vector = _project_out(block, vector)
     return vector
 
   def orthonormal(self, vector: Params) -> Params | None:
-    """The unit vector along `project_out(vector)`; None where it lies in the span, up to rounding."""
+    """Returns the unit vector along `project_out(vector)`; None if it lies in the span, up to rounding."""
     vector = _widened(vector)
     before, rest = float(tree.norm(vector)), self.project_out(vector)
     after = float(tree.norm(rest))
@@ -66,7 +65,7 @@ class Basis:
     return tree.scale(1 / after, rest)
 
   def combine(self, coefficients: np.ndarray) -> Params:
-    """sum_i coefficients[i] * vector i, for as many vectors as there are coefficients."""
+    """Returns sum_i coefficients[i] * vector i, for as many vectors as there are coefficients."""
     total = tree.zeros_like(self._like)
     for number, block in enumerate(self._blocks):
       part = np.zeros(_BLOCK)
@@ -79,7 +78,7 @@ class Basis:
 class Tridiagonal(NamedTuple):
   """H in the basis Q of m Lanczos vectors: H Q - Q T = beta_m r e_m^T + E with a unit vector r.
 
-  In exact arithmetic E is zero. It holds what rounding in the products adds, and what a random restart drops.
+  In exact arithmetic E is zero. E holds what rounding in the products adds and what a random restart drops.
 
   Attributes:
     diagonal: float64 [m].
@@ -98,9 +97,9 @@ class Tridiagonal(NamedTuple):
   exhausted: bool
 
   def rest(self, vectors: np.ndarray) -> np.ndarray:
-    """The lengths of H y - value y for the Ritz vectors y = Q s, s a column of `vectors` [m, k]: [k].
+    """Returns the lengths [k] of H y - value y for the Ritz vectors y = Q s, s a column of `vectors` [m, k].
 
-    beta |s_m|, together with what rounding has added; its columns count as independent.
+    They combine beta |s_m| with what rounding has added, E, whose columns count as independent.
     """
     return np.hypot(self.beta * vectors[-1], np.sqrt(self.lost**2 @ vectors**2))
 
@@ -109,21 +108,21 @@ class Tridiagonal(NamedTuple):
 
 
 def eigh_tridiagonal(diagonal: np.ndarray, off_diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The eigenvalues [m] of T, rising, and its eigenvectors in the columns of [m, m]."""
+  """Returns the eigenvalues [m] of T in ascending order and its eigenvectors in the columns of [m, m]."""
   return np.linalg.eigh(np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
 
 
 def tridiagonalize(matvec: Matvec, start: Params, key: Array | None = None) -> Iterator[Tridiagonal]:
-  """T after each product of the Lanczos recursion with full reorthogonalisation.
+  """Yields T after each product of the Lanczos recursion with full reorthogonalisation.
 
-  Where the Krylov space of `start` is exhausted, and a product has nothing but rounding outside the basis,
-  `key` gives another random vector orthogonal to the basis, and the recursion goes on: a matrix with few
-  different eigenvalues has a small Krylov space. It ends when the basis spans the whole space; or, without
-  `key`, where the Krylov space is exhausted. Lanczos, "An iteration method for the solution of the eigenvalue
+  The Krylov space of `start` is exhausted if a product has nothing but rounding outside the basis. Then `key`
+  gives another random vector orthogonal to the basis, and the recursion continues: a matrix with few distinct
+  eigenvalues has a small Krylov space. The recursion ends when the basis spans the whole space or, without
+  `key`, when the Krylov space is exhausted. Lanczos, "An iteration method for the solution of the eigenvalue
   problem of linear differential and integral operators", 1950.
 
   Args:
-    matvec: v -> H v, symmetric; it is given vectors in the types of `start`.
+    matvec: v -> H v, symmetric; it receives vectors in the types of `start`.
     start: the first vector, of any length but 0.
     key: for new vectors.
 
@@ -170,7 +169,7 @@ def like(vector: Params, other: Params) -> Params:
 
 
 def narrowing(vector: Params) -> float:
-  """The relative error of rounding from the types of the basis to a vector's: 0 for float32 or wider."""
+  """Returns the relative rounding error from the basis to the types of a vector: 0 for float32 or wider."""
   return 0.0 if _precision(vector) <= float(jnp.finfo(jnp.float32).eps) else _precision(vector) / 2
 
 
@@ -179,13 +178,13 @@ def _widened(vector: Params) -> Params:
 
 
 def _precision(a: Params) -> float:
-  """The relative rounding error of the coarsest type in the tree."""
+  """Returns the relative rounding error of the coarsest type in the tree."""
   return max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(a))
 
 
 @jax.jit
 def _unit(vector: Params) -> Params:
-  """Normalises a vector, in wide types: rounded to bfloat16 its length would not be 1."""
+  """Normalises a vector in wide types: rounded to bfloat16, its length would not be 1."""
   wide = _widened(vector)
   return tree.scale(1 / tree.norm(wide), wide)
 
@@ -194,7 +193,7 @@ def _unit(vector: Params) -> Params:
 def _split(
   product: Params, vector: Params, before: Params, coupling: Array | float
 ) -> tuple[Array, Array, Params]:
-  """(<v, H v>, |H v|, what T leaves out of H v)."""
+  """Returns (<v, H v>, |H v|, the part of H v that T does not explain)."""
   product = _widened(product)
   value = tree.dot(vector, product)
   explained = tree.add(tree.scale(value, vector), tree.scale(coupling, before))

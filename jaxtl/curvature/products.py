@@ -1,9 +1,9 @@
 """Products of a curvature matrix with a vector: functions from tree to tree, never a matrix.
 
-`hvp`, `ggn`, `fisher` and `empirical_fisher` take functions of the parameters alone; the same names with
-`_over_batches` are means over many batches, which are streamed once per product.
+`hvp`, `ggn`, `fisher` and `empirical_fisher` take functions of the parameters alone. The same names with
+`_over_batches` return means over many batches, which are streamed once per product.
 
-Both refuse a loss that is not finite, which is computed on the way: the former at their first product.
+Both compute the loss on the way and refuse one that is not finite: the former at their first product.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Matvec = Callable[[Params], Params]
 
 
 def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
-  """v -> H v, the Hessian of `loss` at `params`, as the derivative of the gradient along v.
+  """Returns v -> H v, H the Hessian of `loss` at `params`, as the derivative of the gradient along v.
 
-  Forward over reverse: about twice the cost of a gradient, and the memory of one. Pearlmutter, "Fast exact
-  multiplication by the Hessian", 1994.
+  It is taken forward over reverse, at about twice the cost of a gradient and the memory of one. Pearlmutter,
+  "Fast exact multiplication by the Hessian", 1994.
 
   Args:
     loss: params -> scalar.
@@ -39,18 +39,19 @@ def hvp(loss: Callable[[Params], Array], params: Params) -> Matvec:
 
   Raises:
     InputError: a parameter is not a float or not finite; the message names it.
-    NonFiniteLossError: at the first product: the loss is not finite.
+    NonFiniteLossError: the loss is not finite; raised at the first product.
   """
   return _at(lambda params, vector: _along_gradient(loss, params, vector), params)
 
 
 def ggn(predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: Params) -> Matvec:
-  """v -> J^T H_L J v, the generalised Gauss-Newton matrix: the Hessian without the network's own curvature.
+  """Returns v -> J^T H_L J v, with the generalised Gauss-Newton matrix J^T H_L J.
 
-  J is the Jacobian of the outputs, H_L the Hessian of the loss with respect to them. Positive semi-definite
-  where the loss is convex in the outputs, as the cross-entropy is. With the smoothed hinge, which is not,
-  it is indefinite (see there). It is equal to the Hessian where the outputs are linear in the parameters.
-  Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
+  This is the Hessian without the curvature of the network itself. J is the Jacobian of the outputs, H_L the
+  Hessian of the loss with respect to them. The matrix is positive semi-definite if the loss is convex in the
+  outputs, as the cross-entropy is. With the smoothed hinge, which is not convex, it is indefinite (see
+  there). It is equal to the Hessian if the outputs are linear in the parameters. Schraudolph, "Fast curvature
+  matrix-vector products for second-order gradient descent", 2002.
 
   Args:
     predict: params -> outputs, an array or a tree.
@@ -66,11 +67,11 @@ def ggn(predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: 
 
 
 def fisher(predict: Callable[[Params], Array], params: Params) -> Matvec:
-  """v -> F v, the Fisher information of a softmax classifier, the mean over its inputs.
+  """Returns v -> F v, F the Fisher information of a softmax classifier, as the mean over its inputs.
 
-  F = E_x E_{y ~ p(y|x)} [grad log p(y|x) grad log p(y|x)^T]: the label is the model's own, taken in
-  expectation and not by a draw. It is the Gauss-Newton matrix of the cross-entropy, whatever the labels
-  are. Martens, "New insights and perspectives on the natural gradient method", 2020, arXiv 1412.1193.
+  F = E_x E_{y ~ p(y|x)} [grad log p(y|x) grad log p(y|x)^T]: the label follows the model, as an expectation
+  and not as a draw. F is the Gauss-Newton matrix of the cross-entropy, whatever the labels are. Martens, "New
+  insights and perspectives on the natural gradient method", 2020, arXiv 1412.1193.
 
   Args:
     predict: params -> logits [B, K].
@@ -80,10 +81,10 @@ def fisher(predict: Callable[[Params], Array], params: Params) -> Matvec:
 
 
 def empirical_fisher(losses: Callable[[Params], Array], params: Params) -> Matvec:
-  """v -> (1/B) sum_i g_i <g_i, v>, the uncentred covariance of the examples' gradients with the true labels.
+  """Returns v -> (1/B) sum_i g_i <g_i, v>, the uncentred covariance of the gradients with the true labels.
 
-  No gradient of a single example is formed. It is not the Fisher information: Kunstner, Balles, Hennig,
-  "Limitations of the empirical Fisher approximation", 2019, arXiv 1905.12558.
+  g_i is the gradient of example i, which is never formed by itself. This is not the Fisher information:
+  Kunstner, Balles, Hennig, "Limitations of the empirical Fisher approximation", 2019, arXiv 1905.12558.
 
   Args:
     losses: params -> [B] one loss for each example, none of which depends on another example.
@@ -98,18 +99,18 @@ def empirical_fisher(losses: Callable[[Params], Array], params: Params) -> Matve
 
 
 def restrict(matvec: Matvec, params: Params, *, where: str) -> Matvec:
-  """The diagonal block of a matrix that belongs to some parameters: one layer, only the kernels, ...
+  """Restricts a matrix to the diagonal block of some parameters, such as one layer or only the kernels.
 
   Args:
     matvec: v -> H v on trees like `params`.
     params: a tree of float arrays.
-    where: a regex that finds the paths of the leaves to keep.
+    where: a regex that matches the paths of the leaves to keep.
 
   Returns:
-    A function from `tree.select(params, where)` to the like: {path: array}.
+    A function from {path: array}, as made by `tree.select(params, where)`, to the same structure.
 
   Raises:
-    ConfigError: `where` finds no leaf, or is empty or no regex.
+    ConfigError: `where` matches no leaf, is empty or is not a regex.
   """
   zeros = tree.zeros_like(params)
   _block(params, where)
@@ -123,32 +124,31 @@ def hvp_over_batches(
   *,
   where: str | None = None,
 ) -> Matvec:
-  """v -> H v, the Hessian of the mean loss over all examples of all batches.
+  """Returns v -> H v, H the Hessian of the mean loss over all examples of all batches.
 
-  One compiled call for each batch, with the sum on the device in float32 (or wider, where the parameters
-  are): memory does not grow with the number of batches. The call is compiled once for a `loss_fn` and the
-  shapes, also across several `params`. Batches of other shapes compile again: pad the last one, and leave its
-  padding out of sum and count. Batches that are split over the devices of a mesh give the sums over all of
-  them.
+  Each batch takes one compiled call, with the sum on the device in float32 (or wider, if the parameters are):
+  memory does not grow with the number of batches. The call is compiled once for a `loss_fn` and the shapes,
+  also across several `params`. Batches of other shapes compile again: pad the last one, and leave its padding
+  out of sum and count. Batches that are split over the devices of a mesh give the sums over all of them.
 
   Args:
     loss_fn: (params, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
     params: a tree of float arrays.
-    batches: the same batches for each product: a list, or a function that returns them afresh.
-    where: a regex that finds the paths of the leaves to differentiate by, all of them where it is None. The
-      product is that of `restrict`, without the derivatives by the others: the layers before the first chosen
-      leaf are only evaluated. Each choice of leaves is compiled for itself.
+    batches: the same batches for each product: a list, or a function that returns them on each call.
+    where: a regex that matches the paths of the leaves to differentiate with respect to; None means all. The
+      product is that of `restrict`, without the derivatives with respect to other leaves: the layers before
+      the first chosen leaf are only evaluated. Each choice of leaves is compiled separately.
 
   Returns:
     A function from a tree like `params` to a tree like `params`; with `where`, from
-    `tree.select(params, where)` to the like.
+    `tree.select(params, where)` to the same structure.
 
   Raises:
-    ConfigError: `batches` is an iterator, which the first product would use up; or `where` finds no leaf, or
-      is empty or no regex.
+    ConfigError: `batches` is an iterator, which the first product would use up; or `where` matches no leaf,
+      is empty or is not a regex.
     InputError: a parameter is not finite; the message names it.
-    DataError: at the product: there are no batches, or no examples in them.
-    NonFiniteLossError: at the product: the loss is not finite on a batch.
+    DataError: there are no batches, or no examples in them; raised at the product.
+    NonFiniteLossError: the loss is not finite on a batch; raised at the product.
   """
   if where is None:
     return _over_batches(_summed_hvp, (loss_fn,), params, batches)
@@ -163,14 +163,14 @@ def ggn_over_batches(
   *,
   where: str | None = None,
 ) -> Matvec:
-  """v -> J^T H_L J v, the Gauss-Newton matrix of the mean loss over all examples of all batches.
+  """Returns v -> J^T H_L J v, the Gauss-Newton matrix of the mean loss over all examples of all batches.
 
   Args:
     predict: (params, batch) -> outputs.
     loss_fn: (outputs, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
     params: a tree of float arrays.
-    batches: the same batches for each product: a list, or a function that returns them afresh.
-    where: a regex that finds the paths of the leaves that the product is by, as in `hvp_over_batches`.
+    batches: the same batches for each product: a list, or a function that returns them on each call.
+    where: a regex that matches the paths of the leaves of the product, as in `hvp_over_batches`.
 
   Returns and raises as `hvp_over_batches` does.
   """
@@ -183,12 +183,12 @@ def ggn_over_batches(
 def fisher_over_batches(
   predict: Callable[[Params, Any], tuple[Array, Array]], params: Params, batches: Batches
 ) -> Matvec:
-  """v -> F v, the Fisher information of a softmax classifier, the mean over all examples of all batches.
+  """Returns v -> F v, F the Fisher information of a softmax classifier, over all examples of all batches.
 
   Args:
     predict: (params, batch) -> (logits [B, K], mask [B], False for padding).
     params: a tree of float arrays.
-    batches: the same batches for each product: a list, or a function that returns them afresh.
+    batches: the same batches for each product: a list, or a function that returns them on each call.
 
   Returns and raises as `hvp_over_batches` does.
   """
@@ -198,12 +198,12 @@ def fisher_over_batches(
 def empirical_fisher_over_batches(
   losses: Callable[[Params, Any], tuple[Array, Array]], params: Params, batches: Batches
 ) -> Matvec:
-  """v -> mean of g_i <g_i, v> over all examples of all batches, with their true labels.
+  """Returns v -> the mean of g_i <g_i, v> over all examples of all batches, with their true labels.
 
   Args:
     losses: (params, batch) -> (one loss for each example [B], mask [B], False for padding).
     params: a tree of float arrays.
-    batches: the same batches for each product: a list, or a function that returns them afresh.
+    batches: the same batches for each product: a list, or a function that returns them on each call.
 
   Returns and raises as `hvp_over_batches` does.
   """
@@ -213,9 +213,9 @@ def empirical_fisher_over_batches(
 def loss_over_batches(
   loss_fn: Callable[[Params, Any], tuple[Array, Array]], batches: Batches
 ) -> Callable[[Params], float]:
-  """params -> mean loss over all examples of all batches, streamed as by `hvp_over_batches`.
+  """Returns params -> mean loss over all examples of all batches, streamed as in `hvp_over_batches`.
 
-  Args and errors are those of `gradient_over_batches`.
+  Arguments and errors are those of `gradient_over_batches`.
   """
   stream = streaming.stream_of(batches)
 
@@ -231,16 +231,16 @@ def loss_over_batches(
 def gradient_over_batches(
   loss_fn: Callable[[Params, Any], tuple[Array, Array]], batches: Batches
 ) -> Callable[[Params], tuple[float, Params]]:
-  """params -> (mean loss, its gradient) over all examples of all batches, streamed as by `hvp_over_batches`.
+  """Returns params -> (mean loss, its gradient) over all examples, streamed as in `hvp_over_batches`.
 
   Args:
     loss_fn: (params, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
-    batches: the same batches for each call: a list, or a function that returns them afresh.
+    batches: the same batches for each call: a list, or a function that returns them on each call.
 
   Raises:
     ConfigError, DataError: as `hvp_over_batches`.
-    NonFiniteLossError: at the call: the mean loss is not finite; the message names the first parameter that
-      is not, if there is one.
+    NonFiniteLossError: the mean loss is not finite; raised at the call. The message names the first parameter
+      that is not finite, if there is one.
   """
   stream = streaming.stream_of(batches)
 
@@ -257,14 +257,14 @@ def gradient_over_batches(
 def _gauss_newton(
   predict: Callable[[Params], Any], loss: Callable[[Any], Array], params: Params, vector: Params
 ) -> tuple[Params, Array]:
-  """(J^T H_L J v, the loss)."""
+  """Returns (J^T H_L J v, the loss)."""
   outputs, pullback = jax.vjp(predict, params)
   product, value = _along_gradient(loss, outputs, _pushforward(pullback, outputs, vector))
   return pullback(product)[0], value
 
 
 def _along_gradient(loss: Callable[[Any], Array], params: Any, vector: Any) -> tuple[Any, Array]:
-  """(the derivative of the gradient along a vector, the loss)."""
+  """Returns (the derivative of the gradient along a vector, the loss)."""
 
   def gradient(params: Any) -> tuple[Any, Array]:
     value, slope = jax.value_and_grad(loss)(params)
@@ -275,7 +275,7 @@ def _along_gradient(loss: Callable[[Any], Array], params: Any, vector: Any) -> t
 
 
 def _pushforward(pullback: Callable[[Any], tuple[Params]], outputs: Any, vector: Params) -> Any:
-  """J v, as the transpose of u -> J^T u: the models' own gradients of convolutions have no forward mode."""
+  """Computes J v by transposing u -> J^T u: the models' own convolution gradients have no forward mode."""
   return jax.linear_transpose(pullback, outputs)((vector,))[0]
 
 
@@ -291,7 +291,7 @@ def _summed_hvp(loss_fn: Callable[..., Any], params: Params, batch: Any, vector:
 def _summed_block_hvp(
   loss_fn: Callable[..., Any], params: Params, batch: Any, vector: dict[str, Array]
 ) -> tuple[Any, Array]:
-  """`_summed_hvp` by the leaves that `vector` names; the others are constants."""
+  """Computes `_summed_hvp` for the leaves that `vector` names; the others are constants."""
   of_block = lambda block, batch: loss_fn(tree.replace(params, block), batch)  # noqa: E731
   return _summed_hvp(of_block, _named(params, vector), batch, vector)
 
@@ -312,20 +312,20 @@ def _summed_block_ggn(
   batch: Any,
   vector: dict[str, Array],
 ) -> tuple[Any, Array]:
-  """`_summed_ggn` by the leaves that `vector` names; the others are constants."""
+  """Computes `_summed_ggn` for the leaves that `vector` names; the others are constants."""
   of_block = lambda block, batch: predict(tree.replace(params, block), batch)  # noqa: E731
   return _summed_ggn(of_block, loss_fn, _named(params, vector), batch, vector)
 
 
 def _block(params: Params, where: str) -> dict[str, Array]:
-  """The leaves that `where` finds; an empty one, which would find all, is rather one that was forgotten."""
+  """Returns the leaves that `where` matches; refuses an empty one, which would match all by mistake."""
   if not where:
     raise ConfigError("where is an empty text; write a regex of the parameters, or None for all of them")
   return tree.select(params, where)
 
 
 def _named(params: Params, vector: dict[str, Array]) -> dict[str, Array]:
-  """The leaves that a vector names."""
+  """Returns the leaves that a vector names."""
   leaves = dict(zip(tree.paths(params), jax.tree.leaves(params), strict=True))
   return {path: leaves[path] for path in vector}
 
@@ -358,12 +358,12 @@ def _summed_gradient(loss_fn: Callable[..., Any], params: Params, batch: Any, _:
 
 
 def _with_fault(product: Params, loss: Array) -> dict[str, Any]:
-  """A product, and 0 where the loss is finite: a sum over batches then says that it was so on all of them."""
+  """Adds a fault to a product, 0 if the loss is finite; the sum over batches is 0 if every loss is finite."""
   return {"product": product, "fault": jnp.where(jnp.isfinite(loss), 0, loss).astype(jnp.float32)}
 
 
 def _at(product: Callable[[Params, Params], tuple[Params, Array]], params: Params) -> Matvec:
-  """v -> product(params, v) without its loss, which is checked once: it is the same for all vectors."""
+  """Returns v -> product(params, v) without its loss, which is checked once, as it is the same for all v."""
   check_params(params)
   compiled, checked = jax.jit(product), False
 
@@ -386,7 +386,7 @@ def _over_batches(
   *,
   like: Params | None = None,
 ) -> Matvec:
-  """v -> the mean of `product`, in the types of `like`; of `params` where it is None."""
+  """Returns v -> the mean of `product`, in the types of `like`, or of `params` if `like` is None."""
   stream = streaming.stream_of(batches)
   check_params(params)
   of_product = params if like is None else like

@@ -2,8 +2,8 @@
 
 A network of ReLUs computes the same function when a unit's incoming weights are multiplied by c > 0 and its
 outgoing ones by 1 / c (Dinh, Pascanu, Bengio, Bengio, "Sharp Minima Can Generalize For Deep Nets", 2017,
-arXiv 1703.04933). Each docstring says to which of such changes its measure is invariant; a measure that is
-not compares only weights of one scale.
+arXiv 1703.04933). Each docstring names the changes to which its measure is invariant; a measure without this
+invariance can only compare weights of one scale.
 
 `loss` and `gradient` are functions of the parameters that may themselves stream data: they are called from
 Python, and never traced.
@@ -32,22 +32,23 @@ Loss = Callable[[Params], Array | float]
 def sam_sharpness(
   loss: Loss, gradient: Callable[[Params], Params], params: Params, *, rho: float, num_steps: int = 1
 ) -> float:
-  """max L(w + eps) - L(w) over the ball |eps| <= rho, from below, by gradient ascent.
+  """Estimates max L(w + eps) - L(w) over the ball |eps| <= rho, from below, by gradient ascent.
 
   Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving Generalization",
-  2021, arXiv 2010.01412: one step to eps = rho g / |g|. Further steps go on from the best point seen, and are
-  projected onto the ball; one that does not rise is taken back and halved. So more steps never find less, and
-  none finds less than the 0 of eps = 0. Where the gradient is zero the result is 0 whatever the curvature.
+  2021, arXiv 2010.01412: one step to eps = rho g / |g|. Further steps continue from the best point so far and
+  are projected onto the ball; a step that does not raise the loss is undone and halved. So more steps never
+  find less, and the result is never below the 0 of eps = 0. If the gradient is zero, the result is 0 whatever
+  the curvature.
 
-  Not invariant to the rescaling of units, nor to that of layers: `adaptive_sam_sharpness` is. Invariant to
-  what preserves distances, such as a permutation of units.
+  It is not invariant to the rescaling of units or of layers; `adaptive_sam_sharpness` is. It is invariant to
+  changes that preserve distances, such as a permutation of units.
 
   Args:
     loss: params -> scalar L.
     gradient: params -> its gradient, a tree like `params`.
     params: the weights w, a tree of float arrays.
     rho: radius, in units of the weights; 0.05 in the paper.
-    num_steps: gradients to take; 1 in the paper.
+    num_steps: number of gradients to take; 1 in the paper.
 
   Returns:
     The rise of the loss, at least 0.
@@ -68,20 +69,21 @@ def adaptive_sam_sharpness(
   eta: float = 0.0,
   num_steps: int = 1,
 ) -> float:
-  """max L(w + eps) - L(w) over the ball |eps / T| <= rho with T = |w| + eta, elementwise.
+  """Estimates max L(w + eps) - L(w) over the ball |eps / T| <= rho with T = |w| + eta, elementwise.
 
   Kwon, Kim, Park, Choi, "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep
   Neural Networks", 2021, arXiv 2102.11600: one step to eps = rho T^2 g / |T g|; further steps as in
-  `sam_sharpness`, by eps / T.
+  `sam_sharpness`, in eps / T.
 
-  With eta = 0 invariant to every rescaling of single weights that leaves the function alone, that of units
-  and of layers among them; with eta > 0 only roughly. Unlike in the authors' training, T = |w| also for
-  biases and normalisation parameters: with T = 1 a rescaling of theirs would change the result.
+  With eta = 0 it is invariant to every rescaling of single weights that leaves the function unchanged,
+  including that of units and of layers; with eta > 0 it is so only roughly. Unlike in the authors' training,
+  T = |w| holds also for biases and normalisation parameters: with T = 1 rescaling them would change the
+  result.
 
   Args:
     loss, gradient, params, num_steps: as in `sam_sharpness`.
     rho: radius, relative to the weights; 0.5 for CIFAR-10 and 1.0 for CIFAR-100 in the paper.
-    eta: lets weights near zero move; 0.01 in the paper's training, 0 here for the sake of the invariance.
+    eta: lets weights near zero move; 0.01 in the paper's training, 0 here to keep the invariance.
 
   Returns:
     The rise of the loss, at least 0.
@@ -97,12 +99,14 @@ def adaptive_sam_sharpness(
 
 
 def average_sharpness(loss: Loss, params: Params, key: Array, *, sigma: float, num_samples: int) -> Estimate:
-  """E L(w + n) - L(w) for Gaussian noise n of standard deviation sigma: sigma^2 tr(H) / 2 to second order.
+  """Estimates E L(w + n) - L(w) for Gaussian noise n of standard deviation sigma.
 
-  Each sample is the mean over a pair n, -n, in which the gradient's part, noise without information, cancels.
+  To second order this is sigma^2 tr(H) / 2. Each sample is the mean over a pair n, -n, in which the
+  contribution of the gradient, which is noise without information, cancels.
 
-  Invariant to no rescaling: `adaptive_average_sharpness` is. A permutation of units leaves its expectation
-  alone, as all that preserves distances, but not a sample: the noise of a key is another one to it.
+  It is not invariant to any rescaling; `adaptive_average_sharpness` is. A permutation of units, like every
+  change that preserves distances, leaves the expectation unchanged but not a sample, because the noise of a
+  key is then assigned to other weights.
 
   Args:
     loss: params -> scalar L.
@@ -112,7 +116,7 @@ def average_sharpness(loss: Loss, params: Params, key: Array, *, sigma: float, n
     num_samples: number of pairs, at least 2.
 
   Returns:
-    An `Estimate` over pairs; 2 num_samples + 1 evaluations of the loss. Negative near a maximum.
+    An `Estimate` over pairs, from 2 num_samples + 1 evaluations of the loss. It is negative near a maximum.
 
   Raises:
     ConfigError: `sigma` is not positive and finite, or `num_samples` below 2.
@@ -131,41 +135,42 @@ def average_sharpness(loss: Loss, params: Params, key: Array, *, sigma: float, n
 def adaptive_average_sharpness(
   loss: Loss, params: Params, key: Array, *, sigma: float, num_samples: int
 ) -> Estimate:
-  """E L(w + n) - L(w) for Gaussian noise n of standard deviation sigma |w|, elementwise.
+  """Estimates E L(w + n) - L(w) for Gaussian noise n of standard deviation sigma |w|, elementwise.
 
   Andriushchenko, Croce, Mueller, Hein, Flammarion, "A Modern Look at the Relationship between Sharpness and
   Generalization", 2023, arXiv 2302.07011, average-case sharpness with c = |w|: sigma^2 <w^2, diag H> / 2 to
   second order.
 
-  Invariant to every positive rescaling of single weights that leaves the function alone, that of units and of
-  layers among them: with the same key, sample by sample. A weight of zero stays zero.
+  It is invariant to every positive rescaling of single weights that leaves the function unchanged, including
+  that of units and of layers; with the same key, sample by sample. A weight of zero stays zero.
 
-  Args, result and errors are those of `average_sharpness`; `sigma` is relative to each weight.
+  Arguments, result and errors are those of `average_sharpness`; `sigma` is relative to each weight.
   """
   sizes = jax.tree.map(jnp.abs, params)
   return _average(loss, params, key, sizes, sigma=sigma, num_samples=num_samples)
 
 
 def fisher_rao_norm(fisher: Matvec, params: Params, *, num_products: int = 8) -> float:
-  """sqrt(<w, F w>): the length of the weights as the Fisher information at them measures it.
+  """Computes sqrt(<w, F w>), the length of the weights in the metric of the Fisher information at them.
 
   Liang, Poggio, Rakhlin, Stokes, "Fisher-Rao Metric, Geometry, and Complexity of Neural Networks", 2019,
-  arXiv 1711.01530. For a network of ReLUs without biases, of k layers and with outputs f, it is
-  k sqrt(E <dl/df, f>^2), the expectation over examples and, for the true Fisher information, over labels
-  drawn from the prediction.
+  arXiv 1711.01530. For a network of ReLUs without biases, with k layers and outputs f, it is
+  k sqrt(E <dl/df, f>^2), where the expectation is over examples and, for the true Fisher information, over
+  labels drawn from the prediction.
 
-  Invariant to every linear change A of the weights that leaves the function alone, since F becomes
-  A^-T F A^-1: to the rescaling of units and of layers, and to the permutation of units.
+  It is invariant to every linear change A of the weights that leaves the function unchanged, since F becomes
+  A^-T F A^-1. This includes the rescaling of units and of layers, and the permutation of units.
 
   Args:
     fisher: v -> F v, symmetric and without negative eigenvalues, taken at `params`.
     params: the weights w, a tree of float arrays.
-    num_products: at most. The first is F w; further ones look for a negative eigenvalue, by Lanczos from w.
+    num_products: maximum number of products. The first is F w; further ones look for a negative eigenvalue,
+      by Lanczos from w.
 
   Raises:
     ConfigError: `num_products` is below 1.
     InputError: <w, F w> is not finite, or F has a negative eigenvalue beyond rounding, as the Hessian and the
-      Gauss-Newton matrix of a loss that is not convex have; not every such matrix is noticed.
+      Gauss-Newton matrix of a loss that is not convex have; not every such matrix is detected.
   """
   if num_products < 1:
     raise ConfigError(f"num_products is {num_products}; write at least 1")
@@ -188,30 +193,30 @@ def fisher_rao_norm(fisher: Matvec, params: Params, *, num_products: int = 8) ->
 def relative_flatness(
   matvec: Matvec, params: Params, key: Array, *, where: str, num_samples: int
 ) -> Estimate:
-  """Relative flatness of one layer: the trace of its Hessian, weighted by the weights' own inner products.
+  """Estimates the relative flatness of a layer: the trace of its Hessian, weighted by weight inner products.
 
   Petzka, Kamp, Adilova, Sminchisescu, Boley, "Relative Flatness and Generalization", 2021, arXiv 2001.00939:
-  kappa = sum_{s, s'} <w_s, w_s'> tr(H_{s, s'}), w_s the incoming weights of output s and H_{s, s'} the second
-  derivatives by w_s and w_s'. Estimated by products with V = z (u^T W), W [fan-in, outputs], u and z of
-  independent signs: E[V_ts V_t's'] = <w_s, w_s'> for t = t', else 0, so that E <V, H V> = kappa. It may be
-  negative where the loss is not convex in the layer.
+  kappa = sum_{s, s'} <w_s, w_s'> tr(H_{s, s'}), where w_s are the incoming weights of output s and H_{s, s'}
+  the second derivatives with respect to w_s and w_s'. It is estimated by products with V = z (u^T W), where W
+  is [fan-in, outputs] and u and z have independent random signs: E[V_ts V_t's'] = <w_s, w_s'> for t = t',
+  else 0, so that E <V, H V> = kappa. It may be negative if the loss is not convex in the layer.
 
-  Invariant to c W with the next or the former layer by 1 / c, and to the rescaling of each of this layer's
-  outputs by its own factor. Not invariant to factors that differ among its inputs, nor for a kernel with
-  groups, whose outputs do not share their inputs.
+  It is invariant to a factor c on W with a factor 1 / c on the next or the previous layer, and to a separate
+  factor for each output of this layer. It is not invariant to factors that differ among its inputs, nor for a
+  kernel with groups, whose outputs do not share their inputs.
 
   Args:
     matvec: v -> H v over the whole tree.
     params: the weights, a tree of float arrays.
     key: for the signs.
-    where: path regex that finds one kernel, [in, out] or [..., in, out]; the last axis is that of outputs.
+    where: path regex that matches one kernel, [in, out] or [..., in, out]; the last axis is that of outputs.
     num_samples: number of products, at least 2.
 
   Returns:
     An `Estimate`.
 
   Raises:
-    ConfigError: `where` finds no parameter, several, or one with a single axis; or `num_samples` is below 2.
+    ConfigError: `where` matches no parameter, several, or one with a single axis; `num_samples` is below 2.
     InputError: a product is not finite.
   """
   check_num_samples(num_samples)
@@ -235,7 +240,7 @@ def _ascend(
   rho: float,
   num_steps: int,
 ) -> float:
-  """The best rise found in the ball |delta| <= rho, by ascent in delta = eps / sizes."""
+  """Returns the best rise found in the ball |delta| <= rho, by ascent in delta = eps / sizes."""
   _check_positive("rho", rho)
   if num_steps < 1:
     raise ConfigError(f"num_steps is {num_steps}; write at least 1")
@@ -244,7 +249,7 @@ def _ascend(
   best, rise, step = tree.zeros_like(params), 0.0, rho
   at, slope = params, None
   for _ in range(num_steps):
-    if slope is None:  # else the last step was taken back, and the gradient there is known
+    if slope is None:  # otherwise the last step was undone, and the gradient is known
       slope, steepness = _slope(gradient, at, sizes, place)
     if steepness == 0:
       break
@@ -312,7 +317,7 @@ def _only_kernel(params: Params, where: str) -> tuple[str, Array]:
 def _slope(
   gradient: Callable[[Params], Params], params: Params, sizes: Params, place: str
 ) -> tuple[Params, float]:
-  """The gradient by eps / sizes, and its norm."""
+  """Returns the gradient with respect to eps / sizes, and its norm."""
   try:
     slope = tree.mul(sizes, gradient(params))
   except NonFiniteLossError as error:
@@ -326,7 +331,7 @@ def _slope(
 def _value(loss: Loss, params: Params, place: str) -> float:
   try:
     value = float(loss(params))
-  except NonFiniteLossError as error:  # it does not know why it was asked there
+  except NonFiniteLossError as error:  # its message does not say at which place
     value = error.value
   if not math.isfinite(value):
     raise InputError(f"the loss is {value} {place}")

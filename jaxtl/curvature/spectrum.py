@@ -1,4 +1,4 @@
-"""Eigenpairs of a symmetric operator that is known by its products: power iteration and Lanczos."""
+"""Eigenpairs of a symmetric operator that is given by its products: power iteration and Lanczos."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Eigenpair(NamedTuple):
     value: the Rayleigh quotient <v, H v>.
     vector: v, a tree of unit Euclidean norm.
     residual: |H v - value v| / |value|. Some eigenvalue lies within residual * |value| of value.
-    num_products: how many products were taken.
-    converged: whether the residual came down to the tolerance.
+    num_products: number of products taken.
+    converged: whether the residual reached the tolerance.
   """
 
   value: float
@@ -34,12 +34,12 @@ class Eigenpair(NamedTuple):
 
 
 class Extremes(NamedTuple):
-  """The two eigenpairs that go by the name of the largest.
+  """The two eigenpairs that may be called the largest.
 
   Attributes:
     by_magnitude: of the largest |eigenvalue|, with its sign.
     algebraic: of the largest eigenvalue.
-    num_products: of both together.
+    num_products: the total of both.
   """
 
   by_magnitude: Eigenpair
@@ -56,11 +56,11 @@ def top_eigenpair(
   tolerance: float = 1e-3,
   start: Params | None = None,
 ) -> Eigenpair:
-  """The eigenvalue that is largest in magnitude, with its sign, by power iteration.
+  """Finds the eigenvalue of the largest magnitude, with its sign, by power iteration.
 
-  Its error is about value * residual^2 where the other eigenvalues are far. Two eigenvalues of the same
-  magnitude and opposite signs do not converge; `converged` says so. The loop runs in Python, since a product
-  may itself stream data.
+  Its error is about value * residual^2 if the other eigenvalues are far away. Two eigenvalues of the same
+  magnitude and opposite signs do not converge; `converged` is then False. The loop runs in Python, since a
+  product may itself stream data.
 
   Args:
     matvec: v -> H v, symmetric.
@@ -91,12 +91,12 @@ def extreme_eigenpairs(
   tolerance: float = 1e-3,
   start: Params | None = None,
 ) -> Extremes:
-  """The eigenvalue of the largest magnitude and the largest one, by power iteration.
+  """Finds the eigenvalue of the largest magnitude and the largest eigenvalue, by power iteration.
 
-  They are the same pair unless the former is negative, -s. Then the iteration is run again on H + s I, whose
+  They are the same pair unless the former is negative, -s. Then the iteration runs again on H + s I, whose
   eigenvalue of largest magnitude belongs to the largest one of H. Arguments and errors are those of
-  `top_eigenpair`; up to `num_iters` products are taken each time. The residual is relative to the eigenvalue
-  itself: one near zero beside a large negative one does not converge.
+  `top_eigenpair`; each run takes up to `num_iters` products. The residual is relative to the eigenvalue
+  itself, so an eigenvalue near zero does not converge if there is a large negative one.
   """
   key, second_key = jax.random.split(key)
   settings: dict[str, Any] = dict(num_iters=num_iters, tolerance=tolerance)
@@ -117,28 +117,27 @@ def top_eigenpairs(
   tolerance: float = 1e-2,
   start: Params | None = None,
 ) -> list[Eigenpair]:
-  """The k largest eigenvalues, by Lanczos with full reorthogonalisation; of v -> -H v, the smallest.
+  """Finds the k largest eigenvalues by Lanczos with full reorthogonalisation; for v -> -H v, the smallest.
 
-  It needs far fewer products than power iteration, and keeps all its vectors: the memory of the parameters
-  once for each product. An eigenvalue that comes several times is listed as often only where the Krylov space
-  is exhausted and restarted at random; else it may be listed as one. Lanczos, 1950, see
+  It needs far fewer products than power iteration but stores all its vectors, which take the memory of the
+  parameters once per product. A repeated eigenvalue is listed with its multiplicity only if the Krylov space
+  is exhausted and restarted at random; otherwise it may be listed once. Lanczos, 1950, see
   `krylov.tridiagonalize`.
 
   Args:
     matvec: v -> H v, symmetric.
     like: a tree with the shapes and types of v, such as the parameters.
     key: for the random start.
-    k: how many.
+    k: number of eigenvalues.
     max_products: the largest number of products.
     tolerance: of the relative residuals |H v - value v| / |value|; all k must meet it.
-    start: a first vector; random where None. The gradient of a trained network lies for the most part in the
-      space of the largest eigenvalues (Gur-Ari, Roberts and Dyer, Gradient descent happens in a tiny
-      subspace, 2018, arXiv 1812.04754), so that it saves products; an eigenvector that it is orthogonal to is
-      missed.
+    start: a first vector; random if None. The gradient of a trained network lies mostly in the space of the
+      largest eigenvalues (Gur-Ari, Roberts and Dyer, Gradient descent happens in a tiny subspace, 2018, arXiv
+      1812.04754), so it saves products; an eigenvector that is orthogonal to it is missed.
 
   Returns:
-    k `Eigenpair`s, largest first; `num_products` is of all together. Residuals are beta |s_m| / |value|, with
-    the rounding that was measured on the way, so that an eigenvalue that is lost in the rounding of larger
+    k `Eigenpair`s, largest first; `num_products` is the total. Residuals are beta |s_m| / |value|, combined
+    with the rounding that was measured on the way, so an eigenvalue that is lost in the rounding of larger
     ones does not converge. An eigenvalue of 0 converges only if its products are exactly 0.
 
   Raises:
@@ -156,8 +155,8 @@ def top_eigenpairs(
     values, vectors = found.eigh()
     taken = len(values)
     size = np.abs(values)
-    # What H y leaves out of its Ritz vector y = Q s has the length beta |s_m|, and some rounding.
-    # A vector in a type narrower than the basis adds its own.
+    # The part of H y outside the Ritz vector y = Q s has the length beta |s_m|, and some rounding.
+    # A vector in a type narrower than the basis adds its own rounding.
     rest = np.hypot(found.rest(vectors), rounding * np.max(size))
     residuals = np.divide(rest, size, out=np.where(rest > 0, np.inf, 0.0), where=size > 0)
     if taken == max_products or taken == tree.size(like):
@@ -183,12 +182,12 @@ def top_eigenpairs(
 
 
 def _start(start: Params | None, like: Params, key: Array) -> Params:
-  """The first vector, or a random one where there is none, or none but zeros."""
+  """Returns the first vector, or a random one if it is None or all zeros."""
   return tree.random_like(key, like) if start is None or float(tree.norm(start)) == 0 else start
 
 
 def _iterate(matvec: Matvec, start: Params, shift: float, *, num_iters: int, tolerance: float) -> Eigenpair:
-  """Power iteration on H + shift I, reporting on H."""
+  """Runs power iteration on H + shift I, and reports on H."""
   vector = _unit(start)
   for taken in range(1, num_iters + 1):
     product = matvec(vector)

@@ -1,7 +1,7 @@
 """Sums over the whole spectrum by random probes: trace, diagonal, Frobenius norm, spectral density.
 
-Every estimate has its standard error. Probes have entries of +-1 (Rademacher): among all with independent
-entries of mean 0 and variance 1 they give the trace with the least variance.
+Every estimate has its standard error. Probes have entries of +-1 (Rademacher): among all probes with
+independent entries of mean 0 and variance 1 they give the trace with the least variance.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from jaxtl.types import Array, Params
 
 
 def trace(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) -> Estimate:
-  """tr H, by the mean of <v, H v>. Hutchinson, 1990.
+  """Estimates tr H by the mean of <v, H v>. Hutchinson, 1990.
 
-  Its variance is 2 (|H|_F^2 - sum_i H_ii^2) / num_samples; a diagonal matrix is exact.
+  Its variance is 2 (|H|_F^2 - sum_i H_ii^2) / num_samples; it is exact for a diagonal matrix.
 
   Args:
     matvec: v -> H v, symmetric.
     like: a tree with the shapes and types of v, such as the parameters.
     key: for the probes.
-    num_samples: probes, one product each.
+    num_samples: number of probes, with one product each.
 
   Raises:
     ConfigError: num_samples is below 2.
@@ -45,24 +45,24 @@ def trace(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) ->
 
 
 def trace_hutch_plus_plus(matvec: Matvec, like: Params, key: Array, *, num_products: int = 33) -> Estimate:
-  """tr H, exact on a random subspace that has most of a decaying spectrum, and by probes on the rest.
+  """Estimates tr H, exactly on a random subspace with most of a decaying spectrum, by probes on the rest.
 
-  A third of the products makes the subspace, a third is its trace, a third is for probes orthogonal to it.
-  For positive semi-definite matrices the error falls as 1 / num_products, and not as its root. Meyer,
+  A third of the products finds the subspace, a third gives its trace, and a third is for probes orthogonal to
+  it. For positive semi-definite matrices the error falls as 1 / num_products, and not as its root. Meyer,
   Musco, Musco, Woodruff, "Hutch++: optimal stochastic trace estimation", 2021, arXiv 2010.09649.
 
   Args:
     matvec: v -> H v, symmetric.
     like: a tree with the shapes and types of v, such as the parameters; a third of `num_products` such trees
-      are kept.
+      are stored.
     key: for the probes.
-    num_products: of all three parts together.
+    num_products: total of all three parts.
 
   Returns:
     The estimate; its standard error is that of the last part, the only one that is random given the subspace.
 
   Raises:
-    ConfigError: num_products is below 6, which leaves no two probes.
+    ConfigError: num_products is below 6, which leaves fewer than two probes.
     InputError: a product has a NaN or an infinity; the message names its first leaf.
   """
   third = num_products // 3
@@ -85,12 +85,12 @@ def trace_hutch_plus_plus(matvec: Matvec, like: Params, key: Array, *, num_produ
 
 @dataclasses.dataclass(frozen=True)
 class Diagonal:
-  """The diagonal of a matrix.
+  """An estimate of the diagonal of a matrix.
 
   Attributes:
     value: a tree like the parameters.
-    standard_error: of each entry, a tree likewise.
-    num_samples: products.
+    standard_error: of each entry, in a tree like the parameters.
+    num_samples: number of products.
   """
 
   value: Params
@@ -99,15 +99,15 @@ class Diagonal:
 
 
 def diagonal(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) -> Diagonal:
-  """The diagonal of H, by the mean of v * H v. Bekas, Kokiopoulou, Saad, 2007.
+  """Estimates the diagonal of H by the mean of v * H v. Bekas, Kokiopoulou, Saad, 2007.
 
-  The variance of an entry is the sum of the squares of its row without it, over `num_samples`.
+  The variance of an entry is the sum of the squares of the other entries in its row, over `num_samples`.
 
   Args:
     matvec: v -> H v, symmetric.
     like: a tree with the shapes and types of v, such as the parameters.
     key: for the probes.
-    num_samples: probes, one product each.
+    num_samples: number of probes, with one product each.
 
   Raises:
     ConfigError: num_samples is below 2.
@@ -124,9 +124,10 @@ def diagonal(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32)
 
 
 def frobenius(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32) -> Estimate:
-  """|H|_F, the root of the sum of all squared entries (and eigenvalues), by the root of the mean of |H v|^2.
+  """Estimates |H|_F, the root of the sum of all squared entries, as the root of the mean of |H v|^2.
 
-  Arguments and errors are those of `trace`. The standard error is that of the mean, carried through the root.
+  The sum of the squared eigenvalues is the same. Arguments and errors are those of `trace`. The standard
+  error is that of the mean, propagated through the root.
   """
   check_num_samples(num_samples)
   samples = []
@@ -141,14 +142,14 @@ def frobenius(matvec: Matvec, like: Params, key: Array, *, num_samples: int = 32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Density:
-  """The eigenvalues' distribution, as a quadrature rule from each of several probes.
+  """The distribution of the eigenvalues, as a quadrature rule from each of several probes.
 
   Attributes:
-    nodes: float64 [S, m], where the rule of each probe has its weights; padded with the last.
+    nodes: float64 [S, m], where the rule of each probe has its weights; padded with the last node.
     weights: float64 [S, m], each row with the sum 1; padding has the weight 0.
     dimension: n, the number of eigenvalues.
-    num_products: of all probes.
-    shorter: the same probes' rules after half of their steps; None in `shorter` itself.
+    num_products: total of all probes.
+    shorter: the rules of the same probes after half of their steps; None in `shorter` itself.
   """
 
   nodes: np.ndarray
@@ -158,39 +159,41 @@ class Density:
   shorter: Density | None = None
 
   def sum_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-    """sum_i function(lambda_i) over all n eigenvalues, which is tr function(H).
+    """Estimates sum_i function(lambda_i) over all n eigenvalues, which is tr function(H).
 
-    Unbiased for polynomials up to the degree 2 m - 1; other functions have a bias that falls with m:
-    `shorter` tells whether it still does. Where few eigenvalues make most of the sum, the samples are skewed,
-    and few probes state too small an error. Few also estimate the standard error itself badly, so that ± one
-    holds the truth less often than a normal distribution's 68 of 100. The wider interval by Student's t
-    (`Estimate.error`) allows for that, and not for the skewness of samples that one eigenvalue dominates:
-    `Estimate.coverage` says how often such an interval contains the true value.
+    The estimate is unbiased for polynomials up to the degree 2 m - 1. Other functions have a bias that falls
+    with m; `shorter` shows whether it still does. If few eigenvalues make up most of the sum, the samples are
+    skewed, and few probes state too small an error. Few probes also estimate the standard error itself badly,
+    so ± one standard error contains the true value less often than in the 68 of 100 cases of a normal
+    distribution. The wider interval by Student's t (`Estimate.error`) allows for that, but not for the
+    skewness of samples that one eigenvalue dominates: `Estimate.coverage` returns how often such an interval
+    contains the true value.
     """
     samples = self.dimension * np.sum(self.weights * function(self.nodes), axis=1)
     return of_samples(samples, num_evaluations=self.num_products)
 
   def trace(self) -> Estimate:
-    """The sum of the eigenvalues."""
+    """Estimates the sum of the eigenvalues."""
     return self.sum_of(lambda x: x)
 
   def moment(self, order: int) -> Estimate:
-    """The mean of lambda^order."""
+    """Estimates the mean of lambda^order."""
     found = self.sum_of(lambda x: x**order)
     return found._replace(
       value=found.value / self.dimension, standard_error=found.standard_error / self.dimension
     )
 
   def effective_dimension(self, *, alpha: float = 1.0) -> Estimate:
-    """sum_i lambda_i / (lambda_i + alpha) over the positive eigenvalues: directions that the data determine.
+    """Estimates sum_i lambda_i / (lambda_i + alpha) over the positive eigenvalues.
 
-    Maddox, Benton, Wilson, "Rethinking parameter counting in deep models", 2020, arXiv 2003.02139.
+    It counts the directions that the data determine. Maddox, Benton, Wilson, "Rethinking parameter counting
+    in deep models", 2020, arXiv 2003.02139.
 
     For a positive semi-definite matrix, such as the Gauss-Newton one of the cross-entropy, it converges
-    within a few times sqrt(lambda_max / alpha) steps. Negative eigenvalues, as the Gauss-Newton matrix of a
-    loss that is not convex has, are left out; `negative_share` says how much they are. An indefinite
-    Hessian's has a kink at 0, where nearly all eigenvalues lie,
-    so that more steps do not settle the value.
+    within a few times sqrt(lambda_max / alpha) steps. Negative eigenvalues, which the Gauss-Newton matrix of
+    a loss that is not convex has, are left out; `negative_share` returns their share. For an indefinite
+    Hessian the function has a kink at 0, where nearly all eigenvalues lie, so that more steps do not settle
+    the value.
 
     Args:
       alpha: the curvature from which a direction counts, that of the prior in the paper; above 0.
@@ -203,12 +206,12 @@ class Density:
     return self.sum_of(lambda x: np.maximum(x, 0) / (np.maximum(x, 0) + alpha))
 
   def negative_share(self) -> float:
-    """The sum of the negative eigenvalues' sizes, as a part of that of all: 0 if none is negative."""
+    """Returns the negative eigenvalues' share of the sum of all magnitudes; 0 if none is negative."""
     sizes = self.weights * np.abs(self.nodes)
     return float(np.sum(sizes, where=self.nodes < 0) / total) if (total := float(np.sum(sizes))) else 0.0
 
   def smoothed(self, grid: np.ndarray, *, width: float) -> np.ndarray:
-    """The density at the points of `grid` [G], each eigenvalue a Gaussian of standard deviation `width`."""
+    """Returns the density at `grid` [G], with each eigenvalue a Gaussian of standard deviation `width`."""
     distance = (grid[:, None, None] - self.nodes[None]) / width
     peaks = np.exp(-(distance**2) / 2) / (width * np.sqrt(2 * np.pi))
     return np.sum(self.weights * peaks, axis=(1, 2)) / len(self.nodes)
@@ -217,18 +220,18 @@ class Density:
 def spectral_density(
   matvec: Matvec, like: Params, key: Array, *, num_samples: int = 4, num_steps: int = 32
 ) -> Density:
-  """The density of H's eigenvalues, by stochastic Lanczos quadrature.
+  """Estimates the density of the eigenvalues of H by stochastic Lanczos quadrature.
 
   Every probe v gives the quadrature rule of its Lanczos recursion: nodes at the eigenvalues of T, weights
-  by the squared first entries of its eigenvectors. Lin, Saad, Yang, "Approximating spectral densities of
+  from the squared first entries of its eigenvectors. Lin, Saad, Yang, "Approximating spectral densities of
   large matrices", 2016, arXiv 1308.5467; for networks Ghorbani, Krishnan, Xiao, 2019, arXiv 1901.10159.
 
   Args:
     matvec: v -> H v, symmetric.
-    like: a tree with the shapes and types of v, such as the parameters; `num_steps` such trees are kept.
+    like: a tree with the shapes and types of v, such as the parameters; `num_steps` such trees are stored.
     key: for the probes.
-    num_samples: probes.
-    num_steps: m, products of each probe.
+    num_samples: number of probes.
+    num_steps: m, number of products per probe.
 
   Raises:
     ConfigError: num_samples is below 2, or num_steps below 1.
@@ -246,7 +249,7 @@ def spectral_density(
 
 
 def _density(found: Sequence[tuple[np.ndarray, np.ndarray]], num_steps: int, dimension: int) -> Density:
-  """The rules of each probe's matrix T, given by its diagonals, as it was after so many steps."""
+  """Makes the rules from each probe's matrix T, given by its diagonals, as it was after `num_steps` steps."""
   nodes, weights = np.zeros((2, len(found), num_steps))
   products = 0
   for number, (diagonal, beside) in enumerate(found):
@@ -264,7 +267,7 @@ def _probes(key: Array, like: Params, count: int) -> Iterator[Params]:
 
 
 def _along(matvec: Matvec, vector: Params, like: Params) -> float:
-  """<v, H v>, v rounded to the types of `like` for the product."""
+  """Computes <v, H v>, with v rounded to the types of `like` for the product."""
   product = matvec(krylov.like(vector, like))
   value = float(tree.dot(vector, product))
   check_product(product, value)
@@ -273,7 +276,7 @@ def _along(matvec: Matvec, vector: Params, like: Params) -> float:
 
 @jax.jit
 def _welford(mean: Params, squares: Params, sample: Params, number: Array) -> tuple[Params, Params]:
-  """The mean and the sum of squared distances from it, with one more sample, the `number`th."""
+  """Updates the mean and the sum of squared distances from it with one more sample, the `number`th."""
   change = tree.sub(sample, mean)
   mean = jax.tree.map(lambda m, c: m + (c / number).astype(m.dtype), mean, change)
   return mean, tree.add(squares, tree.mul(change, tree.sub(sample, mean)))

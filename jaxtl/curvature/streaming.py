@@ -1,4 +1,4 @@
-"""Means over batches that are streamed once per call, one compiled program for each batch."""
+"""Means over batches that are streamed once per call, with one compiled call for each batch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
 def stream_of(batches: Batches) -> Callable[[], Iterable[Any]]:
-  """A function that gives the batches afresh.
+  """Returns a function that returns the batches on each call.
 
   Raises:
-    ConfigError: they are an iterator, which the first call would use up.
+    ConfigError: the batches are an iterator, which the first call would use up.
   """
   if isinstance(batches, Iterator):
     raise ConfigError(
@@ -40,22 +40,22 @@ def mean(
   *,
   vector: Params,
 ) -> Any:
-  """The sums of `product(*functions, params, batch, vector)` over their count, in the types of `like`.
+  """Divides the sums of `product(*functions, params, batch, vector)` by their count, in the types of `like`.
 
   Args:
     product: (*functions, params, batch, vector) -> (sums, a tree like `like`; number of examples).
     functions: hashable; with the same ones and shapes nothing is compiled again.
-    like: a tree with the shapes, types and places of the result.
+    like: a tree with the shapes, types and placement of the result.
     params: a tree of arrays.
-    stream: gives the batches.
-    vector: what else the product takes.
+    stream: returns the batches.
+    vector: the last argument of the product.
 
   Raises:
     DataError: there are no batches, or no examples in them.
   """
   total, count = jax.tree.map(_wide_zeros, like), scalar(params, jnp.float32)
   for batch in stream():
-    # The next batch was made while the last was computed; programs further ahead would hold memory already.
+    # The next batch is made while the last is computed; programs further ahead would hold memory already.
     jax.block_until_ready(count)
     total, count = _add(total, count, params, batch, vector, product=product, functions=functions)
   if not float(count) > 0:
@@ -64,12 +64,12 @@ def mean(
 
 
 def wide_scalar(params: Params) -> Array:
-  """Zero on the devices of the parameters, in float32 or wider."""
+  """Returns zero on the devices of the parameters, in float32 or wider."""
   return scalar(params, jnp.promote_types(jnp.result_type(*jax.tree.leaves(params)), jnp.float32))
 
 
 def placed(vector: Params, like: Params) -> Params:
-  """A vector where the leaves of `like` are: one that is made elsewhere would be a program of its own.
+  """Places a vector where the leaves of `like` are: in another place it would compile another program.
 
   Raises:
     InputError: their leaves are not the same.
@@ -104,7 +104,7 @@ def _wide_zeros(x: Array) -> Array:
 
 
 def scalar(params: Params, dtype: Any) -> Array:
-  """Zero on the devices of the parameters."""
+  """Returns zero on the devices of the parameters."""
   sharding = _sharding(jax.tree.leaves(params)[0])
   if isinstance(sharding, NamedSharding):
     sharding = NamedSharding(sharding.mesh, PartitionSpec())
@@ -116,5 +116,5 @@ def _same(vector: Params) -> Params:
 
 
 def _sharding(x: Any) -> Any:
-  """Where an array is; None where it goes along with others."""
+  """Returns the sharding of an array; None if it is not committed and follows others."""
   return x.sharding if isinstance(x, jax.Array) and x.committed else None

@@ -1,4 +1,4 @@
-"""Losses: arrays to one value per example; the caller reduces."""
+"""Losses: functions from arrays to one value per example; the caller reduces."""
 
 from jaxtl.losses.classification import (
   cosine_softmax,

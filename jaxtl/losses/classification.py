@@ -1,10 +1,10 @@
 """Cross-entropy and the losses that a study of transfer compares it with.
 
 Every loss here is `(logits [B, K], labels, *, ...) -> float32 [B]`, with labels int [B], or float [B, K], a
-distribution over the classes. It is computed in float32 whatever the type of the logits, and its value and
-gradient are finite for all finite logits for which the mathematics stays in float32's range. An integer label
-outside [0, K) cannot raise under `jit`: that example's loss is NaN. Logits and labels that do not fit raise
-`DataError`, a hyperparameter out of its range `ConfigError`; hyperparameters are Python numbers.
+distribution over the classes. It is computed in float32 whatever the type of the logits. Its value and
+gradient are finite for all finite logits for which the mathematics stays in the range of float32. An integer
+label outside [0, K) cannot raise under `jit`: the loss of that example is NaN. Logits and labels that do not
+fit raise `DataError`, a hyperparameter out of its range `ConfigError`; hyperparameters are Python numbers.
 
 "Kornblith et al." is Kornblith, Chen, Lee, Norouzi: Why Do Better Loss Functions Lead to Less Transferable
 Features?, 2021, arXiv 2010.16402. Its tuned values for ResNet-50 on ImageNet, the defaults here, are those of
@@ -25,21 +25,21 @@ from jaxtl.errors import ConfigError
 from jaxtl.losses import labels as targets
 from jaxtl.types import Array
 
-# A score that has no share in a softmax, and whose differences stay in float32.
+# A score that gets no weight in a softmax, and whose differences stay in the range of float32.
 FAR_BELOW = -1e30
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-  """Softmax cross-entropy, -sum_k t_k log softmax(s)_k.
+  """Computes softmax cross-entropy, -sum_k t_k log softmax(s)_k.
 
-  Of an integer label, value and gradient keep their digits however far the true class leads: a loss of 1e-30
-  is that, not 0. A distribution costs them where it is nearly certain.
+  With integer labels, value and gradient keep their precision however far the true class leads: a loss of
+  1e-30 is returned as such and not as 0. With a distribution that is nearly certain, this precision is lost.
 
   Args:
     logits: [B, K] class scores.
     labels: int [B] or float [B, K].
     label_smoothing: epsilon in [0, 1]; t becomes (1 - epsilon) t + epsilon / K, spread over all K classes,
-      the convention of torchvision and timm. Kornblith et al. have 0.1.
+      the convention of torchvision and timm. Kornblith et al. use 0.1.
 
   Returns:
     float32 [B].
@@ -54,7 +54,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: floa
 
 
 def multiclass_hinge(logits: Array, labels: Array) -> Array:
-  """Crammer and Singer's hinge, max(0, 1 + max_{k != y} s_k - s_y).
+  """Computes Crammer and Singer's hinge, max(0, 1 + max_{k != y} s_k - s_y).
 
   Args:
     logits: [B, K] class scores.
@@ -73,7 +73,7 @@ def multiclass_hinge(logits: Array, labels: Array) -> Array:
 
 
 def squared_hinge(logits: Array, labels: Array, *, margin: float = 1.0) -> Array:
-  """One-against-rest squared hinge, sum_k t_k max(0, m - s_k)^2 + (1 - t_k) max(0, m + s_k)^2.
+  """Computes the one-vs-rest squared hinge, sum_k t_k max(0, m - s_k)^2 + (1 - t_k) max(0, m + s_k)^2.
 
   Args:
     logits: [B, K] class scores.
@@ -92,7 +92,7 @@ def squared_hinge(logits: Array, labels: Array, *, margin: float = 1.0) -> Array
 
 
 def logit_penalty(logits: Array, labels: Array, *, penalty: float = 6e-4) -> Array:
-  """Softmax cross-entropy plus (beta / 2) sum_k s_k^2.
+  """Computes softmax cross-entropy plus (beta / 2) sum_k s_k^2.
 
   Args:
     logits: [B, K] class scores.
@@ -108,9 +108,9 @@ def logit_penalty(logits: Array, labels: Array, *, penalty: float = 6e-4) -> Arr
 
 
 def logit_norm(logits: Array, labels: Array, *, temperature: float = 0.04) -> Array:
-  """Softmax cross-entropy of s / (temperature |s|): the logits' direction counts, their length does not.
+  """Computes softmax cross-entropy of s / (temperature |s|), which depends only on the direction of s.
 
-  All-zero logits have no direction: their loss is log K, their gradient zero.
+  All-zero logits have no direction: their loss is log K and their gradient is zero.
 
   Args:
     logits: [B, K] class scores.
@@ -126,11 +126,11 @@ def logit_norm(logits: Array, labels: Array, *, temperature: float = 0.04) -> Ar
 
 
 def cosine_softmax(logits: Array, labels: Array, *, temperature: float = 0.05) -> Array:
-  """Softmax cross-entropy of s / temperature, for a head whose logits are cosine similarities.
+  """Computes softmax cross-entropy of s / temperature, for a head whose logits are cosine similarities.
 
   Args:
-    logits: [B, K] cosines between the features and the class weights, as a cosine head gives them. The loss
-      does not normalise: of other scores it is the cross-entropy at a temperature.
+    logits: [B, K] cosines between the features and the class weights, as a cosine head returns them. The loss
+      does not normalise: for other scores it is cross-entropy at a temperature.
     labels: int [B] or float [B, K].
     temperature: tau > 0; 0.05 in Kornblith et al.
 
@@ -143,13 +143,13 @@ def cosine_softmax(logits: Array, labels: Array, *, temperature: float = 0.05) -
 
 
 def sigmoid_cross_entropy(logits: Array, labels: Array, *, logit_shift: float = 0.0) -> Array:
-  """Binary cross-entropy of each class against the rest, summed over the classes.
+  """Computes the binary cross-entropy of each class against the rest, summed over the classes.
 
   Args:
     logits: [B, K] class scores.
     labels: int [B] or float [B, K].
-    logit_shift: taken off all logits first. The code of Kornblith et al. takes log K, so that a network with
-      logits near zero starts with probabilities near 1 / K; with 0 it starts with a loss of K log 2.
+    logit_shift: subtracted from all logits first. The code of Kornblith et al. uses log K, so that a network
+      with logits near zero starts with probabilities near 1 / K; with 0 it starts with a loss of K log 2.
 
   Returns:
     float32 [B].
@@ -162,7 +162,7 @@ def sigmoid_cross_entropy(logits: Array, labels: Array, *, logit_shift: float = 
 
 
 def poly1(logits: Array, labels: Array, *, epsilon: float = 2.0) -> Array:
-  """Cross-entropy plus epsilon (1 - p_y), with p = softmax(s); for a distribution, sum_c t_c (1 - p_c).
+  """Computes cross-entropy plus epsilon (1 - p_y), p = softmax(s); for a distribution, sum_c t_c (1 - p_c).
 
   Args:
     logits: [B, K] class scores.
@@ -186,14 +186,15 @@ def poly1(logits: Array, labels: Array, *, epsilon: float = 2.0) -> Array:
 
 
 def focal(logits: Array, labels: Array, *, gamma: float = 2.0, alpha: float | None = 0.25) -> Array:
-  """Focal loss of each class against the rest, -alpha_t (1 - p_t)^gamma log p_t, summed over the classes.
+  """Computes the focal loss of each class against the rest, -alpha_t (1 - p_t)^gamma log p_t, and sums them.
 
   Args:
     logits: [B, K] class scores, each the logit of its own sigmoid.
     labels: int [B]; or float [B, K], for which the loss is sum_c t_c L(s, c), unlike optax's, which puts the
       expected probability under the exponent.
-    gamma: exponent >= 0 that turns well-classified classes down; 2 in the paper.
-    alpha: weight in [0, 1] of the positive class, 1 - alpha of the others; 0.25 in the paper. None: all 1.
+    gamma: exponent >= 0 that down-weights well-classified classes; 2 in the paper.
+    alpha: weight in [0, 1] of the positive class, 1 - alpha of the others; 0.25 in the paper. With None, all
+      weights are 1.
 
   Returns:
     float32 [B].
@@ -215,7 +216,7 @@ def focal(logits: Array, labels: Array, *, gamma: float = 2.0, alpha: float | No
 def mixed(
   loss: Callable[[Array, Array], Array], logits: Array, labels: Array, labels_b: Array, weight: Array
 ) -> Array:
-  """weight * loss(logits, labels) + (1 - weight) * loss(logits, labels_b): the target of mixup and cutmix.
+  """Computes weight * loss(logits, labels) + (1 - weight) * loss(logits, labels_b), for mixup and cutmix.
 
   It equals the loss of the mixed distribution for every loss that is linear in its labels, as all here are,
   at the cost of two evaluations.
@@ -234,23 +235,23 @@ def mixed(
 
 
 def _cross_entropy(logits: Array, labels: Array, temperature: float = 1.0) -> Array:
-  """Cross-entropy of float32 logits / temperature; NaN for an integer that names no class."""
+  """Computes cross-entropy of float32 logits / temperature; NaN for an integer that is not a class."""
   if targets.are_classes(labels):
     loss, _ = _loss_and_slopes(logits, labels, temperature)
     return jnp.where(targets.valid(labels, logits.shape[-1]), loss, jnp.nan)
-  # Only differences count: take them first, so that the division does not overflow where they do not.
+  # Only differences count: taken first, they keep the division from overflowing where they do not.
   best = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   return targets.expectation(labels, -jax.nn.log_softmax((logits - best) / temperature))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _loss_and_slopes(logits: Array, labels: Array, temperature: float) -> tuple[Array, Array]:
-  """Cross-entropy L [B] of x = s / temperature, and its slopes by x [B, K]: p_k, at the true class p_y - 1.
+  """Returns cross-entropy L [B] of x = s / temperature and its slopes in x [B, K]: p_k, and p_y - 1 for y.
 
-  With M = max(0, max_k x_k - x_y), L = M + log(exp(-M) + sum_{k != y} exp(x_k - x_y - M)), all positive:
-  M = 0 where the true class leads, and L is then the log1p of the others' sum, as p_y - 1 is made of it too.
-  That sum is taken relative to the best of the others: many terms that are 0 in float32 each may have a sum
-  that is not.
+  With M = max(0, max_k x_k - x_y), L = M + log(exp(-M) + sum_{k != y} exp(x_k - x_y - M)), where all terms
+  are positive. Where the true class leads, M = 0 and L is log1p of the sum over the other classes; p_y - 1
+  is computed from that sum, too. The sum is taken relative to the best of the others: many terms that each
+  are 0 in float32 may have a sum that is not.
   """
   is_label = targets.is_label(labels, logits.shape[-1])
   # A gather is quicker than a masked sum; its transpose, a scatter, is never taken.
@@ -267,9 +268,9 @@ def _loss_and_slopes(logits: Array, labels: Array, temperature: float) -> tuple[
 
 @_loss_and_slopes.defjvp
 def _differentiate(temperature: float, primals: tuple, tangents: tuple) -> tuple:
-  """dL = sum_k slope_k dx_k, and dp_k = p_k (dx_k - dx_y - dL): closed, so true at any order.
+  """Computes dL = sum_k slope_k dx_k and dp_k = p_k (dx_k - dx_y - dL), closed forms that hold at any order.
 
-  Written out, because autodiff makes the true class's slope a difference, softmax - 1, which rounds to 0.
+  They are written out because autodiff computes the true class's slope as softmax - 1, which rounds to 0.
   """
   logits, labels = primals
   loss, slopes = _loss_and_slopes(logits, labels, temperature)
@@ -282,18 +283,18 @@ def _differentiate(temperature: float, primals: tuple, tangents: tuple) -> tuple
 
 
 def _smoothing(logits: Array, labels: Array, epsilon: float) -> Array:
-  """epsilon (s_y - mean s), what label smoothing adds: as differences, which no common level can swamp."""
+  """Returns epsilon (s_y - mean s), the term of label smoothing, from differences that no offset swamps."""
   gaps = targets.true_score(logits, labels) - logits
   return jnp.sum(epsilon / logits.shape[-1] * gaps, axis=-1)
 
 
 def _sum_of_squares(weights: Array, gaps: Array) -> Array:
-  """sum_k weights_k max(0, gaps_k)^2; a weight of zero also silences a gap whose square overflows."""
+  """Returns sum_k weights_k max(0, gaps_k)^2; a weight of zero also masks a gap whose square overflows."""
   return jnp.sum(weights * jnp.where(weights == 0, 0.0, jax.nn.relu(gaps)) ** 2, axis=-1)
 
 
 def _focal(x: Array, gamma: float) -> Array:
-  """-(1 - p)^gamma log p, with p = sigmoid(x)."""
+  """Returns -(1 - p)^gamma log p, with p = sigmoid(x)."""
   # Below -100 the weight (1 - p)^gamma is 1; the wheres keep its slope of 0 from meeting an overflow.
   flat = x < -100
   weight = jnp.where(flat, 1.0, jnp.exp(-gamma * jax.nn.softplus(jnp.where(flat, 0.0, x))))
@@ -301,9 +302,9 @@ def _focal(x: Array, gamma: float) -> Array:
 
 
 def _direction(x: Array) -> Array:
-  """x / |x| for each row, without overflow or underflow in the squares; 0 for a row of zeros."""
+  """Returns x / |x| for each row, without overflow or underflow in the squares; 0 for a row of zeros."""
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-  # Not the largest itself: where that is near the ends of the range, its reciprocal is not a normal number.
+  # Clipped, because the reciprocal of a number near the ends of the range is not a normal number.
   scaled = x / jnp.clip(largest, 2.0**-90, 2.0**90)
   # A row of zeros takes the constant 1: the square root's slope at 0 would make its gradient NaN.
   square = jnp.where(largest == 0, 1.0, jnp.sum(scaled**2, axis=-1, keepdims=True))
@@ -311,12 +312,12 @@ def _direction(x: Array) -> Array:
 
 
 def grouped_cross_entropy(logits: Array, labels: Array, *, sizes: tuple[int, ...] | None = None) -> Array:
-  """Softmax cross-entropy among the classes of the label's own group: several tasks behind one head.
+  """Computes softmax cross-entropy among the classes of the label's group, for several tasks on one head.
 
   Args:
-    logits: [B, K] class scores, the groups' classes side by side.
+    logits: [B, K] class scores, concatenated over the groups.
     labels: int [B]; or float [B, K], for which the loss is sum_c t_c L(s, c) and costs K evaluations.
-    sizes: number of classes of each group, together K; None is one group of all.
+    sizes: number of classes of each group, with the sum K; None means one group of all classes.
 
   Returns:
     float32 [B].
@@ -328,7 +329,7 @@ def grouped_cross_entropy(logits: Array, labels: Array, *, sizes: tuple[int, ...
   group = jnp.repeat(jnp.arange(len(sizes)), jnp.array(sizes), total_repeat_length=sum(sizes))
 
   def among(logits: Array, labels: Array) -> Array:
-    # A label outside [0, K) is clipped here, and gives NaN there.
+    # A label outside [0, K) is clipped here, and `_cross_entropy` gives NaN for it.
     own = group[None, :] == jnp.take(group, labels, mode="clip")[:, None]
     return _cross_entropy(jnp.where(own, logits, FAR_BELOW), labels)
 

@@ -1,4 +1,4 @@
-"""What classification losses do with labels: check them, name the true class, spread a loss over many."""
+"""Labels in classification losses: checks, the true class, and expectations over the classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IntegerLoss = Callable[[Array, Array], Array]
 
 
 def prepare(logits: Array, labels: Array) -> tuple[Array, Array]:
-  """Logits in float32; labels in int32 where integer, else in float32.
+  """Casts logits to float32, and labels to int32 if they are integers, else to float32.
 
   Raises:
     DataError: these are not `[B, K]` logits with `[B]` integers or `[B, K]` distributions.
@@ -31,27 +31,27 @@ def prepare(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def are_classes(labels: Array) -> bool:
-  """True for integer labels, False for distributions over the classes."""
+  """Returns True for integer labels, False for distributions over the classes."""
   return labels.ndim == 1
 
 
 def valid(labels: Array, num_classes: int) -> Array:
-  """bool [B]: which integer labels name one of the classes."""
+  """Returns bool [B]: which integer labels are one of the classes."""
   return (labels >= 0) & (labels < num_classes)
 
 
 def is_label(labels: Array, num_classes: int) -> Array:
-  """bool [B, K]: True at the true class. A comparison, not a gather: its transpose is no scatter."""
+  """Returns bool [B, K], True at the true class, by comparison: the transpose of a gather is a scatter."""
   return labels[:, None] == jnp.arange(num_classes)[None, :]
 
 
 def true_score(logits: Array, labels: Array) -> Array:
-  """[B, 1]: the true class's logit; 0 for an integer that names no class."""
+  """Returns [B, 1]: the logit of the true class; 0 for an integer that is not a class."""
   return jnp.sum(jnp.where(is_label(labels, logits.shape[-1]), logits, 0.0), axis=-1, keepdims=True)
 
 
 def distribution(labels: Array, num_classes: int) -> Array:
-  """float32 [B, K]: the distribution over classes; a row of NaN for an integer that names no class."""
+  """Returns float32 [B, K]: the distribution over classes; NaN rows for integers that are not classes."""
   if not are_classes(labels):
     return labels
   one_hot = is_label(labels, num_classes).astype(jnp.float32)
@@ -59,15 +59,15 @@ def distribution(labels: Array, num_classes: int) -> Array:
 
 
 def expectation(weights: Array, values: Array) -> Array:
-  """[B]: sum_k weights_k values_k, where a weight of zero silences an infinite value."""
+  """Returns [B]: sum_k weights_k values_k, where a weight of zero masks an infinite value."""
   return jnp.sum(weights * jnp.where(weights == 0, 0.0, values), axis=-1)
 
 
 def over_classes(loss: IntegerLoss, logits: Array, weights: Array) -> Array:
-  """[B]: sum_c weights_c loss(logits, c), one class at a time.
+  """Returns [B]: sum_c weights_c loss(logits, c), computed one class at a time.
 
-  Time is K evaluations. Memory is that of one: the body is recomputed in the backward pass, so that nothing
-  of size [K, B, K] is kept.
+  It takes the time of K evaluations and the memory of one: the body is recomputed in the backward pass, so
+  that nothing of size [K, B, K] is stored.
   """
 
   @jax.checkpoint
@@ -82,7 +82,7 @@ def over_classes(loss: IntegerLoss, logits: Array, weights: Array) -> Array:
 
 
 def positive(name: str, value: float) -> float:
-  """The hyperparameter as a float.
+  """Returns the hyperparameter as a float.
 
   Raises:
     ConfigError: it is not a finite number above zero.

@@ -17,31 +17,31 @@ _LARGEST = float(np.finfo(np.float32).max)
 def multiclass_smoothed_hinge(
   logits: Array, labels: Array, *, margin: float, quadratic: float = 0.3
 ) -> Array:
-  """Multi-class smoothed hinge (MCSH): learning stops where the true class leads every other by `margin`.
+  """Computes the multi-class smoothed hinge (MCSH): 0 where the true class leads every other by `margin`.
 
       xi_k = max(0, s_k - s_y + m)                for k != y
       h(x) = a x^2            if x < m            (a one-sided Huber function)
            = 2 a m x - a m^2  if x >= m
       L(s, y) = log(1 + sum_{k != y} (exp(h(xi_k)) - 1))
 
-  With all logits equal it is log(1 + (K - 1)(exp(a m^2) - 1)), 21.6 at K = 1000 and the published values, and
-  where one wrong class is far above all others its slope is 2 a m = 4.2, where cross-entropy's is 1. With
-  many classes near the margin the slope by s_y reaches about sqrt(a (K - 1)): 17.3 at K = 1000 and 80.9 at
-  K = 21841. A learning rate does not carry over unchanged.
+  With all logits equal the loss is log(1 + (K - 1)(exp(a m^2) - 1)), which is 21.6 at K = 1000 and the
+  published values. Where one wrong class is far above all others, the slope is 2 a m = 4.2, and that of
+  cross-entropy is 1. With many classes near the margin the slope in s_y reaches about sqrt(a (K - 1)): 17.3
+  at K = 1000 and 80.9 at K = 21841. So a learning rate does not carry over unchanged.
 
-  It is not convex in the logits, because log(sum exp(h_k) - (K - 2)) takes a constant off the sum of a
-  log-sum-exp. At the published values and violations below the corner x = m, the least eigenvalue of its
+  The loss is not convex in the logits, because log(sum exp(h_k) - (K - 2)) subtracts a constant from the sum
+  of a log-sum-exp. At the published values and violations below the corner x = m, the least eigenvalue of its
   Hessian is 0 up to K = 6, -0.032 at K = 7, -0.31 at K = 10 and -7.1 at K = 100. So its Gauss-Newton matrix
-  is indefinite, too: what assumes that none of its eigenvalues is negative does not hold for this loss.
+  is indefinite, too: results that assume no negative eigenvalues do not hold for this loss.
 
   Violations above about 4e37 saturate, so that value and gradient stay finite. The float32 logits count as
-  exact: the relative error is that of some float32 roundings also where s_y - s_k is next to the margin.
+  exact: the relative error is a few float32 roundings, even where s_y - s_k is close to the margin.
 
   Args:
     logits: [B, K] class scores s, any float type.
     labels: [B] integers, the true class y, or [B, K] a distribution t over classes, for which the loss is
       sum_c t_c L(s, c). A distribution costs K evaluations, O(B K^2) time and O(B K) memory: for two labels
-      and a weight, as from mixup, take `mixed`, which costs two. An integer outside [0, K) cannot raise under
+      and a weight, as from mixup, use `mixed`, which costs two. An integer outside [0, K) cannot raise under
       `jit`: its loss and its gradient are NaN.
     margin: m > 0, in units of the logits; 7 for both published checkpoints (ResNet-50, ViT-B; ImageNet-1K).
     quadratic: a > 0; 0.3 is the constant of the authors' implementation.
@@ -69,9 +69,9 @@ def multiclass_smoothed_hinge(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _loss_and_weights(logits: Array, labels: Array, margin: float, quadratic: float) -> tuple[Array, Array]:
-  """L [B], and the weights exp(h(xi_k) - L) [B, K] that all its derivatives are made of.
+  """Returns L [B] and the weights exp(h(xi_k) - L) [B, K], from which all its derivatives follow.
 
-  Every term is scaled by exp(-r), with r = max_k h_k, or r = 0 where that is below 1: the result is then
+  Every term is scaled by exp(-r), with r = max_k h_k, or r = 0 if that is below 1. The result is then
   r + log1p(exp(-r) - 1 + sum_k exp(-r) (exp(h_k) - 1)), without overflow above or cancellation below.
   """
   is_label = targets.is_label(labels, logits.shape[-1])
@@ -83,7 +83,7 @@ def _loss_and_weights(logits: Array, labels: Array, margin: float, quadratic: fl
 
   shift = jnp.where(h_worst < 1, 0.0, h_worst)
   scale = jnp.exp(-shift)
-  # h_k - max h from the difference of logits: between two rounded h of size 1e4, exp would lose its digits.
+  # h_k - max h comes from the difference of logits: between two rounded h of 1e4, exp would lose its digits.
   behind, slope = jnp.clip(best_wrong - logits, 0.0, worst), 2 * quadratic * jnp.minimum(worst, margin)
   h_behind = quadratic * (jnp.minimum(worst, margin) - jnp.minimum(x, margin)) ** 2 - slope * behind
   term = jnp.where(h < 1, scale * jnp.expm1(jnp.minimum(h, 1.0)), jnp.exp(h_behind) - scale)
@@ -94,9 +94,10 @@ def _loss_and_weights(logits: Array, labels: Array, margin: float, quadratic: fl
 
 @_loss_and_weights.defjvp
 def _differentiate(margin: float, quadratic: float, primals: tuple, tangents: tuple) -> tuple:
-  """dL = sum_k w_k h'_k (ds_k - ds_y) and dw_k = w_k (h'_k (ds_k - ds_y) - dL): closed, so true at any order.
+  """Computes dL = sum_k w_k h'_k (ds_k - ds_y) and dw_k = w_k (h'_k (ds_k - ds_y) - dL).
 
-  Written out, because autodiff cannot follow a value that is computed from exact differences of its inputs.
+  The form is closed, so it holds at any order. It is written out because autodiff cannot follow a value that
+  is computed from exact differences of its inputs.
   """
   logits, labels = primals
   dlogits = tangents[0]
@@ -110,9 +111,10 @@ def _differentiate(margin: float, quadratic: float, primals: tuple, tangents: tu
 
 
 def _edge(logits: Array, labels: Array, margin: float) -> tuple[Array, Array]:
-  """s_y - m [B, 1], above which a wrong class violates the margin: the rounded value and its rounding error.
+  """Returns s_y - m [B, 1], above which a wrong class violates the margin: rounded value, rounding error.
 
-  The error is Knuth's TwoSum: sums alone, which XLA neither reorders nor contracts into multiply-adds.
+  The error comes from Knuth's TwoSum, which uses only sums; XLA neither reorders them nor contracts them into
+  multiply-adds.
   """
   is_valid = targets.valid(labels, logits.shape[-1])[:, None]
   true = jnp.where(is_valid, targets.true_score(logits, labels), jnp.nan)
@@ -124,10 +126,11 @@ def _edge(logits: Array, labels: Array, margin: float) -> tuple[Array, Array]:
 
 
 def _violation(scores: Array, edge: tuple[Array, Array], margin: float, quadratic: float) -> Array:
-  """xi = max(0, s_k - s_y + m) within two roundings of its exact value for the given logits.
+  """Returns xi = max(0, s_k - s_y + m) within two roundings of its exact value for the given logits.
 
-  Where s_k is near the edge its difference from the rounded edge is exact (Sterbenz), and the edge's rounding
-  error, taken off after it, is what remains; further away the error is below one rounding of the difference.
+  Where s_k is near the edge, its difference from the rounded edge is exact (Sterbenz). Only the rounding
+  error of the edge remains, and it is subtracted afterwards. Further away that error is below one rounding of
+  the difference.
   """
   rounded, error = edge
   largest = _LARGEST / (4 * max(1.0, quadratic * margin))  # so that h(x) does not overflow

@@ -1,4 +1,4 @@
-"""Whether a confidence of 0.8 is right eight times in ten.
+"""Calibration: a confidence of 0.8 should be right eight times in ten.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599.
 """
@@ -11,11 +11,11 @@ import numpy as np
 
 
 class Bins(NamedTuple):
-  """Examples by confidence; bin m of M holds those in ((m - 1) / M, m / M], the first 0 as well.
+  """Examples by confidence; bin m of M holds those in ((m - 1) / M, m / M], and the first also holds 0.
 
   Attributes:
     counts: int64 [M] examples.
-    confidence, accuracy: float64 [M] means over the bin, NaN where it is empty.
+    confidence, accuracy: float64 [M] means over the bin, NaN if it is empty.
   """
 
   counts: np.ndarray
@@ -24,7 +24,7 @@ class Bins(NamedTuple):
 
 
 def confidence_bins(confidence: np.ndarray, correct: np.ndarray, *, num_bins: int = 15) -> Bins:
-  """What a reliability diagram shows.
+  """Groups examples by confidence into the bins of a reliability diagram.
 
   Args:
     confidence: [N] the highest probability of each example, from 0 to 1.
@@ -48,14 +48,14 @@ def confidence_bins(confidence: np.ndarray, correct: np.ndarray, *, num_bins: in
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, num_bins: int = 15) -> float:
-  """ECE = sum over bins of (examples in the bin / N) |accuracy - mean confidence|, from 0 to 1.
+  """Computes ECE = sum over bins of (examples in the bin / N) |accuracy - mean confidence|, from 0 to 1.
 
   Guo et al., "On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599, equation 3.
 
   Args, Raises: as in `confidence_bins`.
 
   Returns:
-    The error; NaN over no examples.
+    The error; NaN if there are no examples.
   """
   bins = confidence_bins(confidence, correct, num_bins=num_bins)
   if not bins.counts.sum():
@@ -65,17 +65,18 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, n
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-  """The temperature T for which the mean cross-entropy of logits / T is least.
+  """Finds the temperature T that minimises the mean cross-entropy of logits / T.
 
-  Guo et al., 2017, arXiv 1706.04599, section 4.2: one number, fitted on validation examples; no prediction
-  changes. The cross-entropy is convex in 1 / T, so the sign of its slope tells on which side the minimum is.
+  Guo et al., 2017, arXiv 1706.04599, section 4.2: one number is fitted to validation examples, and no
+  prediction changes. The cross-entropy is convex in 1 / T, so the sign of its slope shows on which side the
+  minimum is.
 
   Args:
     logits: [N, K], finite.
     labels: int [N], the true classes.
 
   Returns:
-    T in [1e-2, 1e2]; an end where the minimum is beyond it, as for examples that are all right.
+    T in [1e-2, 1e2]; an end if the minimum is beyond it, as for examples that are all classified correctly.
 
   Raises:
     ValueError: there are no examples, shapes do not fit, or a logit is not finite.

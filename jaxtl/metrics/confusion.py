@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrices: which classes are predicted as which."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:
-  """int64 [K, K]: how many examples of class i (row) were predicted as class j (column).
+  """Counts, in int64 [K, K], how many examples of class i (row) were predicted as class j (column).
 
   Args:
     labels, predicted: [N] integers from 0 to K - 1.
@@ -17,13 +17,13 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, *, num_classes: 
 
 
 def balanced_accuracy(confusion: np.ndarray) -> float:
-  """The mean over classes of the share predicted right; classes without an example are left out.
+  """Returns the mean over classes of the share that is predicted correctly; empty classes are left out.
 
   Args:
     confusion: [K, K] counts, true classes in the rows.
 
   Returns:
-    From 0 to 1; NaN where there is no example at all.
+    A number from 0 to 1; NaN if there are no examples.
   """
   examples = confusion.sum(axis=1)
   there = examples > 0

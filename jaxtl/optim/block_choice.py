@@ -14,7 +14,7 @@ Names = str | Sequence[str] | None
 
 
 class Parts(NamedTuple):
-  """Which parameters a rule perturbs and which it moves, and the first blocks that hold some of them.
+  """The parameters that a rule perturbs, those that it moves, and the first blocks that hold some of them.
 
   Attributes:
     perturb, update: path regexes.
@@ -30,20 +30,20 @@ class Parts(NamedTuple):
 
 
 def check_blocks(model: Model) -> None:
-  """Refuses a model that names no blocks."""
+  """Refuses a model without named blocks."""
   if not model.blocks:
     raise ConfigError(f"post-training needs a model in blocks; {model.name} names none")
 
 
 def find(model: Model, params: Params, *, perturb: str, update: str, moves_alone: bool) -> Parts:
-  """The two parts by path regexes.
+  """Finds the perturbed and the moved parameters by path regexes.
 
   Args:
-    params: of the model; arrays or shapes.
-    moves_alone: nothing is perturbed, so that the lowest block is that of `update`.
+    params: the parameters of the model, as arrays or shapes.
+    moves_alone: whether nothing is perturbed, so that the lowest block is that of `update`.
 
   Raises:
-    ConfigError: a regex finds no parameter.
+    ConfigError: a regex matches no parameter.
   """
   perturbed, updated = _first_block(model, params, perturb), _first_block(model, params, update)
   lowest = updated if moves_alone else min(perturbed, updated)
@@ -52,10 +52,10 @@ def find(model: Model, params: Params, *, perturb: str, update: str, moves_alone
 
 
 def pattern(model: Model, names: Names) -> str | None:
-  """The path regex of names of blocks, or of path regexes; None for None.
+  """Returns one path regex for names of blocks or path regexes; None for None.
 
   Raises:
-    ConfigError: a name that is no block, or no name at all.
+    ConfigError: a name is not a block, or there are no names.
   """
   if names is None:
     return None
@@ -73,11 +73,11 @@ def pattern(model: Model, names: Names) -> str | None:
 
 
 def all_but(pattern: str) -> str:
-  """The path regex of what another one does not find."""
+  """Returns the path regex that matches what `pattern` does not match."""
   return rf"^(?!.*(?:{pattern}))"
 
 
 def _first_block(model: Model, params: Params, pattern: str) -> int:
-  """The number of the lowest block with a parameter that the pattern finds."""
+  """Returns the number of the lowest block with a parameter that the pattern matches."""
   found = {path.split("/")[0] for path in tree.select(params, pattern)}
   return min(model.blocks.index(block) for block in found)

@@ -1,11 +1,11 @@
-"""Gradient rules: ways to take the gradient of a loss, each with the face of `jax.value_and_grad`.
+"""Gradient rules: ways to take the gradient of a loss, each with the interface of `jax.value_and_grad`.
 
 A rule turns `loss_fn(params, batch_stats, batch, key) -> (loss, Aux)` into
 `value_and_grad(params, batch_stats, batch, key) -> ((loss, Aux), grads)`. The loss and the Aux are those of
-the clean pass at `params`: what is logged does not depend on the rule, and batch statistics match the weights
-that are stored. Both passes see the same key, hence the same dropout mask.
+the clean pass at `params`, so that logged values do not depend on the rule and batch statistics match the
+stored weights. Both passes use the same key and hence the same dropout mask.
 
-A rule of one's own is any such callable; `passes` takes its cost from an attribute of that name.
+Any such callable can be a rule; `passes` reads its cost from an attribute of that name.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from jaxtl.types import Array, Batch, GradientRule, LossFn, Params, ValueAndGrad
 
 # Below this norm a gradient counts as zero: the perturbation is then zero, not NaN.
 TINY = 1e-12
-# What ASAM scales by its own size: kernels and norm scales; biases are perturbed as in SAM.
+# The parameters that ASAM scales by their size: kernels and norm scales. Biases are perturbed as in SAM.
 WEIGHTS = r"(kernel|scale)$"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-  """A gradient rule that knows what it costs, and what it carries from step to step."""
+  """A gradient rule with its cost in passes and the memory that it carries from step to step."""
 
   rule: Callable[[LossFn], ValueAndGrad]
   passes: float
@@ -42,28 +42,29 @@ class _Rule:
 
 
 def passes(rule: GradientRule) -> float:
-  """Forward-backward passes per image, averaged over the steps: what a step costs beside the plain rule's.
+  """Returns the forward-backward passes per image of a rule, averaged over the steps.
 
-  A rule says it by an attribute of that name; one without counts as one pass.
+  This is the cost of a step relative to the plain rule. It is read from an attribute `passes`; a rule without
+  the attribute counts as one pass.
   """
   return float(getattr(rule, "passes", 1.0))
 
 
 def plain() -> GradientRule:
-  """The gradient itself."""
+  """Returns the rule that takes the gradient itself."""
   return _Rule(lambda loss_fn: jax.value_and_grad(loss_fn, has_aux=True), passes=1.0)
 
 
 def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule:
-  """The mean of `inner`'s gradient over `steps` equal parts of the batch, one part in memory at a time.
+  """Averages the gradient of `inner` over `steps` equal parts of the batch, one part in memory at a time.
 
-  With `inner=sam(rho)` each part has its own perturbation: that is m-sharpness, see `sam(groups=...)`.
-  Batch statistics are the mean of the parts'. The parts follow one another in an unrolled loop, because
-  XLA:CPU runs convolutions inside a rolled one some 30 times slower (jax-ml/jax#12868). It also drops the
-  barriers between the parts, so that there they save little memory.
+  With `inner=sam(rho)` each part has its own perturbation: this is m-sharpness, see `sam(groups=...)`.
+  Batch statistics are averaged over the parts. The loop over the parts is unrolled, because XLA:CPU runs
+  convolutions inside a rolled loop about 30 times slower (jax-ml/jax#12868). XLA:CPU also drops the barriers
+  between the parts, so accumulation saves little memory there.
 
   Args:
-    steps: number of parts; the batch size must be a multiple.
+    steps: number of parts; the batch size must be a multiple of it.
   """
   rule = inner or plain()
   if steps < 1:
@@ -107,7 +108,8 @@ def sam(
       m = batch size / groups); independent of the number of devices, unlike the paper's.
     p: 2, infinity, or any number above 1.
     where: path regex of the parameters to perturb; all where None.
-    inner: the rule of both passes, for example `accumulate`: one perturbation for the whole batch, in parts.
+    inner: the rule of both passes, for example `accumulate` for one perturbation of the whole batch that is
+      computed in parts.
   """
   _check_radius("sam", rho)
   if not p > 1:
@@ -129,15 +131,15 @@ def asam(
   scaled: str = WEIGHTS,
   inner: GradientRule | None = None,
 ) -> GradientRule:
-  """Adaptive SAM: the ball is measured in units of each weight's size, whatever the weights' scale.
+  """Adaptive SAM: the ball is measured in units of each weight's size, so the weights' scale has no effect.
 
   Kwon, Kim, Park, Choi, "ASAM: Adaptive Sharpness-Aware Minimization", 2021, arXiv 2102.11600:
-  eps = rho T^2 g / |T g| with T = |w| + eta for the parameters that `scaled` finds and 1 for the others.
+  eps = rho T^2 g / |T g| with T = |w| + eta for the parameters that `scaled` matches and 1 for the others.
 
   Args:
     rho: radius; about ten times SAM's (0.5 for CIFAR-10, 1.0 for CIFAR-100 in the paper).
     eta: keeps T away from zero; exact scale invariance needs 0. 0.01 is the authors' default.
-    scaled: path regex of the parameters that are measured by their size.
+    scaled: path regex of the parameters that are perturbed relative to their size.
     groups, where, inner: as in `sam`.
   """
   _check_radius("asam", rho)
@@ -171,7 +173,8 @@ def gsam(
 
   Args:
     rho_max: radius at the highest learning rate.
-    rho_min: radius at the lowest; `rho_max` where None: a constant radius, and with alpha = 0 exactly SAM.
+    rho_min: radius at the lowest learning rate. None means `rho_max`, a constant radius; with alpha = 0 this
+      is exactly SAM.
     alpha: weight of the ascent.
     schedule: factor in [0, 1] of the range; half a cosine over `total_steps` where None.
   """
@@ -202,11 +205,11 @@ def gsam(
 
 
 def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None = None) -> GradientRule:
-  """LookSAM: the perturbed gradient every few steps, its direction reused between: about 1 + 1/every passes.
+  """LookSAM: takes the perturbed gradient every few steps and reuses its direction in between.
 
   Liu, Mai, Chen, Hsieh, You, "Towards Efficient and Scalable Sharpness-Aware Minimization", 2022, arXiv
-  2203.02714. Every `every` steps: SAM, storing v = g_sam - <g_sam, g> / |g|^2 g. In between:
-  g + alpha |g| / |v| v.
+  2203.02714. Every `every` steps it takes a SAM step and stores v = g_sam - <g_sam, g> / |g|^2 g. In between
+  it uses g + alpha |g| / |v| v. The cost is about 1 + 1/every passes.
 
   Args:
     rho: radius, as in `sam`.
@@ -250,13 +253,13 @@ def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None
 
 
 def init_memory(rule: GradientRule, params: Params) -> tuple[Any, ...]:
-  """What the rule remembers before the first step; `()` for rules without memory."""
+  """Returns the memory of the rule before the first step; `()` for rules without memory."""
   make = getattr(rule, "init_memory", None)
   return make(params) if make else ()
 
 
 def steepest(grads: Params, *, rho: float | Array, p: float = 2.0) -> Params:
-  """The vector of p-norm rho with the largest inner product with `grads`; zero where they are all zero.
+  """Returns the vector of p-norm rho with the largest inner product with `grads`; zero if all are zero.
 
   eps = rho sign(g) |g|^(q-1) / (|g|_q^q)^(1/p) with 1/p + 1/q = 1 (arXiv 2010.01412, equation 2).
   """
@@ -278,7 +281,7 @@ def _two_pass(
   inner: GradientRule,
   combine: Callable[[Params, Params], Params],
 ) -> GradientRule:
-  """Gradient at params + ascent(params, clean gradient), combined with the clean one."""
+  """Combines the clean gradient with the one at params + ascent(params, clean gradient)."""
   _refuse_memory(inner, "a SAM rule")
 
   def rule(loss_fn: LossFn) -> ValueAndGrad:
@@ -296,7 +299,7 @@ def _two_pass(
 
 
 def _orthogonal(a: Params, b: Params) -> Params:
-  """The component of `a` orthogonal to `b`."""
+  """Returns the component of `a` that is orthogonal to `b`."""
   along = tree.dot(a, b) / jnp.maximum(tree.dot(b, b), TINY**2)
   return tree.sub(a, tree.scale(along, b))
 
@@ -318,7 +321,7 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def _shares(parts: list[Batch]) -> list[Array | float]:
-  """Each part's share of the examples that count."""
+  """Returns the share of each part in the unmasked examples."""
   if "mask" not in parts[0]:
     return [1 / len(parts)] * len(parts)
   counts = [jnp.sum(part["mask"], dtype=jnp.float32) for part in parts]

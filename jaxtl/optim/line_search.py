@@ -1,8 +1,8 @@
-"""Step lengths on one batch: the minimum of a loss along a fixed direction, inside a compiled step.
+"""Line searches on one batch: the minimum of a loss along a fixed direction, inside a compiled step.
 
 A search takes `loss`, a function of the length eta >= 0 (the loss after a step of eta along the direction),
-and a length to begin with. None returns a length with a higher loss than eta = 0 has. `weights.search` is for
-functions that cost a pass over a data set each, on the host.
+and an initial length. No search returns a length with a higher loss than at eta = 0. `weights.search` is for
+functions on the host, where each evaluation costs a pass over a data set.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from jax.extend.core import Literal
 from jaxtl.types import Array
 
 Loss = Callable[[Array], Array]
-# A minimum this many times below the length that the search begins with counts as 0.
+# A minimum below this part of the initial length counts as 0.
 SMALLEST = 2.0**-40
-# Most Newton steps, and the relative change of eta that ends them: a few roundings of float32.
+# The maximum number of Newton steps, and the relative change of eta that ends them: a few float32 roundings.
 NEWTON_STEPS, PRECISION = 40, 5e-7
-# The lengths that are tried where each costs a forward pass, as factors of the last one.
+# Trial lengths as factors of the last one, for losses that cost a forward pass at each length.
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class Found(NamedTuple):
-  """What a search found.
+  """The result of a search.
 
   Attributes:
-    eta: float [], the length with the lowest loss; the cap where there is no minimum below it.
-    unbounded: bool [], the loss falls as far as the cap.
-    start: float [], where the search of a similar loss does well to begin.
+    eta: float [], the length with the lowest loss; the cap if there is no minimum below it.
+    unbounded: bool [], whether the loss still falls at the cap.
+    start: float [], a good initial length for the search of a similar loss.
   """
 
   eta: Array
@@ -41,11 +41,12 @@ class Found(NamedTuple):
 
 
 def newton(loss: Loss, start: Array, *, cap: float) -> Found:
-  """The minimum of a convex loss, to the precision of its derivative.
+  """Finds the minimum of a convex loss, to the precision of its derivative.
 
-  Doubles or halves `start` until the derivative changes its sign, then takes Newton's steps for its zero,
-  each kept within the bracket. The cross-entropy is convex in eta where the logits are affine in it. Of a
-  loss that is not, the result is a stationary point in the bracket, or 0 where that is no lower.
+  It doubles or halves `start` until the derivative changes its sign. Then it takes Newton steps to the zero
+  of the derivative, each kept within the bracket. The cross-entropy is convex in eta if the logits are affine
+  in it. For a loss that is not convex, the result is a stationary point in the bracket, or 0 if the loss is
+  higher there.
 
   Args:
     loss: float [] -> float [], differentiable twice.
@@ -53,7 +54,7 @@ def newton(loss: Loss, start: Array, *, cap: float) -> Found:
     cap: the largest eta.
   """
   slope = jax.grad(loss)
-  # Where the loss is flat, as far out on a separable batch, it still falls as far as floating point can tell.
+  # A loss that is flat in floating point, as far out on a separable batch, counts as still falling.
   bracket = _bracket(lambda eta: slope(eta) > 0, start, cap)
   eta = _zero(slope, bracket)
   found = jnp.where(bracket.unbounded, bracket.high, eta)
@@ -61,10 +62,10 @@ def newton(loss: Loss, start: Array, *, cap: float) -> Found:
 
 
 def equispaced(loss: Loss, start: Array, *, cap: float, num_trials: int) -> Found:
-  """The best of 0 and `num_trials` equally spaced lengths up to the first that is worse than 0.
+  """Returns the best of 0 and `num_trials` equally spaced lengths up to the first that is worse than 0.
 
-  The search of PoF's released code, with its two gaps closed: 0 is among the candidates, and where the first
-  length is worse than 0 already, it is halved until one half of it is not.
+  This is the search of PoF's released code, with two gaps closed: 0 is among the candidates, and if the first
+  length is already worse than 0, it is halved until one half of it is not.
 
   Args:
     loss: float [] -> float []; all trials are one call under `jax.vmap`.
@@ -76,16 +77,15 @@ def equispaced(loss: Loss, start: Array, *, cap: float, num_trials: int) -> Foun
   bracket = _bracket(lambda eta: loss(eta) > at_zero, start, cap)
   etas = bracket.high * jnp.arange(num_trials + 1, dtype=start.dtype) / num_trials
   best = etas[jnp.argmin(jax.vmap(loss)(etas))]
-  best = jnp.where(bracket.unbounded, bracket.high, best)  # equal zeros begin before the cap
+  best = jnp.where(bracket.unbounded, bracket.high, best)  # of several zeros, argmin takes the first
   return Found(best, bracket.unbounded, _after(best, bracket.unbounded, start))
 
 
 def geometric(loss: Loss, start: Array, *, at_zero: Array, cap: float) -> Found:
-  """The best of 0, five lengths around `start`, and the parabola's minimum through the best three: for losses
-  that cost a forward pass at each length, of which this takes six.
+  """Returns the best of 0, five lengths around `start`, and the vertex of a parabola through the best three.
 
-  A minimum further away than a factor of 4 is reached in a few calls, each of which begins where the last
-  one ended.
+  It is for losses that cost a forward pass at each length, and takes six of them. A minimum further away than
+  a factor of 4 is reached in a few calls, each of which begins where the last one ended.
 
   Args:
     loss: float [] -> float [].
@@ -93,10 +93,10 @@ def geometric(loss: Loss, start: Array, *, at_zero: Array, cap: float) -> Found:
     at_zero: float [], the loss at eta = 0.
     cap: the largest eta.
   """
-  # Apart from each other even at the cap, or the parabola has no three points.
+  # The trials must differ even at the cap, or the parabola lacks three points.
   start = jnp.minimum(start, cap / FACTORS[-1])
   tried = [start * factor for factor in FACTORS]
-  # One after the other: under vmap each trial would hold a copy of its parameters and its activations.
+  # One after the other: under vmap each trial would hold a copy of the parameters and activations.
   values = jnp.stack([at_zero, *map(loss, tried)])
   etas = jnp.stack([jnp.zeros_like(start), *tried])
   best = jnp.argmin(values)
@@ -108,10 +108,10 @@ def geometric(loss: Loss, start: Array, *, at_zero: Array, cap: float) -> Found:
 
 
 def is_affine(function: Callable[[Any], Array], at: Any) -> bool:
-  """Whether the derivative does not depend on where it is taken, by what the traced program reads.
+  """Returns whether a function is affine: its derivative, as traced, does not read the point.
 
-  Of such a function along a line, one derivative gives every value.
-  True is certain; False may be a function whose program this does not see through.
+  Along a line, one derivative of an affine function gives every value. True is certain; False may also mean
+  that the traced program is too complex to tell.
   """
   leaves, structure = jax.tree.flatten(at)
   shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
@@ -135,7 +135,7 @@ class _Bracket(NamedTuple):
 
 
 def _bracket(beyond: Callable[[Array], Array], start: Array, cap: float) -> _Bracket:
-  """Neighbours of a grid of powers of two with the minimum between them; `beyond` it the loss has risen."""
+  """Brackets the minimum by neighbours in a grid of powers of two; `beyond` it the loss has risen."""
   start = jnp.clip(start, max(cap * SMALLEST**2, 1e-30), cap)
   double = lambda eta: jnp.minimum(2 * eta, cap)  # noqa: E731
   high = jax.lax.while_loop(lambda eta: (eta < cap) & ~beyond(eta), double, start)
@@ -145,7 +145,7 @@ def _bracket(beyond: Callable[[Array], Array], start: Array, cap: float) -> _Bra
 
 
 def _zero(slope: Loss, bracket: _Bracket) -> Array:
-  """The zero of an increasing function in a bracket."""
+  """Finds the zero of an increasing function in a bracket."""
 
   def step(carry: Any) -> Any:
     low, high, eta, _, number = carry
@@ -172,12 +172,12 @@ def _never_worse(loss: Loss, found: Found, start: Array) -> Found:
 
 
 def _after(eta: Array, unbounded: Array, start: Array) -> Array:
-  """Where to begin next: at the minimum, or as now where there was none."""
+  """Returns where to begin next: at the minimum, or at the same length if there was none."""
   return jnp.where((eta > 0) & ~unbounded, eta, start)
 
 
 def _vertex(etas: Array, values: Array, middle: Array) -> Array:
-  """The minimum of the parabola through a point and its two neighbours; the point where there is none."""
+  """Returns the minimum of the parabola through a point and its neighbours; the point if there is none."""
   a, b, c = (jax.lax.dynamic_index_in_dim(etas, middle + i, keepdims=False) for i in (-1, 0, 1))
   fa, fb, fc = (jax.lax.dynamic_index_in_dim(values, middle + i, keepdims=False) for i in (-1, 0, 1))
   left, right = (b - a) * (fb - fc), (b - c) * (fb - fa)

@@ -16,20 +16,20 @@ from jaxtl import tree
 from jaxtl.errors import NonFiniteError
 from jaxtl.types import Array
 
-# A feature is constant where its standard deviation is at most so many roundings of its mean.
+# A feature is constant if its standard deviation is at most this many roundings of its mean.
 ROUNDINGS = 10
 # Differences of two features must be finite in float32.
 LARGEST = float(np.finfo(np.float32).max) / 2
 # Rows that are held in float64 at a time.
 ROWS = 4096
-# Parts in which examples are left out where there are more of them: so often is each penalty fitted.
+# Leave-one-out uses at most this many folds; each penalty is fitted once per fold.
 MOST_FOLDS = 40
 
 
 class Probe(NamedTuple):
   """A linear classifier: logits = ((features - mean) / scale) @ kernel + bias.
 
-  `num_iters` L-BFGS steps were taken, and `converged` says whether the gradient came down to the tolerance.
+  `num_iters` L-BFGS steps were taken, and `converged` says whether the gradient reached the tolerance.
   """
 
   mean: Array
@@ -40,11 +40,11 @@ class Probe(NamedTuple):
   converged: Array
 
   def logits(self, features: Array) -> Array:
-    """[N, D] -> [N, K]."""
+    """Computes the logits, [N, D] -> [N, K]."""
     return ((features - self.mean[None]) / self.scale[None]) @ self.kernel + self.bias[None]
 
   def head(self) -> dict[str, np.ndarray]:
-    """The same classifier on features as they are: {"kernel": [D, K], "bias": [K]}."""
+    """Returns the same classifier for unscaled features: {"kernel": [D, K], "bias": [K]}."""
     kernel = np.asarray(self.kernel / self.scale[:, None])
     return {"kernel": kernel, "bias": np.asarray(self.bias) - np.asarray(self.mean) @ kernel}
 
@@ -71,9 +71,9 @@ def fit_probe(
     features: [N, D] pooled features.
     labels: [N] classes.
     l2: penalty; features have unit variance, so that it means the same for every backbone.
-    max_iters: most L-BFGS steps.
+    max_iters: maximum number of L-BFGS steps.
     tolerance: stops when the gradient's norm is below this times its norm at zero.
-    use: the examples to fit to, bool [N]; all where None. Fits to several parts compile once.
+    use: the examples to fit to, bool [N]; None means all. Fits to several parts compile once.
   """
   use = np.ones(len(labels), bool) if use is None else use
   mean, scale, constant = _standardization(np.asarray(features)[use])
@@ -93,13 +93,13 @@ def fit_probe(
 
 
 class PenaltyChoice(NamedTuple):
-  """A probe with a penalty of a grid.
+  """A probe with a penalty that was chosen from a grid.
 
   Attributes:
-    probe: fitted to all examples.
+    probe: the probe, fitted to all examples.
     l2: its penalty.
-    by: what the penalty was chosen by: "held_out" or "leave_one_out"; "given" where the grid has one value,
-      "nothing" where no example could be spared, and it is the middle value of the grid.
+    by: how the penalty was chosen: "held_out" or "leave_one_out"; "given" if the grid has one value;
+      "nothing" if no example could be left out, so that it is the middle value of the grid.
   """
 
   probe: Probe
@@ -118,17 +118,18 @@ def choose_probe(
   max_iters: int = 500,
   beat: Callable[[], None] = lambda: None,
 ) -> PenaltyChoice:
-  """The probe with the penalty of least cross-entropy on examples it was not fitted to, refitted on all.
+  """Fits a probe with the penalty of least cross-entropy on examples that were left out, then fits it to all.
 
-  Each class of at least 3 examples holds a share out, at least one example, and keeps at least one. Where
-  most classes have fewer than 3, each example is left out once instead, in at most `MOST_FOLDS` parts; the
-  only example of a class stays in, since what is left could not know the class. Where that is every example,
-  nothing is chosen. The order of the grid makes no difference; of equal penalties the largest wins.
+  Each class of at least 3 examples holds out a share of at least one example, and keeps at least one. If most
+  classes have fewer than 3, each example is left out once instead, in at most `MOST_FOLDS` parts. The only
+  example of a class is never left out, since a probe without it could not know the class. If that leaves no
+  example to spare, nothing is chosen. The order of the grid has no effect; among equally good penalties the
+  largest wins.
 
   Args:
     l2_grid: penalties to try.
-    held_out: share of the examples of each class that the choice is made on.
-    seed: of the split.
+    held_out: share of the examples of each class that is held out for the choice.
+    seed: seed of the split.
     beat: called after each fit.
 
   Raises:
@@ -161,7 +162,7 @@ def choose_probe(
 
 
 def _folds(labels: np.ndarray, held_out: float, seed: int) -> tuple[list[np.ndarray], str]:
-  """The parts to leave out, bool [N] each, and how they are chosen; none if no example can be spared."""
+  """Returns the parts to leave out, bool [N] each, and how they are chosen; none if none can be spared."""
   order = np.random.default_rng(seed).permutation(len(labels))
   members = [order[labels[order] == number] for number in np.unique(labels)]
   sizes = np.array([len(of_class) for of_class in members])
@@ -169,11 +170,11 @@ def _folds(labels: np.ndarray, held_out: float, seed: int) -> tuple[list[np.ndar
     spared = [of_class for of_class in members if len(of_class) > 1]
     if not spared:
       return [], "nothing"
-    # Examples of a class go to different parts, so that no part takes all of a class.
+    # The examples of a class go to different parts, so that no part takes the whole class.
     examples = np.concatenate(spared)
     count = min(len(examples), MOST_FOLDS)
     return [_mask(labels, examples[first::count]) for first in range(count)], "leave_one_out"
-  # Rounded, half down.
+  # Rounds half down.
   shares = [max(1, min(math.ceil(held_out * size - 0.5), size - 1)) if size > 2 else 0 for size in sizes]
   held = np.concatenate([of_class[:share] for of_class, share in zip(members, shares)])
   return [_mask(labels, held)], "held_out"
@@ -191,12 +192,12 @@ def _losses(probe: Probe, features: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 
 def _standardization(features: np.ndarray) -> tuple[Array, Array, np.ndarray]:
-  """Mean, scale and whether it is constant up to rounding, of each feature: [N, D] -> [D], [D], bool [D].
+  """Returns each feature's mean, scale and whether it is constant: [N, D] -> [D], [D], bool [D].
 
-  The scale is the standard deviation, and 1 where the feature is constant.
+  The scale is the standard deviation, and 1 if the feature is constant up to rounding.
 
-  A floor on the scale would do two kinds of harm. It would blow a constant feature up by the floor's inverse
-  as soon as a test set has another constant, and it would hide features whose unit is small.
+  A floor on the scale would do two kinds of harm. It would multiply a constant feature by the inverse of the
+  floor as soon as a test set has another constant, and it would hide features with a small unit.
   """
   mean = np.mean(features, axis=0, dtype=np.float64)
   parts = np.array_split(features, max(len(features) // ROWS, 1))
@@ -229,7 +230,8 @@ def _solve(
   start = (jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
   solver = optax.lbfgs()
   value_and_grad = optax.value_and_grad_from_state(objective)
-  # A gradient of a few roundings is 0: constant features and classes of equal size begin at the optimum.
+  # A gradient of a few roundings counts as 0: constant features and classes of equal size start at the
+  # optimum.
   enough = jnp.maximum(tolerance * tree.norm(jax.grad(objective)(start)), 4 * jnp.finfo(jnp.float32).eps)
 
   def step(carry: Any) -> Any:

@@ -1,16 +1,16 @@
-"""Post-training: gradient rules that move a part of a trained network under a perturbed other part.
+"""Post-training: gradient rules that train one part of a trained network while another part is perturbed.
 
-PoF moves the feature extractor under randomly over-fitted classifiers; PoL is the same for any two sets of
-layers. The classifier of a step is theta_0 - gamma eta g: g is the gradient of a second, "weak" batch at the
-stored weights, eta the length that is best for that batch, gamma ~ U(0, 2) one number per step. So the
-perturbation descends on another batch, where SAM's ascends on the same, and its length is set by the data.
-What is perturbed is not moved by it: it is the stored weight again after the step.
+PoF trains the feature extractor under randomly over-fitted classifiers; PoL does the same for any two sets of
+layers. The classifier of a step is theta_0 - gamma eta g. Here g is the gradient of a second, "weak" batch at
+the stored weights, eta is the best length for that batch, and gamma ~ U(0, 2) is one number per step. So the
+perturbation descends on another batch, while that of SAM ascends on the same one, and its length is set by
+the data. The perturbation is never stored: after the step the perturbed part has its stored weights again.
 
 Sato, Yamada, Tanaka, Inoue, Kawakami, "PoF: Post-Training of Feature Extractor for Improving Generalization",
-2022, arXiv 2207.01847. Its released code searches the length as `search="trials"` does.
+2022, arXiv 2207.01847. Its released code searches for the length as `search="trials"` does.
 
-Only the moved part is differentiated. What lies below both parts is computed as at test time, with the stored
-statistics and without dropout, and may be replaced by a kept hidden state (`batch["hidden"]`).
+Only the moved part is differentiated. The blocks below both parts run as at test time, with the stored
+statistics and without dropout; their output may be replaced by a cached hidden state (`batch["hidden"]`).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from jaxtl.optim.line_search import Found
 from jaxtl.types import Array, Aux, Batch, GradientRule, LossFn, Model, ModelLoss, Params, ValueAndGrad
 
 Leaves = dict[str, Array]
-# Folded into the step's key for gamma; the key itself is the training pass's, as under every other rule.
+# Folded into the key of the step for gamma; the training pass uses the key itself, as under every other rule.
 GAMMA = 0x67616D6D
 
 
 class SearchMemory(NamedTuple):
-  """What a rule remembers of the steps before.
+  """The memory of a rule from step to step.
 
   Attributes:
-    steps: int32 [], how many there were.
+    steps: int32 [], number of steps so far.
     start: float32 [], where the next search begins.
-    eta: float32 [], the length in use; 0 where the search was rejected.
-    rejected: bool [], whether it was.
-    rejects: int32 [], the steps so far that had no perturbation because of it.
+    eta: float32 [], the length in use; 0 if the search was rejected.
+    rejected: bool [], whether the search was rejected.
+    rejects: int32 [], number of steps so far without a perturbation for that reason.
   """
 
   steps: Array
@@ -67,10 +67,10 @@ def pof(
   refresh_every: int = 1,
   suffix_bn: Literal["eval", "train"] = "eval",
 ) -> GradientRule:
-  """PoF: trains the feature extractor under perturbed classifiers; the classifier stays as it is.
+  """PoF: trains the feature extractor under perturbed classifiers; the classifier stays unchanged.
 
-  Arguments, logged numbers and errors are those of `pol`, of which this is `perturb=<the head>` and
-  `update=<all below it>`.
+  This is `pol` with `perturb=<the head>` and `update=<all below it>`. Arguments, logged numbers and errors
+  are those of `pol`.
   """
   return pol(
     update=None,
@@ -102,33 +102,35 @@ def pol(
 ) -> GradientRule:
   """PoL: trains some layers under perturbations of others, or of themselves.
 
-  The loss that is logged is the one of the perturbed pass; `weak_loss` is that of the stored weights on the
-  weak batch. Beside them: `gamma`, `eta` (0 where the step has no perturbation), `perturbation` = |gamma eta
-  g|, `reject` (1 where the weak batch has no finite minimum and the step therefore no perturbation) and
-  `rejects`, their number so far. Parameters outside `update` have a gradient of exactly zero. Where a layer
-  is in both sets, its gradient is taken at the perturbed point and moves the stored weights, as SAM's.
+  The logged loss is that of the perturbed pass; `weak_loss` is that of the stored weights on the weak batch.
+  Also logged are `gamma`, `eta` (0 if the step has no perturbation), `perturbation` = |gamma eta g|, `reject`
+  (1 if the weak batch has no finite minimum, so that the step has no perturbation) and `rejects`, the number
+  of such steps so far. Parameters outside `update` have a gradient of exactly zero. The gradient of a layer
+  in both sets is taken at the perturbed point and moves the stored weights, as in SAM.
 
   Args:
-    update: what is moved: names of blocks of the model, or path regexes; None is all that `perturb` leaves.
-    perturb: what is perturbed, likewise; None is the head.
-    gamma_range: gamma ~ U(0, gamma_range). 2 is the authors', where a quadratic loss is as high as at the
-      start; 0 is training without perturbation, and needs no weak batch.
-    weak_batch_size: images of the weak batch; the training batch's where None. The authors have 256.
-    search: how the length is found where the logits are affine in what is perturbed, as in a linear head:
+    update: layers to train, as names of blocks of the model or path regexes; None means all that `perturb`
+      leaves.
+    perturb: layers to perturb, likewise; None means the head.
+    gamma_range: gamma ~ U(0, gamma_range). The authors use 2, where a quadratic loss is as high as at the
+      start; 0 means training without perturbation, which needs no weak batch.
+    weak_batch_size: number of images in the weak batch; None means that of the training batch. The authors
+      use 256.
+    search: how the length is found if the logits are affine in the perturbed parameters, as in a linear head:
       "newton", the minimum itself (`line_search.newton`), or "trials", as in the authors' code
-      (`line_search.equispaced`). Elsewhere each length costs a forward pass, and `line_search.geometric` is
-      taken whatever this says.
-    num_trials: of "trials"; the authors have 16.
+      (`line_search.equispaced`). Otherwise each length costs a forward pass, and `line_search.geometric` is
+      used regardless of this argument.
+    num_trials: number of lengths for "trials"; the authors use 16.
     eta_init: where the first search begins; each later one begins where the one before it ended.
-    cap: the largest eta. A loss that falls as far as that counts as unbounded: the weak batch is separable.
-    on_unbounded: "reject", the step has no perturbation, or "clip", its eta is the cap.
-    refresh_every: period in steps of the search; in between, eta is the last one and g a new one.
-    suffix_bn: "eval", normalises with the stored statistics everywhere, or "train", with those of the
-      training batch from the lowest of the named layers on, where they also move, as in the authors' code.
+    cap: the largest eta. A loss that still falls there counts as unbounded: the weak batch is separable.
+    on_unbounded: "reject" leaves the step without a perturbation; "clip" sets eta to the cap.
+    refresh_every: period of the search in steps; in between, eta is the last one and g a new one.
+    suffix_bn: "eval" normalises with the stored statistics everywhere; "train" uses those of the training
+      batch from the lowest of the named layers on and updates the stored ones there, as in the authors' code.
 
   Raises:
-    ConfigError: a value out of its range; later a loss that is of no model with blocks, or names that the
-      model does not have.
+    ConfigError: a value is out of its range; later, when the rule is applied, the loss is not that of a model
+      with blocks, or the model does not have a named layer.
   """
   return _PostTraining(
     *(update, perturb, gamma_range, weak_batch_size, search, num_trials),
@@ -137,29 +139,29 @@ def pol(
 
 
 def trained_paths(rule: GradientRule, model: Model) -> str | None:
-  """The path regex of what a rule moves; None for a rule that moves all parameters."""
+  """Returns the path regex of the parameters that a rule moves; None for a rule that moves all of them."""
   part = getattr(rule, "trained", None)
   return part(model) if part else None
 
 
 def cut_block(rule: GradientRule, model: Model, params: Params) -> str | None:
-  """The first block that a rule does not run as at test time: what enters it may be computed once and kept.
+  """Returns the first block that a rule does not run as at test time; None if the rule does not define one.
 
-  None for a rule that says nothing of the kind.
+  The input of that block may be computed once and cached.
   """
   where = getattr(rule, "cut", None)
   return where(model, params) if where else None
 
 
 def weak_rows(rule: GradientRule, batch_size: int) -> int:
-  """Images of the weak batch that a rule asks for beside a training batch; 0 where it asks for none."""
+  """Returns the number of images of the weak batch that a rule asks for; 0 if it asks for none."""
   rows = getattr(rule, "weak_rows", None)
   return rows(batch_size) if rows else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class _PostTraining:
-  """The rule; attributes as in `pol`."""
+  """The gradient rule; its attributes are the arguments of `pol`."""
 
   update: Names
   perturb: Names
@@ -190,11 +192,11 @@ class _PostTraining:
       if not good:
         raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
-  # ---- what others ask of the rule
+  # ---- the optional methods of a rule
 
   @property
   def passes(self) -> float:
-    """Of PoF: a forward pass of the weak batch is a third of a pass. PoL's depends on the layers: less."""
+    """Passes of PoF: a forward pass of the weak batch is a third. PoL needs less, depending on its layers."""
     return 4 / 3 if self.gamma_range else 1.0
 
   def weak_rows(self, batch_size: int) -> int:
@@ -222,7 +224,7 @@ class _PostTraining:
       return None
 
     def begin(params: Params) -> tuple[SearchMemory]:
-      # Each an array of its own: a step that donates its state must not be given one twice.
+      # Separate arrays: a step that donates its state must not receive the same one twice.
       steps, rejects = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
       eta, rejected = jnp.zeros([], jnp.float32), jnp.zeros([], bool)
       return (SearchMemory(steps, jnp.full([], self.eta_init, jnp.float32), eta, rejected, rejects),)
@@ -233,7 +235,7 @@ class _PostTraining:
 
   def __call__(self, loss_fn: LossFn) -> ValueAndGrad:
     loss = _loss_of_a_model(loss_fn)
-    self.trained(loss.model), self._perturb(loss.model)  # names that do not exist show now
+    self.trained(loss.model), self._perturb(loss.model)  # refuses unknown names now
 
     def value_and_grad(
       params: Params, batch_stats: Params, batch: Batch, key: Array, memory: SearchMemory | None = None
@@ -244,13 +246,13 @@ class _PostTraining:
       if self.gamma_range:
         assert memory is not None
         moved, memory, told = self._perturbed(loss, parts, params, batch_stats, batch, key, memory)
-        # One pass after the other, and each with its own intermediate values: XLA:CPU would keep what both
-        # have in common, such as biases spread over the batch, from the first to the second.
+        # Separates the two passes: XLA:CPU would keep the values that both have in common, such as biases
+        # broadcast over the batch, from the first to the second.
         moved, batch = jax.lax.optimization_barrier((moved, batch))
         after = (memory,)
       staged = loss.of(self._staged(loss.model, parts, hidden="hidden" in batch))
 
-      # The rest is closed over: neither its gradient nor the activations below the moved part are kept.
+      # The other leaves are closed over: neither their gradient nor the activations below `update` are kept.
       def of_updated(updated: Leaves) -> tuple[Array, Aux]:
         return staged(tree.replace(moved, updated), batch_stats, _entering(batch), key)
 
@@ -270,7 +272,7 @@ class _PostTraining:
     key: Array,
     memory: SearchMemory,
   ) -> tuple[Params, SearchMemory, dict[str, Array]]:
-    """The parameters with a part displaced, what to remember, and what to log."""
+    """Returns the parameters with a part perturbed, the new memory, and the metrics to log."""
     weak = _weak_batch(batch)
     logits_of = _weak_logits(loss.model, parts, params, batch_stats, weak)
     of_logits = loss.of(_given_logits(loss.model))
@@ -293,7 +295,7 @@ class _PostTraining:
     memory = self._remembered(memory, search)
     gamma = self.gamma_range * jax.random.uniform(jax.random.fold_in(key, GAMMA))
     length = gamma * memory.eta
-    # In the compiler's eyes a constant: no gradient of the moved part goes through the perturbation.
+    # A constant for autodiff: no gradient of the moved part goes through the perturbation.
     displaced = jax.lax.stop_gradient(tree.sub(at, tree.scale(length, grads)))
     told = {
       "reject": memory.rejected.astype(jnp.float32),
@@ -311,7 +313,7 @@ class _PostTraining:
     return line_search.equispaced(loss, start, cap=self.cap, num_trials=self.num_trials)
 
   def _remembered(self, memory: SearchMemory, search: Callable[[Array], Found]) -> SearchMemory:
-    """The memory with the length of this step, searched for where it is due."""
+    """Returns the memory with the length of this step, after a search if one is due."""
 
     def anew(memory: SearchMemory) -> SearchMemory:
       found = search(memory.start)
@@ -326,7 +328,7 @@ class _PostTraining:
     return memory._replace(steps=memory.steps + 1, rejects=memory.rejects + memory.rejected)
 
   def _staged(self, model: Model, parts: Parts, *, hidden: bool) -> Model:
-    """The model as the training pass runs it; with `hidden`, its images are what enters the cut."""
+    """Returns the model as the training pass runs it; with `hidden`, its images are the input of the cut."""
 
     def apply(
       params: Params,
@@ -368,7 +370,7 @@ def _weak_batch(batch: Batch) -> Batch:
 
 
 def _entering(batch: Batch) -> Batch:
-  """The batch with what enters the network as its images."""
+  """Returns the batch with the input of the network, hidden states or images, as its images."""
   rest = {name: x for name, x in batch.items() if name not in ("weak", "hidden")}
   return {**rest, "image": batch["hidden"]} if "hidden" in batch else rest
 
@@ -376,7 +378,7 @@ def _entering(batch: Batch) -> Batch:
 def _weak_logits(
   model: Model, parts: Parts, params: Params, batch_stats: Params, weak: Batch
 ) -> Callable[[Leaves], Array]:
-  """The perturbed leaves -> logits of the weak batch, as at test time; what is below is computed once."""
+  """Returns perturbed leaves -> logits of the weak batch, as at test time; the blocks below run only once."""
   state = weak["hidden"] if "hidden" in weak else weak["image"]
   below = parts.cut if "hidden" in weak else model.blocks[0]
   if below != parts.first_perturbed:
@@ -392,7 +394,7 @@ def _weak_logits(
 
 
 def _given_logits(model: Model) -> Model:
-  """A model whose parameters are its logits: the loss of it is the loss as a function of the logits."""
+  """Returns a model whose parameters are its logits, so that its loss is a function of the logits."""
 
   def apply(logits: Array, batch_stats: Params, images: Array, **_: Any) -> tuple[dict[str, Array], Params]:
     return {"logits": logits}, batch_stats

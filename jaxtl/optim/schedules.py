@@ -1,8 +1,8 @@
 """Learning-rate schedules: step -> rate.
 
 `peak_rate` is 1 by default, so that a schedule is also the factor by which a recipe multiplies its own
-peak rate. Spans are given in steps, or in epochs where the run's `steps_per_epoch` is known: the number of
-examples over the batch size, which need not be a whole number.
+peak rate. Spans are given in steps, or in epochs if `steps_per_epoch` of the run is known: the number of
+examples divided by the batch size, which need not be a whole number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Schedule = Callable[[Array], Array]
 
 
 def steps_of(epochs: float, *, steps_per_epoch: float) -> int:
-  """Rounds a span in epochs to steps; at least one where the span is above 0.
+  """Rounds a span in epochs to steps; at least one if the span is above 0.
 
   Every span in epochs is converted here: the length of a run, its warm-up, its evaluations.
 
@@ -39,7 +39,7 @@ def constant(
   steps_per_epoch: float | None = None,
   total_steps: int | None = None,
 ) -> Schedule:
-  """A constant rate after a linear warm-up; `total_steps` only bounds the warm-up."""
+  """Returns a constant schedule after a linear warm-up; `total_steps` only bounds the warm-up."""
   warmup = _warmup(warmup_steps, warmup_epochs, steps_per_epoch, total_steps)
   return _warmed_up(lambda step: jnp.full_like(step, peak_rate), peak_rate, warmup)
 
@@ -53,10 +53,11 @@ def cosine(
   warmup_epochs: float = 0.0,
   steps_per_epoch: float | None = None,
 ) -> Schedule:
-  """Linear warm-up, then half a cosine from `peak_rate` to `final_rate`.
+  """Returns a linear warm-up followed by half a cosine from `peak_rate` to `final_rate`.
 
   Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, arXiv 1608.03983,
-  without the restarts. The rate of step t < warmup is peak (t + 1) / warmup; the last is above `final_rate`.
+  without the restarts. The rate of step t < warmup is peak (t + 1) / warmup; that of the last step is above
+  `final_rate`.
   """
   warmup = _warmup(warmup_steps, warmup_epochs, steps_per_epoch, total_steps)
 
@@ -76,7 +77,7 @@ def linear(
   warmup_epochs: float = 0.0,
   steps_per_epoch: float | None = None,
 ) -> Schedule:
-  """Linear warm-up, then a straight line from `peak_rate` to `final_rate`."""
+  """Returns a linear warm-up followed by a straight line from `peak_rate` to `final_rate`."""
   warmup = _warmup(warmup_steps, warmup_epochs, steps_per_epoch, total_steps)
 
   def decay(step: Array) -> Array:
@@ -96,7 +97,7 @@ def multi_step(
   warmup_epochs: float = 0.0,
   steps_per_epoch: float | None = None,
 ) -> Schedule:
-  """Linear warm-up, then a drop by `factor` at each boundary.
+  """Returns a linear warm-up followed by a drop by `factor` at each boundary.
 
   Args:
     boundaries: shares of `total_steps` in (0, 1), ascending: (0.5, 0.75, 0.9) drops at epochs 100, 150
@@ -124,7 +125,7 @@ def _warmed_up(after: Schedule, peak_rate: float, warmup: int) -> Schedule:
 
 
 def _warmup(steps: int, epochs: float, steps_per_epoch: float | None, total_steps: int | None) -> int:
-  """The warm-up in steps, given in steps or in epochs."""
+  """Returns the warm-up in steps; it is given in steps or in epochs."""
   if not (0 <= steps < math.inf and 0 <= epochs < math.inf):
     raise ConfigError(f"expected a warm-up of 0 or more, got warmup_steps={steps}, warmup_epochs={epochs}")
   if steps and epochs:

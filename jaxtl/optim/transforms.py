@@ -1,6 +1,6 @@
-"""Optimisers as recipes over optax: what decays, what is frozen, what learns slower, and the moving average.
+"""Optimisers as recipes over optax: weight decay, freezing, layer-wise rates, and the moving average.
 
-Any `optax.GradientTransformation` fits where these do, with a schedule for its rate:
+Any `optax.GradientTransformation` can take their place, with a schedule for its rate:
 `dict(make="optax.lion", learning_rate=dict(make=".optim.cosine", peak_rate=1e-4))`. The recipes here add what
 most image recipes need, by parameter path.
 """
@@ -42,17 +42,17 @@ def sgd(
 
   Args:
     peak_rate: the highest learning rate.
-    schedule: factor of `peak_rate` at each step; half a cosine over `total_steps` where None.
-    weight_decay: coefficient of 0.5 |w|^2, on the parameters whose path `decay_where` finds.
+    schedule: factor of `peak_rate` at each step; None means half a cosine over `total_steps`.
+    weight_decay: coefficient of 0.5 |w|^2, on the parameters whose path `decay_where` matches.
     clip_norm: largest global norm of the gradient, clipped before everything else.
-    freeze: path regex of parameters that stay as they are. Their gradient is computed all the same, since the
-      logged norm is over everything; SAM perturbs them too unless its `where` leaves them out.
-    rates: (path regex, factor) pairs, the first match wins: layer-wise learning rates.
+    freeze: path regex of parameters that stay unchanged. Their gradient is still computed, since the logged
+      norm covers all parameters; SAM perturbs them too unless its `where` leaves them out.
+    rates: layer-wise learning rates as (path regex, factor) pairs; the first match wins.
     ema_decay: keeps a moving average of the parameters, which evaluation uses, with normalisation statistics
       that are estimated for it; see `ema`.
 
   Raises:
-    ConfigError: a number out of its range.
+    ConfigError: a number is out of its range.
   """
   _check_share("momentum", momentum)
   momentum_part = [optax.trace(momentum, nesterov=nesterov)] if momentum else []
@@ -98,27 +98,29 @@ def adam(
   rates: Rules = (),
   ema_decay: float | None = None,
 ) -> optax.GradientTransformation:
-  """Adam (Kingma and Ba, 2015, arXiv 1412.6980) with an L2 penalty in the gradient, as the transfer recipe
-  of the smoothed hinge's reference code uses it; keywords as in `sgd`."""
+  """Adam (Kingma and Ba, 2015, arXiv 1412.6980) with an L2 penalty in the gradient; keywords as in `sgd`.
+
+  The transfer recipe of the smoothed hinge's reference code uses it this way.
+  """
   core = [_decay(weight_decay, decay_where), _scale_by_adam(b1, b2, eps)]
   return _recipe(core, peak_rate, schedule, total_steps, clip_norm, freeze, rates, ema_decay)
 
 
 def chain(*, transforms: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
-  """Several transforms, one after the other."""
+  """Applies several transforms, one after the other."""
   return optax.chain(*transforms)
 
 
 def where(*, pattern: str, transform: optax.GradientTransformation) -> optax.GradientTransformation:
-  """`transform` on the parameters whose path the regex finds; all others pass through."""
+  """Applies `transform` to the parameters whose path the regex matches; all others pass through."""
   return optax.masked(transform, lambda params: tree.matches(params, pattern))
 
 
 def layerwise_decay(*, blocks: Sequence[str], factor: float = 0.75) -> Rules:
-  """Rates that shrink by `factor` per block from the head (1) down to the stem, for `rates`.
+  """Returns rates that shrink by `factor` per block from the head (1) down to the stem, for `rates`.
 
   Args:
-    blocks: the model's block names in forward order; a config may leave them to the model.
+    blocks: the block names of the model in forward order; a config may leave them to the model.
     factor: 0.75 is the usual value for fine-tuning ViT-B (Bao et al., "BEiT", 2022, arXiv 2106.08254).
   """
   depth = len(blocks) - 1
@@ -126,7 +128,7 @@ def layerwise_decay(*, blocks: Sequence[str], factor: float = 0.75) -> Rules:
 
 
 class RateState(NamedTuple):
-  """Steps taken, and the learning rate of the newest one."""
+  """The number of steps taken, and the learning rate of the newest one."""
 
   steps: Array
   rate: Array
@@ -146,9 +148,9 @@ def scale_by_rate(schedule: Schedule) -> optax.GradientTransformation:
 
 
 def current_rate(opt_state: Any) -> Array | None:
-  """The learning rate of the newest step inside an optimiser's state; None where it keeps none.
+  """Returns the learning rate of the newest step from an optimiser's state; None if it keeps none.
 
-  Of another package's optimiser it is `hyperparams["learning_rate"]` of `optax.inject_hyperparams`.
+  For an optimiser of another package it is `hyperparams["learning_rate"]` of `optax.inject_hyperparams`.
   """
   for x in jax.tree.leaves(opt_state, is_leaf=_keeps_rate):
     if _keeps_rate(x):
@@ -161,7 +163,7 @@ def _keeps_rate(x: Any) -> bool:
 
 
 class EmaState(NamedTuple):
-  """Steps taken, and the moving average of the parameters."""
+  """The number of steps taken, and the moving average of the parameters."""
 
   steps: Array
   average: Params
@@ -187,11 +189,11 @@ def ema(*, decay: float) -> optax.GradientTransformation:
 
 
 def averaged(opt_state: Any, params: Params) -> Params:
-  """The moving average inside an optimiser's state, or `params` where the optimiser keeps none."""
+  """Returns the moving average from an optimiser's state, or `params` if the optimiser keeps none."""
   found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_ema) if _is_ema(x)]
   if not found:
     return params
-  # Of what an optimiser does not see it has no average, and there is nothing to average.
+  # Parameters that the optimiser does not see have no average, and need none.
   return jax.tree.map(
     lambda average, x: x if _is_hidden(average) else average, found[0].average, params, is_leaf=_is_hidden
   )
@@ -206,7 +208,7 @@ def _is_hidden(x: Any) -> bool:
 
 
 def _is_whole(params: Params) -> bool:
-  """Whether a transform sees all parameters: a rule that finds nothing is then a mistake."""
+  """Returns whether a transform sees all parameters: a rule that matches nothing is then a mistake."""
   return not any(map(_is_hidden, jax.tree.leaves(params, is_leaf=_is_hidden)))
 
 

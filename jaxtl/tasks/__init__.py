@@ -1,4 +1,4 @@
-"""What is predicted and how it is scored."""
+"""Tasks: what a model predicts and how its predictions are scored."""
 
 from jaxtl.tasks.classify import Task, classification
 

@@ -23,7 +23,7 @@ class Task:
   Attributes:
     loss_fn: model -> LossFn, the mean loss of a batch to train on.
     measure: model -> ((params, batch_stats, batch) -> {name: Mean}), on the stored statistics.
-    loss: (logits [B, K], labels) -> [B], what `loss_fn` is the mean of.
+    loss: (logits [B, K], labels) -> [B], the values of which `loss_fn` is the mean.
   """
 
   loss_fn: Callable[[Model], LossFn]
@@ -32,16 +32,16 @@ class Task:
 
 
 def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
-  """One class per image.
+  """Makes a task with one class per image.
 
   Args:
     loss: (logits [B, K], labels) -> [B].
-    frozen_stats: normalises with the stored statistics, and leaves them as they are. The transfer study
-      fine-tunes so unless its task says otherwise.
+    frozen_stats: normalises with the stored statistics and does not update them. The transfer study
+      fine-tunes this way unless its task says otherwise.
 
   Returns:
     A task that measures `loss` (the training loss), `cross_entropy` (comparable between losses), `top1`,
-    and `top5` where there are more than five classes.
+    and `top5` if there are more than five classes.
   """
 
   def loss_fn(model: Model) -> LossFn:
@@ -74,7 +74,7 @@ def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
 
 
 def example_loss(loss: PerExampleLoss, logits: Array, batch: Batch) -> Array:
-  """The loss per example [B], of both labels where mixup or cutmix gave two."""
+  """Computes the loss per example [B], of both labels if mixup or cutmix gave two."""
   if "label_b" in batch:
     return losses.mixed(loss, logits, batch["label"], batch["label_b"], batch["weight"])
   return loss(logits, batch["label"])

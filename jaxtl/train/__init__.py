@@ -1,4 +1,4 @@
-"""Training: the only place with meshes, checkpoints and loops."""
+"""Training: experiments, the training step, the loop around it, meshes and post-training."""
 
 from jaxtl.checkpoints.checkpoint import Weights, load
 from jaxtl.train.experiment import Experiment

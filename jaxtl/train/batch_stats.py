@@ -1,4 +1,4 @@
-"""Normalisation statistics of weights that no training has passed through: a merge moves every activation."""
+"""Normalisation statistics of weights that no training has passed through: merges change all activations."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from jaxtl.train import compiled
 from jaxtl.train.sharding import put_batch
 from jaxtl.types import Array, Model, Params
 
-# Far above any statistic, so that what a layer keeps of it is its momentum, to the last digit.
+# Far above any statistic, so that the part of it that a layer keeps is the momentum, to the last digit.
 LARGE = 2.0**100
 
 
 def reestimated(
   model: Model, params: Params, batch_stats: Params, images: Iterable[np.ndarray], *, mesh: Any
 ) -> Params:
-  """The statistics of `params` over all images together: the mean of means, and the variance around it.
+  """Estimates the statistics of `params` over all images: the mean of means, and the variance around it.
 
-  Each batch is normalised by itself while it is counted, as in training, so batches should not be small.
-  Batches count by their images. Interpolated statistics are not those of interpolated weights (Izmailov et
-  al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018, arXiv 1803.05407, section
+  Each batch is normalised by its own statistics, as in training, so batches should not be small. Batches are
+  weighted by their number of images. Interpolated statistics are not those of interpolated weights (Izmailov
+  et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018, arXiv 1803.05407, section
   3.2).
 
   Args:
     model, params: the network; its head may be missing.
-    batch_stats: the stored statistics, for their structure; returned where the network has none.
+    batch_stats: the stored statistics, for their structure; returned unchanged if the network has none.
     images: float32 [B, H, W, 3] each, of one size.
     mesh: the devices.
 
   Raises:
-    ConfigError: there are no images, or the network keeps its statistics whatever it sees.
+    ConfigError: there are no images, or the network never updates its statistics.
   """
   if not jax.tree.leaves(batch_stats):
     return batch_stats
@@ -62,10 +62,10 @@ def reestimated(
 
 @compiled.kept
 def _moved(model: Model) -> Callable[[Params, Params, Array], Params]:
-  """(params, old statistics, images) -> m old + (1 - m) new: a layer reveals neither m nor the new ones."""
+  """Returns (params, old statistics, images) -> m old + (1 - m) new; layers expose neither m nor the new."""
 
   def moved(params: Params, old: Params, images: Array) -> Params:
-    # A key for networks that draw noise: where it is before a normalisation, it is part of training, too.
+    # The key is for networks that draw noise: noise before a normalisation is part of training, too.
     return model.apply(params, old, images, train=True, key=jax.random.key(0), stop=model.head)[1]
 
   return jax.jit(moved)
@@ -76,9 +76,9 @@ def _filled(x: Array) -> Array:
 
 
 def _share(kept: Array) -> float:
-  """What a layer takes of the new statistics, 1 - m, from what it kept of `LARGE`.
+  """Returns the weight of the new statistics in a layer, 1 - m, from the part of `LARGE` that it kept.
 
-  The difference to 1 magnifies the rounding of m: m is the decimal that a config writes.
+  The difference from 1 magnifies the rounding of m, so m is read as the decimal that a config writes.
   """
   momentum = np.float32(whole(kept).ravel()[0] / LARGE)
   return 1.0 - float(str(momentum))
@@ -92,10 +92,10 @@ def _check_shares(shares: Params, model: Model) -> None:
 
 
 def _pooled(old: Params, new: Params, share: float) -> Params:
-  """Mean and variance of two sets of images together, `share` of which is the new one.
+  """Pools the mean and variance of two sets of images; `share` is the part of the new set.
 
-  The variance is that around the common mean. As a mean of squares less a squared mean it would lose the
-  digits that the two have in common.
+  The variance is that around the common mean. Computed as a mean of squares minus a squared mean, it would
+  lose the digits that the two have in common.
   """
   if "var" in old and "mean" in old:
     apart = new["mean"] - old["mean"]

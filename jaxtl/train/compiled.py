@@ -1,8 +1,8 @@
-"""Caches of what is compiled for the arms of a study, kept while arms that follow each other use it.
+"""Caches of compiled programs for the arms of a study, kept while consecutive arms use them.
 
-Each program costs memory, and on a CPU hundreds of memory maps, of which Linux lets a process have 65,530.
-The seeds of an arm share its programs, and so does the next arm if it uses the same ones. What that arm does
-not use is dropped: a study of many arms needs no more memory than one of two.
+Each program costs memory, and on a CPU hundreds of memory maps, of which Linux allows a process 65,530. The
+seeds of an arm share its programs, and so does the next arm if it uses the same ones. Programs that an arm
+does not use are dropped, so a study of many arms needs no more memory than one of two.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import jax
 
 T = TypeVar("T")
 
-# With more maps than this, everything compiled is dropped between two arms, JAX's own caches included: an
-# eighth of Linux's limit.
+# With more maps than this, an eighth of Linux's limit, everything compiled is dropped between two arms,
+# including JAX's own caches.
 MOST_MAPS = 8192
 _MAPS = Path("/proc/self/maps")
 

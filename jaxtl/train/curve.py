@@ -1,4 +1,4 @@
-"""The learning curve of a training: its metrics records as one row an epoch."""
+"""The learning curve of a training: its metrics records as one row per epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Record = Mapping[str, float]
 
 
 def by_epoch(history: Sequence[Record], *, steps_per_epoch: float) -> list[dict[str, float]]:
-  """One row for each epoch that holds a record; the last epoch may be a part of one.
+  """Returns one row for each epoch that holds a record; the last epoch may be incomplete.
 
   Args:
     history: metrics records with their `step`, oldest first.
@@ -39,7 +39,7 @@ def by_epoch(history: Sequence[Record], *, steps_per_epoch: float) -> list[dict[
 
 
 def as_csv(rows: Sequence[Record]) -> str:
-  """The rows with a column for each metric; a cell is empty where its epoch has no such metric."""
+  """Writes the rows as CSV with a column for each metric; a cell is empty if its epoch lacks the metric."""
   text = io.StringIO()
   columns = list(dict.fromkeys(["epoch", "step", *(name for row in rows for name in row)]))
   writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -49,7 +49,7 @@ def as_csv(rows: Sequence[Record]) -> str:
 
 
 def _epochs(history: Sequence[Record], steps_per_epoch: float) -> list[list[Record]]:
-  """The records of each epoch. A record at an epoch's last step belongs to that epoch."""
+  """Groups the records by epoch. A record at the last step of an epoch belongs to that epoch."""
   found: list[list[Record]] = []
   for record in history:
     while record["step"] > steps_of(len(found), steps_per_epoch=steps_per_epoch):

@@ -1,4 +1,4 @@
-"""What a training step will need on each device, told by the compiler before anything runs."""
+"""The memory that a training step needs on each device, as reported by the compiler before anything runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jaxtl.types import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes on the device that holds most.
+  """Bytes on the device that holds the most.
 
   Attributes:
     parameters, statistics, optimizer: of the state; the gradient rule's memory counts with the optimizer.
     batch: its images or hidden states, labels and mask.
-    scratch: what the step holds beside these, at once: activations, gradients, what kernels work in; None
-      where the step was not compiled.
+    scratch: what the step holds at once in addition to these: activations, gradients, the work space of
+      kernels; None if the step was not compiled.
   """
 
   parameters: int
@@ -59,14 +59,14 @@ def predict(
   compiled: bool,
   hidden: jax.ShapeDtypeStruct | None = None,
 ) -> Memory:
-  """The memory of a step.
+  """Predicts the memory of a step.
 
   Args:
-    program, state: of `experiment.rehearse`; the state is shapes.
-    batch_size: the global one.
+    program, state: from `experiment.rehearse`; the state holds shapes.
+    batch_size: the global batch size.
     image_size: side of the images in pixels.
     compiled: also compiles the step, which takes as long as it does at the start of a run.
-    hidden: one hidden state of `prefix_cache.entering`, for a step that reads such instead of images.
+    hidden: one hidden state of `prefix_cache.entering`, for a step that reads hidden states, not images.
   """
   size = lambda values: sharding.bytes_per_device(values, program.placement, mesh)  # noqa: E731
   rows = sharding.over_data(mesh)
@@ -85,7 +85,7 @@ def predict(
   state = jax.tree.map(lambda x, where: _shape(x.shape, x.dtype, where), state, placed)
   key = jax.eval_shape(lambda: jax.random.key(0))
   found = program.train_step.lower(state, batch, key).compile().memory_analysis()  # type: ignore[attr-defined]
-  # What it returns in other memory than it was given: metrics, and state that cannot be donated.
+  # Outputs not aliased to donated inputs: metrics, plus state that cannot be donated.
   returned = found.output_size_in_bytes - found.alias_size_in_bytes
   return dataclasses.replace(memory, scratch=found.temp_size_in_bytes + max(returned, 0))
 

@@ -24,16 +24,16 @@ def evaluate(
   *,
   mesh: Any,
 ) -> dict[str, float]:
-  """The measures over all unmasked rows of `batches`.
+  """Computes the measures over all unmasked rows of `batches`.
 
   Args:
     measure: a jitted (params, batch_stats, batch) -> {name: Mean}.
-    batches: this process's share, as many batches on every process.
+    batches: this process's share, with the same number of batches on every process.
   """
   total: Mapping[str, Mean] | None = None
   for batch in batches:
     part = measure(params, batch_stats, put_batch(batch, mesh))
-    # One batch late: the devices always have work, and what is counted as done is done.
+    # Waits one batch late: the devices always have work, and progress counts only batches that are done.
     jax.block_until_ready(total)
     total = part if total is None else metrics.merge(total, part)
   return metrics.compute(total or {})
@@ -41,7 +41,7 @@ def evaluate(
 
 @compiled.kept
 def make_features(model: Model) -> Callable[[Params, Params, Array], Array]:
-  """The jitted function (params, batch_stats, image) -> pooled features [B, D], on the stored statistics."""
+  """Jits (params, batch_stats, image) -> pooled features [B, D], computed with the stored statistics."""
   return jax.jit(lambda params, batch_stats, image: model.apply(params, batch_stats, image)[0]["pooled"])
 
 
@@ -53,7 +53,7 @@ def collect_features(
   *,
   mesh: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Pooled features float32 [N, D] and labels int32 [N] of all unmasked rows, on every process's host."""
+  """Collects pooled features float32 [N, D] and labels int32 [N] of all unmasked rows on every host."""
   rows, labels = [], []
   for batch in batches:
     there = put_batch(batch, mesh)

@@ -26,13 +26,13 @@ from jaxtl.types import GradientRule, Model, TrainState
 # Stands for the number of classes in a rehearsal, which opens no data.
 SOME_CLASSES = 10
 
-# Fields that say when things happen, and where: a run may be resumed with others, and learns the same.
+# Fields for when and where things happen: a run may be resumed with other values, and learns the same.
 PERIODS = ("log_every", "evaluate_every", "checkpoint_every", "keep")
 CIRCUMSTANCES = (*PERIODS, "sharding")
 NONFINITE = ("abort", "skip", "roll_back")
 REPLICATE = Spec(".train.replicate", "make", {}, sharding.replicate)
 PLAIN = Spec(".optim.plain", "make", {}, optim.plain)
-# Updates of a run whose length is not known, or does not matter: any schedule fits into it.
+# Updates of a run whose length is unknown or does not matter: any schedule fits into it.
 ANY_LENGTH = 10**9
 
 
@@ -41,21 +41,21 @@ class Experiment:
   """One training run.
 
   Attributes:
-    model: makes a `Model`; is offered num_classes.
+    model: makes a `Model`; receives num_classes.
     task: makes a `Task`.
     data: what to train on.
-    optimizer: makes an `optax.GradientTransformation`; is offered total_steps and steps_per_epoch.
-    epochs: passes over the training data; 0 leaves the start as it is. None where `steps` says the length.
+    optimizer: makes an `optax.GradientTransformation`; receives total_steps and steps_per_epoch.
+    epochs: passes over the training data; 0 leaves the start unchanged. None if `steps` gives the length.
     gradient: makes a gradient rule.
     evaluation: data sets to evaluate on, by name.
-    start: a checkpoint to start from, where the study does not give one.
-    log_every, evaluate_every, checkpoint_every: periods in steps; None is only at the end.
-    keep: how many checkpoints stay; with 2, the default, there is one to go back to when the newest rots.
-    on_nonfinite: where loss or gradient is NaN or infinite, "abort" stops with exit code 4, "skip" goes on as
-      if the batch had not been there, "roll_back" goes on from the last checkpoint, behind those data.
+    start: a checkpoint to start from, if the study does not give one.
+    log_every, evaluate_every, checkpoint_every: periods in steps; None means only at the end.
+    keep: number of checkpoints to keep; with 2, the default, there is a fallback if the newest is corrupted.
+    on_nonfinite: if loss or gradient is NaN or infinite, "abort" stops with exit code 4, "skip" continues as
+      if the batch did not exist, and "roll_back" resumes from the last checkpoint and skips those data.
     sharding: makes a placement of the state's arrays on the devices: `.train.fsdp`, `.train.by_path`.
-    spike_factor: a loss above this many times the median of the last hundred counts as not finite, though it
-      cannot be skipped; None: never.
+    spike_factor: a loss above this many times the median of the last hundred counts as not finite, but cannot
+      be skipped; None disables this.
     steps: updates in the whole run, in place of `epochs`.
   """
 
@@ -91,7 +91,7 @@ class Experiment:
 
 
 def check_length(epochs: float | None, steps: int | None) -> None:
-  """ConfigError unless one of the two says how long to train."""
+  """Raises ConfigError unless exactly one of the two gives the length of the training."""
   if (epochs is None) == (steps is None):
     raise ConfigError(f"epochs is {epochs} and steps is {steps}; give one of them, and leave the other None")
   config_lib.require(
@@ -114,14 +114,14 @@ class Program:
 
 
 def total_steps(experiment: Experiment, num_examples: int) -> int:
-  """Updates in the whole run; at least one where there is anything to train."""
+  """Returns the number of updates in the whole run; at least one if there is anything to train."""
   if experiment.steps is not None:
     return experiment.steps
   return steps_in(experiment.epochs or 0.0, experiment.data, num_examples)
 
 
 def steps_in(epochs: float, data: Data, num_examples: int) -> int:
-  """Updates in `epochs` passes over `num_examples` examples, in batches of `data`."""
+  """Returns the number of updates in `epochs` passes over `num_examples` examples, in batches of `data`."""
   return optim.steps_of(epochs, steps_per_epoch=num_examples / data.batch_size)
 
 
@@ -132,12 +132,12 @@ _models: compiled.ArmCache[Model] = compiled.ArmCache()
 def compile_program(
   experiment: Experiment, *, num_classes: int, num_examples: int | None, mesh: Any
 ) -> Program:
-  """The experiment's functions, jitted; the same object for the same arguments: nothing compiles twice.
+  """Jits the experiment's functions; equal arguments return the same object, so nothing compiles twice.
 
-  They are kept while arms that follow each other use them (`jaxtl.train.compiled`).
+  The functions are cached while consecutive arms use them (`jaxtl.train.compiled`).
 
   Args:
-    num_examples: of the training data; None where they are not known yet, for a program that is only traced.
+    num_examples: of the training data; None if not known yet, for a program that is only traced.
 
   Raises:
     ConfigError: a component refuses its keywords, or the warm-up is longer than the run.
@@ -153,7 +153,7 @@ def compile_program(
 
 
 def _lengths(experiment: Experiment, num_examples: int | None) -> tuple[int, float]:
-  """The run's updates, and those of one epoch, as its schedules see them."""
+  """Returns the number of updates of the run and of one epoch, as the schedules see them."""
   if num_examples is None:
     return experiment.steps or ANY_LENGTH, 1.0
   # A run without updates never asks its schedule for a rate: its warm-up may have any length.
@@ -172,7 +172,7 @@ def check_schedule(experiment: Experiment, runtime: Runtime) -> None:
 
 
 def make_model(spec: Spec, *, num_classes: int) -> Model:
-  """The model of a spec; the same object for the same arguments, so that functions of it compile once."""
+  """Makes the model of a spec; equal arguments return the same object, so its functions compile once."""
   name = json.dumps([config_lib.plain(spec), num_classes], sort_keys=True)
   return _models.get(name, lambda: spec.realize(num_classes=num_classes))
 
@@ -191,7 +191,7 @@ def _compile(
   tx = experiment.optimizer.realize(**context)
   gradient = experiment.gradient.realize(**context)
   if part := optim.trained_paths(gradient, model):
-    # What the rule does not move has no optimiser state, and no decay that would move it.
+    # Parameters that the rule does not move have no optimiser state, and no decay that would move them.
     tx = optim.where(pattern=part, transform=tx)
   placement = experiment.sharding.realize()
   step = make_train_step(task.loss_fn(model), tx, gradient=gradient)
@@ -205,10 +205,10 @@ def _compile(
 def rehearse(
   experiment: Experiment, *, num_classes: int, num_examples: int | None, image_size: int | None, mesh: Any
 ) -> tuple[Program, TrainState | None]:
-  """Makes all that a run makes and traces its first step: mistakes show, and nothing is computed.
+  """Makes all that a run makes and traces its first step, which shows mistakes without computing anything.
 
   Returns:
-    The program, and the shapes of its first state; None where `image_size` is.
+    The program, and the shapes of its first state, or None if `image_size` is None.
 
   Raises:
     ConfigError: a component refuses its keywords, the model, or the parameters that it is to work on.
@@ -238,13 +238,13 @@ def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
 
 
 def check_classes(experiment: Experiment, classes: tuple[str, ...], runtime: Runtime) -> None:
-  """Refuses an evaluation set whose class list is not the training set's, showing the first difference."""
+  """Refuses an evaluation set with a class list other than the training set's; shows the first difference."""
   for name, evaluation in experiment.evaluation.items():
     same_classes(classes, runtime.open(evaluation).classes, at=f"evaluation.{name}")
 
 
 def work_per_image(experiment: Experiment) -> float:
-  """Forward-backward passes that one image costs under the experiment's gradient rule."""
+  """Returns the forward-backward passes that one image costs under the experiment's gradient rule."""
   return work_of(experiment.gradient)
 
 
@@ -254,12 +254,12 @@ def image_passes(experiment: Experiment, num_examples: int) -> float:
 
 
 def work_of(gradient: Spec) -> float:
-  """The same of a gradient rule."""
+  """Returns the forward-backward passes that one image costs under a gradient rule."""
   return optim.passes(gradient.realize(total_steps=1, steps_per_epoch=1, blocks=(), mesh=None))
 
 
 def frozen(task: Spec) -> Spec:
-  """The task with frozen normalisation statistics, where it has the choice and its spec leaves it open."""
+  """Returns the task with frozen normalisation statistics, if it has this option and leaves it open."""
   if "frozen_stats" not in inspect.signature(task.target).parameters:
     return task
   return dataclasses.replace(task, keywords={"frozen_stats": True, **task.keywords})

@@ -1,6 +1,6 @@
-"""What a training step reads: the batch, and beside it what its gradient rule asks for.
+"""The input of a training step: the batch, and the additional batch that its gradient rule asks for.
 
-All of it is a function of (seed, step), so that a resumed run reads what an uninterrupted one would have.
+All input is a function of (seed, step), so that a resumed run reads the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from jaxtl.train.runtime import Runtime
 from jaxtl.types import GradientRule
 
 NumpyBatch = Mapping[str, Any]
-# The weak batch's order and noise are those of another run: seeds of runs are far below this.
+# Added to the seed for the weak batch, so that its order and noise are those of another run; the seeds of
+# runs are far below this.
 WEAK = 2**32
 
 
 class BatchStream(Protocol):
-  """Batches from any step on, of a training order and of single draws: what a kept prefix gives."""
+  """Streams of batches from any step on, in training order or resampled, as a cached prefix provides them."""
 
   def train_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[NumpyBatch]: ...
 
@@ -39,13 +40,13 @@ def batches(
   start_step: int,
   kept: BatchStream | None = None,
 ) -> Iterator[NumpyBatch]:
-  """The endless stream of what the steps read, from any step on.
+  """Returns the endless stream of the inputs of steps, from any step on.
 
   Args:
     data: what to train on.
-    gradient: the rule, which may want a weak batch of its own size beside each.
+    gradient: the rule, which may ask for a weak batch of another size with each batch.
     seed: of the run.
-    kept: reads hidden states instead of making images.
+    kept: provides cached hidden states instead of images.
   """
   size = data.batch_size
   rows = optim.weak_rows(gradient, size)
@@ -71,13 +72,13 @@ def shapes(
   hidden: jax.ShapeDtypeStruct | None = None,
   where: Any = None,
 ) -> Any:
-  """What one step reads, as shapes.
+  """Returns the input of one step as shapes.
 
   Args:
     gradient: the rule.
-    batch_size: the global one.
+    batch_size: the global batch size.
     image_size: side of the images in pixels.
-    hidden: one hidden state [1, ...], where such are kept instead of images.
+    hidden: one hidden state [1, ...], if hidden states are cached in place of images.
     where: the arrays' sharding.
   """
 

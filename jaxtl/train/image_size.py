@@ -1,4 +1,4 @@
-"""Sizes of images, and models whose parameters belong to one: their position embeddings are resized."""
+"""Sizes of images, and models whose parameters depend on the size: their position embeddings are resized."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jaxtl.types import Model, Params
 
 
 def image_size_of(data: Data) -> int | None:
-  """The side of the images that the transforms leave, where they say it."""
+  """Returns the side of the images that the transforms produce, or None if they do not state it."""
   sizes = (transform.keywords.get("size") for transform in reversed(data.transforms))
   return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def at_size(spec: Spec, size: int) -> Spec:
-  """The spec of the same model for square images of `size` pixels; itself where a model takes any size."""
+  """Returns the spec for square images of `size` pixels; the same spec if the model takes any size."""
   parameter = inspect.signature(spec.target).parameters.get("image_size")
   if parameter is None or spec.keywords.get("image_size", parameter.default) == size:
     return spec
@@ -28,10 +28,10 @@ def at_size(spec: Spec, size: int) -> Spec:
 
 
 def fitted(spec: Spec, weights: Weights, size: int) -> tuple[Model, Params]:
-  """The model of a weight with its parameters, for square images of `size` pixels.
+  """Returns the model of `weights` with its parameters, for square images of `size` pixels.
 
   Raises:
-    ConfigError: the patches of the model do not divide the size.
+    ConfigError: the patch size of the model does not divide the size.
   """
   sized = at_size(spec, size)
   model = sized.realize(num_classes=len(weights.classes))

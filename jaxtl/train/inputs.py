@@ -20,9 +20,9 @@ class Data:
     transforms: functions (example[, seed]) -> example, in order.
     batch_transforms: functions (batch, seed) -> batch: mixup, cutmix.
     batch_size: the global batch, over all devices and processes.
-    max_bad_records: unreadable images that are skipped, each named once, before the run stops.
+    max_bad_records: number of unreadable images to skip, each reported once, before the run stops.
     num_examples, num_classes: what the source is expected to hold. A source that differs is refused; `jaxtl
-      check` needs no data where they are given.
+      check` needs no data if they are given.
   """
 
   source: Spec
@@ -41,7 +41,7 @@ class Data:
 
 
 def all_data(value: Any, *, at: str = "") -> Iterator[tuple[str, Data]]:
-  """Every `Data` inside a study or experiment, with the path to it."""
+  """Yields every `Data` inside a study or experiment, with the path to it."""
   if isinstance(value, Data):
     yield at, value
   elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Spec)):

@@ -1,4 +1,4 @@
-"""The loop around the step: what happens when, and nothing of what is learned."""
+"""The loop around the step: it decides when things happen and does not change what is learned."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from jaxtl.train.step import Step
 from jaxtl.types import Array, Metrics, TrainState
 
 Observer = Callable[[TrainState], Mapping[str, float]]
-# Steps left out in a row before a run that skips them gives up: nothing is learned any more.
+# Consecutive skipped steps after which a run gives up, since it no longer learns.
 MOST_SKIPPED = 20
-# Losses that the median of a spike is of, and how many there must be before there is one.
+# The number of losses in the median that defines a spike, and how many are needed before it is used.
 RECENT, ENOUGH = 100, 20
-# What a metrics record says of the machine, and not of what was learned.
+# The metrics that describe the machine, and not what was learned.
 RATES = ("train/images_per_second", "train/data_wait")
 
 
 class Save(Protocol):
-  """Writes a checkpoint, behind the training's back unless it is the `last` of the run."""
+  """A function that writes a checkpoint, in the background unless it is the `last` of the run."""
 
   def __call__(self, state: TrainState, *, last: bool) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Periods:
-  """When things happen, in steps.
+  """The periods of a run, in steps.
 
   Attributes:
-    log: between metrics records.
-    checkpoint: between checkpoints; None is only after the last step.
+    log: steps between metrics records.
+    checkpoint: steps between checkpoints; None means only after the last step.
   """
 
   log: int = 50
@@ -70,22 +70,22 @@ def fit(
   """Runs `train_step` from `state.step` to `num_steps`.
 
   Args:
-    state: where to start; it is donated.
+    state: the state to start from; it is donated.
     batches: the stream of batches, already at the position of `state.step`.
     key: the run's noise key.
-    work_per_image: image passes that one image costs, for the time left: 2 under SAM.
-    observers: name -> (period in steps, state -> scalars); None is only after the last step, where every
+    work_per_image: image passes that one image costs, to estimate the time left: 2 under SAM.
+    observers: name -> (period in steps, state -> scalars); None means only after the last step, when every
       observer runs. They look at the state and cannot change it; if one fails, the state is saved first.
-    save: writes a checkpoint; called with `periods.checkpoint`, after the last step and before a stop.
+    save: writes a checkpoint; called every `periods.checkpoint` steps, after the last step and before a stop.
     spike_factor: as in `Experiment`.
-    recent: the losses that a spike is measured by, at most `RECENT`: those before the start; it is kept up to
-      date, and right whenever `save` is called.
+    recent: the losses that a spike is compared with, at most `RECENT`: initially those before the start. It
+      is kept up to date, and is complete whenever `save` is called.
     stop_due: whether to save and stop after this step.
-    beat: called whenever something has moved.
+    beat: called whenever there is progress.
 
   Raises:
-    NonFiniteError: the loss or the gradient is not finite, or the loss has leapt; with the step.
-    Restart: `stop_due` said so; the state is saved.
+    NonFiniteError: the loss or the gradient is not finite, or the loss has spiked; it holds the step.
+    Restart: `stop_due` asked for a stop; the state is saved.
   """
   health = _Health(spike_factor, progress.note, recent)
   told = _StepReporter(writer, progress, periods.log, num_steps, work_per_image, health)
@@ -111,7 +111,7 @@ def fit(
 
 
 def _due(observers: Mapping[str, tuple[int | None, Observer]], number: int, *, last: bool) -> list[Observer]:
-  """The observers that look after this step."""
+  """Returns the observers that run after this step."""
   return [observe for every, observe in observers.values() if last or (every and number % every == 0)]
 
 
@@ -129,12 +129,12 @@ def _observe(
   save: Save | None,
   beat: Callable[[], None],
 ) -> None:
-  """Writes what the observers see; what was learned is on disk before a failure of one ends the run."""
+  """Writes what the observers see; if one fails, the state is saved before the failure ends the run."""
   for observe in due:
     try:
       values = observe(state)
     except Exception:
-      # A save needs all processes, and the others may have seen nothing amiss.
+      # A save needs all processes, and the others may not have failed.
       if save is not None and jax.process_count() == 1:
         save(state, last=True)
       raise
@@ -144,7 +144,7 @@ def _observe(
 
 
 class _StepReporter:
-  """What a step tells: to the health check always, to the metrics once a period, to the status line."""
+  """The reporter of steps: to the health check and status line always, to the metrics once per period."""
 
   def __init__(
     self,
@@ -161,7 +161,7 @@ class _StepReporter:
 
   @contextlib.contextmanager
   def resting(self) -> Iterator[None]:
-    """What happens inside sees a state that is known to be sound, and its time is no training time."""
+    """Checks the health before its body runs, and does not count the time of the body as training."""
     self.health.settle()
     with self.clock.paused():
       yield
@@ -184,9 +184,10 @@ class _StepReporter:
 
 
 class _Health:
-  """Looks at loss and gradient, one step late, so that the device never waits for the host.
+  """A check of loss and gradient, one step late, so that the device never waits for the host.
 
-  Either would be written into the weights, and into the checkpoint: `settle` looks at the newest step, too.
+  A value that is not finite would be written into the weights and the checkpoint, so `settle` also checks the
+  newest step.
   """
 
   def __init__(
@@ -240,7 +241,7 @@ class _Health:
 
 
 class _Clock:
-  """Wall time of training alone: what was spent waiting for data, and what observers took off."""
+  """The wall time of training alone: it counts the wait for data and leaves out the time of observers."""
 
   def __init__(self) -> None:
     self.images_per_second = 0.0
@@ -260,7 +261,7 @@ class _Clock:
     self.share_waiting = self._waited / elapsed
 
   def record(self) -> dict[str, float]:
-    """The rates of this window; the first window holds the compilation and has none."""
+    """Returns the rates of this window; the first window includes the compilation and has none."""
     self._windows += 1
     if self._windows == 1:
       return {}
@@ -276,7 +277,7 @@ class _Clock:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Takes the time inside off the window."""
+    """Excludes the time inside from the window."""
     entered = time.monotonic()
     yield
     self._start += time.monotonic() - entered

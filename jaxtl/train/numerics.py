@@ -1,4 +1,4 @@
-"""Checks that a model computes with given weights what the model computes that they were trained in.
+"""Checks that a model computes the same with given weights as the model that they were trained in.
 
 Padding, epsilons, the activation, the pooling and the number of heads leave no trace in the shapes of the
 parameters, so weights can fit a model that computes something else.
@@ -22,17 +22,17 @@ from jaxtl.config import Spec
 from jaxtl.errors import CheckpointError, ConfigError
 from jaxtl.types import Array, Model, Params
 
-# What acts in training only, on the precision, or on the shapes of parameters, which are compared by shape.
+# Keywords that act only in training, on the precision, or on the shapes of parameters, which are compared.
 FREE = {
   *("batch_norm", "bn_momentum", "dropout", "drop_path", "dtype", "remat", "zero_init_residual"),
   *("depth", "depth_factor", "embed_dim", "growth", "image_size", "num_classes", "patch_size"),
   *("width", "width_factor"),
 }
-# What is known to change the features, whatever the weights are: a difference is refused as it stands.
+# Keywords that change the features whatever the weights are: a difference is refused without computing them.
 KNOWN = ("activation", "bn_epsilon", "norm_epsilon", "num_heads", "padding", "pooling")
-# Of the free ones, what the weights' own model takes over for the comparison.
+# The free keywords that the weights' own model takes over from the run for the comparison.
 SHARED = ("dtype", "image_size")
-# Relative differences of features by rounding alone; half precision rounds more.
+# Relative differences of features due to rounding alone; half precision rounds more.
 ROUNDING = {jnp.dtype("float32"): 1e-4}
 COARSE = 3e-2
 
@@ -64,7 +64,7 @@ def check(
     trust: as in `Weights.model_spec`.
 
   Raises:
-    CheckpointError: the features differ; names the keywords in which the two models do.
+    CheckpointError: the features differ; the message names the keywords in which the two models differ.
   """
   theirs = _spec_of(start, trust=trust)
   if theirs is None:
@@ -83,7 +83,7 @@ def check(
 
 
 def _known(ours: Spec, theirs: Spec) -> bool:
-  """Whether both models have a keyword of `KNOWN`, with another value."""
+  """Returns whether both models have a keyword of `KNOWN`, with different values."""
   a, b = _effective(ours), _effective(theirs)
   return any(a[name] != b[name] for name in KNOWN if name in a and name in b)
 
@@ -103,7 +103,7 @@ def _other_features(
   sized = dataclasses.replace(theirs, keywords={**theirs.keywords, **_taken(theirs, shared)})
   try:
     other = sized.realize(num_classes=num_classes)
-  except ConfigError:  # its parts are not available here, so that nothing can be compared
+  except ConfigError:  # its parts are missing here, so that nothing can be compared
     return False
   image = jnp.asarray(np.random.default_rng(0).normal(size=(1, *image_shape)), jnp.float32)
   both = [_features(one, params, batch_stats, image, head=head) for one in (model, other)]
@@ -127,7 +127,7 @@ def _free(head: bool) -> set[str]:
 
 
 def _effective(spec: Spec) -> dict[str, Any]:
-  """The keywords with the defaults of those that are left open, as plain data."""
+  """Returns the keywords, with defaults for those that are left open, as plain data."""
   parameters = inspect.signature(spec.target).parameters.values()
   defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
   plain = {**defaults, **spec.keywords}
@@ -142,7 +142,7 @@ def _shown(value: Any) -> Any:
 
 
 def _differences(ours: Spec, theirs: Spec, *, head: bool) -> list[str]:
-  """A line for each place where the two models differ: `padding: 'same' -> 'symmetric'`."""
+  """Returns a line for each place where the two models differ: `padding: 'same' -> 'symmetric'`."""
   other = [] if ours.target is theirs.target else [f"make: {theirs.path!r} -> {ours.path!r}"]
   old, new = _effective(theirs), _effective(ours)
   shared = [name for name in old if name in new and name not in _free(head)]
@@ -150,7 +150,7 @@ def _differences(ours: Spec, theirs: Spec, *, head: bool) -> list[str]:
 
 
 def _taken(spec: Spec, keywords: Mapping[str, Any]) -> dict[str, Any]:
-  """Those keywords that a spec's function has."""
+  """Returns those keywords that the function of a spec has."""
   names = inspect.signature(spec.target).parameters
   return {name: value for name, value in keywords.items() if name in names}
 
@@ -158,7 +158,7 @@ def _taken(spec: Spec, keywords: Mapping[str, Any]) -> dict[str, Any]:
 def _features(
   model: Model, params: Params, batch_stats: Params, image: Array, *, head: bool
 ) -> tuple[Array, ...]:
-  """What enters the head, and the logits where `head` is to be compared."""
+  """Returns the input of the head, and the logits if `head` is to be compared."""
 
   def features(params: Params, batch_stats: Params, image: Array) -> tuple[Array, ...]:
     hidden = model.apply(params, batch_stats, image, stop=model.head)[0]["hidden"]
@@ -170,7 +170,7 @@ def _features(
 
 
 def _written(spec: Spec) -> str:
-  """A spec as a config writes it."""
+  """Writes a spec as in a config."""
   plain = {k: v for k, v in config_lib.plain(spec).items() if k != spec.kind}
   rest = "".join(f", {name}={json.dumps(value)}" for name, value in plain.items())
   return f'dict({spec.kind}="{spec.path}"{rest})'

@@ -26,14 +26,14 @@ Names = str | Sequence[str] | None
 
 @dataclasses.dataclass(frozen=True)
 class PostTraining:
-  """How a trained network is trained on.
+  """The settings for the post-training of a trained network.
 
   Attributes:
     task, data, optimizer, evaluation, sharding, on_nonfinite: as in `Experiment`. The recipe of PoL is
       Nesterov momentum 0.9, weight decay 5e-4 and the last learning rate of the training before.
     epochs, steps: the length, as in `Experiment`.
-    gradient: makes the rule: `.optim.pof`, `.optim.pol`, or any other, which moves all of the network.
-    cache: whether hidden states are kept; "auto" keeps them where nothing is augmented.
+    gradient: makes the rule: `.optim.pof`, `.optim.pol`, or any other, which moves the whole network.
+    cache: whether hidden states are cached; "auto" caches them if nothing is augmented.
     log_every, evaluate_every, checkpoint_every, keep: as in `Experiment`.
   """
 
@@ -58,7 +58,7 @@ class PostTraining:
   def experiment(
     self, model: Spec, *, perturb: Names = None, update: Names = None, image_size: int | None = None
   ) -> Experiment:
-    """The same as an experiment on a model; arguments as in `post_train`.
+    """Returns the settings as an experiment on a model; arguments as in `post_train`.
 
     Raises:
       ConfigError: layers are named, and the rule has no keyword for them.
@@ -80,19 +80,20 @@ def post_train(
   workdir: Path | None = None,
   observers: Mapping[str, tuple[int | None, Callable[[Program], Observer]]] | None = None,
 ) -> training.Trained:
-  """Trains a part of a trained network on, or goes on where an earlier call was stopped.
+  """Post-trains a part of a trained network, or resumes where an earlier call was stopped.
 
   Args:
     start: the network, with its head: the data must have its classes.
     seed: of the order of the data, the weak batches and all noise.
-    perturb, update: names of layers, for the rule's keywords of these names; None leaves what it says itself.
-    workdir, observers: as of `train.run`.
+    perturb, update: names of layers, for the keywords of the rule with these names; None leaves the rule's
+      own.
+    workdir, observers: as in `train.run`.
 
   Returns:
     As `train.run`; parameters outside `update` are bit for bit those of `start`.
 
   Raises:
-    ConfigError: a layer that the model does not have, or a cache that is not legal or does not fit.
+    ConfigError: the model does not have a named layer, or the cache is not legal or does not fit.
     DataError: the classes of the data are not those of `start`.
     As `train.run`.
   """
@@ -108,7 +109,7 @@ def post_train(
     seed=seed,
     runtime=runtime,
     workdir=workdir,
-    # The data's names of the same classes: `same_classes` knows them by their WordNet ids, too.
+    # Takes the data's names for the same classes, since `same_classes` also matches WordNet ids.
     start=dataclasses.replace(
       start, config={**start.config, "classes": list(runtime.open(settings.data).classes)}
     ),
@@ -118,7 +119,7 @@ def post_train(
 
 
 def _named(gradient: Spec, perturb: Names, update: Names) -> Spec:
-  """The rule's spec with the layers that are named."""
+  """Returns the spec of the rule with the named layers."""
   named = {name: value for name, value in (("perturb", perturb), ("update", update)) if value is not None}
   for name in named:
     if name not in inspect.signature(gradient.target).parameters:

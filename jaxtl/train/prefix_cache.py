@@ -1,8 +1,8 @@
-"""The hidden state of every training image, computed once: training then runs only what lies above it.
+"""A cache of the hidden state of every training image: training then runs only the blocks above it.
 
-Legal where the network below the cut is a fixed function of the image. It always runs as at test time under
-a rule that moves a part of the network, with stored statistics and without dropout; so what is left is
-augmentation, of which a fixed number of views per image may be kept.
+The cache is legal if the network below the cut is a fixed function of the image. Under a rule that moves a
+part of the network, the blocks below the cut always run as at test time, with stored statistics and without
+dropout. Only augmentation can vary then; a fixed number of views per image may be cached.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from jaxtl.train.runtime import Runtime
 from jaxtl.types import Array, TrainState
 
 WHERE = ("auto", "none", "device", "host", "memmap")
-# The noise of view k is that of another run, as the weak batch's is.
+# Added to the seed for view k, so that its noise is that of another run, as for the weak batch.
 VIEWS = 2**33
-# Of the memory that is free, what a cache may take that was asked for, since the rest of the run needs some,
-# and what one may take that "auto" decides on.
+# The part of free memory that a requested cache may take, since the rest of the run needs some, and the part
+# that a cache may take if "auto" decides.
 SHARE, AUTO_SHARE = 0.9, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class PrefixCache:
-  """Whether, where and how hidden states are kept.
+  """The settings of the cache: whether, where and how hidden states are stored.
 
   Attributes:
     where: "device", whole in the memory of every device; "host", in that of every process; "memmap", in a
-      file that vanishes with the process; "none"; or "auto": "host" where it is legal and takes at most half
-      of the memory that is free, else "none".
-    views: augmented images per image, each kept; 1 needs transforms that do not draw.
-    dtype: "float32" or "bfloat16", which takes half as much; the gradient then differs by some 1e-3.
-    folder: of the file; None is the run's, or the system's for temporary files.
+      file that vanishes with the process; "none"; or "auto": "host" if it is legal and takes at most half of
+      the free memory, else "none".
+    views: number of augmented views per image, all cached; 1 needs transforms that do not draw.
+    dtype: "float32" or "bfloat16", which takes half as much; the gradient then differs by about 1e-3.
+    folder: of the file; None means that of the run, or the system's folder for temporary files.
   """
 
   where: Literal["auto", "none", "device", "host", "memmap"] = "auto"
@@ -68,7 +68,7 @@ class PrefixCache:
 
 
 def check_legal(cache: PrefixCache, program: Program, state: TrainState, data: Data) -> None:
-  """Raises a ConfigError where a cache is asked for, and what lies below the cut is not fixed.
+  """Raises a ConfigError if a cache is requested and the network below the cut is not fixed.
 
   Args:
     state: of the program; arrays or shapes.
@@ -88,18 +88,18 @@ def plan(
   folder: Path | None = None,
   begun: Mapping[str, Any] | None = None,
 ) -> PrefixCache | None:
-  """The cache with its `where` decided, the same on every process; None where nothing is to be kept.
+  """Returns the cache with its `where` decided, the same on every process; None if nothing is to be cached.
 
-  The log says why "auto" keeps nothing of a network of which a part stays fixed.
+  If a part of the network stays fixed and "auto" caches nothing, the log says why.
 
   Args:
     state: of the program; arrays or shapes.
-    folder: of the run, for a file that is given no other.
-    begun: what its checkpoint says of a run that is gone on with: "auto" is then what it was, though another
-      amount of memory may be free now.
+    folder: of the run, for a file without another folder.
+    begun: the config in the checkpoint of a resumed run: "auto" then decides as before, even if another
+      amount of memory is free now.
 
   Raises:
-    ConfigError: a cache is asked for, and is not legal.
+    ConfigError: a cache is requested and is not legal.
   """
   if cache is None or cache.where == "none":
     return None
@@ -114,7 +114,7 @@ def plan(
 
 
 def check_room(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> None:
-  """Refuses a cache that does not fit, before there is anything to keep.
+  """Refuses a cache that does not fit, before anything is computed.
 
   Raises:
     ConfigError: it does not fit into the memory.
@@ -124,7 +124,7 @@ def check_room(cache: PrefixCache, program: Program, state: TrainState, data: Da
 
 
 def _suits(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> bool:
-  """Whether a cache that nobody has asked for is legal and leaves enough memory."""
+  """Returns whether a cache that was not requested is legal and leaves enough memory."""
   if optim.cut_block(program.gradient, program.model, state.params) is None:
     return False
   problem = _obstacle(cache, program, state, data)
@@ -135,7 +135,7 @@ def _suits(cache: PrefixCache, program: Program, state: TrainState, data: Data, 
 
 
 def entering(program: Program, state: TrainState, image_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-  """The shape [1, ...] and type of one hidden state at the cut; `state` has arrays or shapes."""
+  """Returns the shape [1, ...] and type of one hidden state at the cut; `state` has arrays or shapes."""
   block = optim.cut_block(program.gradient, program.model, state.params)
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   return jax.eval_shape(
@@ -145,7 +145,7 @@ def entering(program: Program, state: TrainState, image_shape: tuple[int, ...]) 
 
 
 def num_bytes(cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime) -> int:
-  """What the hidden states of all views of all images take."""
+  """Returns the bytes that the hidden states of all views of all images take."""
   return _store(cache, program, state, data, runtime).num_bytes
 
 
@@ -161,15 +161,15 @@ def _store(
 def keep(
   cache: PrefixCache, program: Program, state: TrainState, data: Data, runtime: Runtime, *, seed: int
 ) -> HiddenStateStore:
-  """Computes and keeps the hidden states of all views of all images.
+  """Computes and caches the hidden states of all views of all images.
 
   Args:
-    cache: of `plan`.
-    state: has the weights of the part below the cut; any step's, since they do not move.
-    seed: of the run, which the views are drawn from.
+    cache: from `plan`.
+    state: has the weights below the cut, from any step, since they do not move.
+    seed: of the run, from which the views are drawn.
 
   Raises:
-    ConfigError: it does not fit into the memory; says how much is needed and how much there is.
+    ConfigError: it does not fit into the memory; the message says how much is needed and how much is free.
     StorageError: it does not fit onto the disk.
   """
   block = optim.cut_block(program.gradient, program.model, state.params)
@@ -190,9 +190,10 @@ def keep(
 
 
 class HiddenStateStore:
-  """The hidden states of a data set: `feed.BatchStream`.
+  """The cached hidden states of a data set, as a `feed.BatchStream`.
 
-  Row `view * padded + i` is image i in that view, where `padded` is the number of images up to a whole batch.
+  Row `view * padded + i` is image i in that view; `padded` is the number of images rounded up to whole
+  batches.
 
   Args:
     cache: where and in which type.
@@ -223,11 +224,11 @@ class HiddenStateStore:
 
   @property
   def num_bytes(self) -> int:
-    """Of the states."""
+    """The size of the states in bytes."""
     return math.prod(self._shape) * self._stored.itemsize
 
   def lack(self, share: float) -> str:
-    """Why the states do not fit into a share of the free memory of every process; "" where they do."""
+    """Says why the states do not fit into a share of the free memory of every process; "" if they do."""
     where = self._cache.where
     free = _least(_free_on_device(self._mesh) if where == "device" else free_memory())
     if free is None or self.num_bytes <= share * free:
@@ -238,7 +239,7 @@ class HiddenStateStore:
     )
 
   def check_room(self) -> None:
-    """Raises as the function of this name says."""
+    """Raises the errors of the function `check_room`."""
     where = self._cache.where
     if where == "memmap":
       _check_disk(self._folder, self.num_bytes)
@@ -249,7 +250,7 @@ class HiddenStateStore:
       )
 
   def make_room(self) -> None:
-    """Makes the empty store; raises as `check_room` does."""
+    """Allocates the empty store; raises as `check_room` does."""
     self.check_room()
     self._label = np.zeros(self._shape[0], np.int32)
     self._mask = np.zeros(self._shape[0], bool)
@@ -266,7 +267,7 @@ class HiddenStateStore:
     return self._cache.folder or Path(tempfile.gettempdir())
 
   def write(self, view: int, number: int, states: Array, batch: Mapping[str, Array]) -> None:
-    """Keeps batch `number` of a view; `states` is whole on every device."""
+    """Stores batch `number` of a view; `states` is whole on every device."""
     first = view * self._padded + number * self._batch
     rows = slice(first, first + self._batch)
     self._label[rows], self._mask[rows] = whole(batch["label"]), whole(batch["mask"])
@@ -276,14 +277,14 @@ class HiddenStateStore:
       self._states = _written(self._states, states, first)
 
   def train_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[dict[str, Any]]:
-    """The stream of `data.train_batches` in hidden states; each epoch shows another view of an image."""
+    """Yields the stream of `data.train_batches` as hidden states; each epoch has another view of an image."""
     for step in itertools.count(start_step):
       positions, examples = self._order(data_lib.train_order, self._count, batch_size, seed, step)
       views = (positions // self._count + examples) % self._cache.views
       yield self._rows(views * self._padded + examples)
 
   def resampled_batches(self, *, batch_size: int, seed: int, start_step: int) -> Iterator[dict[str, Any]]:
-    """The stream of `data.resampled_batches` in hidden states, of any view."""
+    """Yields the stream of `data.resampled_batches` as hidden states of any view."""
     for step in itertools.count(start_step):
       count = self._count * self._cache.views
       _, chosen = self._order(data_lib.resampled_order, count, batch_size, seed, step)
@@ -301,7 +302,7 @@ class HiddenStateStore:
     return order(count, batch_size=batch_size, seed=seed, step=step, shard=shard)
 
   def _rows(self, rows: np.ndarray) -> dict[str, Any]:
-    """The batch with these rows [b] of this process; hidden states are global arrays on the devices."""
+    """Returns the batch with these rows [b] of this process; hidden states are global device arrays."""
     on_host = isinstance(self._states, np.ndarray)
     chosen = sharding.put_batch({"x": self._states[rows] if on_host else rows}, self._mesh)["x"]
     hidden = self._read(None if on_host else self._states, chosen)
@@ -309,7 +310,7 @@ class HiddenStateStore:
 
 
 def _obstacle(cache: PrefixCache, program: Program, state: TrainState, data: Data) -> str:
-  """Why what is below the cut is not a fixed function of the image; "" where it is."""
+  """Says why the network below the cut is not a fixed function of the image; "" if it is."""
   block = optim.cut_block(program.gradient, program.model, state.params)
   if block is None:
     return "the gradient rule moves the whole network, so that nothing stays fixed; write .optim.pol"
@@ -329,7 +330,7 @@ def _obstacle(cache: PrefixCache, program: Program, state: TrainState, data: Dat
 
 
 def free_memory() -> float | None:
-  """Bytes that this machine can still give; None where the system does not say."""
+  """Returns the bytes of memory that are available on this machine; None if the system does not say."""
   try:
     with open("/proc/meminfo", encoding="ascii") as file:
       lines = dict(line.split(":", 1) for line in file)
@@ -339,7 +340,7 @@ def free_memory() -> float | None:
 
 
 def _free_on_device(mesh: Any) -> float | None:
-  """Bytes on the device that has least, of this process's."""
+  """Returns the free bytes on this process's device with the least free memory."""
   found = [device.memory_stats() for device in mesh.local_devices]
   if not all(stats and "bytes_limit" in stats for stats in found):
     return free_memory()  # the CPU's devices share the machine's
@@ -347,7 +348,7 @@ def _free_on_device(mesh: Any) -> float | None:
 
 
 def _least(number: float | None) -> float | None:
-  """The least number of any process that knows one."""
+  """Returns the least number over all processes that know one."""
   return min(
     (float(text) for text in gather_texts("" if number is None else str(number)) if text), default=None
   )
@@ -363,12 +364,12 @@ def _check_disk(folder: Path, size: int) -> None:
 
 
 def _file(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """An array in a file without a name, which is gone when the process is, however it ends."""
+  """Makes an array in an unnamed file, which disappears with the process, however that ends."""
   size = math.prod(shape) * dtype.itemsize
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-      # A hole in the file that the disk cannot fill later would end the process without a word.
+      # Allocated now: a hole that the disk cannot fill later would kill the process without a message.
       if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
       return np.memmap(file, dtype, "r+", shape=shape)
@@ -386,7 +387,7 @@ def _write(states: Array, rows: Array, first: Array) -> Array:
 
 
 def _reader(mesh: Any, dtype: Any) -> Callable[[Array | None, Array], Array]:
-  """(states, rows) -> their states in the network's own type; (None, states) -> the same of given ones."""
+  """Returns (states, rows) -> those states in the network's type; (None, states) casts the given states."""
 
   def read(states: Array | None, rows: Array) -> Array:
     return (rows if states is None else states[rows]).astype(dtype)

@@ -1,4 +1,4 @@
-"""Where a run takes place, and the data that it sees there."""
+"""The environment of a run, and the data that the run reads in it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ T = TypeVar("T")
 
 
 class Stops(Protocol):
-  """Says whether to save and stop after a step; the same on every process."""
+  """A source of the decision to save and stop after a step; it is the same on every process."""
 
   def due(self, step: int) -> bool: ...
 
 
 @dataclasses.dataclass
 class Runtime:
-  """Where a run takes place; nothing here changes what is learned.
+  """The environment of a run; nothing here changes what is learned.
 
   Attributes:
     mesh: the devices.
     data_dir: the folder below which sources look for their files.
     progress: the status line.
-    quarantine: file that lists unreadable images, a JSON object each; None lists them nowhere.
-    interruption: asks whether to stop; None never does.
-    watchdog: ends a run that hangs; None waits for ever.
-    trust: imports whatever a checkpoint's config names, not only the library's own parts.
-    sources, bad_records, shapes, notes: caches for data that were opened, and the notes made of them.
-    tells_left_out: notes which files of a folder are not used.
+    quarantine: file that lists unreadable images, with one JSON object for each; None lists none.
+    interruption: decides whether to stop; None never stops.
+    watchdog: ends a run that hangs; None waits forever.
+    trust: imports anything that a checkpoint's config names, not only parts of the library.
+    sources, bad_records, shapes, notes: caches of the opened data, and the notes made about them.
+    tells_left_out: whether to note which files of a folder are not used.
   """
 
   mesh: Any
@@ -58,24 +58,24 @@ class Runtime:
   tells_left_out: bool = True
 
   def stop_due(self, step: int) -> bool:
-    """Whether the run is to save and stop after this step."""
+    """Returns whether the run is to save and stop after this step."""
     return self.interruption is not None and self.interruption.due(step)
 
   def beat(self) -> None:
-    """Tells the watchdog that something has moved."""
+    """Tells the watchdog that there is progress."""
     if self.watchdog is not None:
       self.watchdog.beat()
 
   def watched(self) -> contextlib.AbstractContextManager[None]:
-    """The context in which the watchdog wants to be told."""
+    """Returns the context in which the watchdog expects beats."""
     return contextlib.nullcontext() if self.watchdog is None else self.watchdog.watching()
 
   def moving(self, items: Iterable[T]) -> Iterable[T]:
-    """The same items, as often as they are asked for; the watchdog is told of each one."""
+    """Returns the same items, which can be iterated repeatedly; each one is a beat for the watchdog."""
     return _Moving(items, self.beat)
 
   def open(self, data: Data) -> Any:
-    """The source of `data`, opened once per run."""
+    """Opens the source of `data`, once per run."""
     name = json.dumps(config_lib.plain(data.source), sort_keys=True)
     if name not in self.sources:
       self.sources[name] = data.source.realize(data_dir=self.data_dir)
@@ -99,7 +99,7 @@ class Runtime:
       self.progress.note(line)
 
   def unreadable(self, data: Data) -> Any:
-    """The budget of unreadable images of a source, one for all that read it."""
+    """Returns the budget of unreadable images of a source, shared by all that read it."""
     name = json.dumps(config_lib.plain(data.source), sort_keys=True)
     if name not in self.bad_records:
       self.bad_records[name] = data_lib.BadRecords(
@@ -108,18 +108,18 @@ class Runtime:
     return self.bad_records[name]
 
   def list_unreadable(self) -> None:
-    """Lists unreadable images that were met before the run had its folder."""
+    """Lists unreadable images that were found before the run had its folder."""
     for found in self.bad_records.values():
       found.write_list()
 
   def train_batches(self, data: Data, *, seed: int, start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """The endless stream of training batches, from any step on."""
+    """Returns the endless stream of training batches, from any step on."""
     return self._endless(data_lib.train_batches, data, data.batch_size, seed, start_step)
 
   def resampled_batches(
     self, data: Data, *, batch_size: int, seed: int, start_step: int
   ) -> Iterator[Mapping[str, np.ndarray]]:
-    """The same with every row drawn for itself, with replacement."""
+    """Returns the endless stream of batches with every row drawn independently, with replacement."""
     return self._endless(data_lib.resampled_batches, data, batch_size, seed, start_step)
 
   def _endless(
@@ -130,7 +130,7 @@ class Runtime:
     )
 
   def _stream_options(self, data: Data) -> dict[str, Any]:
-    """The keywords that every training stream of `data` takes."""
+    """Returns the keywords that every training stream of `data` takes."""
     return {
       "transforms": [spec.realize() for spec in data.transforms],
       "batch_transforms": [spec.realize() for spec in data.batch_transforms],
@@ -139,7 +139,7 @@ class Runtime:
     }
 
   def image_shape(self, data: Data) -> tuple[int, ...]:
-    """(H, W, 3) of the images that a model sees in training; see `data.image_shape`. Found once."""
+    """Returns (H, W, 3) of the images that a model sees in training, cached; see `data.image_shape`."""
     name = json.dumps(config_lib.plain(data), sort_keys=True)
     if name not in self.shapes:
       self.shapes[name] = data_lib.image_shape(
@@ -148,11 +148,11 @@ class Runtime:
     return self.shapes[name]
 
   def eval_batches(self, data: Data, *, seed: int = 0) -> Iterable[Mapping[str, np.ndarray]]:
-    """Exactly one pass, padded to fixed shapes; `seed` is for transforms that draw."""
+    """Returns the batches of exactly one pass, padded to fixed shapes; `seed` is for transforms that draw."""
     return self.eval_batches_of(self.open(data), data, seed=seed)
 
   def eval_batches_of(self, source: Any, data: Data, *, seed: int = 0) -> Iterable[Mapping[str, np.ndarray]]:
-    """The same for a part of the source of `data`."""
+    """Returns the batches of one pass, as `eval_batches`, over a part of the source of `data`."""
     batches = data_lib.eval_batches(
       source,
       [spec.realize() for spec in data.transforms],

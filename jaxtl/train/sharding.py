@@ -1,8 +1,8 @@
 """Meshes, and where arrays live on them: `jax.jit` with `NamedSharding` over all devices.
 
-A placement is a function (path, shape, mesh) -> PartitionSpec, asked for every array of the state:
-parameters, their optimiser state (whose paths end alike) and statistics. It changes where numbers are, not
-what they are.
+A placement is a function (path, shape, mesh) -> PartitionSpec that is called for every array of the state:
+parameters, their optimiser state (whose paths have the same ends) and statistics. It changes where numbers
+are, not what they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Placement = Callable[[str, tuple[int, ...], Mesh], PartitionSpec]
 
 
 def make_mesh(num_devices: int | None = None, *, model: int = 1) -> Mesh:
-  """A (data, model) mesh over the first `num_devices` devices, all where None.
+  """Makes a (data, model) mesh over the first `num_devices` devices, or all if it is None.
 
   Args:
     model: devices along the model axis; the batch is split over the others.
@@ -47,19 +47,19 @@ def make_mesh(num_devices: int | None = None, *, model: int = 1) -> Mesh:
 
 
 def replicate() -> Placement:
-  """Every array whole on every device."""
+  """Places every array whole on every device."""
   return lambda path, shape, mesh: PartitionSpec()
 
 
 def fsdp(*, min_size: int = 2**14, axis: str = DATA) -> Placement:
-  """Every large array in as many parts as the axis has devices, along its largest dimension that divides.
+  """Splits every large array over the devices of the axis, along its largest dimension that divides evenly.
 
   Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
-  2020, arXiv 1910.02054 (stage 3): parameters, gradients and optimiser state in parts; XLA gathers each
-  layer's where it is used.
+  2020, arXiv 1910.02054 (stage 3): parameters, gradients and optimiser state are split; XLA gathers those of
+  a layer where they are used.
 
   Args:
-    min_size: numbers below which an array stays whole: parting it would cost more than it saves.
+    min_size: size below which an array stays whole: splitting it would cost more than it saves.
     axis: of the mesh.
   """
   _check_axis("fsdp", axis)
@@ -69,7 +69,7 @@ def fsdp(*, min_size: int = 2**14, axis: str = DATA) -> Placement:
     fitting = [(size, at) for at, size in enumerate(shape) if size % parts == 0]
     if parts == 1 or int(np.prod(shape)) < min_size or not fitting:
       return PartitionSpec()
-    # The last of the largest: output channels rather than input channels, so that biases part alike.
+    # The last of the largest: output channels rather than input channels, so that biases split alike.
     _, at = max(fitting)
     return PartitionSpec(*(axis if i == at else None for i in range(len(shape))))
 
@@ -79,11 +79,11 @@ def fsdp(*, min_size: int = 2**14, axis: str = DATA) -> Placement:
 def by_path(
   *, rules: Sequence[tuple[str, Sequence[str | None]]], otherwise: Placement | None = None
 ) -> Placement:
-  """The axes of the first rule (path regex, axis or None for each dimension) that finds the path.
+  """Places arrays by the first rule (path regex, axis or None for each dimension) that matches the path.
 
   Args:
     rules: for example `("attention/(query|key|value)/kernel$", (None, "model"))`.
-    otherwise: places what no rule finds; whole everywhere where None.
+    otherwise: places arrays that no rule matches; None keeps them whole on every device.
   """
   rest = otherwise or replicate()
   compiled = [(_compiled(pattern), tuple(axes)) for pattern, axes in rules]
@@ -115,14 +115,14 @@ def by_path(
 
 
 def placed(values: Any, placement: Placement, mesh: Mesh) -> Any:
-  """The `NamedSharding` of every array of a tree of arrays or shapes."""
+  """Returns the `NamedSharding` of every array in a tree of arrays or shapes."""
   return tree.map_with_path(
     lambda path, x: NamedSharding(mesh, placement(path, tuple(x.shape), mesh)), values
   )
 
 
 def hold(step: Callable[..., Any], placement: Placement, mesh: Mesh) -> Callable[..., Any]:
-  """The training step with its state kept where the placement wants it, and its metrics on every device."""
+  """Wraps the training step: its state stays where the placement puts it, its metrics are on every device."""
 
   def held(state: Any, batch: Batch, key: Array) -> tuple[Any, Metrics]:
     after, metrics = step(state, batch, key)
@@ -133,18 +133,18 @@ def hold(step: Callable[..., Any], placement: Placement, mesh: Mesh) -> Callable
 
 
 def per_device(*, inner: GradientRule | None = None, mesh: Mesh | None = None) -> GradientRule:
-  """The idiom of `pmap`: every device takes the gradient of its own rows, and the gradients are averaged.
+  """Takes the gradient of each device's own rows and averages the gradients, as with `pmap`.
 
-  So batch statistics are each device's own (their running averages are averaged), and so is the perturbation
-  of a SAM rule inside: the m-sharpness of the paper, with m the rows of a device. Unlike `sam(groups=...)` it
-  changes with the number of devices. Foret et al., 2021, arXiv 2010.01412, section 4.1.
+  So each device has its own batch statistics (their running averages are averaged), and its own perturbation
+  under an inner SAM rule. This is the m-sharpness of the paper, with m the number of rows of a device. Unlike
+  `sam(groups=...)` it depends on the number of devices. Foret et al., 2021, arXiv 2010.01412, section 4.1.
 
   Args:
     inner: the rule of every device.
     mesh: the devices; a config leaves it to the run.
 
   Raises:
-    ConfigError: the rule inside remembers something between steps.
+    ConfigError: the inner rule remembers something between steps.
   """
   rule = inner or plain()
   if getattr(rule, "init_memory", None):
@@ -179,19 +179,19 @@ class _PerDevice:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same array on every device."""
+  """Returns the sharding that holds the same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
-  """The leading axis split over the data axis."""
+  """Returns the sharding that splits the leading axis over the data axis."""
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
-  """This process's rows [B / processes, ...] as global arrays [B, ...], split over the data axis.
+  """Puts this process's rows [B / processes, ...] into global arrays [B, ...], split over the data axis.
 
-  Arrays that are on the devices already stay as they are, and a batch within the batch is put alike.
+  Arrays that are already on the devices stay there, and a batch within the batch is treated the same way.
 
   Raises:
     ConfigError: the devices of the data axis do not divide the number of rows.
@@ -208,15 +208,15 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
 
 
 def own_rows(x: Array) -> np.ndarray:
-  """This process's rows of an array whose leading axis is split over the data axis: undoes `put_batch`."""
+  """Returns this process's rows of an array that is split over the data axis: the inverse of `put_batch`."""
   parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
   return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
 def put(values: Any, placement: Placement, mesh: Mesh) -> Any:
-  """A copy of the tree on the devices: a step that donates its state must not delete the source.
+  """Copies the tree to the devices: a step that donates its state must not delete the source.
 
-  Every process has all of the values, and gives its devices their parts.
+  Every process holds all of the values, and gives its devices their parts.
   """
 
   def put_one(x: Any, sharding: NamedSharding) -> Array:
@@ -227,12 +227,12 @@ def put(values: Any, placement: Placement, mesh: Mesh) -> Any:
 
 
 def put_replicated(values: Any, mesh: Mesh) -> Any:
-  """A copy of the tree, whole on every device."""
+  """Copies the tree, whole, to every device."""
   return put(values, replicate(), mesh)
 
 
 def bytes_per_device(values: Any, placement: Placement, mesh: Mesh) -> int:
-  """What a tree of arrays or shapes takes on the device that holds most of it."""
+  """Returns the bytes of a tree of arrays or shapes on the device that holds the most of it."""
   shardings = jax.tree.leaves(placed(values, placement, mesh))
   leaves = jax.tree.leaves(values)
   return sum(
@@ -250,7 +250,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, at: str) -> None:
 
 
 def whole_batch(num_images: int, mesh: Mesh) -> int:
-  """The smallest batch that holds so many images and splits evenly over the data axis."""
+  """Returns the smallest batch that holds `num_images` and splits evenly over the data axis."""
   devices: int = mesh.shape[DATA]
   return max(-(-num_images // devices), 1) * devices
 

@@ -1,7 +1,7 @@
-"""Whether two sources name some of the same images, told from what is written of them.
+"""Checks from their specs whether two sources have images in common.
 
-Two names of one folder are two sources here. Of one source, parts are apart only where that can be told: they
-are taken from the same part of it, in the same way, and adjoin or leave a gap.
+Two names of one folder count as two sources. Two parts of one source count as disjoint only if the specs show
+it: they are taken from the same part of it, in the same way, and are adjacent or leave a gap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BOUND = re.compile(r"(-?\d[\d_]*)\s*(\D*)")
 
 
 def overlap(one: Any, other: Any) -> bool:
-  """Whether two sources have images in common, as far as their specs tell; in doubt, yes.
+  """Returns whether two sources have images in common according to their specs; True if in doubt.
 
   Args:
     one, other: specs of sources, or the same as plain data.
@@ -33,7 +33,7 @@ def overlap(one: Any, other: Any) -> bool:
 
 
 def _peeled(source: Any) -> tuple[Any, list[tuple[Any, ...]]]:
-  """The source that all is taken from, and what is taken of it, the first first."""
+  """Returns the underlying source and the parts that are taken of it, the first one first."""
   taken: list[tuple[Any, ...]] = []
   while _path(source) in (_PART, _SUBSET):
     seed = source.get("seed", 0)
@@ -49,14 +49,14 @@ def _peeled(source: Any) -> tuple[Any, list[tuple[Any, ...]]]:
 
 
 def _path(source: Any) -> str | None:
-  """The component that a source is made by, as inside the library."""
+  """Returns the component that makes a source, as a path inside the library."""
   if not isinstance(source, Mapping):
     return None
   return re.sub(r"^jaxtl(?=\.)", "", str(source.get("make")))
 
 
 def _apart(parts: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> bool:
-  """Whether two chains of parts of one source part somewhere."""
+  """Returns whether two chains of parts of one source are disjoint where they first differ."""
   for part, other in zip(parts, others, strict=False):
     if part != other:
       return _disjoint(part, other)
@@ -72,7 +72,7 @@ def _disjoint(part: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 
 def _splits_apart(one: str, other: str) -> bool:
-  """Whether two of TFDS's splits are, such as `train[:90%]` and `train[90%:]`."""
+  """Returns whether two TFDS splits are disjoint, such as `train[:90%]` and `train[90%:]`."""
   a, b = (_SPLIT.fullmatch(text) for text in (one, other))
   if a is None or b is None:
     return False
@@ -82,7 +82,7 @@ def _splits_apart(one: str, other: str) -> bool:
 
 
 def _ends_before(stop: str | None, start: str | None) -> bool:
-  """Whether a range that ends at `stop` ends where one that begins at `start` does, or before."""
+  """Returns whether a range that ends at `stop` ends at or before the start of one that begins at `start`."""
   if not stop or not start:
     return False  # one goes to the end, or the other begins with the first image
   (last, unit), (first, other) = _bound(stop), _bound(start)
@@ -90,7 +90,7 @@ def _ends_before(stop: str | None, start: str | None) -> bool:
 
 
 def _bound(text: str) -> tuple[int, str | None]:
-  """(number, what it counts) of a bound; percent and shards from the front, images from the side they say."""
+  """Returns (number, unit) of a bound; percent count from the front, other units from the side they say."""
   found = _BOUND.fullmatch(text)
   if found is None:
     return 0, None

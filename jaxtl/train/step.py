@@ -21,16 +21,16 @@ Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 def init_state(
   params: Params, batch_stats: Params, tx: optax.GradientTransformation, *, gradient: GradientRule
 ) -> TrainState:
-  """The state before the first step."""
+  """Returns the state before the first step."""
   return TrainState(
     jnp.zeros([], jnp.int32), params, batch_stats, tx.init(params), init_memory(gradient, params)
   )
 
 
 def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, gradient: GradientRule) -> Step:
-  """The step (state, batch, key) -> (state, metrics), to be jitted with the state donated.
+  """Makes the step (state, batch, key) -> (state, metrics), to be jitted with the state donated.
 
-  Noise is a function of (key, state.step): a resumed run draws what an uninterrupted one would have.
+  Noise is a function of (key, state.step), so that a resumed run draws the same as an uninterrupted one.
 
   Args:
     loss_fn: (params, batch_stats, batch, key) -> (mean loss, Aux).
@@ -53,10 +53,10 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, gradie
 
 
 def skip_nonfinite(train_step: Step) -> Step:
-  """The step that leaves everything but the count as it was where loss or gradient is not finite.
+  """Wraps a step so that it changes only the step count if the loss or the gradient is not finite.
 
-  The state is bit for bit that of a run that never saw the batch; `step` moves on, since it is the place in
-  the data. The metric `skipped` says where.
+  The state is bit for bit that of a run that never saw the batch; only `step` advances, since it is the
+  position in the data. The metric `skipped` marks such steps.
   """
 
   def careful_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
@@ -70,7 +70,7 @@ def skip_nonfinite(train_step: Step) -> Step:
 
 
 def init_model(model: Model, key: Array, image_shape: tuple[int, ...]) -> tuple[Params, Params]:
-  """Fresh (params, batch_stats) for images [1, H, W, 3]."""
+  """Initialises (params, batch_stats) for images [1, H, W, 3]."""
   return _jitted_init(model, tuple(image_shape))(key)
 
 
@@ -80,10 +80,10 @@ def _jitted_init(model: Model, image_shape: tuple[int, ...]) -> Callable[[Array]
 
 
 def shapes_of(model: Model, inputs: Sequence[int]) -> Any:
-  """{"params", "batch_stats"} of a model as shapes, nothing computed.
+  """Returns {"params", "batch_stats"} of a model as shapes, without computing anything.
 
   Args:
-    model: one of ours.
+    model: a model of jaxtl.
     inputs: shape of one input: (224, 224, 3) for images, (77,) for token ids.
   """
   one = jax.ShapeDtypeStruct((1, *inputs), jnp.float32 if len(inputs) == 3 else jnp.int32)

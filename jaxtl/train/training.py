@@ -1,7 +1,7 @@
-"""Training an experiment from a start to an end.
+"""Trains an experiment from its start to its end.
 
-Where a run starts, in this order: 1. its own newest checkpoint; 2. the weights it is given, matched by path,
-the head replaced where the class lists differ; 3. fresh.
+A run starts from the first of these that exists: 1. its own newest checkpoint; 2. the given weights, matched
+by path, with a fresh head if the class lists differ; 3. fresh weights.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ from jaxtl.train.runtime import Runtime
 from jaxtl.train.step import init_model, init_state
 from jaxtl.types import Params, TrainState
 
-# How often a run goes back around bad batches before it gives up.
+# How often a run rolls back and skips bad batches before it gives up.
 MOST_DETOURS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """What an experiment ends with.
+  """The result of an experiment.
 
   Attributes:
     program: its compiled parts.
-    weights: the parameters to use (the moving average where one is kept), their statistics, and config.
+    weights: the parameters to use (the moving average if one is kept), their statistics, and config.
     history: the metrics records, oldest first.
     total_steps: length of the run.
-    cache: where hidden states were kept; None where none were.
+    cache: where hidden states were cached; None if none were.
   """
 
   program: Program
@@ -72,19 +72,19 @@ class Trained:
   cache: PrefixCache | None = None
 
   def last(self, name: str) -> float:
-    """The newest value of a metric, NaN where it was never measured."""
+    """Returns the newest value of a metric; NaN if it was never measured."""
     return next((record[name] for record in reversed(self.history) if name in record), float("nan"))
 
   def best(self, name: str) -> float:
-    """The largest value of a metric."""
+    """Returns the largest value of a metric; NaN if it was never measured."""
     return max((record[name] for record in self.history if name in record), default=float("nan"))
 
   def least(self, name: str) -> float:
-    """The smallest value of a metric."""
+    """Returns the smallest value of a metric; NaN if it was never measured."""
     return min((record[name] for record in self.history if name in record), default=float("nan"))
 
   def median(self, name: str) -> float:
-    """The median of a metric over the run."""
+    """Returns the median of a metric over the run; NaN if it was never measured."""
     values = [record[name] for record in self.history if name in record]
     return float(np.median(values)) if values else float("nan")
 
@@ -101,22 +101,22 @@ def run(
   observers: Mapping[str, tuple[int | None, Callable[[Program], Observer]]] | None = None,
   anew: bool = False,
 ) -> Trained:
-  """Trains an experiment, or goes on where an earlier run of it was stopped.
+  """Trains an experiment, or resumes where an earlier run of it was stopped.
 
   Args:
     seed: of the initialisation, the order of the data and all noise.
     workdir: for checkpoints, `metrics.jsonl`, `classes.json` and `curve.csv` by epoch; None keeps all in
       memory.
-    start: weights to start from; they win over `experiment.start`.
-    fresh_head: draws the head anew also where the class lists are equal: two data sets whose classes are
-      called 0 to 9 are not the same task.
-    cache: keeps what enters the part that the gradient rule moves; None keeps nothing.
-    observers: name -> (period, program -> observer), beside the evaluations.
-    anew: begins anew, and tells so, where steps were saved and none is whole; else that is a StorageError.
+    start: weights to start from; they take precedence over `experiment.start`.
+    fresh_head: initialises the head even if the class lists are equal: two data sets whose classes are called
+      0 to 9 are not the same task.
+    cache: caches the input of the part that the gradient rule moves; None caches nothing.
+    observers: name -> (period, program -> observer), in addition to the evaluations.
+    anew: starts over, and reports it, if steps were saved and none is intact; False raises StorageError then.
 
   Raises:
     NonFiniteError: the loss or the gradient is not finite, and `experiment.on_nonfinite` does not help.
-    StorageError: checkpoints cannot be written, or none is whole.
+    StorageError: checkpoints cannot be written, or none is intact.
     Restart: the run was asked to stop, and is saved.
   """
   init_key, noise_key = jax.random.split(jax.random.key(seed))
@@ -160,7 +160,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class _Session:
-  """What one call of `run` trains with."""
+  """The parts that one call of `run` trains with."""
 
   experiment: Experiment
   program: Program
@@ -180,7 +180,7 @@ class _Session:
     return self.experiment.data.batch_size * work_per_image(self.experiment)
 
   def train(self, state: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
-    """The last state and all metrics records, going back and around where the policy says so."""
+    """Trains to the end, with rollbacks if the policy says so; returns the last state and all records."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     detours = Detours(self.workdir)
     while True:
@@ -189,7 +189,7 @@ class _Session:
       except NonFiniteError as error:
         if self.experiment.on_nonfinite != "roll_back" or self.saved is None:
           raise
-        self.saved.wait()  # for the one that is being written
+        self.saved.wait()  # for the checkpoint that is being written
         step = self.saved.latest_step()
         if step is None:
           raise NonFiniteError(f"{error}; no checkpoint to go back to yet", step=error.step) from error
@@ -226,7 +226,7 @@ class _Session:
           stop_due=runtime.stop_due,
           beat=runtime.beat,
         )
-      elif self.saved is None or self.saved.latest_step() is None:  # no epochs: the start is the end
+      elif self.saved is None or self.saved.latest_step() is None:  # no updates: the start is the end
         for _, observe in self.observers.values():
           writer.write(self.steps, observe(state))
         if save:
@@ -238,7 +238,7 @@ class _Session:
     return feed.batches(data, rule, self.runtime, seed=self.seed, start_step=start_step, kept=self.kept)
 
   def _recent_losses(self) -> collections.deque[float]:
-    """Those before the step that is gone on from: what is a spike must not depend on interruptions."""
+    """Returns the losses before the resumed step: what is a spike must not depend on interruptions."""
     known = self.saved.config() if self.saved is not None and self.saved.has_steps() else {}
     return collections.deque(known.get("recent_losses", ()), maxlen=RECENT)
 
@@ -252,10 +252,10 @@ class _Session:
 
 
 class Detours:
-  """Where a run went back to a checkpoint and around a part of its data, kept so that a resumed run does too.
+  """The rollbacks of a run and the data that they skipped, stored so that a resumed run skips them too.
 
   Args:
-    folder: of `detours.json`; None keeps nothing.
+    folder: of `detours.json`; None stores nothing.
 
   Raises:
     StorageError: the file is damaged: without it a resumed run would read other batches.
@@ -272,11 +272,11 @@ class Detours:
     return len(self._found)
 
   def offset(self, step: int) -> int:
-    """How many batches further than its number the step that follows `step` reads."""
+    """Returns how many batches beyond its own number the step after `step` reads."""
     return next((one["offset"] for one in reversed(self._found) if one["step"] <= step), 0)
 
   def add(self, *, step: int, beyond: int) -> None:
-    """From `step` on, the data continue behind the batch that step `beyond` read."""
+    """Records that from `step` on the data continue after the batch that step `beyond` read."""
     self._found.append({"step": step, "offset": beyond + self.offset(beyond - 1) - step})
     if self._path is not None and is_first_process():
       write_atomically(self._path, sealed_json.text(self._found, indent=None))
@@ -305,7 +305,7 @@ def _beginning(
   start: Weights | None,
   fresh_head: bool,
 ) -> tuple[Program, TrainState, dict[str, Any]]:
-  """The compiled parts, the state before the first step, and what a checkpoint says of the run."""
+  """Returns the compiled parts, the state before the first step, and the config for checkpoints."""
   mesh = runtime.mesh
   check_batch_sizes(experiment, mesh)
   source = runtime.open(experiment.data)
@@ -342,7 +342,7 @@ def _describe(
   experiment: Experiment,
   num_examples: int,
 ) -> None:
-  """Writes what people and other tools read of a finished run: its classes and its curve."""
+  """Writes the files of a finished run for people and other tools: its classes and its curve."""
   write_atomically(workdir / "classes.json", json.dumps(about["classes"], ensure_ascii=False) + "\n")
   rows = curve.by_epoch(history, steps_per_epoch=num_examples / experiment.data.batch_size)
   write_atomically(workdir / "curve.csv", curve.as_csv(rows))
@@ -368,7 +368,7 @@ def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path | None) -> 
     )
 
   def what_matters(about: dict[str, Any]) -> dict[str, Any]:
-    # An imported weight has no experiment, and an older version not all fields, which then are None here.
+    # Imported weights have no experiment, and older versions lack some fields, which are then None here.
     fields = (about.get("experiment") or {}).items()
     experiment = {k: value for k, value in fields if k not in CIRCUMSTANCES and value is not None}
     rest = {name: about.get(name) for name in ("seed", "prefix_cache")}
@@ -388,10 +388,10 @@ def start_state(
   classes: tuple[str, ...],
   fresh_head: bool = False,
 ) -> TrainState:
-  """The state before the first step: fresh, or `start` matched by path.
+  """Returns the state before the first step: fresh, or `start` matched by path.
 
-  The head stays fresh where the class lists differ, or with `fresh_head`. Raises CheckpointError where
-  anything else does not fit.
+  The head stays fresh if the class lists differ, or with `fresh_head`. Raises CheckpointError if anything
+  else does not fit.
   """
   params, batch_stats = init_model(program.model, key, image_shape)
   if start is not None:
@@ -405,7 +405,7 @@ def start_state(
 def _evaluations(
   experiment: Experiment, program: Program, runtime: Runtime
 ) -> dict[str, tuple[int | None, Observer]]:
-  """The evaluation sets as observers, each with its period."""
+  """Returns the evaluation sets as observers, each with its period."""
   return {
     name: (experiment.evaluate_every, _evaluation(program, name, evaluation, runtime))
     for name, evaluation in experiment.evaluation.items()
@@ -426,8 +426,8 @@ def _evaluation(program: Program, name: str, evaluation: Data, runtime: Runtime)
 def _about(
   experiment: Experiment, classes: tuple[str, ...], image_shape: tuple[int, ...], seed: int
 ) -> dict[str, Any]:
-  """What a checkpoint says of itself: enough to build the model and to preprocess for it."""
-  # Training transforms are no preprocessing: they draw at random.
+  """Returns the config of a checkpoint: enough to build the model and to preprocess for it."""
+  # Training transforms are not preprocessing: they draw at random.
   transforms = next((list(data.transforms) for data in experiment.evaluation.values()), None)
   return config_lib.plain(
     {

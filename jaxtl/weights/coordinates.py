@@ -1,4 +1,4 @@
-"""One coefficient for each of several task vectors, by searches of one coefficient at a time."""
+"""One coefficient for each of several task vectors, found by searches of one coefficient at a time."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def coordinate_search(
   max_sweeps: int = 2,
   search: Callable[..., AlphaResult] = optimize_alpha,
 ) -> Coordinates:
-  """The minimum along each coordinate in turn, from a start that it is never worse than.
+  """Minimises along each coordinate in turn; the result is never worse than the start.
 
-  For models that were fine-tuned in parallel, theta_0 + sum_i c_i tau_i of `task_arithmetic`: first one
-  search of alpha with all c_i = alpha / k, then this from there. About 11 evaluations for each coordinate and
-  sweep; a sweep without gain is the last.
+  It is for models that were fine-tuned in parallel, theta_0 + sum_i c_i tau_i of `task_arithmetic`: first
+  search for one alpha with all c_i = alpha / k, then call this from there. It takes about 11 evaluations for
+  each coordinate and sweep; a sweep without gain is the last.
 
   Args:
     function: (c_1, ..., c_k) -> the value to minimise.
     start: [k] coefficients.
     bounds: of every coefficient.
-    max_sweeps: over all coordinates; the order of tasks matters less with the second.
+    max_sweeps: maximum number of sweeps over all coordinates; with a second sweep the order of tasks matters
+      less.
     search: `optimize_alpha`, `brent` or `grid_search`, or one of these with its keywords.
 
   Raises:

@@ -1,6 +1,6 @@
-"""How much a layer could improve and how curved the loss is in it, and which layers that singles out.
+"""The minimum of a loss along a direction, which shows how much a layer could improve.
 
-The search is on the host, in float64; an evaluation, a pass over a data set, is what costs.
+The search runs on the host in float64; its cost is that of the evaluations, each a pass over a data set.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Descent:
   """The minimum along a direction of descent.
 
   Attributes:
-    step: t*, the distance of the best point; 0 where none is better than the start.
+    step: t*, the distance of the best point; 0 if none is better than the start.
     start: the function at 0.
     delta: function(0) - function(t*), never negative.
-    unbounded: it still fell at the longest step.
-    unimodal: no rise was followed by a fall around the minimum.
-    num_evaluations: calls of the function.
+    unbounded: whether the function still fell at the longest step.
+    unimodal: whether no rise was followed by a fall around the minimum.
+    num_evaluations: number of calls of the function.
   """
 
   step: float
@@ -48,19 +48,19 @@ def descend(
   longest: float = 3.0,
   resolution: float = 0.0,
 ) -> Descent:
-  """The minimum of a loss along a direction, from about nine evaluations: a bracket, golden sections in it,
-  and a parabola (`optimize_alpha`).
+  """Finds the minimum of a loss along a direction, in about nine evaluations.
 
-  From `first * scale` on, the step is doubled until the loss rises; where the first step rises already, it is
-  divided by four until the loss falls. Steps are relative to the scale, the norm of a layer's weights,
-  because gradients differ by orders between layers.
+  It makes a bracket, and takes golden sections and a parabola in it (`optimize_alpha`). From `first * scale`
+  on, the step is doubled until the loss rises; if the loss rises at the first step, the step is divided by
+  four until the loss falls. Steps are relative to the scale, the norm of a layer's weights, because gradients
+  differ by orders of magnitude between layers.
 
   Args:
-    function: t >= 0 -> loss at distance t; deterministic. Where it is not finite, it counts as a rise.
+    function: t >= 0 -> loss at distance t; deterministic. A value that is not finite counts as a rise.
     scale: the unit of a step, above 0.
     first: the first step, in units of the scale.
-    longest: the longest one; a loss that still falls there is unbounded.
-    resolution: a fall by less than this part of |function(0)| counts as none: its rounding.
+    longest: the longest step, likewise; a loss that still falls there is unbounded.
+    resolution: a fall by less than this part of |function(0)| is ignored as rounding.
 
   Raises:
     ConfigError: a keyword is out of its range.
@@ -87,7 +87,7 @@ def descend(
 
 
 class _Line:
-  """The function with its known points."""
+  """The function with its evaluated points."""
 
   def __init__(self, function: Callable[[float], float], resolution: float):
     self._function = function
@@ -97,7 +97,7 @@ class _Line:
       raise NonFiniteError(f"the loss is {self.start} at the weights; a descent needs a finite one")
     self.values[0.0] = self.start
     self.noise = resolution * abs(self.start)
-    # Stands for what is not finite: far above all else, and a number that a search can compare.
+    # Replaces values that are not finite: far above all others, yet a number that a search can compare.
     self._wall = 1e6 * (abs(self.start) + 1)
 
   def __call__(self, t: float) -> float:
@@ -110,16 +110,16 @@ class _Line:
     return self(t) < self.start - self.noise
 
   def refined(self, low: float, middle: float, high: float) -> Descent:
-    """The minimum within a bracket whose middle is below its ends."""
+    """Finds the minimum within a bracket whose middle is below its ends."""
     warm = {t: self(t) for t in (low, middle, high)}
-    # What is within rounding is no second valley.
+    # A difference within rounding is not a second valley.
     scale = float(np.median(np.abs(list(warm.values()))))
     tolerance = min(0.5, max(1e-6, self.noise / scale)) if scale else 1e-6
     how: Any = dict(
       bounds=(low, high), nodes=3, degree=2, tolerance=tolerance, grid_step=None, accuracy=SUSPECT
     )
     found = optimize_alpha(self, width=0.4, max_evaluations=8, warm=warm, **how)
-    # That parabola is fitted to all points of its bracket; the last one goes through the best three.
+    # The first parabola is fitted to all points of its bracket; this one goes through the best three.
     found = optimize_alpha(self, bracket="grid", max_evaluations=4, warm=found.evaluations, **how)
     return self.result(found.alpha, unimodal=found.unimodal)
 

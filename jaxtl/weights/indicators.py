@@ -1,8 +1,8 @@
-"""Will a patch help the old tasks too? One number from a gradient foretells it, one from the path says it.
+"""Indicators of whether a patch helps the old tasks too: one predicts it from a gradient, one measures it.
 
-Both look from theta_0 (before fine-tuning) along d = theta_1 - theta_0. Losses are those of a supported task.
-Only what is interpolated belongs into the trees: frozen leaves add nothing to d, but would lengthen the
-gradient.
+The second reads losses along the path. Both start at theta_0 (before fine-tuning) and look along
+d = theta_1 - theta_0. Losses are those of a supported task. The trees should hold only the leaves that are
+interpolated: frozen leaves add nothing to d, but would lengthen the gradient.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from jaxtl.types import Params
 from jaxtl.weights.interpolate import check_finite, is_floating
 from jaxtl.weights.perturb import check_alike
 
-# Nearer to 0, the rounding of a loss divided by alpha hides the slope; there the derivative stands in.
+# Nearer to 0, the rounding of a loss divided by alpha hides the slope; the derivative is used there.
 SMALLEST_ALPHA = 0.02
 
 
 class Indicator(NamedTuple):
-  """A number, or the statement that there is none.
+  """A number, or the statement that it is not defined.
 
   Attributes:
-    value: 0.0 where it is not defined.
-    defined: False where it would be 0 / 0.
-    alpha: where a maximum over alpha is attained, 0.0 for the limit; None for what is no maximum.
+    value: the number; 0.0 if it is not defined.
+    defined: False if the number would be 0 / 0.
+    alpha: where a maximum over alpha is attained, 0.0 for the limit; None if the number is not a maximum.
   """
 
   value: float
@@ -38,9 +38,9 @@ class Indicator(NamedTuple):
 
 
 def gradient_similarity(gradient: Params, direction: Params, *, where: str | None = None) -> Indicator:
-  """-<d, g> / (|d| |g|): minus the cosine of the gradient and the way to the fine-tuned weights.
+  """Computes -<d, g> / (|d| |g|), minus the cosine of the gradient and the way to the fine-tuned weights.
 
-  Above 0, the first step towards the fine-tuned weights lowers the supported loss.
+  If it is above 0, the first step towards the fine-tuned weights lowers the supported loss.
 
   Args:
     gradient: g of the mean supported loss at theta_0, over the whole split, in evaluation mode.
@@ -49,11 +49,11 @@ def gradient_similarity(gradient: Params, direction: Params, *, where: str | Non
       count.
 
   Returns:
-    A number in [-1, 1]; not defined where d or g is zero.
+    A number in [-1, 1]; not defined if d or g is zero.
 
   Raises:
     InputError: the trees differ in names or shapes, or one is not finite.
-    ConfigError: `where` finds no leaf, or is no regex.
+    ConfigError: `where` matches no leaf, or is not a regex.
   """
   g, d = _parts(gradient, direction, where)
   lengths = float(tree.norm(g)), float(tree.norm(d))
@@ -64,31 +64,31 @@ def gradient_similarity(gradient: Params, direction: Params, *, where: str | Non
 
 
 def slope_along(gradient: Params, direction: Params, *, where: str | None = None) -> tuple[float, float]:
-  """(<g, d>, |d|): the derivative of the loss by alpha at 0, and the length of the way.
+  """Returns (<g, d>, |d|): the derivative of the loss in alpha at 0, and the length of the way.
 
-  The same as `jax.jvp(loss, (theta_0,), (d,))[1]`, for losses whose own gradients have no forward mode, and
-  for a gradient that is known already. Args and errors are those of `gradient_similarity`.
+  The first is `jax.jvp(loss, (theta_0,), (d,))[1]`, but works for losses whose custom gradients have no
+  forward mode, and reuses a known gradient. Arguments and errors are those of `gradient_similarity`.
   """
   g, d = _parts(gradient, direction, where)
   return float(tree.dot(g, d)), float(tree.norm(d))
 
 
 def backward_transfer(losses: Mapping[float, float], *, distance: float, slope: float) -> Indicator:
-  """max over alpha in [0, 1] of (L(0) - L(alpha)) / (alpha |d|): how much an old task gains for each step.
+  """Computes max over alpha in [0, 1] of (L(0) - L(alpha)) / (alpha |d|), the gain of an old task per step.
 
-  At alpha = 0, which would be 0 / 0, the limit -slope / |d| counts; alphas below 0.02 are left out, since
-  rounding hides the slope there. Above 0, some alpha improves the supported task. Where the loss is convex
-  along the path the limit is the maximum. The unit is loss by weight: comparable among patches of one model,
-  not among models.
+  At alpha = 0, where the ratio is 0 / 0, the limit -slope / |d| counts. Alphas below 0.02 are left out, since
+  rounding hides the slope there. A result above 0 means that some alpha improves the supported task. If the
+  loss is convex along the path, the limit is the maximum. The unit is loss per distance, so values are
+  comparable among patches of one model, but not among models.
 
   Args:
-    losses: {alpha: mean supported loss}, 0 among them; all that a search has evaluated, and a grid of 0.05
-      for a value to report. Alphas beyond [0, 1] do not count.
+    losses: {alpha: mean supported loss}, including alpha 0: all that a search has evaluated, and a grid of
+      0.05 for a value to report. Alphas outside [0, 1] do not count.
     distance: |d|.
-    slope: the derivative of the loss by alpha at 0: by `jax.jvp` along d, or by `slope_along`.
+    slope: the derivative of the loss in alpha at 0, from `jax.jvp` along d or from `slope_along`.
 
   Returns:
-    The maximum, and the alpha of it; not defined where |d| is 0.
+    The maximum and its alpha; not defined if |d| is 0.
 
   Raises:
     ConfigError: there is no loss at 0.
@@ -113,7 +113,7 @@ def backward_transfer(losses: Mapping[float, float], *, distance: float, slope: 
 
 
 def _parts(gradient: Params, direction: Params, where: str | None) -> tuple[Params, Params]:
-  """The leaves of both that count."""
+  """Returns the leaves of both that count."""
   names = ("the gradient", "the direction")
   check_alike(gradient, direction, names=names, types=False)
   chosen = tree.matches(gradient, where)

@@ -19,24 +19,24 @@ NAMES = ("the weights before fine-tuning", "those after it")
 def interpolate(
   before: Params, after: Params, alpha: float, *, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Params:
-  """(1 - alpha) before + alpha after: bit for bit `before` at 0, and `after` at 1.
+  """Returns (1 - alpha) before + alpha after, which is bit for bit `before` at 0 and `after` at 1.
 
   Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv 2208.05592. One
-  number for all weights. The sum of two products, in float32 or wider; before + alpha (after - before) would
-  not be `after` at 1 in floating point. For many alphas, `line` checks the trees once.
+  alpha applies to all weights. The result is the sum of two products, in float32 or wider; in floating point,
+  before + alpha (after - before) would not be `after` at 1. For many alphas, `line` checks the trees once.
 
   Args:
     before: the weights theta_0, a tree of arrays.
     after: the weights theta_1, like `before`.
     alpha: how far to go from `before` to `after`.
-    bounds: what alpha may be; wider than [0, 1] is extrapolation, which nobody should get by mistake.
+    bounds: the range of alpha; a range wider than [0, 1] allows extrapolation, which should not happen by
+      mistake.
 
   Returns:
-    A tree in the types of `before`. Leaves that are not floating, counters for example, stay those of
-    `before`.
+    A tree in the types of `before`. Leaves that are not floating, such as counters, are those of `before`.
 
   Raises:
-    ConfigError: alpha is not a number within the bounds, or these are no interval.
+    ConfigError: alpha is not a number within the bounds, or these are not an interval.
     InputError: the trees differ in names, shapes or types, or a weight is not finite; the message names it.
   """
   return line(before, after, bounds=bounds)(alpha)
@@ -45,11 +45,11 @@ def interpolate(
 def line(
   before: Params, after: Params, *, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Callable[[float], Params]:
-  """alpha -> (1 - alpha) before + alpha after, as `interpolate`, with the trees checked once, here.
+  """Returns alpha -> (1 - alpha) before + alpha after, as `interpolate`, with the trees checked once, here.
 
-  Each call makes one copy of the weights, which nothing here holds on to.
+  Each call makes one copy of the weights, to which nothing here keeps a reference.
 
-  Args and errors are those of `interpolate`; those of alpha come at the call.
+  Arguments and errors are those of `interpolate`; errors in alpha are raised at the call.
   """
   check_bounds(bounds)
   check_alike(before, after, names=NAMES)
@@ -74,13 +74,13 @@ def losses_along(
   *,
   bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Callable[[float], dict[str, float]]:
-  """alpha -> the loss of every task at (1 - alpha) before + alpha after, from one copy of the weights.
+  """Returns alpha -> the loss of every task at (1 - alpha) before + alpha after, from one copy of weights.
 
   Args:
     before, after, bounds: as for `interpolate`.
-    losses: for each task, params -> its mean loss. It must be deterministic, the same examples in evaluation
-      mode, with the mean in float32 or wider: noise of one part in a thousand undoes what a fit is better in
-      than a grid.
+    losses: for each task, params -> its mean loss. It must be deterministic: the same examples in evaluation
+      mode, with the mean in float32 or wider. Noise of one part in a thousand cancels the advantage of a fit
+      over a grid.
 
   Raises:
     ConfigError: there are no tasks, or as `interpolate`.
@@ -98,24 +98,24 @@ def losses_along(
 
 
 def check_bounds(bounds: tuple[float, float]) -> None:
-  """Raises ConfigError where the two are not finite numbers in order."""
+  """Raises ConfigError if the bounds are not two finite numbers in ascending order."""
   if len(bounds) != 2 or not all(map(math.isfinite, bounds)) or not bounds[0] < bounds[1]:
     raise ConfigError(f"bounds are {bounds}; write two numbers, the lower one first")
 
 
 def check_finite(weights: Params, *, name: str) -> None:
-  """Raises InputError, which names the first, where a weight is not finite; `name` says whose weights."""
+  """Raises InputError if a weight is not finite, and names the first; `name` says whose weights they are."""
   if path := tree.first_nonfinite(weights):
     raise InputError(f"{path} of {name} is not finite; weights with a NaN or an infinity cannot be merged")
 
 
 def is_floating(x: Array) -> bool:
-  """Whether a leaf is a weight; integers and booleans are counters and masks, which have no mean."""
+  """Returns whether a leaf is a weight; integers and booleans are counters and masks, which have no mean."""
   return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
 def widened(x: Array) -> Array:
-  """The leaf in float32, or in its own type where that is wider."""
+  """Casts the leaf to float32, or keeps its own type if that is wider."""
   return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 

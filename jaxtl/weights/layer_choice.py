@@ -15,18 +15,18 @@ from jaxtl.weights.layer_groups import Group
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """What is known of one layer.
+  """The diagnosis of one layer.
 
   Attributes:
     group: the layer.
     weight_norm: |w_l|.
     gradient_norm: of the loss in the layer, |g_l|.
     start: the loss at the weights.
-    delta: by how much the loss falls when this layer alone is changed: Delta L_l, never negative.
-    step: |Delta w_l|, how far it was changed; 0 where nothing better was found.
-    unbounded: the loss still fell at the longest step, so that `delta` is a lower bound.
-    unimodal: the loss showed one valley.
-    num_evaluations: passes over the images with this layer changed, the start included.
+    delta: Delta L_l, the fall of the loss if only this layer is changed; never negative.
+    step: |Delta w_l|, how far the layer was changed; 0 if nothing better was found.
+    unbounded: whether the loss still fell at the longest step, so that `delta` is a lower bound.
+    unimodal: whether the loss showed one valley.
+    num_evaluations: passes over the images with this layer changed, including the start.
     kappa_hvp: half the Rayleigh quotient of the layer's Hessian along its gradient; None if not computed.
   """
 
@@ -43,7 +43,7 @@ class Finding:
 
   @property
   def kappa(self) -> float | None:
-    """Delta L / |Delta w|^2; None where nothing better was found."""
+    """Delta L / |Delta w|^2; None if nothing better was found."""
     return self.delta / self.step**2 if self.step else None
 
   @property
@@ -59,11 +59,11 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """The layers that a post-training takes by itself.
+  """The layers that post-training chooses automatically.
 
   Attributes:
-    perturb: the layer with the largest curvature; None where none qualifies.
-    update: the layer with the most room for improvement; None where none has any.
+    perturb: the layer with the largest curvature; None if none qualifies.
+    update: the layer with the most room for improvement; None if none has any.
     small: names of the layers that were left out because they have few parameters.
   """
 
@@ -75,11 +75,12 @@ class Choice:
 def choose(
   findings: Sequence[Finding], *, by: Literal["kappa", "kappa_rel"] = "kappa", smallest: float = 0.01
 ) -> Choice:
-  """The layer to perturb, arg-max kappa, and the layer to update, arg-max Delta L.
+  """Chooses the layer to perturb, arg-max kappa, and the layer to update, arg-max Delta L.
 
-  Left out: layers with few parameters, whose kappa is large because |Delta w| is small; for the first choice
-  also those that are unbounded, and those where nothing better was found; what is not finite. Of equal ones
-  the last counts, the nearest to the head, which is cheapest to train.
+  It leaves out layers with few parameters, whose kappa is large because |Delta w| is small, and values that
+  are not finite. For the layer to perturb it also leaves out layers that are unbounded and those where
+  nothing better was found. Among equal layers it takes the last, which is nearest to the head and cheapest to
+  train.
 
   Args:
     findings: in forward order.

@@ -1,4 +1,4 @@
-"""What a layer is: a named group of a model's blocks, whose weights change while all others stay."""
+"""Layers: named groups of a model's blocks whose weights change while all others stay unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Group:
   Attributes:
     name: of the layer.
     blocks: its blocks in forward order; each is a top-level key of the parameters.
-    num_parameters: scalars in them.
+    num_parameters: number of scalars in them.
   """
 
   name: str
@@ -30,22 +30,22 @@ class Group:
 
 
 def layer_groups(model: Model, params: Params, *, groups: Sequence[str] | None = None) -> tuple[Group, ...]:
-  """The layers of a model, in the order of their first blocks.
+  """Returns the layers of a model, in the order of their first blocks.
 
   By default every block is a layer: the embedding, each encoder block, the last norm and the head of a ViT;
   the stem, each residual block and the head of a ResNet; and so on. Only the dense layers of a DenseNet are
-  taken together by stage, as `stage1` .. `stage4`; `groups=(".+",)` keeps them apart.
+  grouped by stage, as `stage1` .. `stage4`; `groups=(".+",)` keeps them apart.
 
   Args:
     model: whose blocks they are.
     params: its parameters, or their shapes.
-    groups: regexes that match whole names of blocks, the first that matches counts. A layer is called what
-      the first parenthesis of its regex matched, else like its block: `("block11", "head")` are two layers,
-      `(r"(stage\\d+)_.+",)` one for each stage. Blocks that no regex matches are in no layer.
+    groups: regexes that match whole names of blocks; the first match counts. The name of a layer is what the
+      first parenthesis of its regex matched, or else that of its block: `("block11", "head")` are two layers,
+      `(r"(stage\\d+)_.+",)` is one for each stage. Blocks that no regex matches are in no layer.
 
   Raises:
-    ConfigError: the model has no blocks, `groups` is empty or one that is no regex, a regex that matches no
-      block or none that an earlier one has left, or a layer that was asked for has no parameters.
+    ConfigError: the model has no blocks, `groups` is empty or has an invalid regex, a regex matches no block
+      or none that an earlier one has left, or a requested layer has no parameters.
   """
   if not model.blocks:
     raise ConfigError(f"{model.name} has no blocks; a layer is a group of blocks")
@@ -68,7 +68,7 @@ def layer_groups(model: Model, params: Params, *, groups: Sequence[str] | None =
 
 
 def _refuse_idle(model: Model, idle: Sequence[str]) -> None:
-  """Raises a ConfigError for the first of the regexes that no block was left for."""
+  """Raises a ConfigError for the first regex that no block was left for."""
   for rule in idle:
     if any(re.fullmatch(rule, block) for block in model.blocks):
       raise ConfigError(f"the layer {rule!r} has no block left; earlier ones match all of its blocks")
@@ -76,7 +76,7 @@ def _refuse_idle(model: Model, idle: Sequence[str]) -> None:
 
 
 def _with_parameters(model: Model, made: Sequence[Group], *, asked: bool) -> tuple[Group, ...]:
-  """The groups that have parameters; one that was asked for must."""
+  """Returns the groups that have parameters; refuses a requested one that has none."""
   for group in made:
     if asked and not group.num_parameters:
       raise ConfigError(f"the layer {group.name!r} of {model.name} has no parameters; leave it out")

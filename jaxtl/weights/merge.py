@@ -1,8 +1,8 @@
-"""One model out of several that were fine-tuned from the same weights.
+"""Merges of several models that were fine-tuned from the same weights into one.
 
-Means (soups, Fisher-weighted), and sums of task vectors tau_i = theta_i - theta_0 that are added, subtracted,
-trimmed or thinned first. Leaves that are not floating, counters for example, stay those of the first tree.
-A model with batch normalisation has to estimate its statistics anew after a merge.
+There are means (soups, Fisher-weighted) and sums of task vectors tau_i = theta_i - theta_0, which are added,
+subtracted, trimmed or thinned first. Leaves that are not floating, such as counters, are those of the first
+tree. A model with batch normalisation has to re-estimate its statistics after a merge.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TENTHS = tuple(number / 10 for number in range(11))
 def wise_ft(
   before: Params, after: Params, *, alphas: Sequence[float] = TENTHS
 ) -> Iterator[tuple[float, Params]]:
-  """(alpha, weights) along the line from the zero-shot to the fine-tuned model, heads included.
+  """Yields (alpha, weights) along the line from the zero-shot to the fine-tuned model, heads included.
 
-  Wortsman et al., "Robust fine-tuning of zero-shot models", 2021, arXiv 2109.01903: the curve of accuracy
-  within against accuracy outside the distribution, and alpha = 0.5 where no data can choose. One copy of the
-  weights at a time.
+  Wortsman et al., "Robust fine-tuning of zero-shot models", 2021, arXiv 2109.01903, plot the curve of
+  accuracy within against accuracy outside the distribution, and take alpha = 0.5 if no data can decide. Only
+  one copy of the weights is made at a time.
 
   Args:
     before, after: as for `interpolate`.
@@ -51,16 +51,16 @@ def wise_ft(
 
 
 def uniform_soup(models: Sequence[Params]) -> Params:
-  """The mean of all models.
+  """Averages all models.
 
   Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
   increasing inference time", 2022, arXiv 2203.05482.
 
   Args:
-    models: trees alike.
+    models: trees with the same names, shapes and types.
 
   Returns:
-    A tree in the types of the first, the mean taken in float32 or wider.
+    A tree in the types of the first, with the mean taken in float32 or wider.
 
   Raises:
     ConfigError: there are no models.
@@ -71,7 +71,7 @@ def uniform_soup(models: Sequence[Params]) -> Params:
 
 
 class GreedySoup(NamedTuple):
-  """A soup and how it came about.
+  """A soup and how it was made.
 
   Attributes:
     params: the mean of the members.
@@ -87,17 +87,18 @@ class GreedySoup(NamedTuple):
 
 
 def greedy_soup(models: Sequence[Params], evaluate: Callable[[Params], float]) -> GreedySoup:
-  """The mean of those models that, added from the best to the worst, each improve the mean.
+  """Averages the models that each improve the mean when added in order from the best to the worst.
 
-  Wortsman et al., "Model soups", 2022, arXiv 2203.05482, recipe 1, but for equality, which adds nothing here.
-  On the held-out data it is never worse than the best single model. 2 n - 1 evaluations.
+  Wortsman et al., "Model soups", 2022, arXiv 2203.05482, recipe 1, except that a model with an equal score is
+  not added here. On the held-out data the soup is never worse than the best single model. It takes 2 n - 1
+  evaluations.
 
   Args:
-    models: n trees alike.
-    evaluate: params -> held-out accuracy, or another score of which more is better.
+    models: n trees with the same names, shapes and types.
+    evaluate: params -> held-out accuracy, or another score for which higher is better.
 
   Raises:
-    ConfigError, InputError: as `uniform_soup`.
+    ConfigError, InputError: as in `uniform_soup`.
     NonFiniteError: a score is not finite.
   """
   _check_models(models)
@@ -119,21 +120,21 @@ def fisher_average(
   coefficients: Sequence[float] | None = None,
   floor: float = 1e-8,
 ) -> Params:
-  """sum_i c_i F_i theta_i / sum_i c_i F_i, entry by entry: each model counts where its loss depends on it.
+  """Returns sum_i c_i F_i theta_i / sum_i c_i F_i: each model counts at entries that its loss depends on.
 
   Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", 2021, arXiv 2111.09832. With two models
   and coefficients (1 - alpha, alpha) it is the Fisher-weighted line of Wortsman et al., "Robust fine-tuning
-  of zero-shot models", 2021, arXiv 2109.01903, from whose code the floor is.
+  of zero-shot models", 2021, arXiv 2109.01903, whose code is the source of the floor.
 
   Args:
-    models: n trees alike.
-    fishers: n trees like them: the diagonals of the Fisher matrices, zero or above.
+    models: n trees with the same names, shapes and types.
+    fishers: n trees like the models: the diagonals of the Fisher matrices, zero or above.
     coefficients: [n] c_i from 0 up, not all 0; all equal by default.
     floor: lower Fisher values are raised to it: where no loss depends on an entry, the plain mean is taken.
 
   Raises:
-    ConfigError: there are no models, or not as many diagonals or coefficients; one of these is negative or
-      not finite, or all are 0; the floor is not positive.
+    ConfigError: there are no models, the number of diagonals or coefficients differs, a coefficient is
+      negative or not finite, all are 0, or the floor is not positive.
     InputError: the trees differ in names, shapes or types, a value is not finite, or a diagonal is negative.
   """
   _check_models(models)
@@ -154,7 +155,7 @@ def fisher_average(
     thetas, diagonals = (x, *rest[: len(models) - 1]), rest[len(models) - 1 :]
     shares = [c * jnp.maximum(widened(f), floor) for c, f in zip(numbers, diagonals, strict=True)]
     total = sum(shares[1:], shares[0])
-    # Shares are divided first: their products with weights could be beyond the largest number.
+    # Shares are divided first: their products with weights could overflow.
     terms = [share / total * widened(theta) for share, theta in zip(shares, thetas, strict=True)]
     return sum(terms[1:], terms[0]).astype(x.dtype)
 
@@ -162,7 +163,7 @@ def fisher_average(
 
 
 def task_vector(before: Params, after: Params) -> Params:
-  """tau = after - before, in float32 or wider; zero where leaves are not floating.
+  """Returns tau = after - before, in float32 or wider; zero where leaves are not floating.
 
   Ilharco et al., "Editing Models with Task Arithmetic", 2022, arXiv 2212.04089.
 
@@ -179,22 +180,23 @@ def task_vector(before: Params, after: Params) -> Params:
 
 
 def task_arithmetic(before: Params, vectors: Sequence[Params], coefficients: Sequence[float]) -> Params:
-  """theta_0 + sum_i c_i tau_i.
+  """Returns theta_0 + sum_i c_i tau_i.
 
-  Ilharco et al., "Editing Models with Task Arithmetic", 2022, arXiv 2212.04089. Addition: all c_i = lambda,
-  1 / n for the mean of n models; the paper takes lambda by a grid on held-out data. Negation, to forget a
-  task: c = -lambda. One vector with c = alpha is `interpolate`, up to rounding. For an analogy see there.
+  Ilharco et al., "Editing Models with Task Arithmetic", 2022, arXiv 2212.04089. Addition has all c_i =
+  lambda, which is 1 / n for the mean of n models; the paper chooses lambda by a grid on held-out data.
+  Negation, to forget a task, has c = -lambda. One vector with c = alpha is `interpolate`, up to rounding. For
+  analogies, see `analogy`.
 
   Args:
     before: theta_0.
-    vectors: n trees tau_i like `before`, of `task_vector`, `ties` or `dare`.
+    vectors: n trees tau_i like `before`, from `task_vector`, `ties` or `dare`.
     coefficients: [n] numbers c_i.
 
   Returns:
-    A tree in the types of `before`, the sum taken in float32 or wider.
+    A tree in the types of `before`, with the sum taken in float32 or wider.
 
   Raises:
-    ConfigError: there are no vectors, not as many coefficients, or one that is not finite.
+    ConfigError: there are no vectors, the number of coefficients differs, or one is not finite.
     InputError: a tree differs from `before` in names or shapes, or has a value that is not finite.
   """
   check_finite(before, name="the weights before fine-tuning")
@@ -211,7 +213,7 @@ def task_arithmetic(before: Params, vectors: Sequence[Params], coefficients: Seq
 
 
 def analogy(a: Params, b: Params, c: Params) -> Params:
-  """tau_C + tau_B - tau_A: "A is to B as C is to ...", a vector for `task_arithmetic`.
+  """Returns tau_C + tau_B - tau_A, "A is to B as C is to ...", a vector for `task_arithmetic`.
 
   Ilharco et al., "Editing Models with Task Arithmetic", 2022, arXiv 2212.04089, section 5.
 
@@ -227,18 +229,17 @@ def analogy(a: Params, b: Params, c: Params) -> Params:
 def ties(
   vectors: Sequence[Params], *, density: float = 0.2, aggregate: Literal["mean", "sum"] = "mean"
 ) -> Params:
-  """One task vector of several: trim, elect a sign for each entry, join what agrees with it.
+  """Merges several task vectors into one: trims them, elects a sign for each entry, merges what agrees.
 
-  Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv 2306.01708. Of each
-  vector the largest entries are kept, over all leaves together; the sign of an entry is that of the sum over
-  tasks, and where the sum is zero that of the majority of all entries, plus if there is none; entries of
-  that sign are joined.
-  Exactly max(1, round(density * size)) entries are kept, of equal ones the first: the authors' code keeps one
-  more. A copy of all vectors is on the host meanwhile.
+  Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv 2306.01708. The
+  largest entries of each vector are kept, over all leaves together. The sign of an entry is that of the sum
+  over tasks; if the sum is zero it is that of the majority of all entries, or plus if there is none. Entries
+  of that sign are merged. Exactly max(1, round(density * size)) entries are kept, the first of equal ones;
+  the authors' code keeps one more. A copy of all vectors is on the host meanwhile.
 
   Args:
-    vectors: n trees tau_i alike.
-    density: what part of each vector is kept; 0.2 is the paper's.
+    vectors: n trees tau_i with the same names and shapes.
+    density: the part of each vector that is kept; 0.2 is the paper's.
     aggregate: the mean over the tasks that agree, the paper's, or their sum.
 
   Raises:
@@ -261,14 +262,14 @@ def ties(
 
 
 def dare(key: Array, vector: Params, *, drop: float = 0.5) -> Params:
-  """m tau / (1 - p), with each entry of m zero with probability p: sparse, and tau in the mean.
+  """Returns m tau / (1 - p), with each entry of m zero with probability p: sparse, with the mean tau.
 
   Yu et al., "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch",
-  2023, arXiv 2311.03099. For `task_arithmetic` or `ties`; each vector needs a key of its own.
+  2023, arXiv 2311.03099. The result is for `task_arithmetic` or `ties`; each vector needs its own key.
 
   Args:
     key: for m.
-    vector: tau, of `task_vector`.
+    vector: tau, from `task_vector`.
     drop: p; tau itself at 0, zero at 1.
 
   Raises:
@@ -342,7 +343,7 @@ def _coefficients(coefficients: Sequence[float], wanted: int, what: str) -> list
 
 
 def _flat(vector: Params) -> np.ndarray:
-  """[d] all floating entries in float32 or wider."""
+  """Returns all floating entries [d] in float32 or wider."""
   leaves = [np.asarray(widened(x)).ravel() for x in jax.tree.leaves(vector) if is_floating(x)]
   if not sum(x.size for x in leaves):
     raise InputError("the task vectors have no floating entries; there is nothing to merge")
@@ -350,7 +351,7 @@ def _flat(vector: Params) -> np.ndarray:
 
 
 def _unflat(flat: np.ndarray, like: Params) -> Params:
-  """The inverse of `_flat`: zeros where leaves are not floating."""
+  """Inverts `_flat`, with zeros where leaves are not floating."""
   start = 0
 
   def leaf(x: Array) -> Array:
@@ -365,7 +366,7 @@ def _unflat(flat: np.ndarray, like: Params) -> Params:
 
 
 def _trimmed(flat: np.ndarray, density: float) -> np.ndarray:
-  """The entries of largest magnitude, all others zero; of equal ones the first. No full sort."""
+  """Keeps the entries of largest magnitude, the first of equal ones, and zeros the others. No full sort."""
   count = max(1, round(density * flat.size))
   magnitudes = np.abs(flat)
   threshold = np.partition(magnitudes, flat.size - count)[flat.size - count]

@@ -1,4 +1,4 @@
-"""What the coefficient of a patch should minimise: the losses of old and new tasks on one scale."""
+"""The objective for the coefficient of a patch: the losses of old and new tasks on one scale."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ SMALLEST_RANGE = 1e-3
 class PaintObjective:
   """alpha -> w_s (mean of N(L) over the supported tasks) + w_p (mean of N(L) over the patched ones).
 
-  Losses, where Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv
-  2208.05592, use accuracies: they have a slope. A mean within each group, so that more patched tasks do not
-  outvote the supported ones. N puts losses on one scale:
+  It uses losses, which have a slope, where Ilharco et al., "Patching open-vocabulary models by interpolating
+  weights", 2022, arXiv 2208.05592, use accuracies. It takes a mean within each group, so that more patched
+  tasks do not outvote the supported ones. N puts losses on one scale:
 
     initial      L / L(0). The factor of a loss does not matter, and a sum of convex losses stays convex.
     endpoints    supported: (L - L(0)) / (L(1) - L(0)); patched: (L - L(1)) / (L(0) - L(1)). Neither factor
-                 nor offset matters. Where a supported loss does not rise or a patched one does not fall, by
-                 1e-3 of L(0), that is no scale, and all tasks take `initial`; `normalisation` says so.
+                 nor offset matters. If a supported loss does not rise or a patched one does not fall by 1e-3
+                 of L(0), this scale is unusable and all tasks take `initial`; `normalisation` says so.
     log_classes  L / ln(number of classes): needs no reference point.
     none         L.
 
-  Losses are kept: an alpha, rounded to 12 digits, is evaluated once.
+  Losses are cached: an alpha, rounded to 12 digits, is evaluated once.
 
   Attributes:
-    losses: {alpha: {task: loss}} of all that was evaluated.
+    losses: {alpha: {task: loss}} of all evaluated alphas.
     normalisation: the one in use, after the first call.
   """
 
@@ -70,15 +70,15 @@ class PaintObjective:
 
   @property
   def num_evaluations(self) -> int:
-    """How many alphas were evaluated, those that the normalisation needs included."""
+    """The number of evaluated alphas, including those that the normalisation needs."""
     return len(self.losses)
 
   def __call__(self, alpha: float) -> float:
-    """The objective; a repeated alpha costs nothing."""
+    """Returns the objective; a repeated alpha costs nothing."""
     return self.combine(self.at(alpha))
 
   def combine(self, losses: Mapping[str, float]) -> float:
-    """The objective of weights that are not on the path, on the scale of those that are.
+    """Returns the objective of weights that are not on the path, on the scale of those that are.
 
     Args:
       losses: {task: mean loss}, of all tasks.
@@ -92,7 +92,7 @@ class PaintObjective:
     return sum(parts)
 
   def at(self, alpha: float) -> dict[str, float]:
-    """{task: loss} at alpha, evaluated if it was not."""
+    """Returns {task: loss} at alpha, and evaluates it if it is not cached."""
     key = round(float(alpha), 12)
     if key not in self.losses:
       found = self._evaluate(key)

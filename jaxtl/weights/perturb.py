@@ -1,8 +1,8 @@
 """Directions in weight space, and weights moved along them.
 
 Li, Xu, Taylor, Studer, Goldstein, "Visualizing the Loss Landscape of Neural Nets", 2018, arXiv 1712.09913: a
-random direction compares the sharpness of two networks only if it is scaled like their filters; one that has
-a meaning of its own (between two checkpoints, along an eigenvector) is kept as it is.
+random direction compares the sharpness of two networks only if it is scaled like their filters. A direction
+with its own meaning (between two checkpoints, along an eigenvector) is not rescaled.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from jaxtl.types import Array, Params
 
 @jax.jit
 def filter_normalized(key: Array, params: Params) -> Params:
-  """A Gaussian direction whose every filter has the norm of the weights' filter: d_j |w_j| / |d_j|.
+  """Draws a Gaussian direction whose filters have the norms of the weights' filters: d_j |w_j| / |d_j|.
 
-  A filter is a slice along the last axis, the incoming weights of one output. What has a single axis, biases
-  and the parameters of normalisation, gets zero, as in the paper.
+  A filter is a slice along the last axis, the incoming weights of one output. Leaves with a single axis, such
+  as biases and the parameters of normalisation, get zero, as in the paper.
 
-  A filter that is multiplied has its direction multiplied with it. So the loss along it does not change
-  where a normalisation undoes each filter's own factor, nor, in a network of ReLUs, where one layer is
-  multiplied by c and the next by 1 / c. It does change where factors differ among units without a
-  normalisation: the next layer then divides its inputs by them, inside its filters.
+  Multiplying a filter also multiplies its direction. So the loss along the direction does not change if a
+  normalisation undoes the factor of each filter, nor, in a network of ReLUs, if one layer is multiplied by c
+  and the next by 1 / c. It does change if factors differ among units without a normalisation: the next layer
+  then divides its inputs by them, inside its filters.
 
   Args:
     key: for the Gaussian.
@@ -49,7 +49,7 @@ def filter_normalized(key: Array, params: Params) -> Params:
 
 
 def between(a: Params, b: Params) -> Params:
-  """b - a: coordinate 0 along it is the checkpoint `a`, and coordinate 1 is `b` up to rounding.
+  """Returns b - a: coordinate 0 along it is the checkpoint `a`, and coordinate 1 is `b` up to rounding.
 
   Raises:
     InputError: the trees differ in names, shapes or types.
@@ -59,12 +59,12 @@ def between(a: Params, b: Params) -> Params:
 
 
 def along(vector: Params, params: Params, *, length: float = 1.0) -> Params:
-  """`vector` scaled to a Euclidean norm of `length`, in the types of `params`.
+  """Scales `vector` to a Euclidean norm of `length`, in the types of `params`.
 
-  For eigenvectors: with length 1 coordinates are distances, and along the eigenvector of lambda the loss is
-  L + t <g, v> + lambda t^2 / 2 to second order, so that the plot shows the eigenvalue. With
-  `length=float(tree.norm(params))` they are relative to the weights. Filters are not normalised, since the
-  result would no longer be the eigenvector.
+  It is for eigenvectors. With length 1, coordinates are distances, and along the eigenvector of lambda the
+  loss is L + t <g, v> + lambda t^2 / 2 to second order, so that the plot shows the eigenvalue. With
+  `length=float(tree.norm(params))`, coordinates are relative to the weights. Filters are not normalised,
+  since the result would no longer be the eigenvector.
 
   Raises:
     ConfigError: `length` is not positive and finite.
@@ -80,14 +80,14 @@ def along(vector: Params, params: Params, *, length: float = 1.0) -> Params:
 
 
 def orthogonalized(second: Params, first: Params) -> Params:
-  """`second` without its part along `first`: s - <s, f> / <f, f> f. Its norm shrinks by that part.
+  """Returns `second` without its part along `first`: s - <s, f> / <f, f> f. Its norm shrinks by that part.
 
   Raises:
     InputError: the trees differ in names or shapes, `first` is zero, or the two are parallel up to rounding.
   """
   check_alike(first, second, names=("the first direction", "the second"), types=False)
   rest = second
-  for _ in range(2):  # the second time takes away what rounding has left
+  for _ in range(2):  # the second pass removes what rounding has left
     rest = _without(rest, first)
   left, whole = float(tree.norm(rest)), float(tree.norm(second))
   if not left > 1e-4 * whole:
@@ -96,7 +96,9 @@ def orthogonalized(second: Params, first: Params) -> Params:
 
 
 def moved(params: Params, directions: Sequence[Params], coefficients: Sequence[float] | Array) -> Params:
-  """w + sum_i c_i d_i, each leaf in its own type, the sum in float32 or wider. Exactly w where all c_i are 0.
+  """Returns w + sum_i c_i d_i, each leaf in its own type; exactly w if all c_i are 0.
+
+  The sum is taken in float32 or wider.
 
   Args:
     params: the weights w.
@@ -122,7 +124,7 @@ def moved(params: Params, directions: Sequence[Params], coefficients: Sequence[f
 
 
 def check_alike(a: Params, b: Params, *, names: tuple[str, str], types: bool = True) -> None:
-  """Raises an InputError, in one line, where two trees differ in names, shapes or (if `types`) types.
+  """Raises an InputError of one line if two trees differ in names, shapes or (if `types`) types.
 
   Args:
     a, b: trees of arrays.

@@ -1,7 +1,7 @@
-"""The minimum of an expensive function of one number, from about eleven evaluations.
+"""Searches for the minimum of an expensive function of one number, in about eleven evaluations.
 
-For the coefficient of an interpolation between weights, and for the length of a step in one layer. All is
-float64 on the host; an evaluation, a pass over a data set, is what costs.
+They find the coefficient of an interpolation between weights, and the length of a step in one layer. All
+numbers are float64 on the host; the cost is that of the evaluations, each a pass over a data set.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jaxtl.errors import ConfigError, InputError, NonFiniteError
 from jaxtl.weights.interpolate import check_bounds
 
 RATIO = (math.sqrt(5) - 1) / 2
-# Points of [0, 1] nearer to each other than this are one: golden sections meet the same point again and again
-# up to rounding, and no loss over a data set can tell the two apart.
+# Points of [0, 1] closer to each other than this count as one: golden sections return to the same point up to
+# rounding, and no loss over a data set can distinguish the two.
 SAME = 1e-9
 # How far a fit may be from the function, relative to it, before the result is suspect.
 SUSPECT = 1e-2
@@ -36,25 +36,25 @@ Bounds = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class AlphaResult:
-  """A minimum, and what there is to say about how it was found.
+  """A minimum, and the details of how it was found.
 
   Attributes:
     alpha: the best of all evaluated points.
     value: the function there.
-    num_evaluations: calls of the function; points that were known before are not among them.
-    evaluations: {alpha: value} of all points, the known ones included, in order of alpha.
-    bracket: the interval in which the polynomial was fitted; the bounds where there was none.
+    num_evaluations: number of calls of the function, without the points that were known before.
+    evaluations: {alpha: value} of all points, including the known ones, in order of alpha.
+    bracket: the interval in which the polynomial was fitted; the bounds if there was none.
     coefficients: [degree + 1] of the polynomial in the Chebyshev basis on the bracket; None without one.
     residual: root mean square of fit minus values at the nodes; None without a polynomial.
     predicted: the polynomial's own value at its minimum; None if it has none within the bracket.
-    gap: |predicted - found| there, relative to what was found (or to the median of the values in the bracket,
-      where that is larger: a minimum of about 0 has no relative error). None if nothing was predicted.
+    gap: |predicted - found| there, relative to the found value (or to the median of the values in the
+      bracket, if that is larger: a minimum of about 0 has no relative error). None if nothing was predicted.
     fit_suspect: the result may be above a grid of `grid_step`. The last fit misses by more than 1 %, or the
       budget ended before every point of that grid was evaluated or ruled out.
-    unimodal: no rise is followed by a fall among all evaluated points.
-    fallback: it was not unimodal, so that the grid was evaluated and its best point refined.
-    boundary: 0 or 1 where alpha is the lower or the upper bound, else None.
-    from_polynomial: the best point is the polynomial's minimum.
+    unimodal: whether no rise is followed by a fall among all evaluated points.
+    fallback: whether the points were not unimodal, so that the grid was evaluated and its best point refined.
+    boundary: 0 or 1 if alpha is the lower or the upper bound, else None.
+    from_polynomial: whether the best point is the minimum of the polynomial.
   """
 
   alpha: float
@@ -73,10 +73,10 @@ class AlphaResult:
   from_polynomial: bool = False
 
   def polynomial(self, alpha: np.ndarray | float) -> np.ndarray:
-    """The fitted polynomial at [n] points; it means something within the bracket only.
+    """Evaluates the fitted polynomial at [n] points; it is meaningful only within the bracket.
 
     Raises:
-      ConfigError: none was fitted.
+      ConfigError: no polynomial was fitted.
     """
     if self.coefficients is None:
       raise ConfigError("no polynomial was fitted; only optimize_alpha fits one")
@@ -100,44 +100,44 @@ def optimize_alpha(
   accuracy: float = 1e-4,
   warm: Mapping[float, float] | None = None,
 ) -> AlphaResult:
-  """The minimum of a function with one valley: a bracket, a polynomial inside it, the root of its derivative.
+  """Minimises a function with one valley by a polynomial in a bracket and the root of its derivative.
 
-  Golden sections (Kiefer, "Sequential minimax search for a maximum", 1953) make the bracket; the known points
+  Golden sections (Kiefer, "Sequential minimax search for a maximum", 1953) make the bracket. The known points
   in it and Chebyshev nodes are fitted by least squares, and the root of the derivative is evaluated. Points
-  of a grid that the fit cannot rule out are evaluated, too. The best of all points is returned, hence never a
-  worse one than an end or a point of `warm`.
+  of a grid that the fit cannot rule out are evaluated, too. The best of all points is returned, so the result
+  is never worse than an end or a point of `warm`.
 
   The defaults take 10 or 11 evaluations of a smooth sum and up to 16 of a steep one. With one valley the
   result is not above the grid of 21 points, or `fit_suspect` says that it may be. On 6,000 sums of sigmoids
-  with one valley and slopes up to 40 it never was. It exceeded the minimum by at most 1e-6 of it on average
-  and by 4e-4 in the worst case; the grid did so by up to 3e-2 and 0.4.
+  with one valley and slopes up to 40 it was never above. It exceeded the minimum by at most 1e-6 of it on
+  average and by 4e-4 in the worst case; the grid exceeded it by up to 3e-2 and 0.4.
 
-  The function must be deterministic: with noise of 1e-3 of its value the fit is no better than a grid. Where
-  it shows more than one valley, the grid is evaluated beyond the budget, its best point is refined, and the
-  result says so. Values that are not convex, or an end far above all others, make the search look into the
-  wide gaps between its points. A second valley that does not show there stays unnoticed: of 4,000 such sums
-  with several valleys, 0.2 % ended above the grid unnoticed.
+  The function must be deterministic: with noise of 1e-3 of its value the fit is no better than a grid. If it
+  shows more than one valley, the grid is evaluated beyond the budget, its best point is refined, and the
+  result says so. If values are not convex, or an end is far above all others, the search looks into the wide
+  gaps between its points. A second valley that does not show there is missed: of 4,000 such sums with several
+  valleys, 0.2 % ended above the grid without notice.
 
   Args:
     function: a number within the bounds -> the value to minimise.
     bounds: where to search, both ends included.
     bracket: "golden" finds the bracket; "grid" takes the two neighbours of the best point of `warm`.
-    width: at most this part of the bounds is the bracket, if golden.
+    width: largest width of the bracket as a part of the bounds, if golden.
     nodes: points in the fit; one more than its coefficients smooths noise.
-    degree: of the polynomial; one less than there are points where that is lower.
-    max_evaluations: calls of the function, the repeated fit included. Only the grid for several valleys goes
-      beyond it.
-    tolerance: changes below this part of the values count as level when valleys are counted: of the median of
-      all values, or of the value itself where that is larger.
+    degree: of the polynomial; at most the number of points minus one.
+    max_evaluations: maximum number of calls of the function, including the repeated fit. Only the grid for
+      several valleys exceeds it.
+    tolerance: changes below this part of the values count as flat when valleys are counted: a part of the
+      median of all values, or of the value itself if that is larger.
     grid_step: step of the grid that the result is not to exceed, as a part of the bounds, such as 0.05. None
       compares with no grid and looks into no gaps; several valleys then take a grid of 11 points.
     accuracy: a fit whose largest error is above this part of the median value is repeated around the best
       point, within the budget.
-    warm: values that are known, for example of a sweep; they cost nothing.
+    warm: known values, for example from a sweep; they cost nothing.
 
   Raises:
-    ConfigError: a keyword is out of its range, the budget is below what the keywords need, or "grid" without
-      a sweep in `warm`.
+    ConfigError: a keyword is out of its range, the budget is below what the keywords need, or `bracket` is
+      "grid" without a sweep in `warm`.
     InputError: a point of `warm` is outside the bounds, or its value is not finite.
     NonFiniteError: the function is not finite at some point; the message says which.
   """
@@ -165,17 +165,17 @@ def brent(
   grid_step: float | None = 0.05,
   warm: Mapping[float, float] | None = None,
 ) -> AlphaResult:
-  """The minimum by parabolas and golden sections; both ends are evaluated, too.
+  """Minimises by parabolas and golden sections; both ends are evaluated, too.
 
-  Brent, "Algorithms for Minimization without Derivatives", 1973, chapter 5, as scipy has it. Up to 16
-  evaluations, one after the other, and without a curve for a figure; what is left of the budget is spent on
-  points of the grid that may be lower. As good as `optimize_alpha` where there is one valley. It looks into
-  no gaps, and it reports several valleys without a grid.
+  Brent, "Algorithms for Minimization without Derivatives", 1973, chapter 5, as implemented in scipy. It takes
+  up to 16 evaluations, one after the other, and gives no curve for a figure. The rest of the budget is spent
+  on points of the grid that may be lower. With one valley it is as good as `optimize_alpha`. It does not look
+  into gaps, and it reports several valleys without evaluating a grid.
 
   Args:
     function, bounds, tolerance, grid_step, warm: as for `optimize_alpha`.
     precision: of the point, as a part of the bounds.
-    max_evaluations: calls of the function.
+    max_evaluations: maximum number of calls of the function.
 
   Raises as `optimize_alpha` does.
   """
@@ -203,11 +203,11 @@ def grid_search(
   tolerance: float = 1e-6,
   warm: Mapping[float, float] | None = None,
 ) -> AlphaResult:
-  """The best of equally spaced points: the exhaustive search that `optimize_alpha` is compared with.
+  """Returns the best of equally spaced points, the exhaustive search that `optimize_alpha` is compared with.
 
   Args:
     function, bounds, tolerance, warm: as for `optimize_alpha`.
-    step: between points, as a part of the bounds: 0.05 and 0.1 are in use, for 21 points and 11.
+    step: distance between points, as a part of the bounds: usually 0.05 or 0.1, for 21 or 11 points.
 
   Raises as `optimize_alpha` does.
   """
@@ -219,7 +219,7 @@ def grid_search(
 
 
 class _Known:
-  """The points that are known, in the unit interval, and how many more may be evaluated."""
+  """The known points, in the unit interval, and how many more may be evaluated."""
 
   def __init__(
     self,
@@ -247,7 +247,7 @@ class _Known:
     return self.budget - self.count
 
   def point(self, u: float) -> float:
-    """The known point at u, evaluated if there is none."""
+    """Returns the known point at u, after an evaluation if there is none."""
     near = min(self.values, key=lambda other: abs(other - u), default=math.inf)
     if abs(near - u) <= SAME:
       return near
@@ -264,13 +264,13 @@ class _Known:
     return self.values[self.point(u)]
 
   def gap_before_wall(self, end: float) -> float:
-    """The distance from an end to the next point, if the step to the end dwarfs all other values; else 0."""
+    """Returns the gap from an end to the next point if the step to it dwarfs all other values, else 0."""
     inside = sorted(self.values, key=lambda u: abs(u - end))[1:]
     step = self.values[end] - self.values[inside[0]]
     return abs(inside[0] - end) if step > WALL * np.ptp([self.values[u] for u in inside]) else 0.0
 
   def convex(self, tolerance: float) -> bool:
-    """Whether no known point is above the line between its neighbours."""
+    """Returns whether no known point is above the line between its neighbours."""
     points = np.array(sorted(self.values))
     values = np.array([self.values[u] for u in points])
     part = (points[1:-1] - points[:-2]) / (points[2:] - points[:-2])
@@ -281,31 +281,31 @@ class _Known:
     return any(abs(other - u) <= SAME for other in self.values)
 
   def best(self) -> float:
-    """The lowest point; of several the first."""
+    """Returns the lowest point, the first of several."""
     return min(sorted(self.values), key=self.values.__getitem__)
 
   def neighbours(self) -> Bounds:
-    """The points beside the best one; of an end, itself: the minimum may lie within the last cell."""
+    """Returns the neighbours of the best point; an end is its own, as the minimum may be in the last cell."""
     points = sorted(self.values)
     at = points.index(self.best())
     return points[max(at - 1, 0)], points[min(at + 1, len(points) - 1)]
 
   def valley(self) -> Bounds:
-    """Between the nearest points that are higher than the best one: where one valley has its minimum."""
+    """Returns the nearest points that are higher than the best: one valley has its minimum between them."""
     best = self.best()
     higher = self.values[best] + ROUNDING * abs(self.values[best])
     low = max((u for u, value in self.values.items() if u < best and value > higher), default=0.0)
     return low, min((u for u, value in self.values.items() if u > best and value > higher), default=1.0)
 
   def unimodal(self, tolerance: float) -> bool:
-    """Whether no rise is followed by a fall. A rise and then a fall alone would be a maximum."""
+    """Returns whether no rise is followed by a fall. A rise and then a fall would be a maximum."""
     values = np.array([self.values[u] for u in sorted(self.values)])
     before, after = np.minimum.accumulate(values), np.minimum.accumulate(values[::-1])[::-1]
     scale = np.maximum(np.abs(values), self.scale())
     return bool(np.all(values - np.maximum(before, after) <= tolerance * scale))
 
   def scale(self) -> float:
-    """The median size of the values: one end that has diverged would make all else look level."""
+    """Returns the median size of the values: relative to an end that diverged, all others would look flat."""
     return float(np.median(np.abs(list(self.values.values()))))
 
   def result(self, tolerance: float) -> AlphaResult:
@@ -339,19 +339,19 @@ class _PolynomialFit(NamedTuple):
     return self.bracket[0] <= u <= self.bracket[1]
 
   def error(self, known: _Known) -> float:
-    """The largest one at a known point of the bracket."""
+    """Returns the largest error at a known point of the bracket."""
     return max(abs(self(u) - value) for u, value in known.values.items() if self.covers(u))
 
 
 def _narrower(known: _Known, low: float, high: float) -> Bounds:
-  """One golden section. One of its two points is known from the section before."""
+  """Takes one golden section. One of its two points is known from the section before."""
   left = known.point(high - RATIO * (high - low))
   right = known.point(low + RATIO * (high - low))
   return (low, right) if known.values[left] <= known.values[right] else (left, high)
 
 
 class _Options(NamedTuple):
-  """The keywords of a search that the fit needs; `cells` are those of the grid, None without one."""
+  """The keywords of a search that the fit needs; `cells` is the number of cells of the grid, if any."""
 
   nodes: int
   degree: int
@@ -361,7 +361,7 @@ class _Options(NamedTuple):
 
 
 def _fitted(known: _Known, low: float, high: float, options: _Options) -> AlphaResult:
-  """The fit in a bracket, repeated where it misses, and the grid where there is more than one valley."""
+  """Fits in a bracket, again if the fit misses, and evaluates the grid if there is more than one valley."""
   fit = _fit(known, low, high, options)
   may_be_above = _compared(known, fit, options)
   if known.left >= 1 and fit.error(known) > options.accuracy * known.scale():
@@ -388,7 +388,7 @@ def _fitted(known: _Known, low: float, high: float, options: _Options) -> AlphaR
 
 
 def _compared(known: _Known, fit: _PolynomialFit, options: _Options) -> bool:
-  """Evaluate what may be below the best point, on the grid and in wide gaps; return whether any is left."""
+  """Evaluates what may be below the best point, on the grid and in wide gaps; returns whether any is left."""
   if options.cells is None:
     return False
   behind_wall = _before_walls(known, 1 / options.cells)
@@ -398,7 +398,7 @@ def _compared(known: _Known, fit: _PolynomialFit, options: _Options) -> bool:
 
 
 def _before_walls(known: _Known, step: float) -> bool:
-  """Halve the gap before an end that is far above all else; return whether the budget leaves one.
+  """Halves the gap before an end that is far above all others; returns whether the budget leaves one.
 
   Such an end says nothing about its neighbourhood: the function may fall to another valley before it rises.
   """
@@ -411,7 +411,7 @@ def _before_walls(known: _Known, step: float) -> bool:
 
 
 def _probe(known: _Known, tolerance: float) -> None:
-  """Halve the wide gaps between known points, unless the values look convex: then there is one valley."""
+  """Halves the wide gaps between known points, unless the values look convex: then there is one valley."""
   while known.left >= 1 and not known.convex(tolerance):
     points = sorted(known.values)
     widest = int(np.argmax(np.diff(points)))
@@ -421,7 +421,7 @@ def _probe(known: _Known, tolerance: float) -> None:
 
 
 def _settle(known: _Known, fit: _PolynomialFit | None, cells: int | None) -> list[float]:
-  """Evaluate the points of the grid that may be below the best one; return those that the budget leaves."""
+  """Evaluates the points of the grid that may be below the best one; returns those that the budget leaves."""
   while (unsettled := _unsettled(known, fit, cells)) and known.left >= 1:
     best, order = known.best(), fit
     known.point(min(unsettled, key=lambda u: order(u) if order else abs(u - best)))
@@ -429,10 +429,10 @@ def _settle(known: _Known, fit: _PolynomialFit | None, cells: int | None) -> lis
 
 
 def _unsettled(known: _Known, fit: _PolynomialFit | None, cells: int | None) -> list[float]:
-  """The points of the grid that may be below the best one, if the function has one valley.
+  """Returns the points of the grid that may be below the best one, if the function has one valley.
 
-  Then nothing beyond a point that is higher than the best one is below it. Nearer to the best one, the fit
-  rules out what it puts above it by several times the fit's own error.
+  With one valley, nothing beyond a point that is higher than the best one is below it. Nearer to the best
+  one, the fit rules out points that it puts above the best one by several times its own error.
   """
   low, high = known.valley()
   inside = [i / cells for i in range(1, cells) if low < i / cells < high] if cells else []
@@ -444,7 +444,7 @@ def _unsettled(known: _Known, fit: _PolynomialFit | None, cells: int | None) -> 
 
 
 def _fit(known: _Known, low: float, high: float, options: _Options) -> _PolynomialFit:
-  """The polynomial through the known points of the bracket and some new ones; its minimum evaluated."""
+  """Fits a polynomial to the known points of the bracket and some new ones, and evaluates its minimum."""
   points = _nodes(known, low, high, options.nodes)
   values = np.array([known.values[u] for u in points])
   t = (2 * np.array(points) - low - high) / (high - low)
@@ -462,14 +462,14 @@ def _fit(known: _Known, low: float, high: float, options: _Options) -> _Polynomi
 
 
 def _nodes(known: _Known, low: float, high: float, nodes: int) -> list[float]:
-  """The known points of the bracket, and Chebyshev nodes, each the farthest from all others, until enough."""
+  """Returns the known points of the bracket, filled up with the Chebyshev nodes farthest from all others."""
   wanted = low + (high - low) * (1 + np.cos((np.arange(nodes) + 0.5) * np.pi / nodes)) / 2
-  closest = max(1e-3 * (high - low), SAME)  # nearer ones add their rounding, and nothing to the fit
+  closest = max(1e-3 * (high - low), SAME)  # nearer points add only rounding to the fit
   points: list[float] = []
   for u in sorted(known.values):
     if low <= u <= high and (not points or u - points[-1] >= closest):
       points.append(u)
-  while len(points) < nodes and known.left > 1:  # one is kept for the root
+  while len(points) < nodes and known.left > 1:  # one evaluation is kept for the root
     distances = np.min(np.abs(wanted[:, None] - np.array(points)[None, :]), axis=1)
     farthest = int(np.argmax(distances))
     if distances[farthest] < closest:
@@ -479,9 +479,9 @@ def _nodes(known: _Known, low: float, high: float, nodes: int) -> list[float]:
 
 
 def _minimum(coefficients: np.ndarray) -> float | None:
-  """The root of the derivative in [-1, 1] at which a Chebyshev series is lowest; None without a root."""
+  """Returns the root of the derivative in [-1, 1] where a Chebyshev series is lowest; None without a root."""
   slope = chebyshev.chebder(coefficients)
-  # What rounding leaves of coefficients that are zero would be the leading one of the companion matrix.
+  # Rounding leaves zero coefficients nonzero; without the trim, one would lead the companion matrix.
   slope = chebyshev.chebtrim(slope, tol=1e-13 * float(np.max(np.abs(coefficients))))
   roots = chebyshev.chebroots(slope)
   candidates = roots.real[(np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1)]
@@ -494,7 +494,7 @@ def _minimum(coefficients: np.ndarray) -> float | None:
 
 
 def _cells(step: float, name: str) -> int:
-  """How many cells a grid of this step has."""
+  """Returns the number of cells of a grid with this step."""
   cells = round(1 / step) if math.isfinite(step) and 0 < step <= 1 else 0
   if not cells or abs(cells * step - 1) > SAME:
     raise ConfigError(f"{name} is {step}; write a number that divides 1, such as 0.05")
@@ -516,8 +516,8 @@ def _check_options(
     if not 0 <= value < 1:
       raise ConfigError(f"{name} is {value}; write a part of the values, such as {example}")
   sections = math.ceil(math.log(width) / math.log(RATIO) - SAME)
-  # Both ends; a section takes one point more than there are sections; three nodes are known then. In a sweep,
-  # the best point and its neighbours are.
+  # "golden" needs both ends, and one point more than there are sections; three nodes are then known. With
+  # "grid", the best point and its neighbours are known.
   needed = 3 + sections + max(nodes - 3, 0) + 1 if bracket == "golden" else nodes + 1
   if max_evaluations < needed:
     raise ConfigError(f"max_evaluations is {max_evaluations}; this width and these nodes need {needed}")

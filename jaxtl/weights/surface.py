@@ -27,29 +27,30 @@ def surface(
   *,
   points_per_call: int = 1,
 ) -> np.ndarray:
-  """The mean loss at w + c d, or at w + c_1 d_1 + c_2 d_2, on a grid of coordinates.
+  """Computes the mean loss at w + c d, or at w + c_1 d_1 + c_2 d_2, on a grid of coordinates.
 
-  Li et al., "Visualizing the Loss Landscape of Neural Nets", 2018, arXiv 1712.09913; the directions are those
-  of `weights.perturb`. The data are read once: for each batch, all points of the grid. The memory is that of
-  `points_per_call` evaluations of the loss; the call is compiled once for a `loss_fn`, also across surfaces.
+  Li et al., "Visualizing the Loss Landscape of Neural Nets", 2018, arXiv 1712.09913; `weights.perturb` makes
+  the directions. The data are read once: each batch is evaluated at all points of the grid. The memory is
+  that of `points_per_call` evaluations of the loss. The call is compiled once for a `loss_fn`, also across
+  surfaces.
 
   Args:
     loss_fn: (params, batch) -> (sum of the losses over the batch's examples, their number), two scalars.
     params: the weights w, a tree of float arrays, at coordinate 0.
-    batches: a list, or a function that returns the batches afresh. Pad the last one to the others' shape, or
-      the call is compiled again for it.
-    directions: one tree or two like `params`, in a list.
+    batches: a list, or a function that returns the batches on each call. Pad the last batch to the shape of
+      the others, or the call is compiled again for it.
+    directions: a list of one or two trees like `params`.
     coordinates: for each direction its coordinates, [n] or [n] and [m].
-    points_per_call: points in one compiled call. More of them save the start of calls, where one evaluation
-      takes well below a millisecond on an accelerator; they take as much longer to compile.
+    points_per_call: points in one compiled call. More points save call overhead if one evaluation takes well
+      below a millisecond on an accelerator; the compile time grows in proportion.
 
   Returns:
     [n] or [n, m] mean losses, float64. Infinite or NaN where the loss is: a surface may leave the region in
     which it is defined.
 
   Raises:
-    ConfigError: not one or two directions, not as many lists of coordinates, one that is empty, of several
-      axes or not finite, `points_per_call` below 1, or `batches` is an iterator.
+    ConfigError: there are not one or two directions, the number of lists of coordinates differs, a list is
+      empty, has several axes or is not finite, `points_per_call` is below 1, or `batches` is an iterator.
     InputError: a direction differs from the parameters in names, shapes or types.
     DataError: there are no batches, or no examples in them.
   """
@@ -64,7 +65,7 @@ def surface(
 
   total, count = np.zeros(points_per_call * len(calls)), 0.0
   for batch in batches() if callable(batches) else batches:
-    # Once, and not at every call; what is on the devices already may be spread over several processes.
+    # Put once, not at every call; arrays that are already on the devices may be spread over processes.
     batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), batch)
     found = [_sums(params, tuple(directions), call, batch, loss_fn=loss_fn) for call in calls]
     with np.errstate(invalid="ignore"):  # inf - inf, in a region where the loss is not defined
@@ -76,8 +77,8 @@ def surface(
   return (total[: math.prod(shape)] / count).reshape(shape)
 
 
-# Points are unrolled, not vmapped: kernels that differ among points make grouped convolutions, which are slow
-# on XLA:CPU; nor rolled, since a convolution in a loop loses its fast path there (jax-ml/jax#12868).
+# Points are unrolled. Under vmap, kernels that differ among points make grouped convolutions, which are slow
+# on XLA:CPU; in a rolled loop, a convolution loses its fast path there (jax-ml/jax#12868).
 @functools.partial(jax.jit, static_argnames="loss_fn")
 def _sums(
   params: Params, directions: tuple[Params, ...], points: Array, batch: Any, *, loss_fn: Callable[..., Any]
@@ -87,7 +88,7 @@ def _sums(
 
 
 def _axes(params: Params, directions: Sequence[Params], coordinates: Sequence[Any]) -> list[np.ndarray]:
-  """The coordinates as arrays, after all checks."""
+  """Returns the coordinates as arrays, after all checks."""
   if not isinstance(directions, (list, tuple)) or len(directions) not in (1, 2):
     raise ConfigError("directions is not a list of one or two trees like the parameters")
   if len(coordinates) != len(directions):
@@ -106,9 +107,9 @@ def _axes(params: Params, directions: Sequence[Params], coordinates: Sequence[An
 
 
 def _calls(axes: Sequence[np.ndarray], points_per_call: int) -> list[np.ndarray]:
-  """The points of the grid, [points_per_call, axes] for each call; the last is repeated until it is full.
+  """Splits the grid into calls of [points_per_call, axes]; the last point is repeated until the call is full.
 
-  A last call of another size would be compiled anew.
+  A last call of another size would be compiled again.
   """
   points = np.array(list(itertools.product(*axes)))
   spare = np.repeat(points[-1:], -len(points) % points_per_call, axis=0)

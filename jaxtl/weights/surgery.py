@@ -1,4 +1,4 @@
-"""Fitting a trained tree into another model's: matched by path, every mismatch reported, none silent."""
+"""Fits a trained tree into that of another model: leaves match by path, and every mismatch is reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POSITIONS = r"(^|/)embed/positions$"
 
 
 def match(trained: Params, fresh: Params, *, allow: Sequence[str] = ()) -> Params:
-  """`trained` in the structure of `fresh`, leaf by leaf by path; position embeddings of another grid resized.
+  """Returns `trained` in the structure of `fresh`, by path; resizes position embeddings of another grid.
 
   Args:
     trained: the tree to take values from.
@@ -58,18 +58,18 @@ def match(trained: Params, fresh: Params, *, allow: Sequence[str] = ()) -> Param
 
 
 def resize_positions(positions: Any, shape: Sequence[int]) -> Any:
-  """A position embedding for a grid of another size, by bicubic interpolation with antialiasing.
+  """Resizes a position embedding to a grid of another size, by bicubic interpolation with antialiasing.
 
-  As Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, arXiv 2010.11929, section 3.2, fine-tune at
-  another resolution. The rows of class and distillation token, which come first, are never resized.
+  Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, arXiv 2010.11929, section 3.2, fine-tune at
+  another resolution this way. The rows of class and distillation tokens, which come first, are never resized.
 
   Args:
     positions: [1, tokens + g^2, D].
     shape: the wanted [1, tokens + h^2, D].
 
   Returns:
-    [1, tokens + h^2, D]; `positions` as they are where they fit already, or where only another number of
-    tokens or another width would make them fit.
+    [1, tokens + h^2, D]; `positions` unchanged if they already fit, or if only another number of tokens or
+    another width would make them fit.
   """
   if tuple(positions.shape) == tuple(shape) or len(positions.shape) != len(shape) or positions.ndim != 3:
     return positions

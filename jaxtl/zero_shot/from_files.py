@@ -26,7 +26,7 @@ Head = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot:
-  """What makes the head of a list of classes; see `zero_shot`."""
+  """A function that makes the head for a list of classes; see `zero_shot`."""
 
   text: str
   vocabulary: str
@@ -35,11 +35,11 @@ class ZeroShot:
   subset: bool
 
   def __call__(self, classes: Sequence[str] | None = None, *, trust: bool = False) -> dict[str, np.ndarray]:
-    """The head for the classes of a data set, in their order; made once in a process.
+    """Makes the head for the classes of a data set, in their order; it is cached in the process.
 
     Args:
-      classes: as the data set calls them; None takes those of the prompts, in their own order.
-      trust: makes whatever model the checkpoint's config names, not only the library's own.
+      classes: the names in the data set; None takes those of the prompts, in their own order.
+      trust: allows any model that the checkpoint's config names, not only those of the library.
 
     Returns:
       {"kernel": float32 [D, K], "log_scale": float32 []}; see `zero_shot.zero_shot_head`.
@@ -57,7 +57,7 @@ class ZeroShot:
     return _width(self.text, self.vocabulary, trust)
 
   def check_count(self, count: int) -> None:
-    """Raises DataError where data of so many classes cannot be those of the prompts."""
+    """Raises DataError if data with `count` classes cannot have the classes of the prompts."""
     known = self.prompts.classes
     if known is None or count == len(known) or (self.subset and count < len(known)):
       return
@@ -68,7 +68,7 @@ class ZeroShot:
     )
 
   def missing(self) -> list[str]:
-    """What is not there yet, a line each."""
+    """Lists what is still missing, with one line for each file."""
     found = []
     try:
       checkpoint.find(self.text)
@@ -79,13 +79,14 @@ class ZeroShot:
     return found
 
   def names(self, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The words for the classes of a data set, in their order.
+    """Returns the words for the classes of a data set, in their order.
 
-    A class is found by what the prompts call it or its label, where case, spaces and signs do not count and a
-    WordNet id stands for the whole name; or all of them by their numbers.
+    A class is found by the name that the prompts have for it or by its label. Case, spaces and punctuation
+    are ignored, and a WordNet id stands for the whole name. Classes that are all numbers are found by
+    position.
 
     Raises:
-      DataError: a class is not known, another number of classes, or there are none.
+      DataError: a class is unknown, the number of classes differs, or there are none.
     """
     known = self.prompts.classes
     if classes is None:
@@ -108,13 +109,13 @@ class ZeroShot:
 
 
 def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False) -> ZeroShot:
-  """What makes zero-shot heads: `head = zero_shot(...)(source.classes)`.
+  """Returns a function that makes zero-shot heads: `head = zero_shot(...)(source.classes)`.
 
   Args:
     text: checkpoint of a text tower, as `jaxtl import --as clip_text_b` or `clip_text_l` makes it.
     vocabulary: path of the tower's vocabulary; see `zero_shot.tokenizer`.
     prompts: name of a set of `zero_shot.prompt_sets`, or path of a JSON file; see `zero_shot.read_prompts`.
-    subset: the data may have some of the prompts' classes only.
+    subset: whether the data may have only some of the prompts' classes.
 
   Raises:
     ConfigError: the prompts cannot be used. The other files are read when a head is made.
@@ -123,12 +124,12 @@ def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False)
 
 
 def with_head(weights: Weights, head: Head, classes: Sequence[str]) -> Weights:
-  """An image tower of CLIP with a head in place of whatever it had.
+  """Returns an image tower of CLIP with `head` in place of any head it had.
 
   Args:
     weights: of a model that takes `head` and `embed_dim`.
     head: kernel [D, K] and scale, as `ZeroShot` makes them.
-    classes: K names, as the data set calls them.
+    classes: K names, as in the data set.
 
   Raises:
     CheckpointError: as `check_width`.
@@ -140,10 +141,10 @@ def with_head(weights: Weights, head: Head, classes: Sequence[str]) -> Weights:
 
 
 def check_width(weights: Weights, width: int) -> None:
-  """Refuses weights whose images a text tower with embeddings of a width cannot tell apart.
+  """Refuses weights that do not embed images in `width` dimensions, as the text tower embeds texts.
 
   Raises:
-    CheckpointError: no image tower of CLIP, or its embeddings have another width.
+    CheckpointError: the weights are not an image tower of CLIP, or their embeddings have another width.
   """
   projection = weights.params.get("projection", {}).get("kernel")
   if projection is None or "embed" not in weights.params or "tokens" in weights.params["embed"]:
@@ -169,7 +170,7 @@ def _head(
 
 @functools.lru_cache(maxsize=64)  # the tasks of a study have the same tower, which takes a second to read
 def _width(text: str, vocabulary: str, trust: bool) -> int:
-  """The width of the embeddings of a tower and a vocabulary that can be read and belong together."""
+  """Checks that a tower and a vocabulary belong together, and returns the width of the embeddings."""
   weights, _ = _text_tower(text, trust)
   check_vocabulary(weights.params, tokenizer(vocabulary=vocabulary))
   return int(weights.params["projection"]["kernel"].shape[-1])
@@ -186,7 +187,7 @@ def _text_tower(text: str, trust: bool) -> tuple[Weights, Spec]:
 
 
 def _found(classes: Sequence[str], known: Sequence[str], labels: Sequence[str] | None) -> list[int | None]:
-  """The number of each class among those that are known; None where it is not."""
+  """Returns the number of each class among the known ones; None for an unknown class."""
   names = collections.Counter(map(_key, known))
   numbers = {key: number for number, key in enumerate(map(_key, known)) if names[key] == 1}
   numbers |= {_key(label): number for number, label in enumerate(labels or ())}
@@ -197,5 +198,5 @@ def _found(classes: Sequence[str], known: Sequence[str], labels: Sequence[str] |
 
 
 def _key(name: str) -> str:
-  """What tells a class from others: letters and digits, in one case."""
+  """Returns the key by which classes are compared: letters and digits, in one case."""
   return "".join(sign for sign in class_key(name).casefold() if sign.isalnum())

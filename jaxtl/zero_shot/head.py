@@ -1,4 +1,4 @@
-"""Zero-shot classification: a classifier made of class names by CLIP's text tower.
+"""Zero-shot classification: a classifier that CLIP's text tower makes from class names.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
 arXiv 2103.00020. Patching keeps such a head frozen: Ilharco et al., "Patching open-vocabulary models by
@@ -30,31 +30,32 @@ def zero_shot_head(
   tokenizer: Tokenizer,
   batch_size: int = 256,
 ) -> dict[str, np.ndarray]:
-  """The parameters of a "scaled_cosine" head whose logits are those of zero-shot classification.
+  """Makes the parameters of a "scaled_cosine" head with the logits of zero-shot classification.
 
-  Class k is the direction u_k: the embedding of each template's text gets length 1, u_k is their mean, and
-  gets length 1 again. The logits are exp(log_scale) * cosine(image, u_k): the rows exp(log_scale) * u_k are
-  the weights of a linear classifier of normalised images. The tower is evaluated, in the type of `text`.
+  Class k is the direction u_k: the embedding of each template's text is scaled to length 1, and u_k is their
+  mean, scaled to length 1 again. The logits are exp(log_scale) * cosine(image, u_k): the rows
+  exp(log_scale) * u_k are the weights of a linear classifier of normalised images. The tower runs in
+  evaluation mode, in the type of `text`.
 
   Args:
     text, params: a text tower, as `models.clip_text_b` makes it.
     names: K class names.
-    prompts: its templates say what is asked.
+    prompts: the templates for the names.
     tokenizer: of the vocabulary that the tower was trained with.
-    batch_size: texts at a time, or all templates of one class where those are more.
+    batch_size: texts at a time, or all templates of one class if these are more.
 
   Returns:
     {"kernel": float32 [D, K], columns of length 1; "log_scale": float32 [], the tower's own}.
 
   Raises:
-    ConfigError: no names, or the tower has another vocabulary than the tokenizer.
+    ConfigError: there are no names, or the tower has another vocabulary than the tokenizer.
   """
   if not names:
     raise ConfigError("there are no class names; give at least one")
   check_vocabulary(params, tokenizer)
   context = params["embed"]["positions"].shape[1]
   ids = tokenizer([one for name in names for one in prompts.texts(name)], context=context)
-  # No token sees those behind it, so the zeros behind the longest text change nothing but the time.
+  # No token attends to later ones, so the zeros after the longest text would only cost time.
   longest = int(np.argmax(ids == tokenizer.end, axis=1).max()) + 1
   by_class = ids[:, :longest].reshape(len(names), len(prompts.templates), longest)
   directions = jax.jit(functools.partial(_directions, text.apply))
@@ -65,7 +66,7 @@ def zero_shot_head(
 
 
 def check_vocabulary(params: Params, tokenizer: Tokenizer) -> None:
-  """Raises ConfigError where a text tower's parameters are for another vocabulary than the tokenizer's."""
+  """Raises ConfigError if a text tower's parameters are for another vocabulary than the tokenizer's."""
   vocabulary = params["embed"]["tokens"].shape[0]
   if tokenizer.size != vocabulary:
     raise ConfigError(
@@ -75,14 +76,14 @@ def check_vocabulary(params: Params, tokenizer: Tokenizer) -> None:
 
 
 def _directions(apply: Callable[..., tuple[dict[str, Array], Params]], params: Params, ids: Array) -> Array:
-  """[K, T, L] token ids of T texts for each class -> [K, D] of length 1."""
+  """Maps token ids [K, T, L] of T texts for each class to directions [K, D] of length 1."""
   features, _ = apply(params, {}, ids.reshape(-1, ids.shape[-1]))
   each = layers.unit(features["pooled"], axis=-1).reshape(*ids.shape[:2], -1)
   return layers.unit(jnp.mean(each, axis=1), axis=-1)
 
 
 def _parts(ids: np.ndarray, count: int) -> list[tuple[np.ndarray, int]]:
-  """`count` classes at a time, the last part filled up with zeros, and how many of each count."""
+  """Splits into parts of `count` classes, the last padded with zeros, and their numbers of real classes."""
   parts = [ids[start : start + count] for start in range(0, len(ids), count)]
   spare = count - len(parts[-1])
   kept = [len(part) for part in parts]

@@ -1,4 +1,4 @@
-"""What is said of a class in words: templates like "a photo of a {}.", and names for the classes.
+"""Prompts for classes: templates like "a photo of a {}.", and names for the classes.
 
 The folder `prompt_sets` holds those with which CLIP was evaluated; each file names its source.
 """
@@ -22,9 +22,9 @@ class Prompts:
   """The words for one data set.
 
   Attributes:
-    templates: texts with {} where the name of a class comes.
+    templates: texts with {} in place of the class name.
     classes: names to put there; None takes those of the data, with spaces for underscores.
-    labels: what the data set itself calls these classes, in the same order, where that differs.
+    labels: the data set's own names for these classes, in the same order, if they differ.
     source: where the words come from.
   """
 
@@ -46,24 +46,24 @@ class Prompts:
       raise ConfigError(f"labels are {len(self.labels)}, and classes {count}; write one for each class")
 
   def texts(self, name: str) -> list[str]:
-    """All that is said of the class of that name."""
+    """Returns the texts for the class of that name."""
     return [template.replace("{}", name) for template in self.templates]
 
 
 def prompt_sets() -> list[str]:
-  """The names of the sets that are shipped."""
+  """Returns the names of the prompt sets that jaxtl ships."""
   return sorted(file.name.removesuffix(".json") for file in _FOLDER.iterdir() if file.name.endswith(".json"))
 
 
 def read_prompts(name: str) -> Prompts:
-  """The words for a data set.
+  """Reads the prompts for a data set.
 
   Args:
     name: one of `prompt_sets`, or the path of a JSON file with the fields of `Prompts`, for example
       {"templates": ["a photo of a {}."], "classes": ["cat", "dog"]}.
 
   Raises:
-    ConfigError: no such set and no such file, or the file holds something else.
+    ConfigError: there is no such set or file, or the file holds something else.
   """
   file = Path(os.path.expanduser(name))
   if name in prompt_sets():

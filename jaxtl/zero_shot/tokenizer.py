@@ -2,7 +2,8 @@
 
 Byte-pair encoding: Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units",
 2016, arXiv 1508.07909, over the bytes of lower-case text, as Radford et al., "Learning Transferable Visual
-Models From Natural Language Supervision", 2021, arXiv 2103.00020, use it. The package `tokenizers` merges.
+Models From Natural Language Supervision", 2021, arXiv 2103.00020, use it. The package `tokenizers` does the
+merging.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from jaxtl.errors import ConfigError, InputError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
-# OpenAI's file lists 262,144 merges, and their models know the first so many: 49,408 tokens with the bytes,
-# the bytes that end a word, and the two marks.
+# OpenAI's file lists 262,144 merges, and their models use only this many of the first ones: 49,408 tokens
+# with the bytes, the bytes that end a word, and the two marks.
 MOST_MERGES = 49_408 - 2 * 256 - 2
-# What is merged within: a shortened verb, letters, one digit, other signs.
+# Merges stay within one of these: a shortened verb, letters, one digit, other characters.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _KNOWN = "CLIP's bpe_simple_vocab_16e6.txt.gz, or a Hugging Face tokenizer.json or merges.txt"
 Merges = list[tuple[str, str]]
@@ -35,11 +36,11 @@ Merges = list[tuple[str, str]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-  """A vocabulary as a function of texts.
+  """A function from texts to token ids, for one vocabulary.
 
   Attributes:
     path: the file of the vocabulary.
-    size: how many tokens there are.
+    size: number of tokens.
     start, end: the ids of the marks around a text; `end` is the largest id.
     encoder: the merges, of the package `tokenizers`.
   """
@@ -51,14 +52,14 @@ class Tokenizer:
   encoder: Any
 
   def __call__(self, texts: Sequence[str], *, context: int = 77) -> np.ndarray:
-    """Token ids int32 [N, context]: start, the text's tokens, end, zeros.
+    """Returns token ids int32 [N, context]: start, the tokens of the text, end, zeros.
 
-    A text that is too long loses its last tokens, and ends with the end mark all the same. Marks that are
-    written out in a text are plain signs, as open_clip has it: no text can end itself.
+    A text that is too long loses its last tokens but still ends with the end mark. Marks that are written out
+    in a text are plain characters, as in open_clip: no text can end itself.
 
     Args:
       texts: N texts, cleaned here (see `cleaned`).
-      context: length of the rows; 77 is that of every published CLIP.
+      context: length of the rows; 77 in every published CLIP.
 
     Raises:
       ConfigError: `context` has no room for the marks.
@@ -73,14 +74,15 @@ class Tokenizer:
 
 
 def tokenizer(*, vocabulary: str) -> Tokenizer:
-  """The tokenizer of a vocabulary file.
+  """Makes the tokenizer of a vocabulary file.
 
   Args:
-    vocabulary: path of a list of merges, packed with gzip or not (OpenAI's `bpe_simple_vocab_16e6.txt.gz`, of
-      which the first 48,894 count, or a Hugging Face `merges.txt`), or of a Hugging Face `tokenizer.json`.
+    vocabulary: path of a list of merges, compressed with gzip or not (OpenAI's
+      `bpe_simple_vocab_16e6.txt.gz`, of which the first 48,894 count, or a Hugging Face `merges.txt`), or of
+      a Hugging Face `tokenizer.json`.
 
   Raises:
-    InputError: no such file, or it holds no such vocabulary; or the package `tokenizers` is missing.
+    InputError: there is no such file, it holds no such vocabulary, or the package `tokenizers` is missing.
   """
   path = Path(os.path.expanduser(vocabulary))
   text = _read(path)
@@ -92,8 +94,10 @@ def tokenizer(*, vocabulary: str) -> Tokenizer:
 
 
 def cleaned(text: str) -> str:
-  """The text as CLIP reads it: HTML's names of signs resolved, composed (NFC), one space between words, lower
-  case. Text in a wrong encoding is not repaired; for that OpenAI's own code has the package ftfy."""
+  """Returns the text as CLIP reads it: HTML entities resolved, composed (NFC), single spaces, lower case.
+
+  Text in a wrong encoding is not repaired; OpenAI's own code uses the package ftfy for that.
+  """
   plain = html.unescape(html.unescape(text))
   return " ".join(unicodedata.normalize("NFC", plain).split()).lower()
 
@@ -111,7 +115,7 @@ def _read(path: Path) -> str:
 
 
 def _of_merges(text: str, path: Path) -> tuple[dict[str, int], Merges]:
-  """The vocabulary that a list of merges makes: bytes, bytes that end a word, merges, marks."""
+  """Builds the vocabulary of a list of merges: bytes, bytes that end a word, merges, marks."""
   lines = text.split("\n")
   first = 1 if "#version" in lines[0] else 0
   merges: Merges = []
@@ -131,7 +135,7 @@ def _of_merges(text: str, path: Path) -> tuple[dict[str, int], Merges]:
 
 
 def _of_json(text: str, path: Path) -> tuple[dict[str, int], Merges]:
-  """The vocabulary and the merges of a `tokenizer.json`."""
+  """Reads the vocabulary and the merges of a `tokenizer.json`."""
   try:
     model = json.loads(text)["model"]
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
@@ -147,7 +151,7 @@ def _of_json(text: str, path: Path) -> tuple[dict[str, int], Merges]:
 
 
 def _alphabet() -> list[str]:
-  """The signs that stand for the 256 bytes, printable ones for themselves, in the order of their ids."""
+  """Returns the characters for the 256 bytes in the order of their ids; printable bytes stay as they are."""
   return sorted(_tokenizers().pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -155,7 +159,7 @@ def _encoder(tokens: dict[str, int], merges: Merges, path: Path) -> Any:
   library = _tokenizers()
   try:
     model = library.models.BPE(vocab=tokens, merges=merges, end_of_word_suffix=WORD_END)
-  except Exception as error:  # the package raises its own kind, which is a plain Exception
+  except Exception as error:  # the package raises plain Exceptions
     raise InputError(f"{path} is no vocabulary: {error}; give {_KNOWN}") from error
   encoder = library.Tokenizer(model)
   words = library.pre_tokenizers.Split(library.Regex(_WORDS), behavior="removed", invert=True)
