@@ -1,4 +1,4 @@
-"""A launch as data: files, and the commands that submit them."""
+"""What a launch amounts to: files, and the commands that submit them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """One file: its path below the folder of the launch, and its text."""
+  """One file: its path below the launch's folder, and its text."""
 
   path: str
   text: str
@@ -17,13 +17,13 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class LaunchPlan:
-  """Everything that a target does.
+  """All that a target does.
 
   Attributes:
     files: written first.
-    commands: run one after another in the current folder; the first failure ends the launch.
-    programs: programs that must be installed.
-    later: commands for people, to follow the run and to end it.
+    commands: run one after the other in the current folder; the first that fails ends it.
+    programs: that must be there.
+    later: commands for people: how to look at the run, and how to end it.
   """
 
   files: tuple[File, ...]
@@ -32,7 +32,7 @@ class LaunchPlan:
   later: tuple[tuple[str, ...], ...] = ()
 
   def text(self, folder: PurePath) -> str:
-    """Formats files and commands as they would be submitted, for people."""
+    """Files and commands as they would be submitted, for people."""
     parts = [f"==> {folder / file.path}\n{file.text}" for file in self.files]
     parts.append("==> commands\n" + "".join(shlex.join(command) + "\n" for command in self.commands))
     if self.later:
