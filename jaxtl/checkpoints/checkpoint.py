@@ -1,7 +1,7 @@
-"""Checkpoints on the disk: orbax with three items, `model`, `optimizer` and `config`, and a manifest of them.
+"""Checkpoints on disk: orbax with three items, `model`, `optimizer` and `config`, and their manifest.
 
-Transfer and export read `model` and `config` only. The config item is JSON and is data: what it names is
-imported only from the public parts of jaxtl and optax (`config.TRUSTED`), unless the user says otherwise.
+Transfer and export read only `model` and `config`. The config item is JSON data: the names in it are imported
+only from the public parts of jaxtl and optax (`config.TRUSTED`), unless the user allows others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxtl.host.files import write_atomically
 from jaxtl.types import Params
 
 FOLDER = "checkpoints"
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step it takes
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs its every step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Weights:
   Attributes:
     params, batch_stats: trees of numpy arrays.
     config: JSON data: `model` (a spec), `classes`, `image_shape`, `transforms` (evaluation preprocessing,
-      None where the run evaluated nothing), `step`, and provenance.
-    path: where it came from.
+      None if the run evaluated nothing), `step`, and provenance.
+    path: where the weights came from.
   """
 
   params: Params
@@ -50,17 +50,20 @@ class Weights:
     return tuple(self.config["classes"])
 
   def model_spec(self, *, trust: bool = False) -> Spec:
-    """What makes its model; only from the library's own and optax's public parts, unless `trust`."""
+    """Returns the spec that makes the model.
+
+    It may name only the public parts of jaxtl and optax, unless `trust` is true.
+    """
     trusted = None if trust else config_lib.TRUSTED
     return config_lib.spec(self.config["model"], at="the checkpoint's model", trusted=trusted)
 
 
 def save_weights(weights: Weights, folder: Path) -> None:
-  """Writes weights that come from no run as step 0 of a folder of checkpoints: all of it or nothing.
+  """Writes weights that are not from a run as step 0 of a folder of checkpoints, completely or not at all.
 
   Args:
-    weights: `config` is as `Weights` says.
-    folder: is made; must not exist.
+    weights: its `config` has the fields that `Weights` documents.
+    folder: created; must not exist.
   """
   partial = folder.with_name(f".{folder.name}.partial")
   shutil.rmtree(partial, ignore_errors=True)
@@ -78,13 +81,13 @@ def save_weights(weights: Weights, folder: Path) -> None:
 
 
 def load(path: str | Path) -> Weights:
-  """The model item of a checkpoint, needing no model code and no accelerator; verified first.
+  """Verifies and loads the model item of a checkpoint; needs no model code and no accelerator.
 
   Args:
     path: a run's folder, its `checkpoints` folder, or one step inside.
 
   Raises:
-    CheckpointError: there is no checkpoint at `path`, it is damaged, or its manifest is of another format.
+    CheckpointError: there is no checkpoint at `path`, it is damaged, or its manifest has another format.
     StorageError: it cannot be read.
   """
   step = find(path)
@@ -93,14 +96,14 @@ def load(path: str | Path) -> Weights:
     config = read_config(step)
     model = read_item(step / "model")
     params, batch_stats = model["params"], model.get("batch_stats") or {}
-  except Exception as error:  # orbax raises what its readers raise; whatever it is, the file cannot be used
+  except Exception as error:  # orbax raises what its readers raise; any error makes the file unusable
     raise unusable(f"{step} cannot be read as a checkpoint", error) from error
   manifest_lib.verify_leaves(saved, {"model": model}, at=str(step))
   return Weights(params, batch_stats, config, str(step))
 
 
 def read_item(folder: Path) -> Any:
-  """One item of a step as a tree of numpy arrays; what is no dictionary in it comes as one."""
+  """Reads one item of a step as a tree of numpy arrays; every container becomes a dictionary."""
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     metadata = reader.metadata(folder).item_metadata.tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
@@ -108,7 +111,7 @@ def read_item(folder: Path) -> Any:
 
 
 def find(path: str | Path) -> Path:
-  """The newest step folder at or below `path`."""
+  """Returns the newest step folder at or below `path`."""
   if "://" in str(path):
     raise CheckpointError(f"expected a checkpoint on this machine, got {str(path)!r}; mount or copy it first")
   path = Path(path).absolute()
@@ -124,12 +127,15 @@ def find(path: str | Path) -> Path:
 
 
 def steps_folder(path: Path) -> Path:
-  """Where the steps are: a run's `checkpoints`, or `path` itself."""
+  """Returns the folder that contains the steps: a run's `checkpoints`, or `path` itself."""
   return path / FOLDER if (path / FOLDER).is_dir() else path
 
 
 def steps_in(folder: Path) -> list[int]:
-  """The steps that have a folder, whole or not, in no order; a folder named 07 is not one."""
+  """Returns the steps that have a folder, complete or not, in no particular order.
+
+  A folder named 07 does not count.
+  """
   if not folder.is_dir():
     return []
   names = [child.name for child in folder.iterdir() if child.name.isdecimal() and child.is_dir()]
@@ -137,25 +143,25 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def writer() -> ocp.AsyncCheckpointer:
-  """What writes and restores the three items of a step."""
-  # Uncompressed: trained weights shrink by 7 %, and packing them takes more time than both digests.
+  """Returns the orbax checkpointer that writes and restores the three items of a step."""
+  # Uncompressed: compression saves 7 % on trained weights, and takes longer than computing both digests.
   handlers = {name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in ("model", "optimizer")}
   return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(config=ocp.JsonCheckpointHandler(), **handlers))
 
 
 def save_arguments(items: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
-  """Orbax's arguments for the trees of arrays `items` and the JSON item `config`."""
+  """Returns orbax's arguments for the trees of arrays `items` and the JSON item `config`."""
   trees = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
   return ocp.args.Composite(config=ocp.args.JsonSave(dict(config)), **trees)
 
 
 def read_config(step: Path) -> dict[str, Any]:
-  """The config item of a step."""
+  """Reads the config item of a step."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     return reader.restore(step / "config")
 
 
 def unusable(what: str, error: Exception) -> CheckpointError | StorageError:
-  """What to raise for a part of a checkpoint that its reader raises `error` for."""
+  """Returns the error to raise for a part of a checkpoint whose reader raised `error`."""
   kind = StorageError if isinstance(error, OSError) else DamagedError
   return kind(f"{what}: {essence(error)}")

@@ -1,8 +1,8 @@
-"""The checkpoints of a run, under a contract that orbax lacks.
+"""The checkpoints of a run, with guarantees that orbax does not give.
 
-A step's folder gets its name when it is complete: arrays, config and last the manifest with the SHA-256 of
-everything (`checkpoints.manifest`). A restore is bit for bit what was saved, or a refusal that names the
-file. Saving happens beside the training, and a full disk delays it without stopping that.
+A step's folder gets its name when it is complete: arrays, config and, last, the manifest with the SHA-256 of
+everything (`checkpoints.manifest`). A restore returns bit for bit what was saved, or refuses and names the
+file. Saving runs in parallel with training. A full disk delays a checkpoint without stopping the training.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from jaxtl.host.processes import is_first_process
 from jaxtl.optim import averaged
 from jaxtl.types import Params, TrainState
 
-# What a step's folder is called before it is complete, and while it is removed.
+# Suffixes of a step's folder before it is complete, and while it is being removed.
 WRITING, REMOVING = ".writing", ".removing"
-# The last save of a run waits this long between its attempts, in seconds, and makes none that lasts beyond
-# LONGEST: a run that was asked to end must have given up, and said why, in its grace (`guard.GRACE`).
+# Pauses between the attempts of a run's last save, in seconds; no attempt lasts beyond LONGEST. A run that
+# was asked to end must give up, and say why, within its grace period (`interruption.GRACE`).
 PATIENCE, LONGEST = (1.0, 5.0, 10.0), 20.0
-# Saves that fail in a row for another reason than a full disk before the run gives up.
+# Consecutive failed saves, not counting those for a full disk, after which the run gives up.
 MOST_FAILURES = 3
 _NO_SPACE = ("no space left", "quota exceeded", "not enough space")
 
 
 class Checkpointer:
-  """The checkpoints of one run, which alone writes to their folder.
+  """The checkpoints of one run, which is the only writer of their folder.
 
   Args:
-    folder: made when first written to.
-    keep: how many of the newest steps stay; with 2 there is one to go back to where the newest is damaged.
-    note: tells the user what happened.
+    folder: created on the first write.
+    keep: how many of the newest steps are retained; 2 leaves a fallback if the newest is damaged.
+    note: reports events to the user.
     patience: seconds between the attempts of the last save.
-    anew: where the folder has steps and not one is whole, tells that, and is as if it had none.
+    anew: if the folder has steps but all are damaged, reports that and acts as if there were none.
 
   Raises:
-    StorageError: the folder has steps, and not one is whole, without `anew`; or it cannot be read.
-    CheckpointError: its newest step has a manifest of another format.
+    StorageError: the folder has steps and all are damaged, without `anew`; or it cannot be read.
+    CheckpointError: the manifest of its newest step has another format.
   """
 
   def __init__(
@@ -73,28 +73,30 @@ class Checkpointer:
     self._problem: Exception | None = None
     self._failures = 0
     self._pending = False
-    # What the files of the newest step's arrays hold is looked at when it is restored, or asked for.
+    # The array files of the newest step are checked when it is restored or requested.
     self._sure = jax.process_count() > 1
     self._newest: int | None = processes.from_first(self._find)
     self._sure = self._sure or self._newest is None
 
   def latest_step(self) -> int | None:
-    """The newest step that is complete and whole, None where there is none."""
+    """Returns the newest step that is complete and undamaged, or None."""
     if not self._sure:
       self._newest = newest_whole(self._folder, self._note, anew=self._anew)
       self._sure = True
     return self._newest
 
   def has_steps(self) -> bool:
-    """Whether there is a step to restore; `restore` looks at its arrays, and goes back to an older one where
-    they are damaged."""
+    """Returns whether there is a step to restore.
+
+    `restore` checks its arrays, and falls back to an older step if they are damaged.
+    """
     return self._newest is not None
 
   def check_space(self, like: TrainState) -> None:
-    """Refuses a disk that cannot hold what the run is going to keep.
+    """Refuses a disk that cannot hold what the run will store.
 
     Raises:
-      StorageError: says how much is needed and how much there is.
+      StorageError: says how much space is needed and how much is free.
     """
     processes.from_first(lambda: self._check_space(_items(like)))
 
@@ -116,26 +118,27 @@ class Checkpointer:
     last: bool = False,
     statistics: Params | None = None,
   ) -> None:
-    """Writes the state as its step, behind the training's back; a step that is there already is left alone.
+    """Writes the state as its step in the background; an existing step is left alone.
 
-    A save that fails is told and tried again with the next one; the last one waits until it is on the disk,
-    or for `LONGEST`.
+    A save that fails is reported and retried with the next one. The last save waits until it is on disk, or
+    for `LONGEST`.
 
     Args:
-      state: to resume from.
+      state: the state to resume from.
       config: JSON data.
-      last: of the run.
-      statistics: of the weights to use, if these are an average; None takes the state's own.
+      last: whether this is the last save of the run.
+      statistics: batch statistics of the weights to use, if these are an average; None takes the state's own.
 
     Raises:
-      StorageError: the last save, or `MOST_FAILURES` in a row other than for a full disk, did not succeed.
+      StorageError: the last save failed, or `MOST_FAILURES` saves in a row failed for reasons other than a
+        full disk.
     """
     began = time.monotonic()
     self.wait()
     step = int(state.step)
     if self.latest_step() == step:
       return
-    # A copy: the next step is given the state's memory to write into.
+    # A copy, because the next step writes into the memory of the state.
     items = jax.tree.map(lambda x: np.array(x) if manifest_lib.is_whole(x) else x, _items(state, statistics))
     started = time.monotonic()
     self._start(step, items, config)
@@ -152,13 +155,13 @@ class Checkpointer:
       self._start(step, items, config)
 
   def wait(self) -> None:
-    """Until the save that is under way has ended, either way.
+    """Waits until the current save has succeeded or failed.
 
     Raises:
-      StorageError: `MOST_FAILURES` saves have failed, other than for a full disk.
+      StorageError: `MOST_FAILURES` saves have failed for reasons other than a full disk.
     """
     self._join()
-    if self._pending:  # the same on every process, also on one whose own part could not be started
+    if self._pending:  # equal on all processes, even on one whose own part did not start
       self._pending = False
       self._agree()
     if self._failures >= MOST_FAILURES:
@@ -166,12 +169,13 @@ class Checkpointer:
       raise StorageError(f"{self._failures} checkpoints in a row cannot be written to {self._folder}: {why}")
 
   def restore(self, like: TrainState) -> TrainState:
-    """The newest whole state, placed as `like` is, every array compared with what was saved; `like` itself
-    where none turns out to be whole, with `anew`.
+    """Returns the newest undamaged state, placed like `like`, with every array checked against its digest.
+
+    Returns `like` itself if every step turns out to be damaged and `anew` is set.
 
     Raises:
-      CheckpointError: it does not have the structure and shapes of `like`; the differences, a line each.
-      StorageError: no step is whole, or it cannot be read.
+      CheckpointError: the step does not have the structure and shapes of `like`; lists the differences.
+      StorageError: all steps are damaged, or one cannot be read.
     """
     while True:
       read = self._newest
@@ -180,7 +184,7 @@ class Checkpointer:
       try:
         state = self._restored(like)
       except (DamagedError, StorageError):
-        # Which file it is, and whether it is one, the files tell: a damaged step makes way for an older one.
+        # The files show whether the step is damaged; a damaged step makes way for an older one.
         if self._sure or self.latest_step() == read:
           raise
       else:
@@ -209,7 +213,7 @@ class Checkpointer:
     return TrainState(**{**restored["model"], **restored["optimizer"]})
 
   def config(self) -> dict[str, Any]:
-    """The config item of the newest step.
+    """Returns the config item of the newest step.
 
     Raises:
       StorageError: it cannot be read.
@@ -221,7 +225,7 @@ class Checkpointer:
       raise StorageError(f"{folder} cannot be restored: {errors.essence(error)}") from error
 
   def close(self) -> None:
-    """Waits for the save that is under way; a failure of it was told."""
+    """Waits for the current save; a failure has already been reported."""
     self._join()
     self._writer.close()
 
@@ -231,12 +235,12 @@ class Checkpointer:
       self._thread = None
 
   def _find(self) -> int | None:
-    """The newest whole step, where the folder is tidy again."""
+    """Cleans up the folder and returns the newest undamaged step."""
     manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
     return newest_whole(self._folder, self._note, but_arrays=not self._sure, anew=self._anew)
 
   def _agree(self) -> None:
-    """Takes process 0's word for what came of a save: its disk is the one that counts."""
+    """Adopts process 0's result of a save, because only its disk counts."""
     if jax.process_count() == 1:
       return
     problem = self._problem and errors.essence(self._problem)
@@ -271,7 +275,7 @@ class Checkpointer:
       self._prune()
 
   def _make_way(self, path: Path) -> None:
-    """Renames a folder that has the name of this step, and that this run has not written."""
+    """Renames an existing folder with the name of this step that this run has not written."""
     if path.exists():
       aside = put_aside(path)
       self._note(f"{path} was there, and is not of this run. It is {aside.name} now")
@@ -280,7 +284,7 @@ class Checkpointer:
     self._problem = error
     full = any(words in str(error).lower() for words in _NO_SPACE)
     self._failures += not full
-    self._writer = checkpoint.writer()  # one that failed keeps its error
+    self._writer = checkpoint.writer()  # a writer that failed keeps its error
     if is_first_process():
       _clean(self._folder)
     what = "the disk is full" if full else errors.essence(error)
@@ -290,29 +294,31 @@ class Checkpointer:
     if not is_first_process():
       return
     try:
-      # A folder with a later number was not written by this run, and must not cost it a step.
+      # A folder with a later number is not from this run, and must not displace one of its steps.
       own = [number for number in checkpoint.steps_in(self._folder) if number <= (self._newest or 0)]
       for number in sorted(own)[: -self._keep]:
         _remove(self._folder / str(number))
-    except OSError as error:  # what is too much stays; the step itself is saved
+    except OSError as error:  # surplus steps stay; the new step itself is saved
       self._note(f"an old checkpoint cannot be removed: {error}")
 
 
 def newest_whole(
   folder: Path, note: Callable[[str], None], *, but_arrays: bool = False, anew: bool = False
 ) -> int | None:
-  """The newest step whose files are as they were saved; newer ones that are not are renamed, never deleted.
+  """Returns the newest step whose files match what was saved.
+
+  Newer damaged steps are renamed, never deleted.
 
   Args:
-    folder: of a run's checkpoints.
-    note: told of each damaged step, with the file.
+    folder: the folder of a run's checkpoints.
+    note: receives a line for each damaged step, with the file.
     but_arrays: as for `manifest.verify_files`.
-    anew: where there are steps, and all are damaged, tells so and returns None.
+    anew: if all steps are damaged, reports that and returns None.
 
   Raises:
-    StorageError: there are steps, and all are damaged, without `anew`: a run does not start anew in silence.
-      Or one cannot be read, and nothing is known of it.
-    CheckpointError: one has a manifest of another format.
+    StorageError: all steps are damaged, without `anew`, because a run must not restart silently; or a step
+      cannot be read, so that its condition is unknown.
+    CheckpointError: a manifest has another format.
   """
   steps = sorted(manifest_lib.patiently(lambda: checkpoint.steps_in(folder), folder), reverse=True)
   for step, older in itertools.zip_longest(steps, steps[1:]):
@@ -333,12 +339,18 @@ def newest_whole(
 
 
 def _time_left(began: float, pause: float, took: float) -> bool:
-  """Whether an attempt after `pause` that takes as long as the last one ends in time; process 0's word."""
+  """Returns whether an attempt after `pause` that takes as long as the last one ends in time.
+
+  Process 0 decides.
+  """
   return processes.from_first(lambda: time.monotonic() - began + pause + took <= LONGEST)
 
 
 def _items(state: TrainState, statistics: Params | None = None) -> dict[str, Any]:
-  """The model item holds the weights to use; where they are an average, the optimizer item has the others."""
+  """Splits the state into items: `model` holds the weights to use.
+
+  If those are an average, `optimizer` holds the weights that are trained.
+  """
   used = averaged(state.opt_state, state.params)
   optimizer = {"step": state.step, "opt_state": state.opt_state, "memory": state.memory}
   stats = state.batch_stats
@@ -350,7 +362,7 @@ def _items(state: TrainState, statistics: Params | None = None) -> dict[str, Any
 
 
 def _clean(folder: Path) -> None:
-  """Removes what a run that was killed left half done."""
+  """Removes unfinished folders of a run that was killed."""
   if folder.is_dir():
     for pattern in (f"*{WRITING}*", f"*{REMOVING}"):
       for path in folder.glob(pattern):
@@ -358,7 +370,7 @@ def _clean(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-  """First the name, so that a step which is half removed is never taken for one."""
+  """Renames the folder before removing it, so that a half-removed step is never taken for a complete one."""
   leaving = path.with_name(f"{path.name}{REMOVING}")
   path.rename(leaving)
   shutil.rmtree(leaving, ignore_errors=True)

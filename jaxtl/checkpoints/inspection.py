@@ -1,6 +1,6 @@
-"""What is in checkpoints, whether it is whole, and how two differ: from their files alone, without any model.
+"""Describes, verifies and compares checkpoints from their files alone, without any model.
 
-These are the texts of `jaxtl ckpt`. Where a step has no manifest, or a damaged one, they say so.
+It makes the texts of `jaxtl ckpt`. They report a manifest that is missing or damaged.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _ITEMS = ("model", "optimizer")
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """Whether a step is whole.
+  """The result of verifying a step.
 
   Attributes:
     step: its folder.
-    problem: what is wrong, with the file or array; "" for nothing.
-    kind: "whole", "damaged", "unread" where the disk gives no answer, "unknown" where the format is another.
-    num_files, num_leaves, num_bytes: what was compared.
+    problem: what is wrong, with the file or array; "" if nothing is.
+    kind: "whole", "damaged", "unread" if the disk does not answer, or "unknown" if the format is another.
+    num_files, num_leaves, num_bytes: the amount that was compared.
   """
 
   step: Path
@@ -48,9 +48,10 @@ class Verdict:
 
 
 def describe(path: Path) -> str:
-  """What the newest checkpoint at `path` holds: its model, classes and arrays, each with size and digest.
+  """Describes the newest checkpoint at `path`: its model, classes and arrays, each with size and digest.
 
-  The files of the arrays are not read, so that a damaged one is described like a whole one; `verify` reads.
+  The array files are not read, so a damaged checkpoint is described like an undamaged one; `verify` reads
+  them.
 
   Raises:
     CheckpointError: there is none, or its manifest cannot be read.
@@ -83,7 +84,7 @@ def describe(path: Path) -> str:
 
 
 def verify(path: Path) -> Iterator[Verdict]:
-  """Reads every step at or below `path` whole, and compares each file and array with what was saved.
+  """Reads every step at or below `path` in full, and compares each file and array with what was saved.
 
   Raises:
     CheckpointError: there is no step.
@@ -95,9 +96,10 @@ def verify(path: Path) -> Iterator[Verdict]:
 
 
 def differences(a: Path, b: Path) -> list[str]:
-  """How two checkpoints differ, a line each: config, arrays that only one has, arrays that differ.
+  """Lists how two checkpoints differ: config, arrays that only one has, and arrays that differ.
 
-  An array's line has the norm of the difference over the norm of the first one's values. Both are verified.
+  The line of an array has the norm of the difference relative to the norm of the first one's values. Both
+  checkpoints are verified first.
   """
   first, second = (checkpoint.find(path) for path in (a, b))
   manifests = [manifest_lib.verify_files(step) for step in (first, second)]
@@ -177,7 +179,7 @@ def _steps_below(path: Path) -> list[Path]:
 
 
 def _shown(name: Any) -> str:
-  """Without control characters: it is somebody else's text on a terminal."""
+  """Escapes control characters, because the text comes from others and is shown on a terminal."""
   return json.dumps(str(name), ensure_ascii=False)[1:-1]
 
 

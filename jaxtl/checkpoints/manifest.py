@@ -1,12 +1,12 @@
-"""What a checkpoint holds, by digest: what makes a step complete, and what tells that it has rotted.
+"""The manifest of a checkpoint: marks a step as complete, and detects corruption by digest.
 
-Orbax restores a file with a flipped bit without a word (measured with 0.12.8). So a step has a
-`manifest.json`, written last, with the SHA-256 of every file, by which a damaged one is named, and of every
-array, by which what is restored is known to be what was saved. The manifest carries a digest of itself. It is
-somebody else's data: no path that it names is followed, only what lies in the folder is read.
+Orbax restores a file with a flipped bit without an error (measured with 0.12.8). Therefore a step has a
+`manifest.json`, written last. It has the SHA-256 of every file, which identifies a damaged file. It also has
+the SHA-256 of every array, which proves that a restored array is the saved one. The manifest carries a digest
+of itself. Its content is untrusted: no path in it is followed, and only files inside the folder are read.
 
-What was saved and is not there any more, or is there and is something else, is damaged. A disk that gives no
-answer is not: nothing is known then, and the answer may come later.
+A saved file that is missing or has changed is damaged. A disk that does not answer is different: the state of
+the file is then unknown, and the answer may come later.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from jaxtl.errors import CheckpointError, DamagedError, StorageError
 T = TypeVar("T")
 
 NAME = "manifest.json"
-# Whatever a later one says, its "digest" is the SHA-256 of the rest: a flipped bit is no other format.
+# In every later format, too, "digest" is the SHA-256 of the rest, so a flipped bit cannot look like another
+# format.
 FORMAT = 1
-# Seconds until a disk that gave no answer is asked again.
+# Seconds before a retry when a disk does not answer.
 ASK_AGAIN = (0.2, 1.0)
-# Of a name, not of the disk: there is no such file, or it is none.
+# These errors concern the name and not the disk: the file does not exist, or is not a file.
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# Beyond any real one (a ViT-L with its optimiser has 0.3 MB): nothing larger is parsed.
+# Larger than any real manifest (0.3 MB for a ViT-L with its optimiser); a larger file is not parsed.
 LARGEST = 64 * 2**20
 
 
@@ -47,7 +48,7 @@ class Leaf:
 
   Attributes:
     shape, dtype: as saved.
-    sha256: of its bytes in C order; None where no process held the whole array.
+    sha256: digest of its bytes in C order; None if no process held the whole array.
   """
 
   shape: tuple[int, ...]
@@ -60,10 +61,10 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """A step, whole.
+  """The manifest of one complete step.
 
   Attributes:
-    step: the number of updates behind it.
+    step: the number of updates so far.
     leaves: path -> array, `model/params/...` first.
     files: path below the step's folder -> (bytes, SHA-256).
   """
@@ -74,12 +75,12 @@ class Manifest:
 
   @property
   def digest(self) -> str:
-    """SHA-256 over all that the manifest says."""
+    """SHA-256 of all other contents of the manifest."""
     return _digest(self._plain())
 
   @property
   def num_bytes(self) -> int:
-    """Size of all files."""
+    """Size of all files in bytes."""
     return sum(size for size, _ in self.files.values())
 
   def _plain(self) -> dict[str, Any]:
@@ -91,17 +92,20 @@ class Manifest:
     }
 
   def text(self) -> str:
-    """The manifest as JSON, its digest with it."""
+    """Returns the manifest as JSON, including its digest."""
     return json.dumps({**self._plain(), "digest": self.digest}, indent=1) + "\n"
 
 
 def leaves_of(items: Any) -> dict[str, Leaf]:
-  """The arrays of a tree of numpy or JAX arrays, each with its digest where this process holds all of it."""
+  """Describes the arrays of a tree of numpy or JAX arrays.
+
+  An array has a digest if this process holds all of it.
+  """
   return {path: _leaf(x) for path, x in zip(tree.paths(items), jax.tree.leaves(items), strict=True)}
 
 
 def shapes_of(items: Any) -> dict[str, Leaf]:
-  """The same without digests, of arrays or `jax.ShapeDtypeStruct`s."""
+  """Describes arrays or `jax.ShapeDtypeStruct`s without digests."""
   return {
     path: Leaf(tuple(x.shape), str(x.dtype), None)
     for path, x in zip(tree.paths(items), jax.tree.leaves(items), strict=True)
@@ -109,12 +113,12 @@ def shapes_of(items: Any) -> dict[str, Leaf]:
 
 
 def is_whole(x: Any) -> bool:
-  """Whether this process holds all of an array."""
+  """Returns whether this process holds all of an array."""
   return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
 
 
 def write(folder: Path, step: int, leaves: Mapping[str, Leaf]) -> Manifest:
-  """Makes the manifest of all files in a folder, and writes it there, last and whole."""
+  """Computes the manifest of all files in a folder, and writes it there atomically."""
   files = {path: _file(folder / path) for path in _walk(folder)}
   manifest = Manifest(step, leaves, files)
   temporary = folder / f".{NAME}"
@@ -127,11 +131,11 @@ def write(folder: Path, step: int, leaves: Mapping[str, Leaf]) -> Manifest:
 
 
 def read(folder: Path) -> Manifest:
-  """The manifest of a step's folder.
+  """Reads the manifest of a step's folder.
 
   Raises:
-    DamagedError: it is missing, damaged, not what a manifest is, or of another step than the folder is named.
-    CheckpointError: it is whole, and of another format.
+    DamagedError: it is missing, damaged, not a manifest, or of a step other than the folder's name.
+    CheckpointError: it is undamaged, but has another format.
     StorageError: it cannot be read.
   """
   path = folder / NAME
@@ -165,7 +169,7 @@ def read(folder: Path) -> Manifest:
     why = str(error) or type(error).__name__
     raise DamagedError(f"{path} is damaged: {why}; use another step") from error
   if folder.name.isdecimal() and folder.name != str(manifest.step):
-    # Its digest is right: it is a copy under another name, which a run would take for another step.
+    # The digest is right: this is a copy under another name, which a run would take for another step.
     raise DamagedError(
       f"{folder} holds step {manifest.step} by its manifest; name it {manifest.step}, or use another step"
     )
@@ -173,15 +177,16 @@ def read(folder: Path) -> Manifest:
 
 
 def verify_files(folder: Path, *, but_arrays: bool = False) -> Manifest:
-  """Compares every file of a step with its manifest, and returns that.
+  """Compares every file of a step with its manifest, and returns the manifest.
 
   Args:
-    but_arrays: of the files that hold nothing but arrays only the size, for who compares every array with
-      its digest when it has read them, and comes back if one differs. Where an array has no digest of its
-      own, this changes nothing.
+    folder: the folder of the step.
+    but_arrays: checks only the size of files that hold nothing but arrays. It is for callers that compare
+      every array with its digest after reading, and call again if one differs. It has no effect if any array
+      lacks a digest.
 
   Raises:
-    DamagedError: names the first file that is missing, cut off, changed or not of the checkpoint.
+    DamagedError: names the first file that is missing, truncated, changed or not part of the checkpoint.
     CheckpointError, StorageError: as for `read`.
   """
   manifest = read(folder)
@@ -202,7 +207,7 @@ def verify_files(folder: Path, *, but_arrays: bool = False) -> Manifest:
 
 
 def verify_leaves(manifest: Manifest, items: Any, *, at: str) -> None:
-  """Compares restored arrays with what was saved; arrays that this process does not hold whole are passed by.
+  """Compares restored arrays with what was saved; skips arrays that this process does not hold completely.
 
   Raises:
     DamagedError: names the first array that differs.
@@ -216,14 +221,15 @@ def verify_leaves(manifest: Manifest, items: Any, *, at: str) -> None:
 
 
 def patiently(ask: Callable[[], T], path: Path) -> T:
-  """What `ask` reads, asked again a little later where the disk gave no answer.
+  """Returns what `ask` reads; retries a little later if the disk does not answer.
 
   Args:
+    ask: reads from the disk.
     path: what is read, for the message.
 
   Raises:
     StorageError: there is still no answer; names the file and the reason.
-    OSError: what `ask` looks for is not there, or no file.
+    OSError: the path does not exist, or is not a file.
   """
   for pause in (*ASK_AGAIN, None):
     try:
@@ -241,7 +247,7 @@ def patiently(ask: Callable[[], T], path: Path) -> T:
 
 
 def misfits(saved: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> list[str]:
-  """How the arrays of a checkpoint differ from those that a run needs, a line each."""
+  """Lists how the arrays of a checkpoint differ from those that a run needs."""
   lines = [f"missing {path} {leaf}" for path, leaf in wanted.items() if path not in saved]
   lines += [f"left over {path} {leaf}" for path, leaf in saved.items() if path not in wanted]
   return lines + [
@@ -291,12 +297,15 @@ def _size(path: Path) -> tuple[int, None]:
 
 
 def _holds_arrays(path: str) -> bool:
-  """Whether orbax has only arrays in a file: below `d`, where its key-value store has the values."""
+  """Returns whether orbax stores only arrays in a file.
+
+  This holds below `d`, where its key-value store keeps the values.
+  """
   return "/d/" in path
 
 
 def _walk(folder: Path) -> Iterator[str]:
-  """Paths of all files below a folder; links are not followed, and refused."""
+  """Yields the paths of all files below a folder; refuses links."""
   for here, folders, names in os.walk(folder, onerror=_refuse):
     for name in (*names, *folders):
       path = Path(here, name)
@@ -308,5 +317,5 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _refuse(error: OSError) -> None:
-  """A folder that cannot be listed is not an empty one."""
+  """Raises the error, because a folder that cannot be listed is not an empty one."""
   raise error

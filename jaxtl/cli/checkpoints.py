@@ -1,4 +1,4 @@
-"""`jaxtl ckpt`: what checkpoints hold, whether they are whole, and how two differ."""
+"""`jaxtl ckpt`: describes, verifies and compares checkpoints."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from jaxtl.errors import CheckpointError, StorageError
 
 
 def ckpt_inspect(options: argparse.Namespace) -> None:
-  """`jaxtl ckpt inspect`: what a checkpoint holds, by its manifest alone."""
+  """Runs `jaxtl ckpt inspect`: describes what a checkpoint holds, from its manifest alone."""
 
   show(inspection.describe(options.checkpoint))
 
 
 def ckpt_verify(options: argparse.Namespace) -> int:
-  """`jaxtl ckpt verify`: 5 where a step is damaged or cannot be read, else 2 where one has another format."""
+  """Runs `jaxtl ckpt verify`: checks every file and array of a checkpoint.
+
+  Returns:
+    5 if a step is damaged or unreadable, else 2 if one has another format, else 0.
+  """
 
   verdicts = []
   for verdict in inspection.verify(options.path):
@@ -29,7 +33,7 @@ def ckpt_verify(options: argparse.Namespace) -> int:
 
 
 def ckpt_diff(options: argparse.Namespace) -> int:
-  """`jaxtl ckpt diff`: 1 where they differ, as diff has it."""
+  """Runs `jaxtl ckpt diff`; like diff, it returns 1 if the two differ."""
 
   lines = inspection.differences(options.checkpoint, options.other)
   show("\n".join(lines) or "equal: config and every array")

@@ -1,4 +1,4 @@
-"""`jaxtl data check`: what a data set holds."""
+"""`jaxtl data check`: describes what a data set holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtl.cli.output import show
 
 
 def data_check(options: argparse.Namespace) -> None:
-  """`jaxtl data check`: what a data set holds."""
+  """Runs `jaxtl data check`: describes what a data set holds."""
   from jaxtl import data as data_lib
 
   columns = column_choice(options)

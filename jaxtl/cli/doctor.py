@@ -1,4 +1,8 @@
-"""What a run would find here, and why: versions, processes, devices, room, and whether they work together."""
+"""`jaxtl doctor`: reports what a run would find on this machine and why.
+
+The report covers versions, processes, devices and free disk space. It also checks that the devices work
+together.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ from jaxtl.runner import config_file, provenance, workdir
 from jaxtl.train import sharding
 from jaxtl.train.runtime import Runtime
 
-# Variables that decide what JAX finds; nothing else of the environment is shown: it may hold secrets.
+# Variables that decide what JAX finds. The rest of the environment may hold secrets, so it is not shown.
 SHOWN = (
   *("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST"),
   *("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "MEGASCALE_COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX"),
@@ -36,14 +40,14 @@ SHOWN = (
 
 
 def examine(options: argparse.Namespace, make_runtime: Callable[[], Runtime]) -> int:
-  """Prints all that, each process for itself, and process 0 where they differ.
+  """Prints the findings of each process; process 0 also prints where the processes differ.
 
   Args:
-    options: of `jaxtl doctor`.
-    make_runtime: makes the devices, after the processes have met.
+    options: the options of `jaxtl doctor`.
+    make_runtime: creates the devices; called after the processes have connected.
 
   Returns:
-    0, or 1 where the sum does not come in time, fails or is wrong, or a process differs.
+    0, or 1 if the sum is late, fails or is wrong, or if a process differs.
   """
   _say("processes", options.cluster.why)
   for name in SHOWN:
@@ -82,13 +86,13 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 
 def _add_up(runtime: Runtime, timeout: float) -> bool:
-  """One number from every device, added on all of them."""
+  """Checks that a sum of one number per device, computed over all devices, is right and in time."""
   found: list[float | Exception] = []
 
   def add_up() -> None:
     try:
       found.append(_sum_of_ones(runtime))
-    except Exception as error:  # a finding, and not the thread's own affair
+    except Exception as error:  # the failure is a finding to report, not an error of this thread
       found.append(error)
 
   began = time.monotonic()
@@ -121,7 +125,7 @@ def _sum_of_ones(runtime: Runtime) -> float:
 
 
 def _facts(options: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
-  """What all processes must have alike."""
+  """Returns the facts that must be equal on all processes."""
   facts: dict[str, Any] = {"versions": provenance.versions(), "code": provenance.code_digest()}
   facts["devices"] = [len(jax.local_devices()), jax.local_devices()[0].device_kind]
   if options.config is not None:
@@ -135,7 +139,7 @@ def _facts(options: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
 
 
 def _differing(facts: Mapping[str, Any]) -> bool:
-  """Names every process that differs from process 0."""
+  """Prints every process that differs from process 0, and returns whether there is one."""
   found = processes.gather_facts(facts)
   differ = list(processes.differing(found))
   for who, by_fact in differ:

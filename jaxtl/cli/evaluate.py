@@ -1,4 +1,4 @@
-"""`jaxtl eval`: a checkpoint's accuracy, flatness or layers on a data set."""
+"""`jaxtl eval`: measures a checkpoint's accuracy, flatness or layers on a data set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxtl.train.runtime import Runtime
 
 
 def evaluate(options: argparse.Namespace) -> None:
-  """`jaxtl eval`: the measures of a checkpoint on a data set, and with --out all that explains them."""
+  """Runs `jaxtl eval`: evaluates a checkpoint on a data set; with --out it also writes the full report."""
   measure = _chosen_measure(options)
   if measure is not None:
     _measure(options, measure)
@@ -73,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _check_zero_shot(options: argparse.Namespace) -> None:
-  """ConfigError where the options of a zero-shot head are not all there, or have nothing to say."""
+  """Raises ConfigError if the options of a zero-shot head are incomplete or have no effect."""
   needed = {"--text": options.text, "--vocabulary": options.vocabulary}
   if not options.zero_shot:
     if given := [name for name, value in needed.items() if value is not None]:
@@ -88,7 +88,7 @@ def _check_zero_shot(options: argparse.Namespace) -> None:
 def _with_zero_shot_head(
   weights: checkpoint.Weights, classes: Sequence[str], options: argparse.Namespace
 ) -> checkpoint.Weights:
-  """An image tower with the head that a text tower makes of the data's classes."""
+  """Returns an image tower whose head a text tower computes from the data's class names."""
   maker = zero_shot.zero_shot(
     text=str(options.text),
     vocabulary=str(options.vocabulary),
@@ -101,10 +101,10 @@ def _with_zero_shot_head(
 
 
 def _chosen_measure(options: argparse.Namespace) -> str | None:
-  """ "flatness" or "layers" where the options ask for one of them.
+  """Returns "flatness" or "layers" if the options ask for one of them, else None.
 
   Raises:
-    ConfigError: they ask for both, or have an option that belongs to another one.
+    ConfigError: the options ask for both, or include one that belongs to another measure.
   """
   if options.flatness and options.layers:
     raise ConfigError("--flatness and --layers measure different things; write one of them")
@@ -121,14 +121,14 @@ def _chosen_measure(options: argparse.Namespace) -> str | None:
 
 
 def _layer_options(options: argparse.Namespace) -> dict[str, Any]:
-  """The fields of `Diagnosis` that the options give."""
+  """Returns the fields of `Diagnosis` that the options set."""
   names = ("seed", "groups", "cross_fit", "refine_steps", "cross_check", "choose_by")
   values = {name: getattr(options, name) for name in names}
   return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def _measure(options: argparse.Namespace, measure: str) -> None:
-  """`jaxtl eval --flatness` or `--layers`: a study of one checkpoint."""
+  """Runs `jaxtl eval --flatness` or `--layers`: a study of one checkpoint."""
   from jaxtl.measure import network
   from jaxtl.studies.flatness import study as flatness
   from jaxtl.studies.flatness import tables as flatness_tables
@@ -170,7 +170,7 @@ def _measure(options: argparse.Namespace, measure: str) -> None:
 
 
 def _note_small_data(options: argparse.Namespace, data: Mapping[str, Any], runtime: Runtime) -> None:
-  """Says so where `--num-examples` is more than the data have."""
+  """Prints a note if `--num-examples` exceeds the size of the data set."""
   from jaxtl import data as data_lib
 
   if options.num_examples is None:
@@ -184,7 +184,10 @@ def _note_small_data(options: argparse.Namespace, data: Mapping[str, Any], runti
 
 
 def _as_typed(said: str) -> str:
-  """What a study of one checkpoint says, in the words of `jaxtl eval`, whose options made its config."""
+  """Rewrites an error message of a one-checkpoint study in the option names of `jaxtl eval`.
+
+  The options of `jaxtl eval` made the config that the message refers to.
+  """
   field = r"(?<![\w./])(?:base\.)?(?:flatness|diagnosis)\."
   said = re.sub(r"^(config\.arms\.checkpoint(: |\.)|checkpoint/0: )", "", said)
   said = re.sub(field + r"data(\.source(\.name)?\b|\b(?!\.))", "--data", said)
@@ -193,7 +196,7 @@ def _as_typed(said: str) -> str:
 
 
 def preprocessing_choice(options: argparse.Namespace) -> dict[str, Any]:
-  """The fields of `data.Preprocessing` that the options give."""
+  """Returns the fields of `data.Preprocessing` that the options set."""
   given = {
     "size": options.image_size,
     "crop_fraction": options.crop_fraction,
@@ -206,6 +209,6 @@ def preprocessing_choice(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def column_choice(options: argparse.Namespace) -> dict[str, Any]:
-  """The columns of Parquet files that the options name."""
+  """Returns the columns of Parquet files that the options name."""
   given = {"label_column": options.label_column, "image_column": options.image_column}
   return {name: column for name, column in given.items() if column is not None}

@@ -1,4 +1,4 @@
-"""`jaxtl launch`: starting a run elsewhere."""
+"""`jaxtl launch`: starts a run on other machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from jaxtl.runner import config_file
 
 
 def launch(options: argparse.Namespace) -> int:
-  """`jaxtl launch`: what would start a run elsewhere, or with --yes its start; returns its exit code."""
+  """Runs `jaxtl launch`: prints what would start the run elsewhere, or with --yes starts it.
+
+  Returns:
+    The exit code of the command.
+  """
   if options.dry_run and options.write:
     raise ConfigError("--dry-run writes nothing, so --write has no meaning; leave one of them out")
   if options.dry_run and options.yes:

@@ -1,4 +1,4 @@
-"""The options of `jaxtl launch`, the same for every target, and the job that they describe."""
+"""The options of `jaxtl launch`, which are the same for every target, and the job that they describe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtl.cli.options import command, config_options, count, local_path, number
 from jaxtl.launching.job import Job, label
 from jaxtl.launching.targets import TARGETS
 
-# option -> what the text is read as, its placeholder, and its help
+# option -> its parser, its placeholder, and its help
 OPTIONS: dict[str, tuple[Any, str, str]] = {
   "name": (str, "NAME", "of the job, a DNS label (text; default: made of the config's path below configs)"),
   "image": (str, "IMAGE", "container image that has jaxtl (text; default: none)"),
@@ -52,7 +52,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
 
 
 def add(commands: Any) -> None:
-  """Adds the command to the command line's."""
+  """Adds the `launch` command to the command line."""
   parser = command(
     commands,
     "launch",
@@ -77,7 +77,7 @@ def add(commands: Any) -> None:
 
 
 def _acting(parser: argparse.ArgumentParser) -> None:
-  """What is done with the plan."""
+  """Adds the options that say what to do with the plan."""
   parser.add_argument(
     "--dry-run",
     action="store_true",
@@ -97,15 +97,15 @@ def _acting(parser: argparse.ArgumentParser) -> None:
 def job_of(
   options: argparse.Namespace, *, name: str, workdir: str, arms: Sequence[str], seeds: Sequence[int]
 ) -> tuple[Job, list[str]]:
-  """The job that the options describe.
+  """Builds the job that the options describe.
 
   Args:
-    options: as parsed.
-    name, workdir: where `--name` and `--workdir` are not given; any text makes a name.
-    arms, seeds: all that the config has.
+    options: the parsed options.
+    name, workdir: defaults for `--name` and `--workdir`; any text can be turned into a name.
+    arms, seeds: all arms and seeds of the config.
 
   Returns:
-    The job, and the fields that the user set, which a target must heed.
+    The job, and the fields that the user set, which a target must respect.
 
   Raises:
     ConfigError: a value cannot be used.
@@ -113,7 +113,7 @@ def job_of(
   given = {field: value for field in OPTIONS if (value := getattr(options, field)) is not None}
   if options.spot:
     given["spot"] = True
-  whole = options.target == "slurm-array"  # a task for each, so all are named
+  whole = options.target == "slurm-array"  # one task per arm and seed, so all are named
   fields: dict[str, Any] = {"name": label(name), **given}
   job = Job(
     config=str(options.config),
@@ -129,7 +129,7 @@ def job_of(
 
 
 def _run_options(options: argparse.Namespace) -> list[str]:
-  """Options that are handed to `jaxtl run` as they are."""
+  """Returns the options that are passed on to `jaxtl run` unchanged."""
   found = []
   limits = dict(hang_limit=options.hang_limit, gather_limit=options.gather_limit, heartbeat=options.heartbeat)
   for name, limit in limits.items():

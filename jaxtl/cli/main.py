@@ -1,6 +1,6 @@
-"""The command line: one command, its overrides, its exit code.
+"""The command line: parses one command and its overrides, runs it, and returns its exit code.
 
-Only the standard library is imported until a command is known, so that `--help` answers at once.
+Only the standard library is imported until the command is known, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ A config is a Python file with get_config(). Any of its values can be replaced o
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one command and returns the exit code.
 
-  0 done, 1 a comparison found a difference, 2 bad input, 3 bad data, 4 non-finite loss, 5 storage, 42 start
-  it again, 130 interrupted by hand; a launch ends with the exit code of what it started.
+  The codes are 0 done, 1 a comparison found a difference, 2 bad input, 3 bad data, 4 non-finite loss, 5
+  storage, 42 start it again, 130 interrupted by hand. A launch ends with the exit code of the command that it
+  started.
   """
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   parser = _parser()
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   options.overrides = [*overrides, *getattr(options, "overrides", [])]
   options.command_line = ["jaxtl", *arguments]
   if hasattr(sys.stdout, "reconfigure"):
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8; stderr does this by itself
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8; stderr escapes by default
   with streams.forgiving(output=options.command == "run.run"):
     return _do(options, arguments)
 
@@ -73,10 +74,13 @@ def _complain(message: str) -> None:
 
 
 def _watched(options: argparse.Namespace, arguments: Sequence[str]) -> int | None:
-  """The exit code of the command in a process of its own, where it is one of several; None where it is not.
+  """Runs the command in a supervised child process if it is one of several processes.
+
+  Returns:
+    The exit code of the child, or None if this process needs no supervision.
 
   Raises:
-    ConfigError: the options about processes do not fit together.
+    ConfigError: the options about processes are inconsistent.
   """
   if not hasattr(options, "coordinator"):
     return None
@@ -98,7 +102,7 @@ def _watched(options: argparse.Namespace, arguments: Sequence[str]) -> int | Non
 
 
 class _Parser(argparse.ArgumentParser):
-  """Refuses in one line, and without the usage, which of some commands is longer than a screen."""
+  """Reports an error in one line, without the usage text, which can be longer than a screen."""
 
   def error(self, message: str) -> NoReturn:
     line = printable(" ".join(message.removeprefix("argument ").split()))
@@ -117,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-  """Prints the version; as an action, so that the package is imported only when asked."""
+  """Prints the version; an action, so that the package is imported only on request."""
 
   def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
     from jaxtl import __version__
@@ -127,7 +131,7 @@ class _Version(argparse.Action):
 
 
 def _flags(parser: argparse.ArgumentParser) -> set[str]:
-  """The options, of all commands, that take no value."""
+  """Returns the options of all commands that take no value."""
   found: set[str] = set()
   for action in parser._actions:
     if isinstance(action, argparse._SubParsersAction):
@@ -138,7 +142,10 @@ def _flags(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def _take_overrides(arguments: Sequence[str], *, flags: set[str]) -> tuple[list[str], list[str]]:
-  """Separates KEY=VALUE, wherever it stands and with or without `--config.`, from what argparse reads."""
+  """Separates KEY=VALUE overrides from the arguments that argparse reads.
+
+  An override may stand anywhere, with or without `--config.`.
+  """
   rest: list[str] = []
   overrides = []
   for argument in arguments:

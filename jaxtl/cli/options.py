@@ -1,4 +1,4 @@
-"""Arguments that several commands of the command line share, and what their texts are read as."""
+"""Arguments that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def command(commands: Any, name: str, function: str, description: str) -> argparse.ArgumentParser:
-  """Adds a command's parser; `function`, like "weights.export", names what runs it inside `jaxtl.cli`."""
+  """Adds a command's parser; `function`, like "weights.export", names its implementation in `jaxtl.cli`."""
   parser = commands.add_parser(
     name, help=description, description=description[0].upper() + description[1:] + "."
   )
@@ -19,7 +19,7 @@ def command(commands: Any, name: str, function: str, description: str) -> argpar
 
 
 def local_path(text: str) -> Path:
-  """Parses a path on this machine; refuses a URL, which would become a folder here."""
+  """Parses a path on this machine; refuses a URL, which would otherwise become a local folder."""
   if found := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/+", text):
     raise argparse.ArgumentTypeError(
       f"expected a path on this machine, got {text!r}; mount that, and write where it is (for example "
@@ -29,13 +29,13 @@ def local_path(text: str) -> Path:
 
 
 def local_folder(text: str) -> str:
-  """Parses the same, and returns it as text."""
+  """Parses a path like `local_path`, and returns it as text."""
   local_path(text)
   return text
 
 
 def config_options(parser: argparse.ArgumentParser, *, buckets: bool = False) -> None:
-  """Adds the config, its overrides and the data folder, which may be in a bucket with `buckets`."""
+  """Adds the config, its overrides and the data folder; with `buckets` that folder may be in a bucket."""
   parser.add_argument(
     "config", type=local_path, metavar="CONFIG", help="a Python file with get_config() (path)"
   )
@@ -49,7 +49,7 @@ def config_options(parser: argparse.ArgumentParser, *, buckets: bool = False) ->
 
 
 def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-  """The folder of a checkpoint."""
+  """Adds the checkpoint folder."""
   parser.add_argument(
     "checkpoint",
     type=local_path,
@@ -59,7 +59,7 @@ def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def data_option(parser: argparse.ArgumentParser, *, buckets: bool = False) -> None:
-  """Where sources look."""
+  """Adds the folder in which data sources look."""
   parser.add_argument(
     "--data-dir",
     type=str if buckets else local_folder,
@@ -79,7 +79,7 @@ def column_options(parser: argparse.ArgumentParser) -> None:
 
 
 def trust_option(parser: argparse.ArgumentParser) -> None:
-  """Whether configs that came with data may name anything."""
+  """Adds the option that lets configs that came with data import any name."""
   parser.add_argument(
     "--trust",
     action="store_true",
@@ -88,7 +88,12 @@ def trust_option(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
-  """Which part of a study is run, and how; where `handed_on`, a limit that is not given is None."""
+  """Adds the options that select a part of a study and set how it runs.
+
+  Args:
+    parser: the parser to extend.
+    handed_on: whether the options are passed on to another command; a limit that is not given is then None.
+  """
   parser.add_argument(
     "--arms", type=names, metavar="A,B", help="only these arms (names; default: all of the config's)"
   )
@@ -127,7 +132,7 @@ def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
 
 
 def device_options(parser: argparse.ArgumentParser) -> None:
-  """Which devices are used."""
+  """Adds the options that select devices."""
   parser.add_argument(
     "--num-devices", type=count, metavar="N", help="use the first N devices (integer; default: all)"
   )
@@ -147,7 +152,7 @@ def device_options(parser: argparse.ArgumentParser) -> None:
 
 
 def process_options(parser: argparse.ArgumentParser) -> None:
-  """How several processes find each other where nothing that started them says it."""
+  """Adds the options by which several processes find each other if their launcher does not say."""
   parser.add_argument(
     "--coordinator",
     metavar="HOST:PORT",
@@ -165,7 +170,7 @@ def process_options(parser: argparse.ArgumentParser) -> None:
 
 
 def class_options(parser: argparse.ArgumentParser) -> None:
-  """How the classes of data and model meet."""
+  """Adds the options that match the classes of the data to those of the model."""
   parser.add_argument(
     "--subset",
     action="store_true",
@@ -180,7 +185,7 @@ def class_options(parser: argparse.ArgumentParser) -> None:
 
 
 def zero_shot_options(parser: argparse.ArgumentParser) -> None:
-  """What makes a classifier of class names."""
+  """Adds the options that build a classifier from class names."""
   parser.add_argument(
     "--zero-shot",
     metavar="PROMPTS",
@@ -203,7 +208,7 @@ def zero_shot_options(parser: argparse.ArgumentParser) -> None:
 
 
 def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
-  """What is done to images; `own` says whose values are the defaults."""
+  """Adds the preprocessing options; `own` names the source of the default values."""
   parser.add_argument(
     "--image-size", type=count, metavar="N", help=f"side of the images in pixels (integer; default: {own})"
   )
@@ -233,7 +238,7 @@ def preprocessing_options(parser: argparse.ArgumentParser, *, own: str) -> None:
 
 
 def layer_options(parser: argparse.ArgumentParser) -> None:
-  """The diagnosis of layers."""
+  """Adds the options of the layer diagnosis."""
   parser.add_argument(
     "--layers",
     action="store_true",
@@ -276,7 +281,7 @@ def layer_options(parser: argparse.ArgumentParser) -> None:
 
 
 def names(text: str) -> list[str]:
-  """Names between commas."""
+  """Parses comma-separated names."""
   names = [name for name in text.split(",") if name]
   if not names:
     raise argparse.ArgumentTypeError(f"{text!r} names nothing; write names like a,b")
@@ -284,14 +289,14 @@ def names(text: str) -> list[str]:
 
 
 def count(text: str) -> int:
-  """A whole number from 1."""
+  """Parses a positive integer."""
   if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
     raise argparse.ArgumentTypeError(f"expected a positive integer, got {text[:40]!r} (for example 8)")
   return int(text)
 
 
 def fraction(text: str) -> float | str:
-  """A number, or "none"."""
+  """Parses a number or "none"."""
   if text == "none":
     return text
   try:
@@ -303,14 +308,14 @@ def fraction(text: str) -> float | str:
 
 
 def number(text: str) -> int:
-  """A whole number from 0."""
+  """Parses a non-negative integer."""
   if not re.fullmatch("[0-9]{1,18}", text):
     raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text[:40]!r} (for example 2)")
   return int(text)
 
 
 def seconds(text: str) -> float:
-  """A number above 0."""
+  """Parses a number of seconds above 0."""
   try:
     found = float(text)
   except ValueError:
@@ -321,7 +326,7 @@ def seconds(text: str) -> float:
 
 
 def pattern(text: str) -> str:
-  """A regular expression."""
+  """Parses a regular expression."""
   try:
     re.compile(text)
   except re.error as error:
@@ -332,7 +337,7 @@ def pattern(text: str) -> str:
 
 
 def channels(text: str) -> tuple[float, ...]:
-  """Three numbers between commas."""
+  """Parses three comma-separated numbers."""
   try:
     numbers = tuple(float(number) for number in text.split(","))
   except ValueError:
@@ -343,7 +348,7 @@ def channels(text: str) -> tuple[float, ...]:
 
 
 def numbers(text: str) -> list[int]:
-  """Whole numbers between commas."""
+  """Parses comma-separated integers."""
   try:
     return [int(number) for number in text.split(",")]
   except ValueError:
@@ -351,7 +356,10 @@ def numbers(text: str) -> list[int]:
 
 
 def default_workdir(config: Path) -> Path:
-  """runs/NAME, where NAME is the config's path below `configs`: namesakes in two folders do not clash."""
+  """Returns runs/NAME, where NAME is the config's path below `configs`.
+
+  Configs with the same file name in two folders therefore do not clash.
+  """
   parts = config.with_suffix("").parts
   below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
   return Path("runs", *below)

@@ -1,4 +1,4 @@
-"""Text for standard output."""
+"""Printing to standard output."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from jaxtl.errors import printable
 
 
 def show(what: object, *, end: str = "\n", flush: bool = False) -> None:
-  """Prints text that may contain names from outside, such as those of classes."""
+  """Prints text that may contain external names, such as class names."""
   print(printable(str(what), lines=True), end=end, flush=flush)

@@ -1,4 +1,4 @@
-"""The options of every command."""
+"""The commands and their options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxtl.cli.options import (
   zero_shot_options,
 )
 
-# As in jaxtl.pretrained, which is not imported before it is needed.
+# Repeats the layouts of jaxtl.pretrained, which is imported only when it is needed.
 LAYOUTS = (
   "jaxtl",
   "torchvision",

@@ -1,4 +1,4 @@
-"""`jaxtl report`: a report of finished cells."""
+"""`jaxtl report`: writes the report of finished cells."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jaxtl.errors import InputError
 
 
 def report(options: argparse.Namespace) -> None:
-  """`jaxtl report`: the table and figures of a run, finished or not."""
-  # A study of linear probes alone has rows and no training metrics.
+  """Runs `jaxtl report`: writes the table and figures of a run, finished or not."""
+  # A study that has only linear probes writes rows and no training metrics.
   measured = (*options.workdir.glob("*/*/metrics.jsonl"), *options.workdir.glob("*/*/rows.jsonl"))
   if (options.workdir / "config.json").is_file() and not measured:
     raise InputError(f"nothing has been measured in {options.workdir} yet; run it first")

@@ -1,4 +1,4 @@
-"""What the commands do, given their options."""
+"""The commands that run, check or test a config: `run`, `check`, `verify-resume` and `doctor`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from jaxtl.runner import run as study
 
 
 def run(options: argparse.Namespace) -> None:
-  """`jaxtl run`: every arm with every seed, then the report."""
+  """Runs `jaxtl run`: every arm with every seed, then the report."""
   config = config_file.load_config(options.config, options.overrides)
-  config_file.parse_config(config)  # mistakes show before anything is made
+  config_file.parse_config(config)  # report mistakes before any file is written
   workdir = options.workdir or default_workdir(options.config)
   processes.start(options.cluster, gather=options.gather_limit, heartbeat=options.heartbeat)
   runtime = make_runtime(options)
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-  """`jaxtl check`: the recipe in numbers, with nothing trained."""
+  """Runs `jaxtl check`: describes the recipe in numbers without training."""
   from jaxtl.runner import describe
 
   config = config_file.load_config(options.config, options.overrides)
@@ -58,7 +58,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def verify_resume(options: argparse.Namespace) -> int:
-  """`jaxtl verify-resume`: 1 where a resumed run is not the uninterrupted one."""
+  """Runs `jaxtl verify-resume`; returns 1 if a resumed run differs from the uninterrupted one."""
   from jaxtl.runner import verify_resume as resume
 
   config = config_file.load_config(options.config, options.overrides)
@@ -75,7 +75,7 @@ def verify_resume(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-  """`jaxtl doctor`: what a run would find here; 1 where something is wrong."""
+  """Runs `jaxtl doctor`: reports what a run would find here; returns 1 if something is wrong."""
   from jaxtl.cli import doctor as doctor_lib
 
   return doctor_lib.examine(options, lambda: make_runtime(options))

@@ -14,7 +14,7 @@ from jaxtl.train.runtime import Runtime
 
 
 def make_runtime(options: argparse.Namespace) -> Runtime:
-  """The devices and the status line, as the options ask for."""
+  """Returns the runtime with the devices and the status line that the options ask for."""
   if options.cpu_devices:
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
   cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtl" / "xla"

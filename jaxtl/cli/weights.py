@@ -1,4 +1,4 @@
-"""`jaxtl import` and `jaxtl export`: weights of other libraries."""
+"""`jaxtl import` and `jaxtl export`: exchange weights with other libraries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtl.errors import InputError
 
 
 def import_weights(options: argparse.Namespace) -> None:
-  """`jaxtl import`: somebody's weights as a checkpoint."""
+  """Runs `jaxtl import`: converts another library's weights into a checkpoint."""
   from jaxtl import pretrained
   from jaxtl.pretrained import importing, mapping_table, verify
 
@@ -47,7 +47,7 @@ def import_weights(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-  """`jaxtl export`: the weights with their class list and preprocessing, readable without jaxtl."""
+  """Runs `jaxtl export`: writes weights, class list and preprocessing in a format readable without jaxtl."""
   from jaxtl.pretrained import exporting
 
   weights = checkpoint.load(options.checkpoint)

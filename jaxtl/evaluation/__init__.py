@@ -1,1 +1,1 @@
-"""The evaluation of a checkpoint on a data set, and its page."""
+"""Evaluates a checkpoint on a data set, and writes the page of results."""

@@ -1,6 +1,6 @@
-"""A full evaluation of a checkpoint: one pass over a data set, and what it says of every example.
+"""A full evaluation of a checkpoint: one pass over a data set, with a result for every example.
 
-The pass keeps a few numbers per example and no logits; the images that are worth a look are read again.
+The pass stores a few numbers per example and no logits. The images that the page shows are read again.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _TOP = 5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-  """What is kept of each example that could be read, in the order of the source.
+  """The results of each readable example, in the order of the source.
 
   Attributes:
-    row: int64 [N] number in the source, from 0.
-    label, predicted: int32 [N] classes of the data. They are equal where `top1` is true: of classes that
-      score the same, the wrong one counts as predicted.
+    row: int64 [N] index in the source, from 0.
+    label, predicted: int32 [N] classes of the data. They are equal where `top1` is true: among classes with
+      equal scores, a wrong one counts as predicted.
     top1, top5, top1_all: bool [N], the true class is the first or among the first five of the data's classes,
       and the first of all of the model's.
     confidence: float32 [N] the highest probability, from 0 to 1.
@@ -60,13 +60,13 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-  """The result.
+  """The result of an evaluation.
 
   Attributes:
-    plan, labels, source: what was evaluated on what.
-    examples: what is known of each example.
+    plan, labels, source: the checkpoint, its class mapping and its data.
+    examples: the results of each example.
     scores: the numbers by name; see `scores_of`.
-    num_unreadable: images that were skipped.
+    num_unreadable: number of images that were skipped.
   """
 
   plan: Prepared
@@ -78,7 +78,7 @@ class Evaluation:
 
   @property
   def confusion(self) -> np.ndarray:
-    """int64 [K, K], true classes in the rows."""
+    """int64 [K, K] counts, with true classes in the rows."""
     return metrics.confusion_matrix(
       self.examples.label, self.examples.predicted, num_classes=len(self.labels.classes)
     )
@@ -133,9 +133,10 @@ def evaluate(
 
 
 def make_observe(model: Model, loss: PerExampleLoss, labels: LabelMap, *, mesh: Any) -> Observe:
-  """The jitted function (params, batch_stats, batch) -> arrays [B] by the names of `Examples`, and the mask.
+  """Returns the jitted function (params, batch_stats, batch) -> arrays [B].
 
-  The arrays of the whole batch are on every device, so that every process can read them.
+  The arrays are named as in `Examples`; the mask is one of them. The arrays of the whole batch are on every
+  device, so that every process can read them.
   """
   columns = np.asarray(labels.columns, np.int32)
 
@@ -144,7 +145,7 @@ def make_observe(model: Model, loss: PerExampleLoss, labels: LabelMap, *, mesh: 
     label, all_logits = batch["label"], features["logits"]
     logits = all_logits[:, columns] if labels.restricted else all_logits
     top1 = metrics.in_top(logits, label)
-    # Where the true class is not ahead of all others, it is not the predicted one either.
+    # Unless the true class is ahead of all others, it is not the predicted one either.
     own = jnp.arange(logits.shape[-1])[None, :] == label[:, None]
     others = jnp.where(own & (top1 == 0)[:, None], -jnp.inf, logits)
     return {
@@ -163,11 +164,11 @@ def make_observe(model: Model, loss: PerExampleLoss, labels: LabelMap, *, mesh: 
 
 
 def scores_of(examples: Examples, labels: LabelMap) -> dict[str, float]:
-  """The means over the examples.
+  """Averages over the examples.
 
   Returns:
-    `top1`; `top5` where there are more than five classes; `top1_all`, among all of the model's classes, where
-    the scores are restricted to the data's; `balanced_accuracy`, the mean over classes of top-1; `loss`, the
+    `top1`; `top5` if there are more than five classes; `top1_all`, among all of the model's classes, if the
+    scores are restricted to the data's; `balanced_accuracy`, the mean over classes of top-1; `loss`, the
     training loss; `cross_entropy` in nats; `ece`, the expected calibration error in 15 bins.
   """
   confusion = metrics.confusion_matrix(examples.label, examples.predicted, num_classes=len(labels.classes))
@@ -197,7 +198,7 @@ def _one_pass(
   *,
   total: int,
 ) -> tuple[Examples, float]:
-  """The examples that count, and the seconds of the pass, compilation left out."""
+  """Returns the unmasked examples, and the seconds of the pass without compilation."""
   params = sharding.put_replicated(params, runtime.mesh)
   batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
   feed = iter(batches)
@@ -209,7 +210,7 @@ def _one_pass(
   runtime.progress.title = "evaluate"
   runtime.progress.expect(total)
   for batch in _timed(itertools.chain([first], feed), runtime, total=total, start=start):
-    # One batch late: the host reads the last one's numbers while the devices work on this one.
+    # Read one batch late: the host reads the last batch's numbers while the devices compute this one.
     ahead, running = running, observe(params, batch_stats, sharding.put_batch(batch, runtime.mesh))
     if ahead is not None:
       parts.append(jax.device_get(ahead))
@@ -225,7 +226,7 @@ def _one_pass(
 def _timed(
   batches: Iterator[Mapping[str, np.ndarray]], runtime: Runtime, *, total: int, start: float
 ) -> Iterator[Mapping[str, np.ndarray]]:
-  """The same batches, with the status line kept up to date."""
+  """Yields the same batches, and updates the status line."""
   waited, done, told, asked = 0.0, 0, 0, time.perf_counter()
   for batch in batches:
     now = time.perf_counter()
@@ -243,7 +244,7 @@ def _timed(
 def _checked(
   batches: Iterable[Mapping[str, np.ndarray]], plan: Prepared, name: str
 ) -> Iterator[Mapping[str, np.ndarray]]:
-  """The same batches; DataError where their images do not have the size that the plan says."""
+  """Yields the same batches; raises DataError if their image size differs from that of the plan."""
   for batch in batches:
     shape, (height, width) = batch["image"].shape[1:3], plan.image_shape
     if shape != (height, width):
@@ -256,14 +257,14 @@ def _checked(
 
 
 def images_at(result: Evaluation, rows: np.ndarray) -> Iterator[np.ndarray]:
-  """The images of some rows of the source, in their order, as the network sees them: float32 [H, W, 3]."""
+  """Yields the images of some source rows, in that order, as the network sees them: float32 [H, W, 3]."""
   transforms = [spec.realize() for spec in result.plan.transforms]
   size = min(max(len(rows), 1), 64)
   if hasattr(result.source, "take"):
     batches = data_lib.eval_batches(result.source.take(rows), transforms, batch_size=size)
     yield from (image for batch in batches for image in batch["image"][batch["mask"]])
     return
-  # A stream of records has no places to jump to; it is read once more, as far as the last row.
+  # A stream of records has no random access; it is read again up to the last wanted row.
   wanted = set(map(int, rows))
   found: dict[int, np.ndarray] = {}
   for number, batch in enumerate(data_lib.eval_batches(result.source, transforms, batch_size=64)):

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, reliability diagram, gallery of mistakes."""
+"""The figures of an evaluation: confusion matrix, reliability diagram, gallery of mistakes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from jaxtl.report import canvas as drawing
 from jaxtl.report.canvas import COLORS, INK, MUTED, PAPER, Figure
 from jaxtl.report.preview import pixels_of
 
-_MOST_NAMED = 30  # classes whose names fit beside a matrix
-_MOST_WRITTEN = 12  # classes up to which every cell says its percentage
-_MOST_CELLS = 250  # cells of a side that can be told apart
-_MOST_DRAWN = 2500  # cells that are drawn one by one, in the page's colours; more are one picture
-# One colour from clear to full: it lies on light and on dark paper.
+_MOST_NAMED = 30  # classes whose names fit next to a matrix
+_MOST_WRITTEN = 12  # classes up to which every cell shows its percentage
+_MOST_CELLS = 250  # cells per side that can be distinguished
+_MOST_DRAWN = 2500  # cells that are drawn individually, in the page's colours; more are drawn as one image
+# One colour from transparent to opaque, which suits light and dark backgrounds.
 _SHADES = colors.LinearSegmentedColormap.from_list(
   "share", [colors.to_rgba(COLORS[0], 0.0), colors.to_rgba(COLORS[0], 1.0)]
 )
 
 
 def confusion_figure(result: Evaluation) -> Figure:
-  """The confusion matrix, each row divided by its examples.
+  """Draws the confusion matrix, with each row divided by its number of examples.
 
-  Beyond 30 classes it has no names, and beside it are the 30 classes that are most often confused.
+  With more than 30 classes it has no names, and a second matrix shows the 30 most often confused classes.
   """
   counts, names = result.confusion, [display_name(name) for name in result.labels.classes]
   caption = "Each row shows where the examples of one true class went, as a share of the row."
@@ -54,11 +54,11 @@ def confusion_figure(result: Evaluation) -> Figure:
 
 
 def most_confused(counts: np.ndarray, number: int) -> list[int]:
-  """The classes of the most frequent mistakes, in the order of their labels.
+  """Returns the classes of the most frequent mistakes, in the order of their labels.
 
   Args:
     counts: [K, K] confusion matrix.
-    number: how many at most.
+    number: maximum number of classes.
   """
   chosen: dict[int, None] = {}
   for true, predicted, _ in confused_pairs(counts):
@@ -68,7 +68,7 @@ def most_confused(counts: np.ndarray, number: int) -> list[int]:
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
-  """Each row divided by its sum; NaN where a class has no examples."""
+  """Divides each row by its sum; NaN for a class without examples."""
   total = counts.sum(axis=1, keepdims=True)
   return np.where(total > 0, counts / np.maximum(total, 1), np.nan)
 
@@ -80,7 +80,7 @@ def _in_blocks(counts: np.ndarray, block: int) -> np.ndarray:
 
 def _matrix(axes: Axes, shares: np.ndarray, names: Sequence[str], *, written: bool) -> None:
   size = len(shares)
-  # The square root shows the few per cent that single mistakes are.
+  # The square root makes single mistakes, of a few per cent, visible.
   norm = colors.Normalize(0, 1) if written else colors.PowerNorm(0.5, 0, 1)
   image: ScalarMappable
   rows, columns = np.nonzero(shares > 0)
@@ -125,7 +125,7 @@ def _write_cells(axes: Axes, shares: np.ndarray) -> None:
 
 
 def reliability_figure(result: Evaluation) -> Figure:
-  """Accuracy against confidence in 15 bins, and how the confidences are spread.
+  """Draws accuracy against confidence in 15 bins, and the distribution of confidences.
 
   Guo et al., "On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599, figure 1.
   """
@@ -165,7 +165,7 @@ def reliability_figure(result: Evaluation) -> Figure:
 
 
 def mistakes_images(result: Evaluation, worst: Sequence[Mistakes]) -> list[list[np.ndarray]]:
-  """For each class its mistakes as pictures, uint8 [h, w, 3]."""
+  """Returns for each class its mistakes as pictures, uint8 [h, w, 3]."""
   indices = np.concatenate([mistakes.indices for mistakes in worst]) if worst else np.zeros(0, int)
   rows = result.examples.row[indices]
   transforms = result.plan.transforms
@@ -174,7 +174,7 @@ def mistakes_images(result: Evaluation, worst: Sequence[Mistakes]) -> list[list[
 
 
 def mistakes_titles(result: Evaluation, mistakes: Mistakes) -> list[str]:
-  """What each of them was taken for, and how confidently, in two lines."""
+  """Returns the predicted class and the confidence of each mistake, in two lines."""
   names, examples = result.labels.classes, result.examples
   return [
     f"{display_name(names[examples.predicted[i]])}\n{examples.confidence[i]:.1%}" for i in mistakes.indices
@@ -182,7 +182,7 @@ def mistakes_titles(result: Evaluation, mistakes: Mistakes) -> list[str]:
 
 
 def mistakes_heading(mistakes: Mistakes) -> str:
-  """The class with its accuracy."""
+  """Returns the class with its accuracy."""
   scores = mistakes.scores
   right = round((scores.top1 or 0) * scores.examples)
   return f"{display_name(scores.name)}: {right} of {scores.examples} right ({scores.top1:.1%})"
@@ -191,7 +191,7 @@ def mistakes_heading(mistakes: Mistakes) -> str:
 def gallery(
   result: Evaluation, worst: Sequence[Mistakes], pictures: Sequence[Sequence[np.ndarray]]
 ) -> np.ndarray:
-  """One picture of the mistakes, uint8 [H, W, 3]: a row for each class."""
+  """Draws the mistakes as one picture, uint8 [H, W, 3], with a row for each class."""
   groups = [
     (mistakes_heading(mistakes), images, mistakes_titles(result, mistakes))
     for mistakes, images in zip(worst, pictures)

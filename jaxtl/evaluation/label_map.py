@@ -1,4 +1,4 @@
-"""Which of a model's classes each class of a data set is."""
+"""Maps the classes of a data set to those of a model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class LabelMap:
 
   Attributes:
     classes: the data's class names, in the order of its labels.
-    columns: for each, the model's class that it is.
-    num_model_classes: how many the model has.
-    restricted: the model is asked to choose among the data's classes only.
+    columns: for each of them, the index of the model's class.
+    num_model_classes: number of classes of the model.
+    restricted: whether the model chooses among the data's classes only.
   """
 
   classes: tuple[str, ...]
@@ -43,13 +43,13 @@ def match_classes(
 
   Args:
     model, data: class names in the order of their labels.
-    at: what the data is called in errors.
+    at: the name of the data in errors.
     subset: the data may have the model's classes in another order, or only some of them.
-    class_map: data class -> model class; data classes that it leaves out go by their own name.
+    class_map: data class -> model class; data classes that it omits are matched by their own name.
 
   Raises:
-    DataError: the lists differ and neither option is given; a class is unknown, on either side; two of the
-      data's classes are one of the model's.
+    DataError: the lists differ and neither option is given, a class is unknown on either side, or two of the
+      data's classes map to the same class of the model.
   """
   if not subset and class_map is None:
     difference = class_difference(model, data)
@@ -75,10 +75,10 @@ def match_classes(
 
 
 def read_class_map(file: Path) -> dict[str, str]:
-  """The JSON object {data class: model class} in a file.
+  """Reads the JSON object {data class: model class} from a file.
 
   Raises:
-    InputError: there is no such file, or it holds something else.
+    InputError: the file does not exist, or holds something else.
   """
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def _advice(model: Sequence[str], data: Sequence[str]) -> str:
 
 
 def _mapped(class_map: Mapping[str, str], model: Sequence[str], data: Sequence[str], *, at: str) -> list[str]:
-  """For each of the data's classes the key of the model's class that it is said to be."""
+  """Returns for each of the data's classes the key of the model's class to which it is mapped."""
   by_key = {class_key(name): class_key(value) for name, value in class_map.items()}
   for side, names, known in (("the data", class_map, data), ("the model", class_map.values(), model)):
     keys = {class_key(name) for name in known}

@@ -1,4 +1,4 @@
-"""The files of an evaluation: numbers, tables, pictures, and one self-contained page of them."""
+"""The files of an evaluation: numbers, tables, figures, and one self-contained page that shows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NUM_PAIRS = 20
 
 
 def files(result: Evaluation) -> dict[str, str | bytes]:
-  """All files by name; `worst_classes.png` is left out where nothing is wrong."""
+  """Returns all files by name; `worst_classes.png` is omitted if there are no mistakes."""
   drawn = [figures.reliability_figure(result), figures.confusion_figure(result)]
   worst = tables.worst_classes(result)
   images = figures.mistakes_images(result, worst)
@@ -56,7 +56,7 @@ def to_html(
   worst: Sequence[Mistakes],
   images: Sequence[Sequence[np.ndarray]],
 ) -> str:
-  """The page: no script, nothing loaded, light and dark."""
+  """Makes the page, which has no script, loads nothing, and supports light and dark mode."""
   title = f"Evaluation on {result.source.name}"
   links = {"scores": "Scores", "figures": "Figures", "mistakes": "Mistakes", "classes": "Classes"}
   by_class = tables.per_class(result)
@@ -83,7 +83,7 @@ def to_html(
 
 
 def _lead(result: Evaluation, by_class: Sequence[ClassScores]) -> list[str]:
-  """The finding, then what qualifies it."""
+  """Returns the main finding, followed by its qualifications."""
   scores, labels = result.scores, result.labels
   top5 = f", and among the first five for {scores['top5']:.1%}" if "top5" in scores else ""
   said = [f"The true class comes first for {scores['top1']:.1%} of {len(result.examples):,} images{top5}."]
@@ -127,7 +127,7 @@ def _scores(result: Evaluation) -> Grid:
 
 
 def _pairs(result: Evaluation) -> Grid:
-  """The most frequent mistakes."""
+  """Returns a table of the most frequent mistakes."""
   counts, names = result.confusion, [display_name(name) for name in result.labels.classes]
   pairs = tables.confused_pairs(counts)
   total = counts.sum(axis=1)

@@ -19,16 +19,16 @@ _NUM_WORST = 8
 
 @dataclasses.dataclass(frozen=True)
 class ClassScores:
-  """One class of the data.
+  """The scores of one class of the data.
 
   Attributes:
-    number, name: of the class.
-    examples: how many there are.
-    top1, top5: the share whose class is first, or among the first five; None without examples, and top5 where
-      there are five classes or fewer.
+    number, name: index and name of the class.
+    examples: number of its examples.
+    top1, top5: the share of examples whose class is first, or among the first five; None without examples.
+      top5 is also None if there are five classes or fewer.
     loss, confidence: means of the training loss and of the highest probability; None without examples.
-    wrong: the class that its examples are most often taken for; None where all are right.
-    wrong_share: the share of its examples that are.
+    wrong: the class that its examples are most often mistaken for; None if all are right.
+    wrong_share: the share of its examples that are mistaken for it.
   """
 
   number: int
@@ -44,22 +44,24 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True)
 class Mistakes:
-  """A class and the indices into `Examples` of its mistakes, the most confident one first."""
+  """A class and the indices into `Examples` of its mistakes, most confident first."""
 
   scores: ClassScores
   indices: np.ndarray
 
 
 def display_name(name: str) -> str:
-  """A class as people call it: of `n01629819 European fire salamander, Salamandra salamandra` the first
-  words."""
+  """Returns a short name of a class.
+
+  `n01629819 European fire salamander, Salamandra salamandra` becomes `European fire salamander`.
+  """
   key = class_key(name)
   words = name[len(key) :].split(",")[0].strip()
   return words if key != name and words else name
 
 
 def per_class(result: Evaluation) -> list[ClassScores]:
-  """The scores of every class, in the order of the labels."""
+  """Returns the scores of every class, in the order of the labels."""
   names, examples, confusion = result.labels.classes, result.examples, result.confusion
   counts = confusion.sum(axis=1)
   means = {
@@ -89,7 +91,7 @@ def per_class(result: Evaluation) -> list[ClassScores]:
 def worst_classes(
   result: Evaluation, *, num_classes: int = _NUM_WORST, num_images: int = 8
 ) -> list[Mistakes]:
-  """The classes with the lowest top-1, each with its most confident mistakes; none where all is right."""
+  """Returns the classes with the lowest top-1, each with its most confident mistakes."""
   wrong = [scores for scores in per_class(result) if scores.wrong is not None]
   examples, found = result.examples, []
   for scores in sorted(wrong, key=lambda scores: (scores.top1, -scores.examples))[:num_classes]:
@@ -100,7 +102,7 @@ def worst_classes(
 
 
 def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
-  """(true class, predicted class, examples) of all mistakes, the most frequent first."""
+  """Returns (true class, predicted class, examples) of all mistakes, most frequent first."""
   mistakes = confusion - np.diag(np.diag(confusion))
   true, predicted = np.nonzero(mistakes)
   counts = mistakes[true, predicted]
@@ -109,7 +111,7 @@ def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def summary(result: Evaluation) -> dict[str, Any]:
-  """What `scores.json` holds: where the numbers are from, and the numbers."""
+  """Returns the content of `scores.json`: the origin of the numbers, and the numbers."""
   weights, labels = result.plan.weights, result.labels
   about: dict[str, Any] = {
     "checkpoint": weights.path,
@@ -128,7 +130,7 @@ def summary(result: Evaluation) -> dict[str, Any]:
 
 
 def terminal_table(result: Evaluation) -> str:
-  """One aligned line for each number."""
+  """Formats one aligned line for each number."""
   numbers = {name: shown(name, value) for name, value in result.scores.items()}
   counts = {"num_examples": len(result.examples), "num_classes": len(result.labels.classes)}
   if result.num_unreadable:
@@ -147,32 +149,32 @@ def terminal_table(result: Evaluation) -> str:
 
 
 def shown(name: str, value: float) -> str:
-  """A score as it is printed."""
+  """Formats a score for printing."""
   digits = {"seconds": 2, "images_per_second": 1}.get(name, 4)
   return f"{value:.{digits}f}"
 
 
 def transforms_text(result: Evaluation) -> str:
-  """The preprocessing in one line."""
+  """Formats the preprocessing in one line."""
   return ", ".join(map(call, config_lib.plain(list(result.plan.transforms)))) or "none"
 
 
 def per_class_csv(result: Evaluation) -> str:
-  """A line for each class; what a class without examples does not have is empty."""
+  """Formats a line for each class; values that do not exist without examples are empty."""
   header = ["class", "examples", "top1", "top5", "loss", "confidence", "most_common_wrong", "wrong_share"]
   rows = (dataclasses.astuple(scores)[1:] for scores in per_class(result))
   return csv_text(header, (["" if value is None else value for value in row] for row in rows))
 
 
 def confusion_csv(result: Evaluation) -> str:
-  """Counts with the true class's name first in each line and the predicted classes' in the header."""
+  """Formats counts, with the true class's name first in each line and the predicted classes in the header."""
   names = result.labels.classes
   rows = ([name, *row] for name, row in zip(names, result.confusion.tolist()))
   return csv_text(["true \\ predicted", *names], rows)
 
 
 def predictions_csv(result: Evaluation) -> str:
-  """A line for each example that could be read."""
+  """Formats a line for each readable example."""
   examples, names = result.examples, result.labels.classes
   rows = (
     [row, result.source.file_name(int(row)) or "", names[label], names[predicted], confidence, loss]
@@ -180,7 +182,7 @@ def predictions_csv(result: Evaluation) -> str:
       examples.row,
       examples.label,
       examples.predicted,
-      examples.confidence.astype(str),  # the shortest text that is the same float32
+      examples.confidence.astype(str),  # the shortest text that gives the same float32
       examples.loss.astype(str),
     )
   )

@@ -1,1 +1,1 @@
-"""What one machine and its processes need: signals, locks, logs, progress and files."""
+"""Support for one machine and its processes: signals, locks, logs, progress and files."""

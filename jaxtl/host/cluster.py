@@ -1,6 +1,7 @@
-"""Whether a process is one of several, and how they find each other: from options, or from what started it.
+"""Detects whether a process is one of several, and how the processes find each other.
 
-Knows the environment alone and imports no JAX, so that `jaxtl doctor` can tell what it sees, and why.
+The answer comes from the options or from the variables that a launcher sets. This module reads only the
+environment and does not import JAX, so that `jaxtl doctor` can report what it sees, and why.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 
 from jaxtl.errors import ConfigError
 
-# Launcher -> its variables for the number of processes, and for the number of this one.
+# Launcher -> its variables for the number of processes and for the rank of this one.
 LAUNCHERS = {
   "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
   "MPICH or Intel MPI": ("PMI_SIZE", "PMI_RANK"),
@@ -30,11 +31,11 @@ class Cluster:
   """The processes of a run.
 
   Attributes:
-    why: how this was found, for people.
-    coordinator: HOST:PORT of process 0, an IPv6 address in brackets; None where JAX finds it.
-    num_processes: how many there are; None where JAX finds it. 1 is a run that stands alone.
-    process_id: which of them this is; None where JAX finds it.
-    number: the same for the names of files, as far as it is known; 0 where it is not.
+    why: how this was determined, for people.
+    coordinator: HOST:PORT of process 0, with an IPv6 address in brackets; None if JAX finds it.
+    num_processes: the number of processes; None if JAX finds it. 1 means a run that stands alone.
+    process_id: the index of this process; None if JAX finds it.
+    number: the index used in file names; 0 if it is unknown.
   """
 
   why: str
@@ -55,17 +56,18 @@ def detect(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> Cluster:
-  """Options win over SLURM, SLURM over TPU hosts; an environment that says half of it means one process.
+  """Determines the processes of a run from the options or from the environment.
 
-  `--num-processes 1` alone says that this process trains alone, whatever started it.
+  Options take precedence over SLURM, and SLURM over TPU hosts. An environment with only some of the variables
+  means one process. `--num-processes 1` alone means that this process trains alone, whatever started it.
 
   Args:
-    environment: of the process.
-    coordinator, num_processes, process_id: the command's options.
+    environment: the environment variables of the process.
+    coordinator, num_processes, process_id: the options of the command.
 
   Raises:
-    ConfigError: some of the three options without the others, numbers that do not fit, or a launcher whose
-      processes would each train alone.
+    ConfigError: only some of the three options are given, the numbers are inconsistent, or a launcher started
+      processes that would each train alone.
   """
   given = {
     "--coordinator": coordinator,
@@ -78,7 +80,7 @@ def detect(
     return _from_options(given, coordinator, num_processes, process_id)
   if "SLURM_JOB_ID" in environment:
     found = _from_slurm(environment)
-    # srun sets variables of MPI too; where mpirun runs inside a job, SLURM counts its daemons.
+    # srun sets MPI variables too. If mpirun runs inside a job, SLURM counts its daemons as tasks.
     _refuse_launcher(environment, tasks="1" if found.alone else environment["SLURM_STEP_NUM_TASKS"])
     return found
   hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
@@ -97,7 +99,7 @@ def detect(
 
 
 def _refuse_launcher(environment: Mapping[str, str], *, tasks: str) -> None:
-  """Raises ConfigError if a launcher started several processes, and not as many as `tasks`."""
+  """Raises ConfigError if a launcher started several processes, but not `tasks` of them."""
   for launcher, (size, rank) in LAUNCHERS.items():
     count = environment.get(size, "")
     if rank in environment and count.isdecimal() and count not in ("0", "1", tasks):
@@ -129,7 +131,10 @@ def _from_options(
 
 
 def _is_host(text: str) -> bool:
-  """A name, an IPv4 address, or an IPv6 address in brackets: without them its end reads like a port."""
+  """Returns whether the text is a name, an IPv4 address, or an IPv6 address in brackets.
+
+  Without brackets, the end of an IPv6 address reads like a port.
+  """
   if not any(letter in text for letter in ":[]"):
     return bool(text)
   try:
@@ -140,7 +145,10 @@ def _is_host(text: str) -> bool:
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:
-  """A task of `srun`; a shell that `salloc` opened has the job's variables and not the step's."""
+  """Detects a task of `srun`.
+
+  A shell that `salloc` opened has the variables of the job but not those of the step.
+  """
   needed = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
   missing = [name for name in needed if name not in environment]
   job = environment["SLURM_JOB_ID"]

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and names for what is put aside."""
+"""Atomic writes of files and folders, and the names of damaged files that are put aside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ DAMAGED = ".damaged"
 
 
 def write_atomically(path: Path, text: str) -> None:
-  """The whole text or nothing: a file that exists was completely written, whatever killed the writer."""
+  """Writes the whole text or nothing.
+
+  A file that exists was written completely, whatever killed the writer.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   with temporary.open("w", encoding="utf-8") as file:
@@ -25,7 +28,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def put_aside(path: Path) -> Path:
-  """Renames a damaged file or folder, which is never deleted, and returns its new path.
+  """Renames a damaged file or folder and returns its new path; it is never deleted.
 
   Raises:
     StorageError: it cannot be renamed.
@@ -45,15 +48,15 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 def existing(path: Path) -> Path:
-  """The path itself or the nearest folder above it that is there."""
+  """Returns the path itself or its nearest ancestor that exists."""
   return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def check_new_folder(folder: Path) -> None:
-  """Refuses, before any work, a folder that `write_folder` could not make.
+  """Refuses, before any work is done, a folder that `write_folder` could not make.
 
   Raises:
-    InputError: it holds something, or cannot be made.
+    InputError: the folder is not empty, or cannot be made.
   """
   if folder.is_dir() and any(folder.iterdir()):
     raise InputError(f"{folder} is not empty; give a folder that does not exist yet")
@@ -64,14 +67,16 @@ def check_new_folder(folder: Path) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
-  """All the files in a new folder, or nothing: they are written beside it, and then it gets its name.
+  """Writes all files into a new folder, or nothing.
+
+  The files are written into a temporary folder next to it, which is then renamed.
 
   Args:
-    folder: must not exist, or be empty.
+    folder: must be empty or not exist.
     files: name -> content.
 
   Raises:
-    InputError: the folder holds something, or cannot be made.
+    InputError: the folder is not empty, or cannot be made.
     StorageError: the disk is full or fails.
   """
   check_new_folder(folder)
@@ -88,7 +93,7 @@ def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
 
 def size_text(num_bytes: float) -> str:
-  """Bytes for people."""
+  """Formats a number of bytes for people."""
   for unit in ("bytes", "kB", "MB", "GB"):
     if num_bytes < 1000:
       return f"{num_bytes:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, and the record of why the last one ended."""
+"""Allows one run at a time in a folder, and records why the last one ended."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 
 @contextlib.contextmanager
 def only_run_in(folder: Path, *, note: Callable[[str], None] = tell) -> Iterator[None]:
-  """Holds a folder for this run; the system gives it free when the process ends, however it ends.
+  """Locks a folder for this run; the system releases it when the process ends, however it ends.
 
   Args:
-    folder: is made where it is not there.
-    note: takes a line if the file system has no locks: the run continues, and a second one is not kept out.
+    folder: created if it is missing.
+    note: receives a line if the file system has no locks. The run then continues, and a second run is not
+      kept out.
 
   Raises:
-    InputError: another run has it, or it cannot be made or written.
+    InputError: another run holds the folder, or it cannot be created or written.
     StorageError: the disk is full or fails.
   """
   if not is_first_process():
@@ -51,7 +52,7 @@ def only_run_in(folder: Path, *, note: Callable[[str], None] = tell) -> Iterator
 
 
 def _lock(file: TextIO, folder: Path, note: Callable[[str], None]) -> None:
-  """Takes the lock; refuses if another run has it, and notes if the file system has none."""
+  """Takes the lock; refuses if another run holds it, and adds a note if the file system has no locks."""
   import fcntl
 
   try:
@@ -71,10 +72,10 @@ def _lock(file: TextIO, folder: Path, note: Callable[[str], None]) -> None:
 
 @contextlib.contextmanager
 def on_record(folder: Path) -> Iterator[None]:
-  """Puts in a run's folder how it ended."""
+  """Records in a run's folder how the run ended."""
 
   def record(code: int, reason: str) -> None:
-    with contextlib.suppress(OSError):  # what ended the run may be the disk
+    with contextlib.suppress(OSError):  # the disk may be what ended the run
       exit_reason.write(folder, code=code, reason=reason, process=jax.process_index())
 
   try:

@@ -1,4 +1,4 @@
-"""What stops a run from outside, and what that leaves behind: signals, hangs, a second run in the folder."""
+"""Ends a run from outside and records why: SIGTERM and hangs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from jaxtl.errors import Restart
 from jaxtl.host import exit_reason, streams
 
 STACKS_FILE, LOCK_FILE = "stacks.txt", ".lock"
-# After SIGTERM a run has 30 s on Google's machines and Kubernetes; what is then not saved is lost anyway.
+# Google's machines and Kubernetes allow 30 s after SIGTERM. Anything not saved by then is lost anyway.
 GRACE = 25.0
-# A process that hangs stays for so long: its peers hang with it, and its end would cut short what they are
-# about to put on record.
+# A process that hangs waits this long before it exits. Its peers hang with it, and an earlier exit would cut
+# short what they are about to record.
 LINGER = 3.0
 
 
 class Interruption:
-  """Turns SIGTERM into a request to stop at the next step, which all processes agree on.
+  """Turns SIGTERM into a request to stop at the next step, on which all processes agree.
 
-  A second SIGTERM changes nothing. A run that has not ended `grace` seconds after the first, because it is
-  not between two steps, ends at once with the code that asks for a restart: what it has finished stands.
+  A second SIGTERM has no effect. A run that is not between two steps may fail to end within `grace` seconds
+  of the first. It then exits at once with the code that asks for a restart, and its finished work stands.
 
   Args:
-    folder: where `exit_reason.json` is written if the grace runs out.
+    folder: where `exit_reason.json` is written if the grace period expires.
     grace: in seconds.
   """
 
@@ -47,9 +47,9 @@ class Interruption:
 
   @contextlib.contextmanager
   def installed(self) -> Iterator[Interruption]:
-    """Listens to SIGTERM for as long as the context lasts.
+    """Listens to SIGTERM while the context is active.
 
-    With several processes JAX listens already, and tells them all: a handler here would silence it.
+    With several processes, JAX already listens and notifies them all. A handler here would disable that.
     """
     if jax.process_count() > 1:
       yield self
@@ -63,10 +63,10 @@ class Interruption:
         self._timer.cancel()
 
   def due(self, step: int) -> bool:
-    """Whether to save and stop after this step; the same on every process."""
+    """Returns whether to save and stop after this step; the answer is the same on every process."""
     if jax.process_count() > 1:
-      # Not the step, which begins again with every cell: the point that the processes agree on may be beyond
-      # the last step of one, and must be met in the next.
+      # The step restarts with every cell, so it cannot be used here. The point that the processes agree on
+      # may lie beyond the last step of one cell, and must then be reached in the next.
       self._calls += 1
       return multihost_utils.reached_preemption_sync_point(self._calls)
     return self._asked.is_set()
@@ -83,12 +83,14 @@ class Interruption:
 
 
 class Watchdog:
-  """Ends a run that has stopped moving: all stacks on record, and the code that asks for a restart.
+  """Ends a run that has stopped moving.
+
+  It records all stacks and exits with the code that asks for a restart.
 
   Args:
-    limit: seconds without a `beat` while it is watching. Whatever takes batches beats with each one; what
-      compiles one program cannot, so that the limit must be longer than that takes.
-    folder: for the stacks and the reason.
+    limit: seconds without a `beat` while it is watching. Every consumer of batches beats once per batch. A
+      compilation cannot beat, so the limit must exceed the longest compilation of one program.
+    folder: where the stacks and the reason are written.
   """
 
   def __init__(self, *, limit: float, folder: Path | None = None):
@@ -98,12 +100,12 @@ class Watchdog:
     self._stop = threading.Event()
 
   def beat(self) -> None:
-    """Something moved."""
+    """Records that the run has made progress."""
     self._last = time.monotonic()
 
   @contextlib.contextmanager
   def watching(self) -> Iterator[None]:
-    """Watches for as long as the context lasts."""
+    """Watches while the context is active."""
     self._stop.clear()
     self.beat()
     thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -121,22 +123,22 @@ class Watchdog:
 
 
 def exit_now(folder: Path | None, reason: str, *, stacks: bool = False) -> None:
-  """Ends the process from any thread, whatever the others wait for, asking for a restart.
+  """Ends the process from any thread, whatever the other threads wait for, and asks for a restart.
 
   Args:
-    folder: where the reason is put on record.
+    folder: where the reason is recorded.
     reason: what happened.
-    stacks: also what every thread was doing, there and on standard error.
+    stacks: also writes what every thread was doing, to that folder and to standard error.
   """
   if stacks:
-    with contextlib.suppress(*streams.ANY, AttributeError, RuntimeError):  # there may be no standard error
+    with contextlib.suppress(*streams.ANY, AttributeError, RuntimeError):  # standard error may be missing
       faulthandler.dump_traceback()
     with contextlib.suppress(OSError):
       if folder is not None:
         path = folder / exit_reason.of_process(STACKS_FILE, jax.process_index())
         with path.open("w", encoding="utf-8") as file:
           faulthandler.dump_traceback(file=file)
-  with contextlib.suppress(OSError):  # the disk may be what hangs, or what is full
+  with contextlib.suppress(OSError):  # the disk may be hanging or full
     exit_reason.write(folder, code=Restart.code, reason=reason, process=jax.process_index())
   advice = "the same command goes on from the last checkpoint"
   print(f"jaxtl: {reason}; {advice}", file=streams.Forgiving(sys.__stderr__), flush=True)

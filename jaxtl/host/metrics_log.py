@@ -1,4 +1,4 @@
-"""Metrics on disk, and the line that tells how a run is going."""
+"""Metrics on disk: a file of JSON lines, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from jaxtl.host.processes import is_first_process
 
 
 class MetricsWriter:
-  """`metrics.jsonl`, one line per record with its digest, and TensorBoard events.
+  """Writes `metrics.jsonl`, one line per record with its digest, and TensorBoard events.
 
-  A resumed run first drops the records beyond the step it resumes from, so that the files always tell one
-  uninterrupted run. A disk that is full, or a folder that is gone, stops nothing: it is told once, and the
-  file is made whole as soon as that is possible again.
+  A resumed run first drops the records beyond the step from which it resumes, so that the files always
+  describe one uninterrupted run. A full disk or a missing folder does not stop the run. It is reported once,
+  and the file is rewritten in full as soon as that is possible again.
 
   Args:
     folder: where to write; None keeps the records in memory. Only process 0 writes.
-    start_step: the step that the run goes on from.
-    note: told when records cannot be written.
+    start_step: the step from which the run resumes.
+    note: receives a line if records cannot be written.
 
   Attributes:
     records: all records of the run, oldest first, each with its `step`.
@@ -63,7 +63,7 @@ class MetricsWriter:
       sink.close()
 
   def _put(self, sink: _Sink, record: Mapping[str, float] | None = None) -> None:
-    """Makes a file longer by a record; anew from all of them where there is none, or the file is broken."""
+    """Appends a record to a file, or rewrites the file if `record` is None or the file is broken."""
     try:
       if record is None or sink.broken:
         sink.rewrite(self.records)
@@ -77,7 +77,7 @@ class MetricsWriter:
 
 
 class _Sink(abc.ABC):
-  """A file of records: made anew from all of them, or longer by one."""
+  """A file of records, which is rewritten from all of them or extended by one."""
 
   def __init__(self, path: Path):
     self.path = path
@@ -86,11 +86,11 @@ class _Sink(abc.ABC):
 
   @abc.abstractmethod
   def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
-    """Makes the file anew."""
+    """Rewrites the file from all records."""
 
   @abc.abstractmethod
   def append(self, record: Mapping[str, float]) -> None:
-    """Makes the file longer."""
+    """Appends a record to the file."""
 
   def close(self) -> None:
     with contextlib.suppress(OSError):
@@ -113,7 +113,10 @@ class _Lines(_Sink):
 
 
 class _Events(_Sink):
-  """TensorBoard's format, written here and now: a thread that dies of a full disk would block the run."""
+  """TensorBoard's format, written synchronously.
+
+  A background thread that dies because of a full disk would block the run.
+  """
 
   def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
     from tensorboardX.record_writer import RecordWriter
@@ -142,9 +145,12 @@ class _Events(_Sink):
 
 
 def _read_records(path: Path) -> tuple[list[dict[str, float]], int, int]:
-  """The records of a file, how many lines are not records, and how many records have no digest.
+  """Reads the records of a file.
 
   A writer that was killed may have left half a line.
+
+  Returns:
+    The records, the number of lines that are not records, and the number of records without a digest.
   """
   if not path.exists():
     return [], 0, 0
@@ -161,5 +167,6 @@ def _read_records(path: Path) -> tuple[list[dict[str, float]], int, int]:
     elif record is not None:
       found.append(record)
       old += sealed_json.MARK not in line
-  # Lines may have changed places. Records of one step, of training and evaluation, stay as they are.
+  # Lines may have been reordered. The sort is stable, so a step's training and evaluation records keep their
+  # order.
   return sorted(found, key=lambda record: record["step"]), lost, old

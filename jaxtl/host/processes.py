@@ -1,4 +1,4 @@
-"""Several processes as one run: started together, of one mind, and able to tell each other small things."""
+"""Runs several processes as one: starts them together, checks their agreement, exchanges small values."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from jaxtl.host.cluster import Cluster
 
 T = TypeVar("T")
 
-# A peer that does not answer for so long is lost. JAX's own default of 100 s is longer than a grace period.
+# A peer that is silent for this long is lost. JAX's own default of 100 s exceeds a grace period.
 HEARTBEAT = 10
-# How long the coordinator is waited for, and all processes after that, in seconds.
+# How long to wait for the coordinator, and after that for all processes, in seconds.
 REACH, GATHER = 25.0, 300.0
-# How long the others wait at their end for process 0, which may be writing a report.
+# How long the other processes wait at their end for process 0, which may be writing a report.
 SHUTDOWN = 24 * 3600
 
 
 def start(
   cluster: Cluster, *, reach: float = REACH, gather: float = GATHER, heartbeat: int = HEARTBEAT
 ) -> None:
-  """Joins the other processes of a run; before anything of JAX computes.
+  """Joins the other processes of a run; must be called before JAX computes anything.
 
   Args:
-    cluster: of `jaxtl.host.cluster.detect`; one that stands alone needs nothing.
-    reach: seconds until a coordinator that does not answer is given up.
-    gather: seconds until all processes must have come.
-    heartbeat: seconds of silence after which a peer is lost.
+    cluster: the result of `jaxtl.host.cluster.detect`; a process that stands alone needs nothing.
+    reach: seconds to wait for a coordinator that does not answer.
+    gather: seconds within which all processes must have joined.
+    heartbeat: seconds of silence after which a peer counts as lost.
 
   Raises:
-    Restart: the coordinator's port is taken, or nobody listens there; names host and port.
+    Restart: the coordinator's port is taken, or nothing listens there; names host and port.
   """
   if cluster.alone:
     return
@@ -57,9 +57,9 @@ def start(
 
 
 def _check_coordinator(address: str, *, first: bool, patience: float) -> None:
-  """JAX ends the process without a word of host and port where this fails."""
+  """Checks the coordinator first, because JAX ends the process without naming host or port if this fails."""
   host, _, port = address.rpartition(":")
-  host = host.strip("[]")  # around an IPv6 address; sockets want it bare, and JAX as it was given
+  host = host.strip("[]")  # brackets of an IPv6 address; sockets expect it without them, and JAX with them
   if first:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
       probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,7 +81,7 @@ def _check_coordinator(address: str, *, first: bool, patience: float) -> None:
 
 
 def gather_texts(text: str) -> list[str]:
-  """Each process's text, in the order of the processes, on every process."""
+  """Gathers one text per process, in process order, on every process."""
   if jax.process_count() == 1:
     return [text]
   data = np.frombuffer(text.encode(), np.uint8)
@@ -93,10 +93,10 @@ def gather_texts(text: str) -> list[str]:
 
 
 def from_first(value: Callable[[], Any]) -> Any:
-  """What process 0 finds, as JSON data, on every process: its disk is the one that counts.
+  """Broadcasts the value that process 0 computes, as JSON data; only the disk of process 0 counts.
 
   Raises:
-    RunError: process 0 failed, with its exit code; there, what it failed with.
+    RunError: process 0 failed; carries its exit code. Process 0 itself raises the original error.
   """
   if jax.process_count() == 1:
     return value()
@@ -105,7 +105,7 @@ def from_first(value: Callable[[], Any]) -> Any:
   if jax.process_index() == 0:
     try:
       found = value()
-    except Exception as error:  # the others wait for an answer, and get this one
+    except Exception as error:  # the other processes wait for an answer, and receive this one
       problem = error
   said = [str(problem), exit_code(problem)] if problem else None
   found, said = json.loads(gather_texts(json.dumps([found, said]))[0])
@@ -119,14 +119,14 @@ def from_first(value: Callable[[], Any]) -> Any:
 
 
 def whole(x: Any) -> np.ndarray:
-  """A global array as numpy, on every process, wherever its parts are."""
+  """Returns a global array as numpy on every process, wherever its shards are."""
   if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
     return multihost_utils.process_allgather(x, tiled=True)
   return np.asarray(x)
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
-  """Refuses to start where a process has other facts than process 0.
+  """Refuses to start if a process has different facts from process 0.
 
   Args:
     facts: name -> JSON data: config, code, versions, data.
@@ -140,13 +140,13 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
 
 
 def gather_facts(facts: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-  """Each process's (host, facts), in the order of the processes, on every process."""
+  """Gathers (host, facts) of each process, in process order, on every process."""
   mine = json.dumps([socket.gethostname(), dict(facts)], sort_keys=True)
   return [(host, found) for host, found in map(json.loads, gather_texts(mine))]
 
 
 def disagreement(found: list[tuple[str, dict[str, Any]]]) -> InputError | None:
-  """The error for the first fact in which a process differs from process 0, if any.
+  """Returns the error for the first fact in which a process differs from process 0, or None.
 
   Args:
     found: (host, facts) of each process.
@@ -159,7 +159,7 @@ def disagreement(found: list[tuple[str, dict[str, Any]]]) -> InputError | None:
 
 
 def differing(found: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, list[str]]]]:
-  """Each process that differs from process 0: who it is, and a line for every place, by the fact's name.
+  """Yields each process that differs from process 0: its name, and the differing lines by fact.
 
   Args:
     found: (host, facts) of each process.
@@ -175,5 +175,5 @@ def differing(found: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, di
 
 
 def is_first_process() -> bool:
-  """Whether this process is the one that writes."""
+  """Returns whether this process is the one that writes."""
   return jax.process_index() == 0

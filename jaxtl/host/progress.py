@@ -1,4 +1,4 @@
-"""The progress line: on a terminal it moves, in a log it is repeated."""
+"""The progress line: redrawn on a terminal, repeated in a log."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.markup import escape
 from jaxtl.errors import printable
 from jaxtl.host.streams import Forgiving
 
-_ENOUGH = 5.0  # seconds of steps before a time left is shown
+_ENOUGH = 5.0  # seconds of measured steps before a remaining time is shown
 
 
 class Progress:
-  """One status line for a whole run: what runs, how far, how fast, how long it takes yet.
+  """One status line for a whole run: the current part, progress, speed and remaining time.
 
-  In a terminal it is a bar that is redrawn; elsewhere a line is printed at most every `interval` seconds. The
-  time left is for everything announced with `expect`, measured in image passes. Its speed is that between two
-  steps of one part of the run: what comes before the first step of a part, compilation above all, does
-  not count. A line that cannot be written is dropped, and the run continues.
+  On a terminal it is a bar that is redrawn. Elsewhere a line is printed at most every `interval` seconds. The
+  remaining time covers everything announced with `expect`, measured in image passes. Speed is measured only
+  between two steps of the same part of the run. The time before the first step of a part, mostly compilation,
+  does not count. A line that cannot be written is dropped, and the run continues.
   """
 
   def __init__(self, *, interval: float = 15.0, stream: Any = None):
@@ -33,28 +33,28 @@ class Progress:
     self._printed = float("-inf")
     self._done = 0.0
     self._expected = 0.0
-    self._last: tuple[str, float] | None = None  # part and time of the step before
-    self._measured = self._seconds = 0.0  # work between two steps of one part, and its time
+    self._last: tuple[str, float] | None = None  # part and time of the previous step
+    self._measured = self._seconds = 0.0  # work between two steps of the same part, and its time
     self._log: Path | None = None
     self._bar = _terminal_bar(self._stream) if self._stream.isatty() else None
     self.title = ""
 
   def log_to(self, path: Path) -> None:
-    """Also appends notes, with their time, to a file."""
+    """Also appends notes, with a timestamp, to a file."""
     self._log = path
 
   def expect(self, work: float) -> None:
-    """Announces work, in image passes, to the whole run's total."""
+    """Adds announced work, in image passes, to the total of the run."""
     self._expected += work
 
   def skip(self, work: float) -> None:
-    """Takes announced work off the total: it was done by an earlier run."""
+    """Subtracts announced work that an earlier run has already done."""
     self._expected -= work
 
   def advance(
     self, work: float, text: str, *, images_per_second: float, waiting: float | None = None
   ) -> None:
-    """Counts work as done, and shows where the run is; `waiting` is the share of time spent on data."""
+    """Counts work as done and shows the status; `waiting` is the share of time spent on data."""
     self._done += work
     now = time.monotonic()
     part = f"{self.title} | {text.partition(' ')[0]}"
@@ -79,25 +79,25 @@ class Progress:
       self._bar.update(self._bar.task_ids[0], completed=share, description=escape(printable(line)))
 
   def _time_left(self) -> str:
-    """By the speed so far; a question mark until that has been measured for a while."""
+    """Estimates the remaining time; returns a question mark until the speed has been measured for a while."""
     if self._expected <= 0 or self._measured <= 0 or self._seconds < min(self._interval, _ENOUGH):
       return "?"
     return _clock((self._expected - self._done) * self._seconds / self._measured)
 
   def note(self, text: str) -> None:
-    """A line that stays."""
+    """Prints a permanent line."""
     text = printable(text)
     if self._bar is None:
       print(text, file=self._stream, flush=True)
     else:
       self._bar.console.print(escape(text), highlight=False)
     if self._log is not None:
-      # The note may be about the disk that this is on.
+      # The note may be about the disk that holds this file.
       with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
   def close(self) -> None:
-    """Takes the bar away."""
+    """Removes the bar."""
     if self._bar is not None:
       self._bar.stop()
 
@@ -111,7 +111,7 @@ def _terminal_bar(stream: Any) -> rich.progress.Progress:
 
 
 def tell(text: str) -> None:
-  """Prints a line on standard error, where there is no status line."""
+  """Prints a line to standard error when there is no status line."""
   print(printable(text), file=Forgiving(sys.stderr), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Values that are computed once, kept in a file, and read by later sessions."""
+"""Caches computed values in files that later sessions read."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ def remember(
   note: Callable[[str], None] = tell,
   replace: bool = True,
 ) -> T:
-  """The JSON result at `path`; computed and written there if it is not there yet.
+  """Returns the JSON result at `path`; computes and writes it if it is missing.
 
-  This is how an interrupted study goes on: every finished measurement is a file. Whether there is one, and
-  what it says, is process 0's word; what is computed, all processes compute.
+  This is how an interrupted study resumes: every finished measurement is a file. Process 0 alone decides
+  whether the file exists and what it says. All processes compute a missing result.
 
   Args:
+    path: the file of the result.
     compute: makes a JSON object.
-    recalled: called where the result was there already.
-    note: takes a line about a file that is damaged, or has no digest.
-    replace: renames a damaged file and computes its result again. Otherwise a damaged file is refused, since
-      what it recorded cannot be measured again.
+    recalled: called if the result already existed.
+    note: receives a line about a file that is damaged or has no digest.
+    replace: renames a damaged file and computes its result again. Otherwise a damaged file is refused,
+      because what it recorded cannot be measured again.
 
   Raises:
     InputError: the file is damaged, without `replace`.
@@ -49,7 +50,7 @@ def remember(
 
 
 def _recall(path: Path, note: Callable[[str], None], *, replace: bool) -> list[Any]:
-  """The result in a list, which is empty where there is none."""
+  """Returns the result in a list, which is empty if there is no result."""
   if not path.exists():
     return []
   try:

@@ -1,9 +1,8 @@
-"""JSON that an earlier session left in a run's folder: somebody's disk may have damaged it since.
+"""JSON files with a digest, because a disk may damage what an earlier session left in a run's folder.
 
-What is read again carries a digest, so that one flipped bit is not read as another number. A JSON object has
-it as its last key, `digest`; a list of objects has the digest of the whole list in each of them. The files
-stay plain JSON and JSON lines. What has no digest was written by an older version or by hand, and is not
-checked.
+The digest prevents a flipped bit from being read as another number. A JSON object has it as its last key,
+`digest`. In a list of objects, each object has the digest of the whole list. The files stay plain JSON and
+JSON lines. A file without a digest was written by an older version or by hand, and is not checked.
 """
 
 from __future__ import annotations
@@ -15,32 +14,35 @@ from pathlib import Path
 from typing import Any
 
 KEY = "digest"
-# Begins every digest, so that it is recognised even if a bit of its key is flipped.
+# Begins every digest, so that a digest is recognised even if a bit of its key is flipped.
 MARK = "sha256:"
 
 
 def digest(value: Any) -> str:
-  """The digest of JSON data: its first 16 hexadecimal digits of SHA-256, whatever the order of its keys."""
-  plain = json.loads(json.dumps(value))  # keys that are numbers become text, which sorts in another way
+  """Returns the digest of JSON data: 16 hexadecimal digits of SHA-256, independent of the order of keys."""
+  plain = json.loads(json.dumps(value))  # numeric keys become text, which sorts differently
   return MARK + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-  """A JSON object with its digest."""
+  """Returns a JSON object with its digest."""
   return {**value, KEY: digest(value)}
 
 
 def sealed_list(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """JSON objects, each with the digest of all, which shows that one is missing; of none, a digest alone."""
+  """Returns JSON objects, each with the digest of the whole list, which reveals a missing object.
+
+  An empty list becomes one object that holds only the digest.
+  """
   found = digest(list(values))
   return [{**value, KEY: found} for value in values] or [{KEY: found}]
 
 
 def opened(value: dict[str, Any]) -> dict[str, Any]:
-  """A JSON object without its digest.
+  """Returns a JSON object without its digest.
 
   Raises:
-    ValueError: the digest does not fit.
+    ValueError: the digest does not match.
   """
   rest = _without_digest(value)
   _check([value], rest)
@@ -48,10 +50,10 @@ def opened(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened_list(values: Sequence[Any]) -> list[dict[str, Any]]:
-  """JSON objects without the digest of all.
+  """Returns JSON objects without the digest of their list.
 
   Raises:
-    ValueError: one is not an object, or the digest does not fit.
+    ValueError: an item is not an object, or the digest does not match.
   """
   if not all(isinstance(value, dict) for value in values):
     raise ValueError("no JSON object")
@@ -66,7 +68,7 @@ def _without_digest(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(values: Sequence[Mapping[str, Any]], rest: Any) -> None:
-  """Compares `rest` with the digest in each of `values`; none of them may have one."""
+  """Compares `rest` with the digest in each of `values`; it is valid that none of them has a digest."""
   strays = any(_holds_digest(_without_digest(value)) for value in values)
   found = {str(value[KEY]) if KEY in value else None for value in values}
   if strays or (found and found != {None} and found != {digest(rest)}):
@@ -74,9 +76,10 @@ def _check(values: Sequence[Mapping[str, Any]], rest: Any) -> None:
 
 
 def _holds_digest(item: Any) -> bool:
-  """Whether a digest stands where none belongs, at any depth: lines that change places move it into a part.
+  """Returns whether a digest stands in a wrong place, at any depth.
 
-  One letter of its mark may differ, as where a byte of the key has changed places with one of the mark.
+  Lines that change places can move a digest into a nested part. One letter of the mark may differ, because a
+  byte of the key may have changed places with a byte of the mark.
   """
   if isinstance(item, dict):
     return any(map(_holds_digest, item.values()))
@@ -86,10 +89,10 @@ def _holds_digest(item: Any) -> bool:
 
 
 def parse(text: str, kind: type = dict) -> Any:
-  """A JSON value of one kind.
+  """Parses a JSON value of the given kind.
 
   Raises:
-    ValueError: it is none; says why in one line.
+    ValueError: the text is not such a value; says why in one line.
   """
   try:
     value = json.loads(text, parse_int=_integer)
@@ -101,7 +104,7 @@ def parse(text: str, kind: type = dict) -> Any:
 
 
 def _integer(text: str) -> int:
-  """Refuses an integer that no array can hold: beyond 64 bits."""
+  """Refuses an integer beyond 64 bits, which no array can hold."""
   digits = len(text.lstrip("-"))
   value = int(text) if digits <= 19 else 2**63  # int() itself refuses some thousand digits
   if not -(2**63) <= value < 2**63:
@@ -113,17 +116,17 @@ def read(path: Path, kind: type = dict) -> Any:
   """Reads a file that is one JSON object or a list of them, and checks its digest.
 
   Raises:
-    ValueError: it is neither, it is not UTF-8, or the digest does not fit.
+    ValueError: it is neither, it is not UTF-8, or the digest does not match.
   """
   value = parse(path.read_text(encoding="utf-8"), kind)
   return opened(value) if kind is dict else opened_list(value)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-  """Reads a file with one JSON object a line, and checks the digest of all.
+  """Reads a file with one JSON object per line, and checks the digest of the whole list.
 
   Raises:
-    ValueError: as for `read`, or there is no line.
+    ValueError: for the reasons of `read`, or the file is empty.
   """
   lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
   if not lines:
@@ -132,23 +135,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def text(value: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, indent: int | None = 1) -> str:
-  """A file for `read`, of one object or a list of them."""
+  """Returns the text of a file for `read`, made of one object or a list of them."""
   whole = sealed(value) if isinstance(value, Mapping) else sealed_list(value)
   return json.dumps(whole, indent=indent) + "\n"
 
 
 def lines_text(values: Sequence[Mapping[str, Any]]) -> str:
-  """A file for `read_lines`."""
+  """Returns the text of a file for `read_lines`."""
   return "".join(json.dumps(value) + "\n" for value in sealed_list(values))
 
 
 def line(value: Mapping[str, float]) -> str:
-  """A line for `record`, with its own digest."""
+  """Returns a line for `record`, with its own digest."""
   return json.dumps(sealed(value)) + "\n"
 
 
 def record(line: str) -> dict[str, float]:
-  """A metrics record: numbers by name, among them the step. Raises ValueError for anything else."""
+  """Parses a metrics record: numbers by name, including the step. Raises ValueError for anything else."""
   value: dict[str, float] = opened(parse(line))
   if type(value.get("step")) is not int or not all(isinstance(x, (int, float)) for x in value.values()):
     raise ValueError("no metrics record")
@@ -156,12 +159,12 @@ def record(line: str) -> dict[str, float]:
 
 
 def read_records(path: Path) -> list[dict[str, float]]:
-  """Reads the metrics records of a run, oldest first; a line that its writer has not finished is left out.
+  """Reads the metrics records of a run, oldest first; skips a line that its writer has not finished.
 
-  Each line has a digest of its own, so that their order has to tell of lines that are doubled or misplaced.
+  Each line has its own digest, so only the order of steps reveals duplicated or misplaced lines.
 
   Raises:
-    ValueError: a line is damaged, doubled, or not after the one above it; says which.
+    ValueError: a line is damaged, duplicated, or not after the one above it; says which.
   """
   found: list[dict[str, float]] = []
   try:
@@ -180,5 +183,5 @@ def read_records(path: Path) -> list[dict[str, float]]:
 
 
 def lacks_digest(path: Path) -> bool:
-  """Whether a file exists and has no digest."""
+  """Returns whether a file exists and has no digest."""
   return path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, where the work that they should end is done by a child."""
+"""Forwards SIGTERM and SIGINT to a child process that does the work."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class PassedOn:
-  """From now on both signals are for the child that is waited for; without one, for the next.
+  """Forwards both signals to the child that is waited for; a signal without a child goes to the next one.
 
-  So none is lost, however early it comes. It takes the main thread, as handlers of signals do.
+  No signal is lost, however early it arrives. Use it in the main thread, which signal handlers require.
   """
 
   def __init__(self) -> None:
@@ -26,7 +26,7 @@ class PassedOn:
       self._child.send_signal(number)
 
   def wait(self, child: subprocess.Popen[Any]) -> int:
-    """The child's return code, when it has ended."""
+    """Waits for the child to end, and returns its return code."""
     self._child = child
     while self._early:
       child.send_signal(self._early.pop(0))
@@ -35,6 +35,6 @@ class PassedOn:
     return code
 
   def restore(self) -> None:
-    """Gives the signals back to whom they were for."""
+    """Restores the previous signal handlers."""
     for number, handler in self._before.items():
       signal.signal(number, handler)

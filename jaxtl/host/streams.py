@@ -1,4 +1,4 @@
-"""Standard output and standard error, whose reader or terminal may be gone.
+"""Standard output and standard error that tolerate a missing reader or terminal.
 
 A run must not end because a status line cannot be written.
 """
@@ -20,7 +20,7 @@ class Forgiving:
   """A text stream that drops what cannot be written, and otherwise acts like the stream that it wraps.
 
   Args:
-    stream: where to write; None, which is what Python has for a descriptor that was closed, drops everything.
+    stream: where to write; None drops everything. Python sets None for a descriptor that was closed.
     forgives: the errors that are ignored.
   """
 
@@ -57,7 +57,8 @@ def forgiving(*, output: bool) -> Iterator[None]:
   """Makes standard error never fail, and standard output not fail because its reader has left.
 
   Args:
-    output: also lets standard output never fail. A command whose product it is must fail on a full disk.
+    output: makes standard output never fail, too. A command whose product is its output must fail on a full
+      disk.
   """
   before = sys.stdout, sys.stderr
   sys.stdout = Forgiving(before[0], forgives=ANY if output else (BrokenPipeError,))
@@ -70,7 +71,10 @@ def forgiving(*, output: bool) -> Iterator[None]:
 
 
 def flush_or_discard() -> None:
-  """Flushes both streams, so that Python keeps its exit code: a flush that fails at its end makes it 120."""
+  """Flushes both streams, so that Python keeps its exit code.
+
+  A flush that fails when Python exits would change the exit code to 120.
+  """
   for name in ("stdout", "stderr"):
     try:
       getattr(sys, name).flush()

@@ -1,8 +1,9 @@
-"""A process of several is watched by one that does nothing else.
+"""Supervises one process of several from a parent that does nothing else.
 
 When a peer dies, JAX's service ends the others by SIGABRT, which no Python code can turn into an exit code
-(jaxlib 0.10.2 throws `std::bad_cast` for a callback of one's own). So the process that was started runs the
-command again as its child, passes signals on, and says 42 where the child died rather than ended.
+(jaxlib 0.10.2 throws `std::bad_cast` for a user-defined callback). Therefore the process that was started
+runs the command again as its child and forwards signals to it. If a signal kills the child, the parent exits
+with 42.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ from jaxtl.errors import Restart
 from jaxtl.host import exit_reason, signals, streams
 
 CHILD = "JAXTL_SUPERVISED"
-_WATCHER = "JAXTL_WATCHER"  # its process id
+_WATCHER = "JAXTL_WATCHER"  # process id of the watcher
 _PR_SET_PDEATHSIG = 1
-# How JAX's log lists lost processes by their numbers, and phrases that it has when one is lost.
+# How JAX's log lists lost processes by number, and phrases that it contains when one is lost.
 _UNHEALTHY = re.compile(r"tasks are unhealthy[^\n]*\n((?:\d+\n)+)")
 _TIMED_OUT = re.compile(r"Task (\d+) heartbeat timeout")
 _OF_PEERS = ("leader task", "coordination service", "distributed service detected fatal errors")
 
 
 def is_child() -> bool:
-  """Whether this process is watched already."""
+  """Returns whether this process is already supervised."""
   return CHILD in os.environ
 
 
 def is_first_child() -> bool:
-  """Whether this process is watched, and is process 0 of its run."""
+  """Returns whether this process is supervised and is process 0 of its run."""
   return os.environ.get(CHILD) == "0"
 
 
 def may_be_a_peers(error: BaseException | None) -> bool:
-  """Whether an error may be what a process sees of a peer that is gone.
+  """Returns whether an error may be the symptom of a lost peer.
 
-  It is one of JAX's runtime, or comes of one; or, where a collective is called for the first time, a
-  ValueError with its text.
+  Such an error is one of JAX's runtime, or has one as its cause. On the first call of a collective it is a
+  ValueError with the text of such an error.
   """
   while error is not None:
     if type(error).__name__ == "JaxRuntimeError" or "Gloo " in str(error):
@@ -56,12 +57,12 @@ def may_be_a_peers(error: BaseException | None) -> bool:
 
 
 def end_with_watcher() -> None:
-  """Linux: a child is killed along with its watcher, which could not tell it to stop any more."""
-  watcher = os.environ.pop(_WATCHER, None)  # what this process starts is not watched
+  """On Linux, kills a child along with its watcher, which could no longer tell the child to stop."""
+  watcher = os.environ.pop(_WATCHER, None)  # processes that this one starts are not supervised
   if watcher is None or sys.platform != "linux":
     return
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() != int(watcher):  # it was killed before that
+  if os.getppid() != int(watcher):  # the watcher was killed before the call above
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -69,12 +70,12 @@ def run(arguments: Sequence[str], *, folder: Path, process: int, num_processes: 
   """Runs `jaxtl` with the arguments as a child, and returns the exit code to end with.
 
   Args:
-    arguments: of the command line.
-    folder: of the run, where the reason is put on record if the child could not.
-    process: the number of this process among those of the run.
-    num_processes: how many those are; None if not known.
+    arguments: the arguments of the command line.
+    folder: the folder of the run, where the reason is recorded if the child could not record it.
+    process: the index of this process among those of the run.
+    num_processes: the number of processes; None if unknown.
   """
-  passed_on = signals.PassedOn()  # first, so that no signal finds this process without an ear
+  passed_on = signals.PassedOn()  # first, so that no signal arrives before there is a handler
   child = subprocess.Popen(
     [sys.executable, "-m", "jaxtl", *arguments],
     env={**os.environ, CHILD: str(process), _WATCHER: str(os.getpid())},
@@ -92,7 +93,7 @@ def run(arguments: Sequence[str], *, folder: Path, process: int, num_processes: 
     return code
   lost = lost_peer("".join(last), process=process, num_processes=num_processes)
   reason = f"{lost}; the process ended by {signal.Signals(-code).name}"
-  with contextlib.suppress(OSError):  # the disk may be full, and the code must be right
+  with contextlib.suppress(OSError):  # the disk may be full, and the exit code must still be right
     exit_reason.write(folder, code=Restart.code, reason=reason, process=process)
   print(
     f"jaxtl: {reason}; the same command goes on from the last checkpoint",
@@ -103,13 +104,13 @@ def run(arguments: Sequence[str], *, folder: Path, process: int, num_processes: 
 
 
 def lost_peer(log: str, *, process: int, num_processes: int | None = None) -> str:
-  """Says which peer was lost, from the end of a process's log; never the process itself.
+  """Names the lost peer from the end of a process's log; never the process itself.
 
-  JAX ends a process as soon as one thread notices a loss, perhaps before another has logged whose it is.
+  JAX ends a process as soon as one thread notices a loss, which may be before another has logged the peer.
 
   Args:
     log: its last lines.
-    process, num_processes: the process that wrote it, and how many there are.
+    process, num_processes: the index of the process that wrote it, and the number of processes.
   """
   listed = [number for lines in _UNHEALTHY.findall(log) for number in lines.split()]
   numbers = {int(number) for number in (*listed, *_TIMED_OUT.findall(log))} - {process}
@@ -123,7 +124,7 @@ def lost_peer(log: str, *, process: int, num_processes: int | None = None) -> st
 
 
 def _pass_on(stream: IO[str], last: collections.deque[str]) -> None:
-  stderr = streams.Forgiving(sys.stderr)  # even if it is gone, the pipe must be read: the child would wait
+  stderr = streams.Forgiving(sys.stderr)  # read the pipe even if stderr is gone, or the child would block
   for line in stream:
     last.append(line)
     stderr.write(line)

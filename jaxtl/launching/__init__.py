@@ -1,11 +1,11 @@
-"""Launching: one run described once, rendered for whatever starts it elsewhere.
+"""Launching: describes a run once, and renders it for whatever starts it elsewhere.
 
-A `Job` is plain data. A target turns it into a `LaunchPlan` of files and commands, and does nothing else:
-what is printed is what is submitted. `submission` alone touches the disk and starts programs. The package
-needs the standard library alone.
+A `Job` is plain data. A target turns it into a `LaunchPlan` of files and commands, and does nothing else, so
+that what is printed is what is submitted. Only `submission` touches the disk and starts programs. The package
+needs only the standard library.
 
-Every target keeps the same promise about exit codes: 42 starts the run again, at most `retries` times, and
-nothing else does, save that Kubernetes also starts again what was killed from outside (137, 143).
+Every target treats exit codes alike: 42 restarts the run, at most `retries` times, and no other code does.
+The one exception is Kubernetes, which also restarts a run that was killed from outside (137, 143).
 """
 
 from jaxtl.launching.job import Job

@@ -1,7 +1,7 @@
-"""Google's virtual machines: a managed instance group, and for older chips TPU VMs and queued resources.
+"""Google's virtual machines: a managed instance group and, for older chips, TPU VMs and queued resources.
 
-On each machine runs one script, the worker, as a systemd unit of its own: it outlives the connection that
-started it, and a machine that is taken away sends it SIGTERM.
+Each machine runs one script, the worker, as its own systemd unit. The unit outlives the connection that
+started it, and receives SIGTERM when the machine is taken away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtl.launching import shell
 from jaxtl.launching.job import Job, bucket
 from jaxtl.launching.plan import File, LaunchPlan
 
-LONGEST = 50  # machines are called NAME-INDEX, and a label has 63 characters
+LONGEST = 50  # machines are called NAME-INDEX, and a label has at most 63 characters
 _HERE = shell.HEADER + 'set -eu\ncd "$(dirname "$0")"\n'
 _METADATA = """\
 metadata() {
@@ -44,7 +44,7 @@ host="${self%-*}-0"
 
 
 def instance_group(job: Job, folder: PurePath) -> LaunchPlan:
-  """A managed instance group that makes lost machines anew; each starts the worker when it boots."""
+  """Plans a managed instance group that recreates lost machines; each starts the worker when it boots."""
   job.need("gce", image="registry.example/jaxtl:0.1.0", project="my-project", zone="us-east5-b")
   job.need("gce", machine_type="ct6e-standard-4t", machine_image="my-project/my-image-family")
   _check(job, "gce")
@@ -62,12 +62,12 @@ def instance_group(job: Job, folder: PurePath) -> LaunchPlan:
 
 
 def tpu_vm(job: Job, folder: PurePath) -> LaunchPlan:
-  """A TPU VM: made, started on all its workers, looked at and deleted by one script each."""
+  """Plans a TPU VM, with one script each to create it, start the run, follow its logs and delete it."""
   return _tpu(job, folder, "tpu-vm", _create_vm(job))
 
 
 def queued_resource(job: Job, folder: PurePath) -> LaunchPlan:
-  """The same, waiting in the queue for the TPU VM to be there."""
+  """Plans the same TPU VM as a queued resource, and waits until it is active."""
   return _tpu(job, folder, "queued-resource", _create_queued(job))
 
 
@@ -98,17 +98,17 @@ def _check(job: Job, target: str) -> None:
 
 
 def _gcloud(job: Job, verbs: str, *words: str | None, at: str | None = None) -> str:
-  """A command, in the project and the job's zone.
+  """Formats a gcloud command for the job's project and zone.
 
   Args:
     job: the job.
-    verbs: of gcloud, as they stand.
-    *words: positional ones, options and flags; None is left out.
-    at: an option in place of the zone's; empty for none.
+    verbs: the gcloud subcommands, used unchanged.
+    *words: positional arguments, options and flags; None is omitted.
+    at: an option that replaces the zone option; an empty text omits it.
   """
   place = f"--zone={job.zone}" if at is None else at
   given = [word for word in (*words, place, f"--project={job.project}") if word]
-  # Flags without a value come last, where gcloud's own checker wants them.
+  # Flags without a value come last, as gcloud's own checker expects.
   given.sort(key=lambda word: word.startswith("--") and "=" not in word)
   first, *rest = shell.quote(given)
   return shell.lines([f"gcloud {verbs} {first}", *rest]) + "\n"
@@ -158,7 +158,7 @@ done
 
 
 def _run(job: Job) -> str:
-  """Copies the worker to the home folder on all hosts and starts it there."""
+  """Returns a script that copies the worker to the home folder of all hosts and starts it there."""
   script = f"{_unit(job)}.sh"
   copy = _gcloud(job, "compute tpus tpu-vm scp", "worker.sh", f"{job.name}:{script}", "--worker=all")
   return _HERE + copy + _ssh(job, f'sudo {_systemd_run(job)} bash "$HOME/{script}"')
@@ -184,7 +184,10 @@ def _systemd_run(job: Job) -> str:
 
 
 def _as_unit(job: Job) -> str:
-  """The script starts itself again as a unit: what the boot starts is killed without SIGTERM."""
+  """Returns shell text that restarts the script as a unit.
+
+  A script that the boot starts is killed without SIGTERM.
+  """
   script = f"/run/{_unit(job)}.sh"
   return f"""\
 if [ "${{1:-}}" != worker ]; then
@@ -195,11 +198,11 @@ fi
 
 
 def _worker(job: Job, numbering: str) -> str:
-  """Mounts the buckets, waits for process 0, and runs the container again after exit code 42.
+  """Returns shell text that mounts the buckets, waits for process 0, and restarts the run on exit code 42.
 
   Args:
     job: the job.
-    numbering: shell text that sets `index`, this machine's number, and `host`, where process 0 is.
+    numbering: shell text that sets `index`, the number of this machine, and `host`, the host of process 0.
   """
   mounts = "".join(
     _MOUNT.format(path=f"{shell.BUCKETS}/{name}", user=shell.USER, name=name) for name in shell.buckets(job)
@@ -247,7 +250,10 @@ def _create_group(job: Job) -> str:
 
 
 def _slice(job: Job) -> str:
-  """The group of a TPU slice: its machines are made together, and wired as the policy says."""
+  """Creates the group of a TPU slice.
+
+  Its machines are created together, and connected as the workload policy says.
+  """
   region = _region(job)
   policy = _gcloud(
     job,
@@ -268,7 +274,7 @@ def _slice(job: Job) -> str:
 
 
 def _machines(job: Job) -> str:
-  """The group of machines whose names say their numbers."""
+  """Creates the group of machines whose names contain their indices."""
   create = "compute instance-groups managed create"
   group = _gcloud(job, create, job.name, f"--template={job.name}", "--size=0")
   names = (f"{job.name}-{number}" for number in range(job.nodes))

@@ -1,4 +1,7 @@
-"""A run as every target takes it, checked once, so that no renderer meets a value that could break out."""
+"""The target-independent description of a run.
+
+It is validated once, so that no renderer meets a value that could break out of its quoting.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from jaxtl.errors import ConfigError
 
 GRACE = 30  # seconds; a run saves within 25 s of SIGTERM
-LONGEST = 40  # characters of a name that is made: what every target takes
+LONGEST = 40  # characters of a generated name; every target accepts this length
 LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-# Words that go into manifests, directives and commands as they stand.
+# Words that are inserted unquoted into manifests, directives and commands.
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 BUCKET = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(/.*)?", re.DOTALL)
 WORDS = {
@@ -35,31 +38,33 @@ WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One run of `jaxtl run`, and where it shall run; a target uses what it takes and refuses the rest.
+  """One run of `jaxtl run`, and where it shall run.
+
+  A target uses the fields that it supports and refuses the rest.
 
   Attributes:
-    config: path of the config, as it is found where the run starts.
-    name: of the job; a DNS label.
-    workdir: folder of the run; `gs://BUCKET/PATH` is mounted where the target can.
+    config: path of the config, as seen where the run starts.
+    name: name of the job; a DNS label.
+    workdir: folder of the run; `gs://BUCKET/PATH` is mounted if the target supports it.
     overrides: KEY=VALUE, as on the command line.
     run_options: further options of `jaxtl run`, as on the command line.
-    arms, seeds: what the run is limited to; all of the config's for an array sweep.
+    arms, seeds: the subset to run; for an array sweep, all arms and seeds of the config.
     data_dir: folder of the data, or `gs://BUCKET/PATH`.
     image: container image with `jaxtl` as its entry point.
-    nodes: machines.
+    nodes: number of machines.
     accelerator: type, in the target's own words.
-    chips: accelerators of a machine.
-    topology: of a TPU slice, like 4x4.
-    processes_per_node: processes on a machine.
-    cpus: of a process.
-    memory: of a machine, in GiB.
-    time_limit: after which the job is ended, HH:MM:SS.
+    chips: accelerators per machine.
+    topology: topology of the TPU slice, like 4x4.
+    processes_per_node: processes per machine.
+    cpus: CPUs per process.
+    memory: memory per machine, in GiB.
+    time_limit: time after which the job is ended, HH:MM:SS.
     retries: restarts on exit code 42.
     grace: seconds between SIGTERM and SIGKILL.
-    port: of process 0, where the others find it.
-    spot: machines that may be taken away.
+    port: port of process 0, on which the others find it.
+    spot: use machines that may be taken away.
     project, zone, cluster, namespace, queue, cluster_queue, service_account, claim, runtime, machine_type,
-      machine_image: names of what exists already; see `jaxtl launch --help`.
+      machine_image: names of existing resources; see `jaxtl launch --help`.
 
   Raises:
     ConfigError: a value cannot be used.
@@ -136,11 +141,11 @@ class Job:
     """Checks that fields are given.
 
     Args:
-      target: that needs them.
-      **examples: field -> what the user could write.
+      target: the target that needs them.
+      **examples: field -> an example of a valid value.
 
     Raises:
-      ConfigError: names the first that is not.
+      ConfigError: names the first missing field.
     """
     for field, example in examples.items():
       if not getattr(self, field):
@@ -150,7 +155,7 @@ class Job:
     """Checks the length of the name.
 
     Raises:
-      ConfigError: it is longer than `limit` characters.
+      ConfigError: the name is longer than `limit` characters.
     """
     if len(self.name) > limit:
       raise ConfigError(
@@ -159,15 +164,16 @@ class Job:
 
 
 def option(field: str) -> str:
-  """The option that sets a field."""
+  """Returns the option that sets a field."""
   return "--" + field.replace("_", "-")
 
 
 def label(text: str) -> str:
-  """A DNS label of at most `LONGEST` characters made of any text, digits kept; "run" where nothing is left.
+  """Makes a DNS label of at most `LONGEST` characters from any text; keeps digits.
 
-  A label begins with a letter, so that a text which does not gets "run-" before it; a longer one ends in a
-  digest of the text, which tells it from others that begin like it.
+  A text without usable characters becomes "run". A label begins with a letter, so a text that does not gets
+  the prefix "run-". A longer label ends in a digest of the text, which distinguishes texts with the same
+  beginning.
   """
   found = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
   if not found:
@@ -180,13 +186,13 @@ def label(text: str) -> str:
 
 
 def bucket(path: str) -> str | None:
-  """The bucket of a gs:// path; None for others."""
+  """Returns the bucket of a gs:// path; None for other paths."""
   found = BUCKET.fullmatch(path)
   return found.group(1) if found else None
 
 
 def refuse_buckets(job: Job, *, who: str, instead: str) -> None:
-  """For targets that mount none.
+  """Refuses buckets, for targets that do not mount any.
 
   Raises:
     ConfigError: a path is in a bucket; says what to write instead.
@@ -197,18 +203,18 @@ def refuse_buckets(job: Job, *, who: str, instead: str) -> None:
 
 
 def mounted(path: str, root: str) -> str:
-  """The path where buckets are mounted at `root`/BUCKET."""
+  """Returns the local path of a gs:// path, with buckets mounted at `root`/BUCKET; keeps other paths."""
   return f"{root}/{path.removeprefix('gs://')}" if bucket(path) else path
 
 
 def refuse_unused(target: str, given: Iterable[str], takes: Iterable[str], others: Mapping[str, str]) -> None:
-  """An option that a target would not heed is an error, not silence.
+  """Refuses an option that a target would ignore.
 
   Args:
     target: the target.
-    given: fields that the user set.
-    takes: fields that the target heeds.
-    others: field -> targets that do heed it, for the message.
+    given: the fields that the user set.
+    takes: the fields that the target supports.
+    others: field -> the targets that support it, for the message.
 
   Raises:
     ConfigError: names the first such option.

@@ -1,4 +1,4 @@
-"""A JobSet for Kubernetes, applied as it is (`gke`) or made by xpk (`xpk`)."""
+"""A JobSet for Kubernetes, applied directly (`gke`) or created by xpk (`xpk`)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jaxtl.launching.manifest import filled
 from jaxtl.launching.plan import File, LaunchPlan
 
 CLAIM = "/mnt/claim"  # where --claim is mounted
-WORKER = "w"  # the replicated job; short, as it is part of every pod's name
-# 137 and 143 are what is left of a pod that was killed from outside; everything else but 42 is final.
+WORKER = "w"  # the replicated job; short, because it is part of every pod's name
+# 137 and 143 are the exit codes of a pod that was killed from outside. Every other code except 42 is final.
 RESTARTED = (42, 137, 143)
-# A pod is NAME-w-0-INDEX-xxxxx, and its name must be a DNS label of at most 63 characters.
+# A pod is called NAME-w-0-INDEX-xxxxx, which must be a DNS label of at most 63 characters.
 LONGEST = 63 - len("-w-0-99999-xxxxx")
-# xpk's pods are NAME-slice-job-0-INDEX-xxxxx, and it wants 40 characters of NAME at most.
+# Pods of xpk are called NAME-slice-job-0-INDEX-xxxxx, and xpk accepts at most 40 characters of NAME.
 LONGEST_XPK = 40
 
 
 def jobset(job: Job, folder: PurePath) -> LaunchPlan:
-  """A JobSet of one pod per node; with --cluster-queue also the LocalQueue that it waits in."""
+  """Plans a JobSet with one pod per node; with --cluster-queue also the LocalQueue in which it waits."""
   job.need("gke", image="registry.example/jaxtl:0.1.0")
   job.short(LONGEST, "a pod's name ends in -w-0-INDEX-xxxxx and has 63 at most")
   _check_workdir(job)
@@ -73,7 +73,7 @@ def _metadata(job: Job, name: str) -> dict[str, Any]:
 
 
 def _jobset(job: Job) -> dict[str, Any]:
-  # One slice is one node pool: the pods of this job and no others.
+  # One slice is one node pool, which runs only the pods of this job.
   exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
   notes = {
     "labels": filled({"kueue.x-k8s.io/queue-name": job.queue}),
@@ -94,7 +94,7 @@ def _jobset(job: Job) -> dict[str, Any]:
 def _job(job: Job) -> dict[str, Any]:
   codes = {"containerName": "jaxtl", "operator": "NotIn", "values": list(RESTARTED)}
   rules = [
-    # A pod that is taken away fails the job in a way that restarts the set, whatever its exit code.
+    # A disrupted pod fails the job in a way that restarts the set, whatever its exit code.
     {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     {"action": "FailJob", "onExitCodes": codes},
   ]
@@ -135,7 +135,7 @@ def _pod(job: Job) -> dict[str, Any]:
 
 
 def _script(job: Job) -> str:
-  """What the container runs; `exec`, so that SIGTERM reaches the run itself."""
+  """Returns the script of the container; `exec` makes SIGTERM reach the run itself."""
   if job.nodes == 1:
     return "exec " + shell.command(job) + "\n"
   # The first pod's name in the headless service that every JobSet has.
@@ -146,7 +146,7 @@ def _script(job: Job) -> str:
 
 
 def without_expansion(script: str) -> str:
-  """The text that Kubernetes reads back as `script`; it replaces $(NAME), and $$ by $."""
+  """Escapes text so that Kubernetes reads it back as `script`; it expands $(NAME), and turns $$ into $."""
   return re.sub(r"\$(?=[$(])", "$$", script)
 
 
@@ -173,7 +173,7 @@ def _resources(job: Job) -> dict[str, Any]:
 
 
 def _volumes(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-  """What is mounted where; shared memory is for NCCL and the input pipeline."""
+  """Returns mounts and volumes; shared memory serves NCCL and the input pipeline."""
   mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]
   volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
   for number, name in enumerate(shell.buckets(job)):
@@ -188,7 +188,11 @@ def _volumes(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _xpk_command(job: Job) -> str:
-  """What the container runs: one line, as xpk sets it into YAML as it is; `exec`, as it signals a shell."""
+  """Returns the command of the container.
+
+  It is one line, because xpk inserts it into YAML unchanged. It uses `exec`, because xpk sends signals to a
+  shell.
+  """
   wait, extra = "", []
   if job.nodes > 1:
     host = f"{job.name}-slice-job-0-0.{job.name}"
@@ -201,7 +205,7 @@ def _xpk_command(job: Job) -> str:
 
 
 def xpk(job: Job, folder: PurePath) -> LaunchPlan:
-  """A script that lets xpk make and apply the JobSet."""
+  """Plans a script that makes xpk create and apply the JobSet."""
   job.need("xpk", image="registry.example/jaxtl:0.1.0", cluster="my-cluster")
   job.need("xpk", accelerator="v6e-16", project="my-project", zone="us-east5-b")
   job.short(LONGEST_XPK, "xpk takes no longer ones")

@@ -64,7 +64,7 @@ exit "$rc"
 
 
 def run_n(job: Job, folder: PurePath) -> LaunchPlan:
-  """A script that starts the processes, and again after exit code 42."""
+  """Plans a script that starts the processes, and restarts them on exit code 42."""
   refuse_buckets(job, who="local", instead="a folder of this machine")
   extra = []
   if job.processes > 1:

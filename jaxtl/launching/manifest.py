@@ -1,4 +1,7 @@
-"""Plain data as YAML: mappings, lists, texts, numbers and booleans; no text can be read as another type."""
+"""Writes plain data as YAML: mappings, lists, texts, numbers and booleans.
+
+No text can be read back as another type.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Such a text cannot be taken for a number, a date, a boolean or null, nor for syntax.
+# A text of this form cannot be mistaken for a number, a date, a boolean, null or syntax.
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*(?:[:=][A-Za-z0-9_./-]+)*")
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def dump(value: Mapping[str, Any]) -> str:
-  """One document."""
+  """Formats one YAML document."""
   return "".join(line + "\n" for line in _lines(value))
 
 
 def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that say something: without None, 0 and what is empty."""
+  """Drops fields that are None, 0 or empty."""
   return {name: value for name, value in fields.items() if value}
 
 
@@ -51,7 +54,10 @@ def _entry(key: str, value: Any) -> list[str]:
 
 
 def _is_block(text: str) -> bool:
-  """Whether a literal block gives the text back: printable lines, the last with its line break."""
+  """Returns whether a literal block preserves the text.
+
+  It does for printable lines of which the last one ends in a line break.
+  """
   return (
     text.endswith("\n")
     and not text.endswith("\n\n")
@@ -73,7 +79,7 @@ def _inline(value: Any) -> str:
 
 
 def scalar(text: str) -> str:
-  """A text on one line: as it stands where that is safe, in double quotes elsewhere."""
+  """Formats a text on one line: plain if that is safe, otherwise in double quotes."""
   if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
     return text
   return '"' + "".join(map(_escaped, text)) + '"'

@@ -1,4 +1,4 @@
-"""Shell text: how a run's command is quoted, and the loop that starts it again on exit code 42."""
+"""Shell text: quotes the command of a run, and restarts it on exit code 42."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from jaxtl.launching.job import Job, bucket, mounted
 
 HEADER = "#!/usr/bin/env bash\n"
-BUCKETS = "/mnt/gcs"  # each bucket has its folder there
-USER = 1000  # of the containers in launch/docker
+BUCKETS = "/mnt/gcs"  # contains one folder per bucket
+USER = 1000  # user id in the containers of launch/docker
 
 
 def quote(words: Sequence[str]) -> list[str]:
-  """Each word as the shell reads it back."""
+  """Quotes each word for the shell."""
   return [shlex.quote(word) for word in words]
 
 
 def run_words(job: Job, *, root: str = BUCKETS, limit: bool = True) -> list[str]:
-  """The words of `jaxtl run`, without those about processes.
+  """Returns the words of `jaxtl run`, except those about processes.
 
   Args:
     job: the job.
     root: where buckets are mounted.
-    limit: whether --workdir, --arms and --seeds are among them; an array sweep has its own for each task.
+    limit: whether to include --workdir, --arms and --seeds; an array sweep sets them per task.
   """
   words = ["run", job.config, *job.overrides]
   if limit:
@@ -36,36 +36,39 @@ def run_words(job: Job, *, root: str = BUCKETS, limit: bool = True) -> list[str]
 
 
 def lines(words: Sequence[str], indent: str = "") -> str:
-  """Words that are quoted already, as one command over several lines."""
+  """Joins quoted words into one command over several lines."""
   return f" \\\n{indent}  ".join(words)
 
 
 def command(job: Job, *extra: str, program: Sequence[str] = ("jaxtl",), indent: str = "") -> str:
-  """`jaxtl run` as shell text.
+  """Formats `jaxtl run` as shell text.
 
   Args:
     job: the job.
-    *extra: further words, quoted already, so that they may have variables.
-    program: what stands for `jaxtl`, quoted already.
-    indent: of the first line.
+    *extra: further words, already quoted, so that they may contain variables.
+    program: replaces `jaxtl`, already quoted.
+    indent: indentation of the first line.
   """
   first, config, *rest = quote(run_words(job))
   return lines([f"{' '.join(program)} {first} {config}", *rest, *extra], indent)
 
 
 def buckets(job: Job) -> list[str]:
-  """The buckets that must be mounted, each once."""
+  """Returns the distinct buckets that must be mounted."""
   found = [bucket(path) for path in (job.workdir, job.data_dir or "")]
   return list(dict.fromkeys(name for name in found if name))
 
 
 def processes(coordinator: str, count: str, index: str) -> list[str]:
-  """The options that let several processes find each other, with variables of the shell."""
+  """Returns the options that let several processes find each other; they may contain shell variables."""
   return [f'--coordinator="{coordinator}"', f"--num-processes={count}", f'--process-id="{index}"']
 
 
 def wait_for(host: str, port: str, index: str) -> str:
-  """Waits for process 0: machines come up minutes apart, and `jaxtl run` alone waits for 25 s."""
+  """Returns shell text that waits for process 0.
+
+  Machines may start minutes apart, and `jaxtl run` alone waits for only 25 s.
+  """
   return f"""\
 # Process 0 may be minutes away; a run that does not find it within 25 s would use up a restart.
 if [ "{index}" != 0 ]; then
@@ -79,26 +82,28 @@ fi
 
 
 def wait_in_line(host: str, port: str, index: str) -> str:
-  """The same in one line, which another command can follow."""
+  """Returns a one-line wait for process 0, which another command can follow."""
   tried = f"(: > /dev/tcp/{host}/{port}) 2> /dev/null && break; sleep 2"
   return f'if [ "{index}" != 0 ]; then for ((i = 0; i < 900; i++)); do {tried}; done; fi; '
 
 
 def run_function(command: str, wait: str = "") -> str:
-  """A function `run` for `restart_loop`.
+  """Returns a shell function `run` for `restart_loop`.
 
   Args:
-    command: that it ends in; its further lines are indented already.
-    wait: what it does before.
+    command: its last command; further lines are already indented.
+    wait: commands that it runs first.
   """
   return f"run() {{\n{textwrap.indent(wait, '  ')}  {command}\n}}\n"
 
 
 def restart_loop(retries: int) -> str:
-  """Calls the function `run` in a process of its own, again after exit code 42, and ends with its exit code.
+  """Returns a loop that calls the function `run` in a subprocess, and again after exit code 42.
+
+  The loop ends with the exit code of the last call.
 
   Args:
-    retries: how often it is called again.
+    retries: how often the function is called again.
   """
   return f"""\
 # Exit code 42 asks for another start; nothing else does. SIGTERM is passed on, and the save waited for.

@@ -1,4 +1,4 @@
-"""A managed job of SkyPilot, on whichever cloud it finds."""
+"""A managed job of SkyPilot, on any cloud that it finds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxtl.launching import manifest, shell
 from jaxtl.launching.job import Job, bucket
 from jaxtl.launching.plan import File, LaunchPlan
 
-# SkyPilot sends usage statistics unless it is told not to.
+# SkyPilot sends usage statistics unless this disables them.
 _QUIET = ("env", "SKYPILOT_DISABLE_USAGE_COLLECTION=1")
 
 
 def task(job: Job, folder: PurePath) -> LaunchPlan:
-  """A task that starts itself again after exit code 42; SkyPilot itself recovers lost machines.
+  """Plans a task that restarts itself on exit code 42; SkyPilot itself recovers lost machines.
 
-  Its own `recover_on_exit_codes` knows no limit, so the limit is kept by the task.
+  SkyPilot's `recover_on_exit_codes` has no limit, so the task enforces the limit.
   """
   job.need("skypilot", image="registry.example/jaxtl:0.1.0")
   if not bucket(job.workdir):
@@ -52,7 +52,7 @@ def _task(job: Job) -> dict[str, Any]:
   }
   return {
     "name": job.name,
-    "workdir": ".",  # the config comes along
+    "workdir": ".",  # uploads the config
     "num_nodes": job.nodes,
     "resources": resources,
     "file_mounts": mounts,

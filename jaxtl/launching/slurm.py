@@ -15,7 +15,7 @@ _TASK = """\
 # srun ends with the largest exit code of its tasks; 42 would hide those below it, so a task lifts them by 64.
 task='trap : TERM; "$@"; rc=$?; if [ "$rc" -gt 0 ] && [ "$rc" -lt 42 ]; then rc=$((rc + 64)); fi; exit "$rc"'
 """
-# An untrapped SIGTERM ends this script, so that `scancel JOB` does not requeue what the user has ended.
+# An untrapped SIGTERM ends this script, so that `scancel JOB` does not requeue a job that the user has ended.
 _END = """\
 rc=$?
 if [ "$rc" -gt 64 ] && [ "$rc" -lt 106 ]; then rc=$((rc - 64)); fi
@@ -28,7 +28,7 @@ exit "$rc"
 
 
 def train(job: Job, folder: PurePath) -> LaunchPlan:
-  """One job of one run: a process for each task, found by JAX through SLURM."""
+  """Plans one job for one run: one process per task, found by JAX through SLURM."""
   refuse_buckets(job, who="SLURM", instead="a folder that all nodes share")
   script = _directives(job, log="%j") + "\n" + _TASK + _srun(job, shell.run_words(job)) + _end(job)
   return LaunchPlan(
@@ -40,7 +40,7 @@ def train(job: Job, folder: PurePath) -> LaunchPlan:
 
 
 def array(job: Job, folder: PurePath) -> LaunchPlan:
-  """An array task for each arm with each seed, each in a folder of its own; then one report of all."""
+  """Plans one array task, with its own folder, for each arm with each seed, and a report of all."""
   refuse_buckets(job, who="SLURM", instead="a folder that all nodes share")
   tasks = len(job.arms) * len(job.seeds)
   script = (
@@ -68,7 +68,10 @@ workdir={shlex.quote(job.workdir + "/tasks")}/"$SLURM_ARRAY_TASK_ID"
 
 
 def _directives(job: Job, *, log: str, array: str | None = None) -> str:
-  """The script's head. One process for each accelerator, which sees all of its node's: so JAX expects it."""
+  """Returns the head of the script.
+
+  It requests one process per accelerator, and each process sees all accelerators of its node, as JAX expects.
+  """
   gpus = f"{job.accelerator}:{job.chips}" if job.accelerator else job.chips
   return _head(
     {
@@ -91,7 +94,10 @@ def _directives(job: Job, *, log: str, array: str | None = None) -> str:
 
 
 def _head(options: Mapping[str, str | int | None]) -> str:
-  """The lines that SLURM reads; None leaves an option out, an empty text is an option without a value."""
+  """Formats the lines that SLURM reads.
+
+  None omits an option, and an empty text is an option without a value.
+  """
   given = {name: value for name, value in options.items() if value is not None}
   lines = (
     f"#SBATCH --{name}={value}\n" if value != "" else f"#SBATCH --{name}\n" for name, value in given.items()
@@ -100,10 +106,13 @@ def _head(options: Mapping[str, str | int | None]) -> str:
 
 
 def _srun(job: Job, words: list[str], *extra: str) -> str:
-  """The step. One task that fails leaves the others their time to save: they notice within 10 s."""
+  """Returns the job step.
+
+  A failing task leaves the others time to save: they notice within 10 s.
+  """
   start = "srun --kill-on-bad-exit=0 --wait=0"
   if job.cpus:
-    start += f" --cpus-per-task={job.cpus}"  # since SLURM 22.05 a step does not take it from the job
+    start += f" --cpus-per-task={job.cpus}"  # since SLURM 22.05 a step does not inherit it from the job
   if job.chips:
     start += " --gpu-bind=none"
   run, config, *rest = shell.quote(words)
@@ -112,7 +121,7 @@ def _srun(job: Job, words: list[str], *extra: str) -> str:
 
 
 def _program(job: Job, flags: str = "") -> str:
-  """What stands for `jaxtl`: itself, or its container."""
+  """Returns the command that stands for `jaxtl`: the program itself, or its container."""
   return f"apptainer exec{flags} docker://{job.image} jaxtl" if job.image else "jaxtl"
 
 
@@ -121,10 +130,11 @@ def _end(job: Job) -> str:
 
 
 def _report(job: Job) -> str:
-  """Brings the tasks' folders together when the array is through; a job of the same name waits for that.
+  """Returns a job that merges the folders of the tasks when the array is done.
 
-  Not `cp -n`, which leaves what is there already too, and for that fails with coreutils 9.2 to 9.4;
-  a task that has run again since replaces what it wrote before.
+  It waits because it has the same job name as the array. The script does not use `cp -n`: that would keep
+  files that already exist, and it fails for them with coreutils 9.2 to 9.4. A task that has since run again
+  must replace what it wrote before.
   """
   head = {
     "job-name": job.name,

@@ -1,4 +1,4 @@
-"""The one part that acts: writes a plan's files and runs its commands."""
+"""The only module of the package that acts: it writes the files of a plan and runs its commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtl.launching.plan import LaunchPlan
 
 
 def write(plan: LaunchPlan, folder: Path) -> None:
-  """Writes the files; a folder that has other files of these names is refused.
+  """Writes the files; refuses a folder that has other files of these names.
 
   Raises:
     ConfigError: the folder has the files of another launch.
@@ -39,7 +39,7 @@ def submit(plan: LaunchPlan, folder: Path) -> int:
   """Writes the files and runs the commands.
 
   Returns:
-    The exit code of the first command that fails; 0 where all went well.
+    The exit code of the first command that fails, or 0.
 
   Raises:
     ConfigError: a program is missing, or the files cannot be written; nothing has been run.
@@ -67,5 +67,8 @@ def submit(plan: LaunchPlan, folder: Path) -> int:
 
 
 def _path() -> str:
-  """Programs beside this Python are found without its environment being activated: `jaxtl` is one."""
+  """Returns PATH extended by the folder of this Python.
+
+  Programs such as `jaxtl` are then found even if the environment is not activated.
+  """
   return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])

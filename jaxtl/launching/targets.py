@@ -1,4 +1,4 @@
-"""The targets: what renders each, and which fields of a job it heeds."""
+"""The targets: the renderer of each, and the job fields that it supports."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class LaunchTarget:
 
   Attributes:
     plan: makes the files and commands; the folder is where the files will be.
-    takes: the fields of a job, beside those that all targets take.
-    help: in a few words.
+    takes: the supported fields of a job, in addition to those that all targets support.
+    help: a short description.
   """
 
   plan: Callable[[Job, PurePath], LaunchPlan]
@@ -73,16 +73,16 @@ TARGETS: dict[str, LaunchTarget] = {
 
 
 def render(target: str, job: Job, folder: PurePath, *, given: Iterable[str] = ()) -> LaunchPlan:
-  """All that a launch writes and runs.
+  """Returns everything that a launch writes and runs.
 
   Args:
     target: a key of `TARGETS`.
     job: what to run.
     folder: where the files will be.
-    given: the fields that the user set; one that the target does not heed is refused.
+    given: the fields that the user set; a field that the target would ignore is refused.
 
   Raises:
-    ConfigError: no such target, or an option that is missing, does not fit or would not be heeded.
+    ConfigError: the target does not exist, or an option is missing, invalid or would be ignored.
   """
   if target not in TARGETS:
     raise ConfigError(f"no target {target!r}; expected one of {', '.join(TARGETS)}")

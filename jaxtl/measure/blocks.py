@@ -1,4 +1,4 @@
-"""The curvature of each block of a network alone, the others held still."""
+"""The curvature of each block of a network alone, with the other blocks fixed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from jaxtl.types import Array, Params, Row
 
 
 def rows(at: Landscape, plan: BlockCurvature) -> Iterator[Row]:
-  """A row for each block that has parameters, in forward order.
+  """Yields a row for each block that has parameters, in forward order.
 
   Returns:
-    Rows of `layer`, the block's name, and with the prefix `layer_` its `parameters`, scalars; of its Hessian
-    `lambda_max`, with `residual` and `converged`, and `trace`; of its Gauss-Newton matrix
-    `effective_dimension`, with `change`, and the `alpha` of that; `sam_first_order` and its radius `rho`.
-    `error` after a name is a standard error.
+    Rows of `layer`, the name of the block, and of numbers with the prefix `layer_`. The number of scalars is
+    `parameters`. The Hessian gives `lambda_max`, with `residual` and `converged`, and `trace`. The
+    Gauss-Newton matrix gives `effective_dimension`, with its `change` and `alpha`. The sharpness is
+    `sam_first_order` with its radius `rho`. The suffix `error` marks a standard error.
 
   Raises:
-    ConfigError: `plan.where` finds no parameter, or is no regex.
+    ConfigError: `plan.where` matches no parameter, or is not a regex.
     InputError: the loss, its gradient or a product is not finite.
   """
-  # One gradient by everything has those by all blocks.
+  # One gradient with respect to all parameters contains those of all blocks.
   slope = curvature.gradient_over_batches(at.loss_fn, at.passes(GRADIENT))(at.params)[1]
   for number, (block, where) in enumerate(_blocks(at, plan)):
     if where is not None:
@@ -40,7 +40,7 @@ def rows(at: Landscape, plan: BlockCurvature) -> Iterator[Row]:
 
 
 def _blocks(at: Landscape, plan: BlockCurvature) -> Iterator[tuple[str, str | None]]:
-  """Each block with a regex of its parameters that count; None where there are none."""
+  """Yields each block with a regex of its parameters that count, or None if there are none."""
   wanted = jax.tree.leaves(tree.matches(at.params, plan.where))
   counted = [path for path, kept in zip(tree.paths(at.params), wanted, strict=True) if kept]
   for block in at.model.blocks:
@@ -49,7 +49,7 @@ def _blocks(at: Landscape, plan: BlockCurvature) -> Iterator[tuple[str, str | No
 
 
 def _hessian(at: Landscape, plan: BlockCurvature, where: str, key: Array) -> Row:
-  """lambda_max by Lanczos, the trace by probes."""
+  """Computes lambda_max by Lanczos, and the trace by random probes."""
   matvec, like = at.block(where), tree.select(at.params, where)
   first, second = jax.random.split(key)
   settings: dict[str, Any] = dict(max_products=plan.max_products, tolerance=plan.tolerance)
@@ -65,11 +65,11 @@ def _hessian(at: Landscape, plan: BlockCurvature, where: str, key: Array) -> Row
 
 
 def _gauss_newton(at: Landscape, plan: BlockCurvature, where: str, key: Array) -> Row:
-  """The effective dimension, as `Landscape.spectrum` has that of the whole network."""
+  """Computes a block's effective dimension, as `Landscape.spectrum` does for the whole network."""
   density = curvature.spectral_density(
     at.gauss_newton_block(where),
     tree.select(at.params, where),
-    jax.random.fold_in(key, 2),  # a split of the key into two is its 0 and 1, which `_hessian` has
+    jax.random.fold_in(key, 2),  # a split of the key into two uses 0 and 1, which `_hessian` has
     num_samples=plan.effective_probes,
     num_steps=plan.effective_steps,
   )
@@ -77,7 +77,7 @@ def _gauss_newton(at: Landscape, plan: BlockCurvature, where: str, key: Array) -
 
 
 def _sharpness(at: Landscape, plan: BlockCurvature, where: str, slope: Params) -> float:
-  """SAM's sharpness to first order, where the block alone may move.
+  """Computes SAM's first-order sharpness with only one block free to move.
 
   Foret, Kleiner, Mobahi, Neyshabur, 2021, arXiv 2010.01412.
   """

@@ -1,4 +1,4 @@
-"""The images that a measurement is made on."""
+"""The images on which a measurement is made."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from jaxtl.types import Row
 def subset(
   data: Data, runtime: Runtime, *, num_examples: int, seed: int, part: tuple[float, float] = (0.0, 1.0)
 ) -> Iterable[Mapping[str, np.ndarray]]:
-  """Batches of a subset of a source, drawn evenly over the classes, or of a part of every class in it."""
+  """Returns batches of a subset of a source, drawn evenly over the classes.
+
+  With `part`, only that part of every class in the subset is used.
+  """
   chosen = data_lib.subset(source=runtime.open(data), num_examples=num_examples, seed=seed)
   if part != (0.0, 1.0):
     chosen = data_lib.part_of(source=chosen, start=part[0], stop=part[1], seed=seed)
-  # A batch of a few images is no larger than that: the rest would be computed for nothing.
+  # A larger batch than the subset needs would be computed for nothing.
   few = sharding.whole_batch(len(chosen), runtime.mesh)
   return runtime.eval_batches_of(chosen, dataclasses.replace(data, batch_size=min(data.batch_size, few)))
 
@@ -30,7 +33,10 @@ def subset(
 def draw(
   data: Data, runtime: Runtime, *, num_examples: int, seed: int, part: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[list[Mapping[str, np.ndarray]], Row]:
-  """This process's batches of a subset, and what they are: source, seed and number of the images."""
+  """Returns this process's batches of a subset, and a row that identifies the images.
+
+  The row has the source, the seed and the number of the images.
+  """
   drawn = list(subset(data, runtime, num_examples=num_examples, seed=seed, part=part))
   return drawn, {
     "images": runtime.open(data).name,
@@ -40,6 +46,6 @@ def draw(
 
 
 def _total(batches: Iterable[Mapping[str, np.ndarray]]) -> int:
-  """How many images count, over all processes."""
+  """Counts the unmasked images over all processes."""
   here = sum(int(np.sum(batch["mask"])) for batch in batches)
   return sum(map(int, gather_texts(str(here))))

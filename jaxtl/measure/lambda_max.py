@@ -29,19 +29,20 @@ from jaxtl.types import Params, TrainState
 class Flatness:
   """The largest eigenvalue of the Hessian of the mean cross-entropy, by power iteration.
 
-  The largest in the algebraic sense: where a negative one is larger in magnitude, the iteration is shifted.
+  Largest is meant algebraically: if a negative eigenvalue is larger in magnitude, the iteration is shifted.
 
-  Curvatures of different losses cannot be compared; the cross-entropy's can, whatever a weight was trained
-  with. Normalisation uses the stored statistics, and images are not augmented.
+  Curvatures of different losses cannot be compared. The cross-entropy makes them comparable, whatever loss
+  the weights were trained with. Normalisation uses the stored statistics, and images are not augmented.
 
   Attributes:
     data: images to measure on, with evaluation transforms.
-    num_examples: how many, drawn evenly over the classes.
-    seed: of the draw, and of the first vector.
-    num_iters: most Hessian products.
-    tolerance: relative residual |Hv - lambda v| / |lambda| to stop at. The eigenvalue's own relative error
-      is far smaller: it is quadratic in the residual over the gap to the next eigenvalue.
-    evaluate_every: period in steps during training; None: that of the checkpoints. In training only.
+    num_examples: number of images, drawn evenly over the classes.
+    seed: seed of the draw and of the first vector.
+    num_iters: maximum number of Hessian products.
+    tolerance: relative residual |Hv - lambda v| / |lambda| at which to stop. The relative error of the
+      eigenvalue is far smaller: it is quadratic in the residual over the gap to the next eigenvalue.
+    evaluate_every: period in steps during training; None uses that of the checkpoints. It has no effect
+      outside training.
   """
 
   data: Data
@@ -64,16 +65,18 @@ class Flatness:
 def observer(
   flatness: Flatness, runtime: Runtime, trail: EigenvectorCache | None = None
 ) -> Callable[[Program], Observer]:
-  """Measures during training, as `flatness/*` in the metrics.
+  """Measures during training and records `flatness/*` in the metrics.
 
-  A measurement that starts from the last eigenvector finds that eigenvalue again, changed a little. Where
-  another has overtaken it between two measurements, it is reported as converged and is not the largest; the
-  flatness study, which starts at random, does not have that weakness.
+  A measurement that starts from the last eigenvector finds the same, slightly changed eigenvalue. If another
+  eigenvalue has overtaken it in the meantime, the result is reported as converged but is not the largest. The
+  flatness study starts at random and does not have this weakness.
 
   Args:
-    trail: keeps the eigenvectors, from which the next measurement starts; None starts from a random vector.
+    flatness: the definition of the measurement.
+    runtime: the devices and the status line.
+    trail: caches the eigenvectors from which the next measurement starts; None starts from a random vector.
   """
-  # A source that gives no subset shows now, and not at the first checkpoint.
+  # Reports a source without subsets now, and not at the first checkpoint.
   subset(flatness.data, runtime, num_examples=flatness.num_examples, seed=flatness.seed)
 
   def make(program: Program) -> Observer:
@@ -107,17 +110,17 @@ def observer(
 
 @dataclasses.dataclass(frozen=True)
 class EigenvectorCache:
-  """Eigenvectors of the last measurements, on the disk: where the next one starts.
+  """Caches on disk the eigenvectors of the last measurements, from which the next one starts.
 
-  A run that was killed goes on from a checkpoint and measures again what it had measured since; it finds here
-  the vector that the uninterrupted run started from, and so the same numbers.
+  A run that was killed resumes from a checkpoint and repeats the measurements made since. It finds here the
+  vector that the uninterrupted run started from, and therefore gets the same numbers.
 
   Attributes:
-    folder: of the files, one for each measurement and process.
+    folder: folder of the files, one for each measurement and process.
     period: steps between measurements.
-    reach: how many steps back a run may be thrown by a kill.
+    reach: how many steps a killed run may fall back.
     mesh: the devices.
-    note: takes a line about a damaged file.
+    note: receives a line about a damaged file.
   """
 
   folder: Path
@@ -127,7 +130,7 @@ class EigenvectorCache:
   note: Callable[[str], None] = tell
 
   def before(self, step: int, like: Params) -> Params | None:
-    """The vector of the measurement before `step`, where every process has it."""
+    """Returns the vector of the measurement before `step`, or None unless every process has it."""
     steps = [found for found in self._steps() if step - self.period <= found < step]
     newest = str(max(steps, default=None))
     if len(set(gather_texts(newest))) > 1 or not steps:
@@ -144,9 +147,9 @@ class EigenvectorCache:
     return sharding.put_replicated(vector, self.mesh)
 
   def keep(self, step: int, vector: Params) -> None:
-    """Writes a vector, and removes those that no run can need again."""
+    """Writes a vector, and removes the vectors that no run can need again."""
     self.folder.mkdir(parents=True, exist_ok=True)
-    # float32: npz files hold no bfloat16.
+    # float32, because npz files do not support bfloat16.
     leaves = [whole(x).astype(np.promote_types(x.dtype, np.float32)) for x in jax.tree.leaves(vector)]
     arrays: dict[str, Any] = dict(zip(tree.paths(vector), leaves, strict=True))
     partial = self.folder / f".{step}.{jax.process_index()}.partial"

@@ -1,4 +1,4 @@
-"""A checkpoint, its images and one loss on the devices, and all that can be measured there."""
+"""A checkpoint, its images and one loss on the devices, with all measurements on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxtl.types import Array, Batch, Model, Params, Row
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Landscape:
-  """What is measured, and on what.
+  """A network, its images and its loss, with the measurements on them.
 
   Attributes:
     model: the network.
@@ -35,12 +35,13 @@ class Landscape:
     loss_fn: (params, batch) -> (sum of the losses, their number).
     logits_fn: (params, batch) -> (logits [B, K], mask [B]).
     loss_of_logits: (logits, batch) -> as `loss_fn`.
-    batches: image passes that an image costs -> the batches afresh; one is on the devices at a time.
+    batches: image passes per image -> a new iteration over the batches; one batch is on the devices at a
+      time.
     batch_stats: its normalisation statistics, on the devices.
-    key: of all random draws.
-    images: what a number depends on beside the weights: source, seed and number of the images.
+    key: key of all random draws.
+    images: what a number depends on in addition to the weights: source, seed and number of the images.
     runtime: the devices and the status line.
-    meter: of the passes.
+    meter: counts the passes.
   """
 
   model: Model
@@ -92,7 +93,7 @@ class Landscape:
     )
 
   def passes(self, cost: float) -> Callable[[], Iterable[Batch]]:
-    """Gives the batches afresh; `cost` are the image passes of each image."""
+    """Returns a function that iterates over the batches; `cost` is the number of image passes per image."""
     return functools.partial(self.batches, cost)
 
   @property
@@ -100,26 +101,29 @@ class Landscape:
     return self.block()
 
   def block(self, where: str | None = None) -> Matvec:
-    """The Hessian by the parameters whose paths `where` finds, on {path: array}; None: by all of them."""
+    """Returns the Hessian with respect to the parameters whose paths match `where`, on {path: array}.
+
+    None uses all parameters.
+    """
     batches = self.passes(PRODUCT if where is None else BLOCK)
     return curvature.hvp_over_batches(self.loss_fn, self.params, batches, where=where)
 
   @property
   def gauss_newton(self) -> Matvec:
-    """The Hessian without the network's own curvature."""
+    """The Hessian without the curvature of the network itself."""
     return self.gauss_newton_block()
 
   def gauss_newton_block(self, where: str | None = None) -> Matvec:
-    """The Gauss-Newton matrix by some parameters, as `block` has the Hessian."""
+    """Returns the Gauss-Newton matrix of some parameters, selected as in `block`."""
     of = logits_of(self.model), self.loss_of_logits, self.params
     return curvature.ggn_over_batches(*of, self.passes(PRODUCT if where is None else BLOCK), where=where)
 
   def facts(self) -> Row:
-    """The images, the precision, how the network normalises, and the loss at the weights.
+    """Describes the images, the precision and the normalisation, and computes the loss at the weights.
 
     Raises:
       InputError: a parameter or a statistic is not finite; the message names it.
-      NonFiniteLossError: all of them are finite, and the loss is not.
+      NonFiniteLossError: all of them are finite, but the loss is not.
     """
     networks.check_finite(self.params, self.batch_stats)
     value = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))(self.params)
@@ -134,13 +138,13 @@ class Landscape:
     }
 
   def extremes(self, *, num_iters: int, tolerance: float, start: Params | None = None) -> Extremes:
-    """lambda_max by its definition here: power iteration."""
+    """Computes lambda_max by its definition in this library: power iteration."""
     return curvature.extreme_eigenpairs(
       self.hessian, self.params, self.key_of(0), num_iters=num_iters, tolerance=tolerance, start=start
     )
 
   def spectrum(self, plan: Spectrum) -> Row:
-    """The numbers of `Spectrum`; the density is kept as its nodes and weights."""
+    """Computes the numbers of `Spectrum`; the density is stored as its nodes and weights."""
     lanczos_key, probe_key, gauss_newton_key = self.key_of(1), self.key_of(2), self.key_of(9)
     pairs = curvature.top_eigenpairs(
       self.hessian,
@@ -171,7 +175,7 @@ class Landscape:
     }
 
   def sharpness(self, plan: Sharpness) -> Row:
-    """The numbers of `Sharpness`, and the measures that no rescaling of the weights changes."""
+    """Computes the numbers of `Sharpness`, and the measures that no rescaling of the weights changes."""
     loss = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))
     both = curvature.gradient_over_batches(self.loss_fn, self.passes(GRADIENT))
     gradient = lambda params: both(params)[1]  # noqa: E731
@@ -201,11 +205,11 @@ class Landscape:
     return found
 
   def slices(self, plan: Slice, eigenvector: Params, other: tuple[Params, Params] | None) -> Iterator[Row]:
-    """The loss along a random direction, the eigenvector, and the way to another checkpoint.
+    """Yields the loss along a random direction, the eigenvector, and the line to another checkpoint.
 
     Args:
-      plan: their length and number of points.
-      eigenvector: of lambda_max.
+      plan: the length of the lines and their number of points.
+      eigenvector: the eigenvector of lambda_max.
       other: parameters and statistics of the other checkpoint, if there is one.
     """
     lines = {
@@ -223,7 +227,7 @@ class Landscape:
       yield {"direction": "towards", "coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
 
   def _towards(self, other: tuple[Params, Params], coordinates: np.ndarray) -> np.ndarray:
-    """The loss on the line to another checkpoint, statistics and all."""
+    """Computes the loss on the line to another checkpoint; the statistics move along."""
     here = {"params": self.params, "batch_stats": self.batch_stats}
     there = sharding.put_replicated(dict(zip(("params", "batch_stats"), other)), self.runtime.mesh)
 
@@ -234,7 +238,7 @@ class Landscape:
     return weights.surface(loss_fn, here, batches, [weights.between(here, there)], [coordinates])
 
   def plane(self, plan: Plane, eigenvector: Params) -> Row:
-    """The loss over the plane of two random directions, or of an eigenvector and a random one."""
+    """Computes the loss over the plane of two random directions, or of an eigenvector and a random one."""
     directions = self.axes(plan, eigenvector)
     coordinates = _symmetric(plan.span, plan.num_points)
     values = weights.surface(
@@ -248,27 +252,28 @@ class Landscape:
     return {"axes": plan.axes, "coordinates": coordinates.tolist(), "values": _finite_or_none(values)}
 
   def axes(self, plan: Plane, eigenvector: Params) -> list[Params]:
-    """The two directions of a plane."""
+    """Returns the two directions of a plane."""
     first, second = (weights.filter_normalized(key, self.params) for key in jax.random.split(self.key_of(8)))
     if plan.axes == "random":
       return [first, second]
-    # As long as the random one, so that both axes have one unit; what it shares with it would tilt the plane.
+    # The eigenvector gets the length of the random direction, so that both axes have the same unit. Any
+    # component that they share would tilt the plane.
     second = weights.orthogonalized(second, eigenvector)
     return [weights.along(eigenvector, self.params, length=float(tree.norm(second))), second]
 
   def key_of(self, part: int) -> Array:
-    """A key for each part, so that their draws have nothing to do with each other."""
+    """Returns a key for each part, so that the draws of the parts are independent."""
     return jax.random.fold_in(self.key, part)
 
   def _head_kernel(self) -> str | None:
-    """The only kernel of the head, if it has one."""
+    """Returns a regex of the head's kernel if it has exactly one, else None."""
     found = [path for path in tree.paths(self.params) if path.startswith(f"{self.model.head}/")]
     kernels = [path for path in found if path.endswith("kernel")]
     return f"^{kernels[0]}$" if len(kernels) == 1 else None
 
 
 def extreme_numbers(found: Extremes) -> Row:
-  """lambda_max and the eigenvalue of largest magnitude, each with what tells how far to trust it."""
+  """Returns lambda_max and the eigenvalue of largest magnitude, each with its reliability."""
   return {
     "lambda_max": found.algebraic.value,
     "residual": found.algebraic.residual,
@@ -280,7 +285,7 @@ def extreme_numbers(found: Extremes) -> Row:
 
 
 def effective_numbers(density: Density, *, alpha: float) -> Row:
-  """The effective dimension; its `change` is what the latter half of the steps did to it."""
+  """Returns the effective dimension; `change` is its change over the latter half of the steps."""
   found, before = (d.effective_dimension(alpha=alpha) for d in (density, density.shorter or density))
   return {
     "effective_dimension": found.value,
@@ -291,17 +296,17 @@ def effective_numbers(density: Density, *, alpha: float) -> Row:
 
 
 def timed(measure: Callable[[], Row]) -> Row:
-  """The numbers with the seconds that they took."""
+  """Adds the seconds that the measurement took."""
   began = time.monotonic()
   return {**measure(), "seconds": time.monotonic() - began}
 
 
 def _symmetric(span: float, num_points: int) -> np.ndarray:
-  """Coordinates from -span to span, 0 exactly in the middle."""
+  """Returns coordinates from -span to span, with 0 exactly in the middle."""
   half = np.linspace(0, span, num_points // 2 + 1)
   return np.concatenate([-half[:0:-1], half])
 
 
 def _finite_or_none(values: np.ndarray) -> Any:
-  """Nested lists for JSON, which has no infinity: None where the loss is not finite."""
+  """Returns nested lists for JSON, which has no infinity: None where the loss is not finite."""
   return np.where(np.isfinite(values), values.astype(object), None).tolist()  # type: ignore[call-overload]

@@ -1,9 +1,9 @@
-"""Diagnosis of layers: how much the loss on held-out images would fall if one layer alone were changed.
+"""Diagnosis of layers: how much the loss on held-out images would fall if only one layer changed.
 
-Delta L_l is the fall, kappa_l = Delta L_l / |Delta w_l|^2 the curvature that goes with it. The best change of
-a layer is looked for along the gradient of its own weights, by an exact search in one dimension: a minimum
-over all its weights would fit the few thousand images and not the task. Images are a fixed subset, without
-augmentation; normalisation uses the stored statistics.
+Delta L_l is the fall, and kappa_l = Delta L_l / |Delta w_l|^2 is the corresponding curvature. The best change
+of a layer is found along the gradient of its own weights, by an exact one-dimensional search. A minimum over
+all its weights would fit the few thousand images and not the task. Images are a fixed subset, without
+augmentation. Normalisation uses the stored statistics.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from jaxtl.train.runtime import Runtime
 from jaxtl.types import Model, Params, Row
 from jaxtl.weights import Choice, Descent, Finding, Group
 
-# Of a further step of descent, in norms of the weights: from what it is looked for.
+# Range of the first length of a further descent step, in norms of the weights.
 _FIRST = (1e-6, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-  """How layers are diagnosed.
+  """The settings of a layer diagnosis.
 
   Attributes:
     data: held-out images, with evaluation transforms.
-    num_examples: how many, drawn evenly over the classes.
-    seed: of the draw, and of the halves.
-    groups: what a layer is, regexes of block names as `weights.layer_groups` has them; None: every block, and
+    num_examples: number of images, drawn evenly over the classes.
+    seed: seed of the draw and of the halves.
+    groups: defines the layers by regexes of block names, as in `weights.layer_groups`; None: every block, and
       a DenseNet's dense layers by stage.
-    cross_fit: takes the direction from one half of every class's images and the losses from the other; what
-      falls then is not what the direction was fitted to. Without it, part of Delta L is the fit to a few
-      images.
+    cross_fit: takes the direction from one half of every class's images and the losses from the other, so
+      that the measured fall is not what the direction was fitted to. Without it, part of Delta L is the fit
+      to a few images.
     refine_steps: further steps of steepest descent in the same layer, each with its own search. More of them
       fit the images rather than the layer.
-    cross_check: also half the Rayleigh quotient of the layer's Hessian along its gradient, which is kappa
-      where the loss is quadratic.
+    cross_check: also computes half the Rayleigh quotient of the layer's Hessian along its gradient, which
+      equals kappa if the loss is quadratic.
     choose_by: the curvature by which the layer to perturb is chosen.
-    cache: keeps the inputs of the layer at hand on the host; False runs the whole network at every trial.
+    cache: caches the inputs of the current layer on the host; False runs the whole network at every trial.
   """
 
   data: Data
@@ -79,10 +79,10 @@ def diagnose(
   loss: PerExampleLoss,
   runtime: Runtime,
 ) -> list[Row]:
-  """Measures every layer of a network, and says which one to perturb and which one to update.
+  """Measures every layer of a network, and determines which one to perturb and which one to update.
 
-  One pass with a gradient for all layers; then, from the first layer to the last, about nine passes over
-  what lies above it. A fall below the rounding of the loss counts as none.
+  One pass computes the gradient for all layers. Then, from the first layer to the last, about nine passes run
+  over the layers above. A fall below the rounding of the loss counts as zero.
 
   Args:
     diagnosis: the images and the search.
@@ -93,13 +93,13 @@ def diagnose(
   Returns:
     A row of the kind layer_diagnosis for each layer in forward order. `delta_loss`, `kappa`, `kappa_rel` and
     `step` are those of `weights.Finding`; kappa is None where the step is 0. `perturb` and `update` mark the
-    layers of `weights.choose`, `excluded` is "small" where a layer was left out of that choice.
+    layers of `weights.choose`. `excluded` is "small" if that choice left the layer out.
 
   Raises:
     ConfigError: the model has no blocks, or the groups do not fit it.
     InputError: a parameter or a statistic is not finite; the message names it.
     NonFiniteError: the loss or a gradient is not finite at the weights, or after a step in a layer.
-    DataError: there are no images, or `cross_fit` and no class has two.
+    DataError: there are no images, or with `cross_fit` no class has two images.
   """
   networks.check_finite(params, batch_stats)
   groups = weights_lib.layer_groups(model, params, groups=diagnosis.groups)
@@ -117,8 +117,10 @@ def diagnose(
 
 
 def chosen(rows: list[Row]) -> tuple[str | None, str | None]:
-  """The names of the layers to perturb and to update, from the rows of `diagnose`; None where none
-  qualifies."""
+  """Returns the names of the layers to perturb and to update, from the rows of `diagnose`.
+
+  A name is None if no layer qualifies.
+  """
   names = [
     next((row["layer"] for row in rows if row.get("kind") == "layer_diagnosis" and row[key]), None)
     for key in ("perturb", "update")
@@ -132,11 +134,11 @@ class _Layers:
 
   Attributes:
     diagnosis: the search.
-    params: of the network.
-    loss: for each example.
-    direction, value: the images that give the gradient and those that give the losses; the same ones without
+    params: the parameters of the network.
+    loss: the per-example loss.
+    direction, value: the images for the gradient and those for the losses; the same images without
       cross-fitting.
-    images: what the numbers depend on beside the weights.
+    images: what the numbers depend on in addition to the weights.
   """
 
   diagnosis: Diagnosis
@@ -163,12 +165,12 @@ class _Layers:
     return cls(diagnosis, params, loss, inputs[0], inputs[-1], images)
 
   def gradient(self) -> Params:
-    """That of the mean loss in all layers, from one pass."""
+    """Returns the gradient of the mean loss in all layers, from one pass."""
     everything = Group("all", tuple(self.params), tree.size(self.params))
     return self._gradient(everything, None)
 
   def finding(self, group: Group, gradient: Params) -> Finding:
-    """The search in one layer, whose first block is not below that of the last one."""
+    """Searches in one layer, whose first block is not below that of the previous one."""
     if self.diagnosis.cache:
       self.value.move_to(group.blocks[0])
       if self.diagnosis.refine_steps:
@@ -197,7 +199,10 @@ class _Layers:
     return found
 
   def _refined(self, found: Finding, own: Params, place: Params, descend: Callable[..., Descent]) -> Finding:
-    """The finding after further steps of steepest descent from `place`; the first is as long as the last."""
+    """Returns the finding after further steps of steepest descent from `place`.
+
+    The first of them starts with the length of the previous step.
+    """
     length = found.step / (found.weight_norm or 1.0)
     for _ in range(self.diagnosis.refine_steps):
       slope = self._gradient(found.group, place)
@@ -225,7 +230,7 @@ class _Layers:
     return found
 
   def _gradient(self, group: Group, place: Params | None) -> Params:
-    """That of the mean loss over the images of the direction, at `place` or at the weights."""
+    """Returns the gradient of the mean loss over the direction images, at `place` or at the weights."""
     loss_fn, own, batches = self.direction.loss_of(group, self.loss)
     slope = curvature.gradient_over_batches(loss_fn, batches)
     at = "at the weights" if place is None else f"after a step of descent in the layer {group.name!r}"
@@ -239,7 +244,7 @@ class _Layers:
 
 
 def _drawn(diagnosis: Diagnosis, runtime: Runtime) -> tuple[list[list[Mapping[str, np.ndarray]]], Row]:
-  """The images as one part or as two halves, and what they are."""
+  """Returns the images as one part or as two halves, and a row that identifies them."""
   parts = ((0.0, 0.5), (0.5, 1.0)) if diagnosis.cross_fit else ((0.0, 1.0),)
   which: Any = dict(num_examples=diagnosis.num_examples, seed=diagnosis.seed)
   try:

@@ -1,4 +1,4 @@
-"""The inputs of a layer for all images, kept on the host: what is below a layer runs once, not per trial."""
+"""Caches a layer's inputs for all images on the host, so that the layers below run once and not per trial."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LossFn = Callable[[Params, Batch], tuple[Array, Array]]
 
 
 class LayerInputs:
-  """The state that enters a block, at first the images; `move_to` runs the blocks up to another one.
+  """The hidden states that enter a block, initially the images; `move_to` runs the blocks up to another one.
 
-  Normalisation uses the stored statistics, which stay as they are.
+  Normalisation uses the stored statistics, which do not change.
 
   Attributes:
     at: the block that the states enter.
@@ -38,7 +38,10 @@ class LayerInputs:
     self.at = model.blocks[0]
 
   def move_to(self, block: str) -> None:
-    """Runs the blocks from `at` to `block`, which is not below; the states before are let go."""
+    """Runs the blocks from `at` to `block`, which must not be below `at`.
+
+    The previous states are discarded.
+    """
     if block == self.at:
       return
     step = _prefix(self._model, self.at, block, self._runtime.mesh)
@@ -51,15 +54,15 @@ class LayerInputs:
   def loss_of(
     self, group: Group, loss: PerExampleLoss
   ) -> tuple[LossFn, Params, Callable[[], Iterable[Batch]]]:
-    """The loss as a function of one layer's parameters alone, from `at` on.
+    """Returns the loss as a function of one layer's parameters alone, evaluated from `at` on.
 
     Args:
       group: none of its blocks is below `at`.
       loss: (logits [B, K], labels) -> [B].
 
     Returns:
-      (params of the layer, batch) -> (sum of the losses, their number), the layer's parameters, and what
-      gives the batches afresh.
+      (params of the layer, batch) -> (sum of the losses, their number), the layer's parameters, and a
+      function that iterates over the batches.
     """
     others = self._between(self.at, None)
     own = {block: others.pop(block) for block in group.blocks if block in others}
@@ -72,7 +75,7 @@ class LayerInputs:
     return summed(self._model, loss, self.at), own, batches
 
   def _between(self, start: str, stop: str | None) -> dict[str, Params]:
-    """The parameters of the blocks from `start` to `stop`, which is left out."""
+    """Returns the parameters of the blocks from `start` to `stop`, exclusive."""
     blocks = self._model.blocks
     last = len(blocks) if stop is None else blocks.index(stop)
     return {name: self._params[name] for name in blocks[blocks.index(start) : last] if name in self._params}
@@ -87,6 +90,6 @@ def _prefix(model: Model, start: str, stop: str, mesh: Any) -> Callable[[Params,
 
 
 def resolution(params: Params) -> float:
-  """The part of a loss that rounding may change: a few units in the last place of the parameters' type."""
+  """Returns the relative rounding error of a loss: a few units in the last place of the parameters' type."""
   types = [tree.wide(x).dtype for x in jax.tree.leaves(params)]
   return 8 * max(float(np.finfo(kind).eps) for kind in types)

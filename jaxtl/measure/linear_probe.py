@@ -13,14 +13,14 @@ from jaxtl import optim
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-  """Logistic regression on the cached pooled features; the penalty is chosen on a held-out part.
+  """Logistic regression on cached pooled features; the penalty is chosen on a held-out part.
 
   Attributes:
-    l2: penalties to choose from.
-    held_out: share of the training examples that the choice is made on. With fewer than 3 examples a class,
-      each example is left out once instead; with one a class nothing can be chosen, and the middle penalty is
-      taken. The rows say which (`l2_chosen_by`).
-    max_iters: most L-BFGS steps.
+    l2: candidate penalties.
+    held_out: share of the training examples on which the choice is made. With fewer than 3 examples per
+      class, each example is left out once instead. With one example per class no choice is possible, and the
+      middle penalty is used. The rows record the case (`l2_chosen_by`).
+    max_iters: maximum number of L-BFGS steps.
   """
 
   l2: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

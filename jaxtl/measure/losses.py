@@ -15,10 +15,12 @@ from jaxtl.types import Array, Batch, Model, Params
 def summed(
   model: Model, loss: PerExampleLoss, start: str | None = None
 ) -> Callable[[Params, Batch], tuple[Array, Array]]:
-  """(params, batch) -> (sum over the examples, their number); one function for each triple, compiled once.
+  """Returns (params, batch) -> (sum over the examples, their number).
+
+  The function is made once per combination of arguments, and therefore compiled once.
 
   With `start`, the batch's `image` is the hidden state that enters that block, and its `others` are the
-  parameters that `params` does not have.
+  parameters that are missing from `params`.
   """
 
   def loss_fn(params: Params, batch: Batch) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The network of a checkpoint, fitted to the images that a study measures it on."""
+"""The network of a checkpoint, adapted to the images on which a study measures it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxtl.types import Model, Params, Row
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-  """A checkpoint that fits its images."""
+  """A checkpoint that is adapted to its images."""
 
   model: Model
   params: Params
@@ -37,9 +37,9 @@ class Network:
 
 
 def prepared(start: str, data: Data, runtime: Runtime) -> tuple[Data, Network]:
-  """The images with the transforms that count, and the network of a checkpoint for their size.
+  """Returns the images with their transforms, and the network of a checkpoint for their size.
 
-  Where the data have no transforms, they are the checkpoint's own.
+  Data without transforms use those of the checkpoint.
   """
   data = filled(start, data, trust=runtime.trust)
   return data, network(start, runtime.image_shape(data)[0], trust=runtime.trust)
@@ -59,13 +59,13 @@ def task_of(weights: checkpoint.Weights, *, trust: bool) -> Spec:
 
 
 def network(start: str, size: int, *, trust: bool) -> Network:
-  """The network of a checkpoint for square images of `size` pixels."""
+  """Returns the network of a checkpoint for square images of `size` pixels."""
   return _network(start, digest(start), size, trust)
 
 
-@functools.lru_cache(maxsize=4)  # so that losses and seeds share what is compiled for a network
+@functools.lru_cache(maxsize=4)  # lets losses and seeds share what is compiled for a network
 def _network(start: str, digest: str, size: int, trust: bool) -> Network:
-  del digest  # other weights at the same place are another network
+  del digest  # part of the cache key: other weights at the same place are another network
   weights = loaded(start)
   task = task_of(weights, trust=trust)
   spec = weights.model_spec(trust=trust)
@@ -75,7 +75,7 @@ def _network(start: str, digest: str, size: int, trust: bool) -> Network:
 
 
 def loaded(start: str) -> checkpoint.Weights:
-  """The checkpoint, read once."""
+  """Returns the checkpoint, which is read only once."""
   return _load(start, digest(start))
 
 
@@ -86,12 +86,12 @@ def _load(start: str, digest: str) -> checkpoint.Weights:
 
 
 def digest(start: str) -> str:
-  """16 hexadecimal digits of the manifest of a checkpoint, which holds the digest of every array."""
+  """Returns 16 hexadecimal digits of a checkpoint's manifest, which holds the digest of every array."""
   return manifest.read(checkpoint.find(start)).digest[:16]
 
 
 def about(start: str, found: Network) -> Row:
-  """Which weights they are, and what they compute in."""
+  """Describes the weights and the type in which they compute."""
   return {
     "checkpoint": start,
     "step_folder": checkpoint.find(start).name,
@@ -101,10 +101,14 @@ def about(start: str, found: Network) -> Row:
 
 
 def same_weights(workdir: Path, now: Row) -> None:
-  """Refuses to go on in a folder that was begun with other weights than those that `about` tells of.
+  """Refuses to resume in a folder that was begun with weights other than those that `now` describes.
+
+  Args:
+    workdir: the folder of the study.
+    now: the result of `about`.
 
   Raises:
-    InputError: they are others.
+    InputError: the weights differ.
   """
   before = remember(workdir / "checkpoint.json", lambda: now, replace=False)
   if before != now:
@@ -115,17 +119,17 @@ def same_weights(workdir: Path, now: Row) -> None:
 
 
 def check_start(start: str, expected: str | None, data: Data, runtime: Runtime, *, at: str) -> None:
-  """Refuses a checkpoint that is not there or not the one that is meant, and images of other classes.
+  """Refuses a checkpoint that is missing or not the expected one, and images of other classes.
 
   Args:
     start: the checkpoint.
-    expected: its digest; None: any.
+    expected: its digest; None accepts any.
     data: the images, which `at` names in messages.
     runtime: opens them.
     at: the field of the study that holds the data.
 
   Raises:
-    InputError, CheckpointError, DataError: as it says.
+    InputError, CheckpointError, DataError: the message says what is wrong.
   """
   weights = loaded(start)
   if not weights.classes:
@@ -136,7 +140,7 @@ def check_start(start: str, expected: str | None, data: Data, runtime: Runtime, 
 
 
 def check_finite(params: Params, batch_stats: Params) -> None:
-  """Raises InputError, which names the first, where a parameter or a statistic is not finite."""
+  """Raises InputError with the name of the first parameter or statistic that is not finite, if any."""
   for kind, arrays in (("parameter", params), ("statistic", batch_stats)):
     if path := tree.first_nonfinite(arrays):
       raise InputError(f"the {kind} {path!r} is not finite; nothing can be measured at such a checkpoint")
@@ -154,15 +158,15 @@ def data_config(
   max_bad_records: int,
   trust: bool,
 ) -> dict[str, Any]:
-  """The config of images for a checkpoint, prepared as it wants them.
+  """Returns the config of images for a checkpoint, preprocessed as the checkpoint expects.
 
   Args:
     start: the checkpoint.
-    name, split, data_dir: the data, as a user names them.
+    name, split, data_dir: the data, as the user names them.
     columns: keywords of `data.from_name` that name columns of Parquet files.
     preprocessing: fields of `data.Preprocessing` that differ from the checkpoint's own.
-    batch_size, max_bad_records: of the images.
-    trust: imports what the checkpoint's config names outside jaxtl and optax.
+    batch_size, max_bad_records: settings of the images.
+    trust: imports names of the checkpoint's config outside jaxtl and optax.
   """
   plan = prepare(loaded(start), preprocessing, trust=trust)
   chosen = data_lib.choose_split(data_lib.open_source(name, data_dir=data_dir, **columns), split)

@@ -1,4 +1,4 @@
-"""Measurements that pass over images again and again: how far they are, and whether to stop between two."""
+"""Counts passes over images: shows the progress of a measurement, and stops it on request."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import jax
 from jaxtl.errors import Restart
 from jaxtl.train.runtime import Runtime
 
-# Passes over the images of a forward-backward pass, in which the status line counts.
+# Costs in image passes; the unit of the status line is a forward-backward pass.
 FORWARD = 1 / 3
 GRADIENT = 1.0
-# The forward-backward pass, and a derivative of both of its halves.
+# The forward-backward pass, and a derivative of both its halves.
 PRODUCT = 3.0
-# A product by one block alone: below it the network is only evaluated.
+# A product of a single block: the network below it is only evaluated.
 BLOCK = 1.5
 
 
 class PassCounter:
-  """Shows every batch of a measurement on the status line, and asks after each whether to stop.
+  """Shows every batch of a measurement on the status line, and checks after each whether to stop.
 
-  Only inside a `part`: elsewhere, as in an observer of training, a stop would lose what is not saved.
+  It stops only inside a `part`. Elsewhere, as in an observer of training, a stop would lose unsaved work.
 
   Args:
-    runtime: the status line, and who may want to stop.
+    runtime: the status line, and the source of requests to stop.
 
   Attributes:
-    place: where the measurement is, for the status line.
+    place: the current position in the measurement, for the status line.
   """
 
   def __init__(self, runtime: Runtime):
@@ -43,11 +43,11 @@ class PassCounter:
 
   @contextlib.contextmanager
   def part(self, name: str, *, work: float) -> Iterator[None]:
-    """A part of a measurement; parts do not nest.
+    """Runs a part of a measurement; parts do not nest.
 
     Args:
       name: for the status line.
-      work: what was announced for it, in image passes. What it does not take is taken off the total.
+      work: the work announced for it, in image passes. Work that was not needed is subtracted from the total.
     """
     self._name, self._began, self.place = name, time.monotonic(), ""
     self._done, self._images, self._busy, self._passes = 0.0, 0.0, 0.0, 0
@@ -60,12 +60,12 @@ class PassCounter:
   def watch(
     self, batches: Iterable[Mapping[str, Any]], *, cost: float, what: str = ""
   ) -> Iterator[Mapping[str, Any]]:
-    """The same batches: one pass.
+    """Yields the same batches and counts one pass.
 
     Args:
-      batches: of this process, as many on every process.
-      cost: image passes of each image.
-      what: it is, for the status line.
+      batches: batches of this process; every process has the same number.
+      cost: image passes per image.
+      what: describes the pass on the status line.
 
     Raises:
       Restart: the run was asked to stop.
@@ -80,16 +80,16 @@ class PassCounter:
         self._tell(len(batch["label"]) * jax.process_count(), cost, what)
 
   def seconds(self) -> float:
-    """Since the part began."""
+    """Returns the seconds since the part began."""
     return time.monotonic() - self._began
 
   def _tell(self, images: int, cost: float, what: str) -> None:
-    """One batch later."""
+    """Counts one batch, reports it, and stops if asked to."""
     self._images += images
     self._done += images * cost
     name = ", ".join(filter(None, (self._name, self.place, what)))
     rate = self._images / max(self._busy, 1e-9)
     self._runtime.progress.advance(images * cost, f"{name}, pass {self._passes}", images_per_second=rate)
-    # A batch is a step of this: the processes that work together ask equally often.
+    # A batch counts as a step here: cooperating processes ask equally often.
     if self._runtime.stop_due(self._passes):
       raise Restart(f"stopped during {name}; all that was finished before is kept")

@@ -15,13 +15,13 @@ from jaxtl.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """What is evaluated and how its images are prepared.
+  """A checkpoint to evaluate and the preprocessing of its images.
 
   Attributes:
     weights: the checkpoint.
-    model, task: what makes its model and its task.
+    model, task: the specs of its model and its task.
     transforms: the preprocessing.
-    image_shape: (height, width) in pixels of the images that the preprocessing is to leave.
+    image_shape: (height, width) in pixels that the preprocessing is to produce.
   """
 
   weights: Weights
@@ -32,15 +32,15 @@ class Prepared:
 
 
 def prepare(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False) -> Prepared:
-  """Checks what a checkpoint's config says of its model, task and preprocessing.
+  """Validates a checkpoint's config of its model, task and preprocessing.
 
   Args:
     weights: the checkpoint.
-    changes: fields of `data.Preprocessing` that are to differ from the checkpoint's own.
-    trust: imports what the config names outside jaxtl and optax.
+    changes: fields of `data.Preprocessing` that replace the checkpoint's own.
+    trust: imports names of the config outside jaxtl and optax.
 
   Raises:
-    InputError: something is not trusted, or the preprocessing is not known or cannot be changed.
+    InputError: a name is not trusted, or the preprocessing is unknown or cannot be changed.
   """
   if not weights.classes:
     raise InputError(
@@ -58,7 +58,7 @@ def prepare(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
 def _preprocessing(
   weights: Weights, changes: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], tuple[int, int]]:
-  """The transforms as a config writes them, and the shape of the images that they are to leave."""
+  """Returns the transforms as a config writes them, and the image shape that they are to produce."""
   own, (height, width) = weights.config["transforms"], weights.config["image_shape"][:2]
   if own is not None and not changes:
     return own, (height, width)

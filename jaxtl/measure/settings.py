@@ -1,4 +1,4 @@
-"""What a flatness study measures beside lambda_max: the options of each part, and their defaults."""
+"""The options of each part of a flatness study, in addition to lambda_max, and their defaults."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jaxtl.measure.passes import BLOCK, FORWARD, GRADIENT, PRODUCT
 class Spectrum:
   """The spectrum of the Hessian: its largest eigenvalues by Lanczos, and its density by random probes.
 
-  The effective dimension is that of the Gauss-Newton matrix, whose density has as many products; why not
-  the Hessian's, says `Density.effective_dimension`.
+  The effective dimension is that of the Gauss-Newton matrix, whose density needs the same number of products.
+  `Density.effective_dimension` explains why it is not that of the Hessian.
 
   Attributes:
-    num_eigenvalues: how many of the largest.
-    max_products: for them.
-    tolerance: relative residual that they are to reach.
-    num_probes, num_steps: of both densities, each of which takes their product of products.
-    alpha: the curvature from which a direction counts in the effective dimension.
+    num_eigenvalues: number of largest eigenvalues.
+    max_products: maximum number of products for them.
+    tolerance: relative residual that they must reach.
+    num_probes, num_steps: settings of both densities; each density needs num_probes * num_steps products.
+    alpha: the curvature above which a direction counts in the effective dimension.
   """
 
   num_eigenvalues: int = 3
@@ -43,23 +43,23 @@ class Spectrum:
 
   @property
   def passes(self) -> float:
-    """Image passes, at most."""
+    """Maximum number of image passes."""
     return PRODUCT * (self.max_products + 2 * self.num_probes * self.num_steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockCurvature:
-  """Each block alone: largest eigenvalue and trace of its Hessian, effective dimension, and SAM's sharpness.
+  """Measures each block alone: lambda_max and trace of its Hessian, effective dimension, and SAM's sharpness.
 
   Attributes:
-    max_products: for the eigenvalue of a block.
-    tolerance: relative residual that it is to reach.
-    num_probes: for the trace of a block.
-    effective_probes, effective_steps: of the density of a block's Gauss-Newton matrix, which takes their
-      product of products. Rows say what the latter half of the steps changed.
-    alpha: the curvature from which a direction counts in the effective dimension.
-    rho: radius of the ball of SAM's sharpness to first order, in which the block alone moves.
-    where: a regex that finds the parameters of a block that count, such as `kernel$`; None: all.
+    max_products: maximum number of products for the eigenvalue of a block.
+    tolerance: relative residual that it must reach.
+    num_probes: number of probes for the trace of a block.
+    effective_probes, effective_steps: settings of the density of a block's Gauss-Newton matrix, which needs
+      effective_probes * effective_steps products. Rows record the change over the latter half of the steps.
+    alpha: the curvature above which a direction counts in the effective dimension.
+    rho: radius of the ball of SAM's first-order sharpness, in which only the block moves.
+    where: a regex of the parameters of a block that count, such as `kernel$`; None: all.
   """
 
   max_products: int = 20
@@ -84,21 +84,21 @@ class BlockCurvature:
     )
 
   def passes(self, num_blocks: int) -> float:
-    """Image passes of so many blocks, at most."""
+    """Returns the maximum number of image passes for `num_blocks` blocks."""
     products = self.max_products + self.num_probes + self.effective_probes * self.effective_steps
     return GRADIENT + num_blocks * (BLOCK * products + 2 * FORWARD)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sharpness:
-  """How much the loss rises near the weights.
+  """Measures how much the loss rises near the weights.
 
   Attributes:
     rho, adaptive_rho: radius of the ball of SAM's and of ASAM's sharpness.
     num_steps: gradients of the ascent in the ball; 1 is the first order.
-    sigma, adaptive_sigma: standard deviation of the noise of the average, absolute and relative to each
-      weight.
-    num_samples: pairs of draws of the noise, and products of the head's relative flatness.
+    sigma, adaptive_sigma: standard deviation of the noise of the average sharpness, absolute and relative to
+      each weight.
+    num_samples: pairs of draws of the noise, and products for the relative flatness of the head.
   """
 
   rho: float = 0.05
@@ -118,7 +118,7 @@ class Sharpness:
 
   @property
   def passes(self) -> float:
-    """Image passes, at most: three ascents, two averages, the Fisher information and the head."""
+    """Maximum number of image passes: three ascents, two averages, the Fisher information and the head."""
     gradients = 1 + 2 * self.num_steps
     evaluations = 3 + gradients + 2 * (2 * self.num_samples + 1)
     return GRADIENT * gradients + FORWARD * evaluations + PRODUCT + BLOCK * self.num_samples
@@ -129,11 +129,11 @@ class Slice:
   """The loss along lines through the weights.
 
   Attributes:
-    num_points: of each line, odd, so that the weights themselves are one.
-    span: on either side along a random filter-normalised direction, in norms of the filters.
-    eigen_span: on either side along the eigenvector of lambda_max, as a distance.
-    towards: another checkpoint of the same model, whose place on the line to it is 1; normalisation
-      statistics move along.
+    num_points: points per line; odd, so that the weights themselves are one of them.
+    span: length on either side along a random filter-normalised direction, in norms of the filters.
+    eigen_span: length on either side along the eigenvector of lambda_max, as a distance.
+    towards: another checkpoint of the same model, at position 1 of the line to it; normalisation statistics
+      move along.
   """
 
   num_points: int = 21
@@ -147,7 +147,7 @@ class Slice:
 
   @property
   def passes(self) -> float:
-    """Image passes of all lines."""
+    """Number of image passes of all lines."""
     return FORWARD * self.num_points * (2 if self.towards is None else 3)
 
 
@@ -156,11 +156,11 @@ class Plane:
   """The loss over a plane of two directions.
 
   Attributes:
-    num_points: of each side, odd, so that the weights themselves are one.
-    span: on either side, in norms of the filters.
-    axes: "random": two random filter-normalised directions. "eigenvector": that of lambda_max, made as long
-      as a random one at right angles to it.
-    points_per_call: points in one compiled call; more may be faster on an accelerator, not on the CPU.
+    num_points: points per side; odd, so that the weights themselves are one of them.
+    span: length on either side, in norms of the filters.
+    axes: "random": two random filter-normalised directions. "eigenvector": that of lambda_max, with the
+      length of a random direction orthogonal to it.
+    points_per_call: points per compiled call; more may be faster on an accelerator, but not on the CPU.
   """
 
   num_points: int = 11
@@ -174,7 +174,7 @@ class Plane:
 
   @property
   def passes(self) -> float:
-    """Image passes."""
+    """Number of image passes."""
     return FORWARD * self.num_points**2
 
 

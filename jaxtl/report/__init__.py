@@ -1,1 +1,1 @@
-"""Reports: tables, figures and pages from the rows of finished cells."""
+"""Builds reports: tables, figures and pages from the rows of finished cells."""

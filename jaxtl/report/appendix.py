@@ -1,4 +1,4 @@
-"""Grids of plain text: learning-rate trials, data, cells, arms, every number, environment."""
+"""Builds grids of plain text: learning-rate trials, data, cells, arms, every number, environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtl.report.table import ABSENT, Column, Table
 
 
 def data_sets(section: Section, found: Sequence[DataSet]) -> Grid:
-  """Which data are synthetic and which are real, and how many."""
+  """Lists the data sets: whether each is synthetic or real, and its size."""
   rows = []
   for data in found:
     if data.problem:
@@ -34,7 +34,7 @@ def data_sets(section: Section, found: Sequence[DataSet]) -> Grid:
 
 
 def cells(results: Results) -> Grid:
-  """State and folder of every cell."""
+  """Lists the state and folder of every cell."""
   rows = []
   for arm in results.arms:
     for seed in results.seeds:
@@ -66,7 +66,7 @@ def cells(results: Results) -> Grid:
     "images/s",
     "data wait",
   ]
-  # What no cell has, as of training where nothing was trained, is left out.
+  # Columns without any value are dropped, such as those of training where nothing was trained.
   keep = [i for i, _ in enumerate(header) if i < 5 or any(row[i] != ABSENT for row in rows)]
   header, rows = [header[i] for i in keep], [[row[i] for i in keep] for row in rows]
   note = (
@@ -77,7 +77,7 @@ def cells(results: Results) -> Grid:
 
 
 def arms(results: Results) -> Grid:
-  """How each arm differs from the base."""
+  """Lists how each arm differs from the base."""
   rows = []
   for arm in results.arms:
     base, merged = results.config["base"], results.arm_config(arm)
@@ -87,7 +87,7 @@ def arms(results: Results) -> Grid:
 
 
 def grouped(differences: Sequence[str]) -> list[str]:
-  """The same change in many places as one line that names the first."""
+  """Merges the same change in several places into one line that names the first place."""
   places: dict[str, list[str]] = {}
   for line in differences:
     place, _, change = line.partition(": ")
@@ -99,7 +99,7 @@ def grouped(differences: Sequence[str]) -> list[str]:
 
 
 def numbers(results: Results, tables: Sequence[Table]) -> Grid:
-  """Every number of the tables, seed by seed; row i has the anchor `n{i}` that `anchors` gives."""
+  """Lists every number of the tables by seed; row i has the anchor `n{i}` that `anchors` returns."""
   header = ["arm", "measure", *(f"seed {seed}" for seed in results.seeds)]
   rows = [
     [arm, column.measure, *(_seed_value(column, arm, seed) for seed in results.seeds)]
@@ -109,12 +109,12 @@ def numbers(results: Results, tables: Sequence[Table]) -> Grid:
 
 
 def anchors(tables: Sequence[Table]) -> dict[tuple[str, str], str]:
-  """(arm, measure) -> the anchor of its row in `numbers`."""
+  """Returns (arm, measure) -> the anchor of its row in `numbers`."""
   return {(arm, column.measure): f"n{i}" for i, (arm, column) in enumerate(_entries(tables))}
 
 
 def environment(results: Results) -> Grid:
-  """What the numbers depend on beside the config."""
+  """Lists what the numbers depend on in addition to the config."""
   env = results.env
   rows = [["config (SHA-256)", results.digest], ["study", str(results.config.get("study", ""))]]
   for name, value in env.items():
@@ -130,14 +130,14 @@ def environment(results: Results) -> Grid:
 
 
 def _session_of(results: Results, arm: str, seed: int) -> int | str:
-  """The session that finished a cell."""
+  """Returns the session that finished a cell."""
   own = (row for row in results.rows if row["arm"] == arm and row["seed"] == seed)
   first = next(own, None)
   return ABSENT if first is None else first.get("session", 0)
 
 
 def _session(changed: Mapping[str, Any]) -> str:
-  """What a later session had of its own."""
+  """Formats the values of a later session that differ."""
   texts = {
     name: " ".join(map(str, value))
     if isinstance(value, list)
@@ -150,14 +150,14 @@ def _session(changed: Mapping[str, Any]) -> str:
 
 
 def _parts(value: Mapping[str, Any]) -> str:
-  """A mapping in words."""
+  """Formats a mapping as text."""
   return ", ".join(
     f"{key} {' '.join(map(str, item)) if isinstance(item, list) else item}" for key, item in value.items()
   )
 
 
 def _entries(tables: Sequence[Table]) -> Iterator[tuple[str, Column]]:
-  """Each number once: tables share their pre-training columns."""
+  """Yields each number once, because tables share their pre-training columns."""
   columns = {column.measure: column for table in tables for column in table.columns}
   for column in columns.values():
     for arm in dict.fromkeys(arm for table in tables for arm in table.arms):
@@ -171,7 +171,7 @@ def _seed_value(column: Column, arm: str, seed: int) -> str:
 
 
 def _used(section: Section, data: DataSet) -> str:
-  """How many images there are, and how many of them were measured on where a study draws a subset."""
+  """Formats the number of images, and how many of them were used if the study draws a subset."""
   counts = [count for count in section.drawn.get(data.role, ()) if count != data.num_images]
   drawn = " or ".join(f"{count:,.0f}" for count in counts)
   return f"{drawn} of {_count(data.num_images)}" if drawn else _count(data.num_images)

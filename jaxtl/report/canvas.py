@@ -1,4 +1,4 @@
-"""How the report's figures look: colours, fonts, legend, and the files that come of them."""
+"""The look of the report's figures: colours, fonts and legend; renders the figures as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 INK, MUTED, LINE, PAPER = "#1d2329", "#59636e", "#d9dee4", "#ffffff"
-# Okabe and Ito's colours, which differ for all common kinds of colour vision; their yellow, too pale on
-# white, is replaced by a grey. Markers differ too.
+# Okabe and Ito's colours, which are distinguishable with all common kinds of colour vision. Grey replaces
+# their yellow, which is too pale on white. Markers differ too.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7a828c")
 MARKERS = "osD^vph<"
 # The same colours on a dark page: name of the CSS variable -> light, dark.
@@ -60,7 +60,7 @@ _STYLE: Any = {
   "axes.facecolor": "none",
   "figure.facecolor": PAPER,
   "legend.frameon": False,
-  # Names come from configs and folders: a dollar sign in one is no formula.
+  # Names come from configs and folders, so a dollar sign does not start a formula.
   "text.parse_math": False,
   "axes.unicode_minus": True,
   "svg.fonttype": "none",
@@ -72,7 +72,7 @@ _LONGEST = 26
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """A finished figure: `name` is the stem of its files, `svg` and `png` are for light paper."""
+  """A finished figure: `name` is the stem of its files; `svg` and `png` are made for a light background."""
 
   name: str
   title: str
@@ -81,7 +81,7 @@ class Figure:
   png: bytes
 
   def inline(self) -> str:
-    """The SVG for the inside of a page: its colours are the page's, its names its own."""
+    """Returns the SVG for embedding in a page: it uses the page's colours and its own unique names."""
     text = self.svg[self.svg.index("<svg") :]
     text = re.sub(r'\bid="', f'id="{self.name}-', text)
     text = re.sub(r'href="#', f'href="#{self.name}-', text)
@@ -95,7 +95,7 @@ class Figure:
 
 @dataclasses.dataclass
 class Canvas:
-  """A figure being drawn."""
+  """A figure that is being drawn."""
 
   arms: Sequence[str]
   axes: list[Axes]
@@ -108,11 +108,11 @@ class Canvas:
     return COLORS[list(self.arms).index(arm) % len(COLORS)]
 
   def shape(self, name: str) -> str:
-    """The marker of an arm, or of what has shapes of its own."""
+    """Returns the marker of an arm, or of an item of `shapes`."""
     return MARKERS[list(self.shapes or self.arms).index(name) % len(MARKERS)]
 
   def marker(self, arm: str) -> dict[str, Any]:
-    """Keywords of `plot`."""
+    """Returns the keywords of `plot`."""
     return {
       "color": self.color(arm),
       "marker": self.shape(arm),
@@ -121,7 +121,7 @@ class Canvas:
     }
 
   def dots(self, arm: str) -> dict[str, Any]:
-    """Keywords of `scatter`."""
+    """Returns the keywords of `scatter`."""
     return {
       "color": self.color(arm),
       "marker": self.shape(arm),
@@ -135,7 +135,7 @@ class Canvas:
     with warnings.catch_warnings():
       warnings.filterwarnings("ignore", message="Glyph .* missing from")
       self._figure.draw_without_rendering()
-      self._figure.set_layout_engine("none")  # both files get the same layout, computed once
+      self._figure.set_layout_engine("none")  # both files use the same layout, which is computed once
       self._figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
       self._figure.savefig(png, format="png", dpi=144, metadata={"Software": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", svg.getvalue(), flags=re.DOTALL)
@@ -155,12 +155,14 @@ def canvas(
   shapes: Sequence[str] = (),
   columns: int = 1,
 ) -> Iterator[Canvas]:
-  """Axes in rows of the given heights (inches) and `columns`; above them one legend of the arms, if any.
+  """Yields axes in rows of the given heights (inches) and `columns`, below one legend of the arms, if any.
 
   Args:
-    arms: what colours tell apart, and markers too unless there are `shapes`.
+    heights: the height of each row, in inches.
+    arms: distinguished by colour, and also by marker unless there are `shapes`.
     shown: the arms in the legend.
-    shapes: what markers tell apart; in the legend, too.
+    shapes: distinguished by marker; also in the legend.
+    columns: number of axes per row.
   """
   labels = [short(name) for name in (*shown, *shapes)]
   across = max(1, min(len(labels), int(140 / (max(map(len, labels), default=0) + 6))))
@@ -184,7 +186,7 @@ def canvas(
 
 
 def log_axis(axis: Axis, *, at: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
-  """A logarithmic axis with plain numbers, in each power of ten at these multiples."""
+  """Makes an axis logarithmic, with plain numbers at these multiples of each power of ten."""
   axis.axes.set_xscale("log") if isinstance(axis, XAxis) else axis.axes.set_yscale("log")
   axis.set_major_locator(ticker.LogLocator(subs=tuple(at)))
   axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
@@ -192,8 +194,8 @@ def log_axis(axis: Axis, *, at: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
 
 
 def short(name: str) -> str:
-  """A name that fits a legend; the table has it in full."""
+  """Shortens a name to fit a legend; the table has the full name."""
   name = " ".join(name.split())
   name = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
-  # matplotlib leaves names with a leading underscore out of legends.
+  # matplotlib omits names with a leading underscore from legends.
   return f" {name}" if name.startswith("_") else name

@@ -1,4 +1,4 @@
-"""Charts that several studies draw; the same numbers give the same bytes."""
+"""Charts that several studies draw; equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from jaxtl.report.canvas import INK, LINE, Figure
 from jaxtl.report.results import Results, Values
 from jaxtl.report.table import mean_and_spread
 
-# Points of a curve; longer ones are averaged over blocks of records.
+# Points per curve; longer curves are averaged over blocks of records.
 _MOST_POINTS = 100
 
 
 def training_curves(results: Results, *, first: str | None = None) -> Figure | None:
-  """Loss and accuracy over steps; None without two records of either.
+  """Draws loss and accuracy over steps; returns None without two records of either.
 
   Args:
-    first: the evaluation set whose accuracy is drawn; the first by name if None.
+    results: the study.
+    first: the evaluation set whose accuracy is drawn; None takes the first by name.
   """
   recorded = {key for records in results.curves.values() for key in records[-1] if key.startswith("eval/")}
   evaluated = sorted(recorded) if first is None else [f"eval/{first}/top1"]
@@ -63,11 +64,14 @@ def grouped(
   """Draws the arms side by side in each group.
 
   Args:
-    bars: draws bars from zero; else markers.
-    apart: the last group, if it is set apart as a mean of the others is.
+    axes, canvas: where to draw.
+    groups: name of the group -> its numbers.
+    arms: the arms, in order.
+    bars: draws bars from zero; otherwise markers.
+    apart: the last group, if it is set apart, such as a mean of the others.
 
   Returns:
-    (group, arm) -> place and mean of what was drawn.
+    (group, arm) -> position and mean of what was drawn.
   """
   drawn: dict[tuple[str, str], tuple[float, float]] = {}
   width = 0.82 / len(arms)
@@ -101,7 +105,10 @@ def grouped(
 
 
 def series(results: Results, key: str, *, at_least: int) -> dict[str, list[np.ndarray]]:
-  """arm -> for each seed [n, 2] of step and value; arms without a run of `at_least` records are left out."""
+  """Returns arm -> for each seed [n, 2] of step and value.
+
+  Arms without a run of `at_least` records are omitted.
+  """
   found: dict[str, list[np.ndarray]] = {}
   for (arm, _), records in results.curves.items():
     points = [(record["step"], record[key]) for record in records if np.isfinite(record.get(key, np.nan))]
@@ -115,7 +122,7 @@ def _block(points: np.ndarray) -> int:
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-  """Means over blocks of neighbouring records."""
+  """Averages blocks of neighbouring records."""
   block = _block(points)
   return np.stack([points[start : start + block].mean(axis=0) for start in range(0, len(points), block)])
 

@@ -1,4 +1,4 @@
-"""What the report says in words: computed from the rows, and claiming no more than they show."""
+"""The text of the report, computed from the rows; it claims no more than they show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtl.report.table import mean_and_spread, measures_of
 
 
 def finding(results: Results, section: Section) -> list[str]:
-  """The result in one sentence; nothing if the section speaks for itself."""
+  """States the result in one sentence; returns nothing if the section states it itself."""
   headline = section.headline
   if not results.finished:
     return ["No cell of this study is finished: there are no numbers yet."]
@@ -32,7 +32,7 @@ def finding(results: Results, section: Section) -> list[str]:
 
 
 def _without_headline(results: Results) -> str:
-  """Summarises a study that has none of the numbers that a headline compares."""
+  """Summarises a study without the numbers that a headline compares."""
   total = len(results.arms) * len(results.seeds)
   done = f"{len(results.finished)} of {total} cells of this study are finished"
   if not (measures := measures_of(results)):
@@ -44,7 +44,7 @@ def _without_headline(results: Results) -> str:
 
 
 def _ahead(headline: Headline, best: str, other: str) -> str:
-  """How far the best arm is from another; a difference that would be printed as 0 is called a tie."""
+  """Describes the gap between the best arm and another; a gap that would print as 0 is a tie."""
   gap = abs(mean_of(headline.values[best]) - mean_of(headline.values[other]))
   if not float(f"{gap:.{headline.digits}f}"):
     return "equal to" if not gap else f"a tie, less than {10**-headline.digits:.{headline.digits}f} from"
@@ -52,7 +52,7 @@ def _ahead(headline: Headline, best: str, other: str) -> str:
 
 
 def qualifications(results: Results, section: Section) -> list[str]:
-  """What to know before believing the finding: seeds, the section's warnings, and what is missing."""
+  """Lists what qualifies the finding: seeds, the section's warnings, and missing cells."""
   headline = section.headline
   values = headline.values if headline else {}
   sentences = []
@@ -73,12 +73,12 @@ def qualifications(results: Results, section: Section) -> list[str]:
 
 
 def some(places: Sequence[str]) -> str:
-  """The first four, and how many more there are."""
+  """Joins the first four, and counts the rest."""
   return "; ".join(places[:4]) + (f"; and {len(places) - 4} more" if len(places) > 4 else "")
 
 
 def _what_is_missing(results: Results) -> list[str]:
-  """The cells that are not done, and those that nobody has asked for."""
+  """Lists the cells that are not finished, and those that were not requested."""
   total = len(results.arms) * len(results.seeds)
   open_ones = [cell for cell in results.missing if cell in results.asked]
   others = [cell for cell in results.missing if cell not in results.asked]
@@ -105,13 +105,13 @@ def _few(cells: Sequence[tuple[str, int]]) -> str:
 
 
 def _ordered(headline: Headline) -> list[str]:
-  """The arms, best first."""
+  """Returns the arms, best first."""
   sign = -1 if headline.larger else 1
   return sorted(headline.values, key=lambda arm: sign * mean_of(headline.values[arm]))
 
 
 def _apart(headline: Headline, best: str, other: str) -> str:
-  """Whether the seeds of two arms overlap."""
+  """Describes whether the seeds of two arms overlap."""
   values, larger = headline.values, headline.larger
   a, b = values[best].values(), values[other].values()
   if min(len(a), len(b)) < 2:
@@ -129,7 +129,7 @@ def _apart(headline: Headline, best: str, other: str) -> str:
 
 
 def seeds_sentence(results: Results) -> str:
-  """Over how many seeds the means of a table are."""
+  """States the number of seeds over which a table averages."""
   count = len({seed for _, seed in results.finished})
   if count < 2:
     return "One seed: no spread is known."
@@ -138,12 +138,12 @@ def seeds_sentence(results: Results) -> str:
 
 
 def capital(text: str) -> str:
-  """The text with a capital first letter."""
+  """Capitalises the first letter of the text."""
   return text[:1].upper() + text[1:]
 
 
 def mean_of(by_seed: Mapping[int, float]) -> float:
-  """The mean over seeds."""
+  """Returns the mean over seeds."""
   return mean_and_spread(list(by_seed.values()))[0]
 
 

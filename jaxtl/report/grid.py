@@ -1,4 +1,4 @@
-"""A table of texts, whose rows need not be arms."""
+"""A table of text whose rows need not be arms."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class Grid:
   header: Sequence[str]
   rows: Sequence[Sequence[str]]
   note: str = ""
-  # Columns that are words: they are aligned to the left.
+  # Columns of words, which are aligned to the left.
   words: frozenset[int] = frozenset()

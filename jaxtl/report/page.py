@@ -1,4 +1,7 @@
-"""The report as one self-contained HTML page: no script, nothing loaded, every text from outside escaped."""
+"""Renders the report as one self-contained HTML page.
+
+It has no script, loads nothing, and escapes all external text.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ from jaxtl.report.results import Results
 from jaxtl.report.section import Caption, Section
 from jaxtl.report.table import ABSENT, Column, Table
 
-_MOST_ROWS = 60  # of a table that is shown whole
+_MOST_ROWS = 60  # rows of a table that is shown without scrolling
 _WRAPS = 60  # characters from which a cell of words may wrap
 
 
 def escape(text: str) -> str:
-  """Text from outside as a page shows it: markup and control characters are escaped."""
+  """Escapes markup and control characters of external text."""
   return escape_markup(printable(text, lines=True))
 
 
@@ -38,16 +41,16 @@ def to_html(
   behind: Sequence[Grid],
   anchors: Mapping[tuple[str, str], str],
 ) -> str:
-  """The page.
+  """Renders the page.
 
   Args:
-    results: what the report is of.
-    title: heads the page.
-    lead: the finding, then what qualifies it.
-    section: what the study says.
+    results: the study.
+    title: the title of the page.
+    lead: the finding, followed by its qualifications.
+    section: the study's own part.
     preview: the training images.
     data: the data sets.
-    behind: the appendix; "Every number" has the rows that cells link to.
+    behind: the appendix; "Every number" has the rows to which cells link.
     anchors: (arm, measure) -> id of that row.
   """
   colors = {arm: f"var(--arm-{i % len(COLORS)})" for i, arm in enumerate(results.arms)}
@@ -83,7 +86,7 @@ def to_html(
 
 
 def document(title: str, parts: Sequence[str]) -> str:
-  """A whole page of HTML parts, with the style sheet inside."""
+  """Assembles a page from HTML parts, and embeds the style sheet."""
   body = "\n".join(parts)
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -94,7 +97,7 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 
 def header(eyebrow: str, title: str, lead: Sequence[str], facts: Mapping[str, str]) -> str:
-  """The head of a page: what it is, the finding, what qualifies it, and a line of facts."""
+  """Renders the head of a page: its kind, title, finding, qualifications, and a line of facts."""
   shown = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
   know = "".join(f"<li>{_prose(text)}</li>" for text in lead[1:])
   return (
@@ -106,7 +109,7 @@ def header(eyebrow: str, title: str, lead: Sequence[str], facts: Mapping[str, st
 
 
 def navigation(links: Mapping[str, str]) -> str:
-  """Links inside the page: id -> text."""
+  """Renders links inside the page: id -> text."""
   return "<nav>" + "".join(f'<a href="#{name}">{text}</a>' for name, text in links.items()) + "</nav>"
 
 
@@ -160,7 +163,7 @@ def _result(
 
 
 def _dot(color: str | None) -> str:
-  """The colour of an arm in the figures; rows that are no arms have none."""
+  """Renders the colour of an arm in the figures; rows that are not arms have none."""
   return f'<i style="background:{color}"></i>' if color else ""
 
 
@@ -192,7 +195,7 @@ def _cell(column: Column, arm: str, num_seeds: int, anchors: Mapping[tuple[str, 
 
 
 def figure(drawn: Figure) -> str:
-  """A figure with its title and caption; its colours are the page's."""
+  """Renders a figure with its title and caption, in the colours of the page."""
   label = escape(drawn.title)
   svg = drawn.inline().replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
   return (
@@ -203,11 +206,12 @@ def figure(drawn: Figure) -> str:
 
 
 def text_table(grid: Grid, *, ids: Sequence[str] = (), shaded: str = "") -> str:
-  """A grid as a table; one that is longer than a screen scrolls inside itself, and says so.
+  """Renders a grid as a table; a long one scrolls inside its box, and a note says so.
 
   Args:
+    grid: the table.
     ids: anchors of the rows, or none.
-    shaded: cells with this text are marked.
+    shaded: cells that contain this text are marked.
   """
   head = "".join(
     f'<th scope="col"{_kind(grid, i, "")}>{escape(name)}</th>' for i, name in enumerate(grid.header)
@@ -238,7 +242,7 @@ def _kind(grid: Grid, column: int, text: str, shaded: str = "") -> str:
 
 
 def _titled(grid: Grid, ids: Sequence[str] = ()) -> str:
-  """A grid under its title."""
+  """Renders a grid below its title."""
   return f"<h3>{escape(grid.title)}</h3>\n{text_table(grid, ids=ids)}"
 
 
@@ -257,7 +261,7 @@ def _preview(preview: Preview) -> str:
 
 
 def pictures(images: Sequence[np.ndarray], titles: Sequence[str]) -> str:
-  """A grid of uint8 [H, W, 3] images inside the page, each with its title below."""
+  """Renders a grid of uint8 [H, W, 3] images inside the page, each with its title below."""
   return (
     '<div class="images">'
     + "".join(

@@ -1,4 +1,4 @@
-"""The page's style sheet."""
+"""The style sheet of the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jaxtl.report.canvas import THEME
 
 
 def style_sheet() -> str:
-  """CSS for light and dark, wide and narrow; nothing is loaded from anywhere."""
+  """Returns CSS for light and dark, wide and narrow pages; it loads nothing external."""
   light = "".join(f"--{name}:{pair[0]};" for name, pair in THEME.items())
   dark = "".join(f"--{name}:{pair[1]};" for name, pair in THEME.items())
   return (

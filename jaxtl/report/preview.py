@@ -1,4 +1,4 @@
-"""The data behind a report: which are drawn and which are real, and what the network sees of them."""
+"""The data behind a report: whether they are synthetic or real, and how the network sees them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST = 160
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-  """One data set of a config; `problem` says why it could not be opened, and then the numbers are unknown."""
+  """One data set of a config; `problem` says why it could not be opened, which leaves the numbers unknown."""
 
   role: str
   source: str
@@ -34,7 +34,7 @@ class DataSet:
 
 @dataclasses.dataclass(frozen=True)
 class Preview:
-  """Images as the network sees them, normalisation undone: uint8 [H, W, 3], each with its class."""
+  """Images as the network sees them, with normalisation undone: uint8 [H, W, 3], each with its class."""
 
   images: tuple[np.ndarray, ...] = ()
   titles: tuple[str, ...] = ()
@@ -42,12 +42,12 @@ class Preview:
   problem: str = ""
 
   def sheet(self) -> bytes:
-    """All images in one PNG."""
+    """Renders all images as one PNG."""
     return encoded(np.asarray(data_lib.contact_sheet(self.images, self.titles, columns=8)))
 
 
 def describe(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> list[DataSet]:
-  """Every data set that the base of a config names, in its order; `role` is the path to it."""
+  """Lists the data sets that the base of a config names, in its order; `role` is the path in the config."""
   runtime = Runtime(None, data_dir=data_dir, tells_left_out=False)
   found = []
   for role, value in named_data(config.get("base", {})).items():
@@ -55,15 +55,15 @@ def describe(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = F
     try:
       source = runtime.open(_parse(value, trust))
       found.append(DataSet(role, source.name, source.kind, len(source), len(source.classes)))
-    except Exception as error:  # whatever a reader of files raises: a report is made without the data too
+    except Exception as error:  # a reader may raise any error, and a report must be possible without the data
       found.append(DataSet(role, text, problem=_one_line(error)))
   return found
 
 
 def named_data(value: Mapping[str, Any], at: str = "") -> dict[str, Mapping[str, Any]]:
-  """Path -> every mapping with a source inside a config, as plain data.
+  """Returns path -> mapping, for every mapping with a source inside a config, as plain data.
 
-  Components are left alone: a source inside another one is part of it.
+  It does not look inside components: a source inside one is part of it.
   """
   if is_component(value.get("source")):
     return {at: value}
@@ -75,13 +75,15 @@ def named_data(value: Mapping[str, Any], at: str = "") -> dict[str, Mapping[str,
 
 
 def is_component(value: Any) -> bool:
-  """Whether a config makes something of a value: `dict(make=...)` or `dict(fn=...)`."""
+  """Returns whether a config value is a component: `dict(make=...)` or `dict(fn=...)`."""
   return isinstance(value, Mapping) and any(kind in value for kind in config_lib.KINDS)
 
 
 def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> Preview:
-  """The first training images of the base with the first seed, batch transforms included; none where nothing
-  is trained."""
+  """Returns the first training images of the base with the first seed, after batch transforms.
+
+  Returns an empty preview if nothing is trained.
+  """
   value = _training(config.get("base", {}))
   if value is None:
     return Preview()
@@ -102,18 +104,18 @@ def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = Fa
 
 
 def encoded(image: np.ndarray) -> bytes:
-  """uint8 [H, W, 3] as PNG."""
+  """Encodes uint8 [H, W, 3] as PNG."""
   file = io.BytesIO()
   Image.fromarray(image).save(file, format="PNG", optimize=True)
   return file.getvalue()
 
 
 def pixels_of(image: np.ndarray, transforms: Sequence[Spec]) -> np.ndarray:
-  """What a network sees, as a picture: uint8 [h, w, 3], normalisation undone, at most 160 pixels a side.
+  """Converts network input to a picture: uint8 [h, w, 3], normalisation undone, at most 160 pixels per side.
 
   Args:
     image: float [H, W, 3] after the transforms.
-    transforms: what was done to it.
+    transforms: the transforms that were applied.
   """
   norm = next((spec for spec in reversed(transforms) if spec.target is data_lib.normalize), None)
   if norm is not None:
@@ -129,14 +131,14 @@ def pixels_of(image: np.ndarray, transforms: Sequence[Spec]) -> np.ndarray:
 
 
 def _training(base: Mapping[str, Any]) -> Mapping[str, Any] | None:
-  """The first data set that something is trained on: the one called `data`, else the first called `train`."""
+  """Returns the first training set: the one called `data`, else the first called `train`."""
   found = named_data(base)
   trained = [value for path, value in found.items() if path.rpartition(".")[2] == "train"]
   return found.get("data") or next(iter(trained), None)
 
 
 def _parse(value: Mapping[str, Any], trust: bool) -> Data:
-  # Only what comes with jaxtl is imported: a report must be safe to make of somebody else's folder.
+  # Imports only what comes with jaxtl: a report of another person's folder must be safe.
   return config_lib.parse(value, Data, at="data", trusted=None if trust else config_lib.TRUSTED)
 
 

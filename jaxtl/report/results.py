@@ -1,4 +1,4 @@
-"""What a study left on disk, read for the report: config, environment, rows and training curves."""
+"""Reads what a study left on disk for the report: config, environment, rows and training curves."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Values = Mapping[str, Mapping[int, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """A working folder, read.
+  """The contents of a working folder.
 
   Attributes:
-    config: as in `config.json`.
-    env: as in `env.json`; empty where there is none.
-    rows: of all finished cells, in the order of arms and seeds.
-    curves: (arm, seed) -> the records of `metrics.jsonl`, of unfinished cells too.
-    finished: the cells whose rows are there.
+    config: the content of `config.json`.
+    env: the content of `env.json`; empty if it is missing.
+    rows: rows of all finished cells, in the order of arms and seeds.
+    curves: (arm, seed) -> the records of `metrics.jsonl`, including those of unfinished cells.
+    finished: the cells that have rows.
   """
 
   config: Mapping[str, Any]
@@ -55,17 +55,17 @@ class Results:
 
   @property
   def asked(self) -> frozenset[tuple[str, int]]:
-    """The cells that some session was to finish; all of them where that is not known."""
+    """The cells that some session was asked to finish; all cells if that is unknown."""
     try:
       first = self.env["asked"]
       sessions = [first, *(later.get("asked", first) for later in self.env.get("later", ()))]
       return frozenset((arm, seed) for one in sessions for arm in one["arms"] for seed in one["seeds"])
-    except (AttributeError, KeyError, TypeError):  # of an older version, or damaged
+    except (AttributeError, KeyError, TypeError):  # written by an older version, or damaged
       return frozenset((arm, seed) for arm in self.arms for seed in self.seeds)
 
   @functools.cached_property
   def digest(self) -> str:
-    """16 hexadecimal digits of the SHA-256 of the config, whatever the order of its keys."""
+    """16 hexadecimal digits of the SHA-256 of the config, independent of the order of its keys."""
     text = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -74,7 +74,10 @@ class Results:
     return " ".join(str(part) for part in self.env.get("command", ()))
 
   def values(self, measure: str, **where: Any) -> dict[str, dict[int, float]]:
-    """arm -> seed -> a number of the rows whose keys are as in `where`; what is not finite is absent."""
+    """Returns arm -> seed -> a number from the rows whose keys match `where`.
+
+    Non-finite numbers are omitted.
+    """
     found: dict[str, dict[int, float]] = {}
     for row in self.rows:
       value: Any = row.get(measure)
@@ -85,7 +88,7 @@ class Results:
   def means(
     self, measure: str | Callable[[Mapping[str, Any]], float], **where: Any
   ) -> dict[str, dict[int, float]]:
-    """arm -> seed -> mean of a number, or of a function, of the rows whose keys are as in `where`."""
+    """Returns arm -> seed -> mean of a number, or of a function, over the rows whose keys match `where`."""
     found: dict[str, dict[int, list[float]]] = {}
     for row in self.rows:
       if all(row.get(key) == wanted for key, wanted in where.items()):
@@ -94,7 +97,7 @@ class Results:
     return {arm: {s: math.fsum(x) / len(x) for s, x in by_seed.items()} for arm, by_seed in found.items()}
 
   def arm_config(self, arm: str) -> Mapping[str, Any]:
-    """The base with the arm's difference."""
+    """Returns the config of an arm: the base with the arm's changes."""
     return config_lib.merge(self.config["base"], self.config["arms"][arm])
 
 
@@ -102,7 +105,7 @@ def load(workdir: Path) -> Results:
   """Reads a working folder, finished or not.
 
   Raises:
-    InputError: no study ran there.
+    InputError: no study ran in it.
   """
   rows = all_rows(workdir)
   config = provenance.read_json(workdir / "config.json")
@@ -119,13 +122,13 @@ def load(workdir: Path) -> Results:
 
 
 def numbers(values: Values) -> Iterator[float]:
-  """All numbers, arm by arm and seed by seed."""
+  """Yields all numbers, arm by arm and seed by seed."""
   for by_seed in values.values():
     yield from by_seed.values()
 
 
 def is_number(value: Any) -> bool:
-  """A finite number; True and False are not numbers here."""
+  """Returns whether a value is a finite number; True and False do not count as numbers."""
   return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

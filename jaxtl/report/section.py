@@ -1,4 +1,4 @@
-"""What a study says in its report, as data."""
+"""A study's contribution to its report, as data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtl.report.results import Values
 from jaxtl.report.table import Table
 
 Caption = Sequence[tuple[str, str]]
-"""How to read a table: topics, and a text on each."""
+"""Explains how to read a table: topics, each with a text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Headline:
 
   Attributes:
     best: names the best of several arms, as in "Best accuracy on digits".
-    measure: names the number of a single arm.
+    measure: names the number if there is a single arm.
     values: the numbers.
-    digits: after the decimal point.
-    larger: whether more is better.
+    digits: digits after the decimal point.
+    larger: whether larger is better.
   """
 
   best: str
@@ -35,20 +35,20 @@ class Headline:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """The part of a report that a study knows how to write; all of it may be empty.
+  """The part of a report that a study contributes; every field may be empty.
 
   Attributes:
-    headline: what the first sentence compares; None if the arms are not compared by one number.
+    headline: the comparison in the first sentence; None if no single number compares the arms.
     lead: further sentences for the head of the page.
-    warnings: what to know before believing the headline, beside seeds and missing cells.
+    warnings: qualifications of the headline, in addition to seeds and missing cells.
     tables: each with its caption.
     grids: results whose rows are not arms.
-    figures: drawn already.
-    trials: what was tried before a setting was chosen, as learning rates are.
-    appendix: further grids, behind the results.
-    facts: for the head of the page, such as the number of targets.
-    drawn: path of a data set in the config -> how many of its images were measured on, if fewer than all.
-    sizes: path of a data set in the config -> its images and classes as rows recorded them, for data that
+    figures: finished figures.
+    trials: the values that were tried before a setting was chosen, such as learning rates.
+    appendix: further grids, after the results.
+    facts: facts for the head of the page, such as the number of targets.
+    drawn: path of a data set in the config -> the number of its images that were used, if fewer than all.
+    sizes: path of a data set in the config -> its images and classes as recorded in rows, for data that
       cannot be opened where the report is made.
   """
 

@@ -1,4 +1,4 @@
-"""Where the report finds a study's section, and what stands in for one."""
+"""Finds the report section of a study, or makes a plain one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jaxtl.report.table import plain_table
 
 
 def section_of(results: Results, *, trust: bool = False) -> Section:
-  """The section of the study that the results are of, or a plain one for a study without `section`.
+  """Returns the section of the study that produced the results, or a plain one if it defines none.
 
-  A study writes its section in `section(results) -> Section`, in the module `report` of the package of its
-  `rows`, or beside `rows` itself.
+  A study defines its section as `section(results) -> Section`. It stands in the module `report` of the
+  package of its `rows`, or in the module of `rows` itself.
 
   Args:
-    results: a working folder, read.
-    trust: imports the module of a study outside jaxtl. Without it, only what is imported already is used,
-      since a report must be safe to make of a folder that somebody else wrote.
+    results: the contents of a working folder.
+    trust: imports the module of a study outside jaxtl. Otherwise such a module is used only if it is already
+      imported, because a report of another person's folder must be safe.
   """
   module = str(results.config.get("study", "")).rpartition(".")[0]
   full = f"jaxtl{module}" if module.startswith(".") else module
@@ -35,7 +35,7 @@ def section_of(results: Results, *, trust: bool = False) -> Section:
 
 
 def plain_section(results: Results) -> Section:
-  """Every numeric key of the rows in a table, and the training curves."""
+  """Makes a table of every numeric key of the rows, and the training curves."""
   table = plain_table(results)
   curves = charts.training_curves(results)
   return Section(
@@ -45,19 +45,19 @@ def plain_section(results: Results) -> Section:
 
 
 def _imported(name: str, *, trust: bool) -> ModuleType | None:
-  """The module of that name; None if there is none, or if it is not to be imported."""
+  """Imports the named module; returns None if it does not exist or must not be imported."""
   if name in sys.modules:
     return sys.modules[name]
   if not (trust or name.startswith("jaxtl.")):
     return None
   try:
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
-  except (ImportError, ValueError):  # a folder of another version, or of a study that is not installed here
+  except (ImportError, ValueError):  # the folder is from another version, or its study is not installed
     return None
 
 
 def _plain_caption(results: Results) -> list[tuple[str, str]]:
-  """How to read the table of a study that has no section of its own."""
+  """Explains how to read the table of a study without its own section."""
   said = [("Seeds", seeds_sentence(results))]
   counts = [(row["arm"], row["seed"]) for row in results.rows]
   if len(set(counts)) < len(counts):

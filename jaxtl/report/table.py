@@ -1,4 +1,4 @@
-"""Tables: arms in rows, measures in columns, mean and spread over seeds in the cells."""
+"""Tables with arms as rows, measures as columns, and mean and spread over seeds in the cells."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Column:
   """One measure.
 
   Attributes:
-    title: heads the column.
-    group: heads the columns beside each other that share it.
-    measure: the measure in full, for tooltips and the appendix.
+    title: heading of the column.
+    group: heading shared by neighbouring columns.
+    measure: full name of the measure, for tooltips and the appendix.
     values: arm -> seed -> number.
-    better: 1 where larger is better, -1 where smaller is, 0 where neither is marked.
+    better: 1 if larger is better, -1 if smaller is, 0 to mark neither.
     decimals: digits after the point.
-    beside: other values to show beside the mean, in small type.
+    beside: other values to show next to the mean, in small type.
   """
 
   title: str
@@ -39,7 +39,7 @@ class Column:
     return TableCell(dict(sorted(self.values.get(arm, {}).items())), self.decimals, self._beside(arm))
 
   def is_best(self, arm: str) -> bool:
-    """Whether no other arm's mean, as printed, is better; False for an arm without company."""
+    """Returns whether no other arm's printed mean is better; False for a single arm."""
     printed = {name: float(self.cell(name).mean) for name, found in self.values.items() if found}
     if not self.better or len(printed) < 2 or arm not in printed:
       return False
@@ -52,7 +52,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class TableCell:
-  """One arm's numbers in one column, by seed; `mean`, `spread` and `beside` are as printed."""
+  """The numbers of one arm in one column, by seed; `mean`, `spread` and `beside` are as printed."""
 
   values: Mapping[int, float]
   decimals: int
@@ -66,7 +66,7 @@ class TableCell:
 
   @property
   def spread(self) -> str:
-    """The standard deviation over seeds; empty where there is one seed or none."""
+    """The standard deviation over seeds; empty with fewer than two seeds."""
     if len(self.values) < 2:
       return ""
     return f"{mean_and_spread(list(self.values.values()))[1]:.{self.decimals}f}"
@@ -74,13 +74,14 @@ class TableCell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table.
+  """A table of results.
 
   Attributes:
-    title: heads the table.
-    arms: the rows: arms with a number in some column, or what `row` says; keys of the columns' values.
-    columns: those that have data.
-    row: what a row is.
+    title: heading of the table.
+    arms: the rows, which are keys of the columns' values: arms with a number in some column, or what `row`
+      names.
+    columns: the columns that have data.
+    row: what a row represents.
   """
 
   title: str
@@ -90,22 +91,22 @@ class Table:
 
 
 def filled_table(results: Results, title: str, columns: Sequence[Column]) -> Table:
-  """A table of the columns that have numbers, and of the arms that have some in them."""
+  """Returns a table of the columns that have numbers, and of the arms that have numbers in them."""
   filled = tuple(column for column in columns if any(column.values.values()))
   arms = tuple(arm for arm in results.arms if any(column.values.get(arm) for column in filled))
   return Table(title, arms, filled)
 
 
 def measures_of(results: Results) -> list[str]:
-  """The keys that have finite numbers in some row, in the order in which they come."""
+  """Returns the keys that have finite numbers in some row, in order of appearance."""
   keys = dict.fromkeys(key for row in results.rows for key, value in row.items() if is_number(value))
   return [key for key in keys if key not in ("seed", "session")]
 
 
 def plain_table(results: Results) -> Table | None:
-  """Every numeric key of the rows, for a study that this report knows no table of; None without any number.
+  """Tabulates every numeric key of the rows for a study without its own table; None if there are no numbers.
 
-  Nothing is marked as best: whether more is better is not known.
+  No value is marked as best, because it is unknown whether larger is better.
   """
   columns = []
   for key in measures_of(results):
@@ -123,7 +124,7 @@ def plain_table(results: Results) -> Table | None:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-  """The mean, and the standard deviation with n - 1 (NaN for one value)."""
+  """Returns the mean, and the standard deviation with n - 1 (NaN for one value)."""
   mean = math.fsum(values) / len(values)
   if len(values) < 2:
     return mean, math.nan
@@ -131,7 +132,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-  """Rank 1 for the largest; ties share the mean of their ranks."""
+  """Ranks the values; 1 is the largest, and ties share the mean of their ranks."""
   return [
     1 + sum(other > value for other in values) + (sum(other == value for other in values) - 1) / 2
     for value in values
@@ -139,16 +140,19 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-  """Spearman's rank correlation, ties averaged; None below 3 points or where one side is constant."""
+  """Computes Spearman's rank correlation, with ties averaged.
+
+  Returns None below 3 points, or if one side is constant.
+  """
   if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
     return None
   return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
 
 
 def mean_ranks(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
-  """arm -> seed -> mean over the columns of its rank among the arms.
+  """Returns arm -> seed -> mean over the columns of its rank among the arms.
 
-  Only seeds that every arm has count: a rank among fewer arms is another measure.
+  Only seeds that every arm has count, because a rank among fewer arms is a different measure.
   """
   arms = [arm for arm in (columns[0] if columns else ()) if all(arm in column for column in columns)]
   complete = mean_over(columns)
@@ -161,13 +165,13 @@ def mean_ranks(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
 
 
 def decimals_for(values: Values) -> int:
-  """Digits after the point that show about three significant ones of the middle value."""
+  """Returns the digits after the point that show about three significant ones of the median value."""
   sizes = [abs(value) for by_seed in values.values() for value in by_seed.values() if value]
   return min(max(2 - math.floor(math.log10(float(np.median(sizes)))), 0), 6) if sizes else 2
 
 
 def mean_over(columns: Sequence[Values]) -> dict[str, dict[int, float]]:
-  """arm -> seed -> mean over the columns, for the arms and seeds that all columns have."""
+  """Returns arm -> seed -> mean over the columns, for the arms and seeds that all columns have."""
   if not columns:
     return {}
   found: dict[str, dict[int, float]] = {}

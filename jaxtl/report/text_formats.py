@@ -1,4 +1,4 @@
-"""The report as Markdown, CSV and LaTeX; text from outside is escaped for each."""
+"""Renders the report as Markdown, CSV and LaTeX; external text is escaped for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxtl.report.section import Caption, Section
 from jaxtl.report.table import ABSENT, Column, Table
 
 _FIRST = ("kind", "arm", "seed", "protocol", "target")
-# What begins a formula, the wide forms that some spreadsheets take for the same included.
+# Beginnings of a formula, including the wide forms that some spreadsheets accept.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|Infinity|nan|NaN)", re.ASCII)
 _LATEX = {
@@ -35,10 +35,10 @@ _LATEX = {
 
 
 def to_csv(results: Results) -> str:
-  """One line for each row of the study: its numbers and texts in full precision, and where they are from.
+  """Formats one line for each row of the study: its numbers and texts in full precision, and their origin.
 
-  Mappings are JSON, class lists are left out (they are in the cells' `rows.jsonl`), what a row does not have
-  is empty. The last columns are the digest of the config and the command. Texts are as `csv_text` has them.
+  Mappings become JSON. Class lists are omitted (they are in the cells' `rows.jsonl`). Missing values are
+  empty. The last columns are the digest of the config and the command. Texts are escaped as in `csv_text`.
   """
   rows = [{key: value for key, value in row.items() if key != "classes"} for row in results.rows]
   columns = list(dict.fromkeys([*_FIRST, *(key for row in rows for key in row)]))
@@ -48,9 +48,9 @@ def to_csv(results: Results) -> str:
 
 
 def csv_text(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-  """Lines of comma-separated values that a spreadsheet shows and does not run.
+  """Formats comma-separated values that a spreadsheet displays but does not execute.
 
-  A text that a spreadsheet would take for a formula gets an apostrophe in front; a number stays as it is.
+  A text that a spreadsheet would take for a formula gets an apostrophe in front. A number is unchanged.
   Control characters are escaped as Python writes them.
   """
   text = io.StringIO()
@@ -67,7 +67,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def to_latex(results: Results, tables: Sequence[tuple[Table, Caption]]) -> str:
-  """Every table of a section as a booktabs table."""
+  """Renders every table of a section as a booktabs table."""
   head = [
     "% needs \\usepackage{booktabs}",
     f"% config SHA-256 {results.digest}",
@@ -79,11 +79,14 @@ def to_latex(results: Results, tables: Sequence[tuple[Table, Caption]]) -> str:
 def to_markdown(
   title: str, lead: Sequence[str], section: Section, behind: Sequence[Grid], *, preview: str
 ) -> str:
-  """The report as one Markdown text.
+  """Renders the report as one Markdown text.
 
   Args:
-    behind: grids that stand after the results.
-    preview: Markdown already; left out if it is empty.
+    title: the title of the report.
+    lead: the finding, followed by its qualifications.
+    section: the study's own part.
+    behind: grids that follow the results.
+    preview: Markdown text; omitted if it is empty.
   """
   parts = [f"# {markdown(title)}", *(markdown(text) for text in lead)]
   for table, text in section.tables:
@@ -99,17 +102,17 @@ def to_markdown(
 
 
 def markdown(text: str) -> str:
-  """Text that Markdown shows as it is, inside a table too."""
+  """Escapes text that Markdown must show unchanged, also inside a table."""
   text = (
     printable(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
   )
   text = re.sub(r"([\\`*\[\]|~#$!])", r"\\\1", text)
-  # Inside a word an underscore is only itself.
+  # Inside a word, an underscore has no special meaning.
   return re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", text)
 
 
 def latex(text: str) -> str:
-  """Text that LaTeX shows as it is."""
+  """Escapes text that LaTeX must show unchanged."""
   text = "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(str(text).split())))
   return text.replace(r"$\lambda$\_max", r"$\lambda_{\max}$")
 
@@ -122,7 +125,7 @@ def _csv_value(value: Any) -> str:
 
 def _markdown_table(table: Table) -> str:
   rows = [[arm, *(_markdown_cell(column, arm) for column in table.columns)] for arm in table.arms]
-  # A title may come in several groups, which a pipe table cannot show above it.
+  # Several groups may share a title, and a pipe table cannot show groups above it.
   names = [f"{c.group}: {c.title}" if _grouped(table) else c.title for c in table.columns]
   return _pipes([table.row, *names], rows, left=1, escaped=rows)
 
@@ -137,7 +140,7 @@ def _markdown_section(grid: Grid) -> list[str]:
 
 
 def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, escaped: object = None) -> str:
-  """A pipe table; only names are escaped where the cells are Markdown already."""
+  """Renders a pipe table; escapes only names if the cells are already Markdown."""
   lines = [[markdown(name) for name in header], [":--"] * left + ["--:"] * (len(header) - left)]
   for row in rows:
     lines.append([markdown(row[0]), *(row[1:] if escaped is rows else map(markdown, row[1:]))])
@@ -152,13 +155,13 @@ def _markdown_cell(column: Column, arm: str) -> str:
 
 
 def _grouped(table: Table) -> bool:
-  """Whether titles are told apart by their groups alone."""
+  """Returns whether some titles differ only by their groups."""
   titles = [column.title for column in table.columns]
   return len(set(titles)) < len(titles)
 
 
 def _latex_groups(table: Table) -> list[str]:
-  """The line above the titles, where they need one."""
+  """Returns the line above the titles if they need one."""
   if not _grouped(table):
     return []
   groups = [(name, len(list(columns))) for name, columns in itertools.groupby(c.group for c in table.columns)]

@@ -1,4 +1,4 @@
-"""The report of a study: tables, figures and one page, from what the runs left on disk."""
+"""Writes the report of a study: tables, figures and one page, from what the runs left on disk."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from jaxtl.report.table import Table
 def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool = False) -> Path:
   """Writes the report of a working folder, finished or not; the same rows give the same bytes.
 
-  In `out`: `index.html` (self-contained), `report.md`, `table.csv` (every row), `table.tex` (booktabs), each
-  figure as `.svg` and `.png`, and `training_images.png` where the training data can be opened.
+  It writes into `out`: `index.html` (self-contained), `report.md`, `table.csv` (every row), `table.tex`
+  (booktabs), each figure as `.svg` and `.png`, and `training_images.png` if the training data can be opened.
 
   Args:
-    workdir: of a run.
-    out: made if it is not there; files of the same name are replaced, each at once.
+    workdir: the folder of a run.
+    out: created if it is missing; files of the same name are replaced, each atomically.
     data_dir: the folder below which sources look for their files, for the preview of the training images.
-    trust: uses the section of a study and the sources of other packages too, which imports them.
+    trust: also imports and uses the section of a study and the sources of other packages.
 
   Returns:
     The path of the page.
@@ -64,7 +64,7 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
     files |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
   if images.images:
     files["training_images.png"] = images.sheet()
-  # Last: a page that is there has its files beside it.
+  # Written last: if the page exists, so do its files.
   files["index.html"] = page.to_html(
     results, title, lead, section, images, data=data, behind=behind, anchors=appendix.anchors(shown)
   )
@@ -73,7 +73,7 @@ def write(workdir: Path, out: Path, *, data_dir: str | None = None, trust: bool 
 
 
 def _behind(results: Results, section: Section, shown: Sequence[Table]) -> list[Grid]:
-  """The appendix."""
+  """Returns the grids of the appendix."""
   return [
     *section.appendix,
     *([appendix.arms(results)] if any(results.config["arms"].values()) or len(results.arms) > 1 else []),
@@ -84,7 +84,7 @@ def _behind(results: Results, section: Section, shown: Sequence[Table]) -> list[
 
 
 def _write(out: Path, files: dict[str, str | bytes]) -> None:
-  """Each file whole or not at all."""
+  """Writes each file atomically."""
   try:
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

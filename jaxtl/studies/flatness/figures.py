@@ -19,19 +19,19 @@ _DIRECTIONS = {
   "eigenvector": "eigenvector of λ_max (distance)",
   "towards": "towards the other checkpoint",
 }
-_POINTS = 400  # of a density curve
+_POINTS = 400  # points per density curve
 _LEVELS = 12
-_ACROSS = 3  # planes beside each other
+_ACROSS = 3  # planes per row
 
 
 def make_figures(results: Results) -> list[Figure]:
-  """All figures that the rows have data for."""
+  """Makes all figures for which the rows have data."""
   made = [densities(results), slices(results), planes(results)]
   return [figure for figure in made if figure is not None]
 
 
 def densities(results: Results) -> Figure | None:
-  """The density of the eigenvalues of each checkpoint, a panel for each loss."""
+  """Draws the density of each checkpoint's eigenvalues, in a panel for each loss."""
   panels = {loss: _by_arm(results, "flatness", loss, "density_nodes") for loss in LOSSES}
   panels = {loss: rows for loss, rows in panels.items() if rows}
   if not panels:
@@ -60,7 +60,10 @@ def densities(results: Results) -> Figure | None:
 
 
 def slices(results: Results) -> Figure | None:
-  """The rise of the loss along each direction, all checkpoints on one scale; losses below each other."""
+  """Draws the rise of the loss along each direction, with all checkpoints on one scale.
+
+  Each loss has its own row of panels.
+  """
   found = {
     (loss, direction): _by_arm(results, "slice", loss, "values", direction=direction)
     for loss in LOSSES
@@ -92,7 +95,10 @@ def slices(results: Results) -> Figure | None:
 
 
 def planes(results: Results) -> Figure | None:
-  """The cross-entropy over a plane, a panel for each checkpoint of the first seed, with shared levels."""
+  """Draws the cross-entropy over a plane, in a panel for each checkpoint of the first seed.
+
+  The panels share their levels.
+  """
   by_arm = _by_arm(results, "plane", "cross_entropy", "values")
   if not by_arm:
     return None
@@ -122,7 +128,7 @@ def planes(results: Results) -> Figure | None:
 
 
 def _axes_of(first: Mapping[str, Mapping[str, Any]]) -> str:
-  """What the planes lie along; arms may differ."""
+  """Describes the axes of the planes; arms may differ."""
   kinds = {row.get("axes", "random") for row in first.values()}
   said = {
     "random": "two random filter-normalised directions",
@@ -134,7 +140,7 @@ def _axes_of(first: Mapping[str, Mapping[str, Any]]) -> str:
 def _by_arm(
   results: Results, kind: str, loss: str, key: str, **where: Any
 ) -> dict[str, list[Mapping[str, Any]]]:
-  """arm -> its rows of a kind that have `key`, one for each seed."""
+  """Returns arm -> its rows of a kind that have `key`, one for each seed."""
   found: dict[str, list[Mapping[str, Any]]] = {}
   for row in results.rows:
     fits = row.get("kind") == kind and row.get("loss") == loss and key in row
@@ -144,7 +150,7 @@ def _by_arm(
 
 
 def _counts(row: Mapping[str, Any], place: np.ndarray, scale: float, width: float) -> np.ndarray:
-  """Eigenvalues per unit of asinh(eigenvalue / scale), at `place`."""
+  """Returns the eigenvalues per unit of asinh(eigenvalue / scale), at `place`."""
   nodes, weights = np.array(row["density_nodes"]), np.array(row["density_weights"])
   distance = (place[:, None, None] - np.arcsinh(nodes / scale)[None]) / width
   peaks = np.exp(-(distance**2) / 2) / (width * np.sqrt(2 * np.pi))
@@ -152,7 +158,7 @@ def _counts(row: Mapping[str, Any], place: np.ndarray, scale: float, width: floa
 
 
 def _count_axis(axes: Axes) -> None:
-  """A logarithmic axis of plain powers of ten, from a hundredth of an eigenvalue."""
+  """Makes the axis logarithmic, with plain powers of ten from a hundredth of an eigenvalue."""
   axes.set_yscale("log")
   axes.set_ylim(bottom=1e-2)
   axes.yaxis.set_major_locator(ticker.LogLocator(numticks=8))
@@ -162,7 +168,7 @@ def _count_axis(axes: Axes) -> None:
 
 
 def _eigenvalue_axis(axes: Axes, scale: float, place: np.ndarray) -> None:
-  """Plain numbers at powers of ten on an axis of asinh(eigenvalue / scale)."""
+  """Labels an axis of asinh(eigenvalue / scale) with plain numbers at powers of ten."""
   largest = np.sinh(np.abs(place).max()) * scale
   powers = [10.0**n for n in range(-6, 9) if 3 * scale < 10.0**n <= largest]
   ticks = [-v for v in powers[::-1]] + [0.0, *powers]

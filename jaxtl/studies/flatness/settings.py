@@ -1,4 +1,4 @@
-"""What a config says of a study of flatness."""
+"""The config of a flatness study."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from jaxtl.measure.settings import BlockCurvature, Plane, Sharpness, Slice, Spec
 
 @dataclasses.dataclass(frozen=True)
 class FlatnessStudy:
-  """The study: one checkpoint per arm. Each part may be left out by None.
+  """The study: one checkpoint per arm. None skips a part.
 
   Attributes:
     start: the checkpoint, a run's folder or an imported weight.
-    flatness: the images, and how exactly lambda_max is measured. Where its data have no transforms, they are
-      the checkpoint's own.
+    flatness: the images, and how exactly lambda_max is measured. Data without transforms use those of the
+      checkpoint.
     spectrum: the largest eigenvalues, the trace and the density.
     layers: the curvature of each block alone.
-    sharpness: how much the loss rises nearby.
+    sharpness: how much the loss rises near the weights.
     slice: the loss along lines.
     plane: the cross-entropy over a plane.
-    digest: what the weights must be, as `weights` of a row says; None: any.
+    digest: the required digest of the weights, as in `weights` of a row; None accepts any.
   """
 
   start: str

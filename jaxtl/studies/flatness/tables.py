@@ -10,9 +10,9 @@ from jaxtl.report.results import Results
 from jaxtl.report.table import ABSENT, Column, Table, decimals_for, mean_and_spread
 
 LOSSES = {"cross_entropy": "cross-entropy", "training": "training loss"}
-# Below these, a standard error is itself known to no better than a quarter: 1 / sqrt(2 (n - 1)).
+# With fewer probes, a standard error is itself known to no better than a quarter: 1 / sqrt(2 (n - 1)).
 FEW_PROBES = 10
-# key of a row -> title, group, what it is, whether less of it is flatter
+# key of a row -> title, group, description, and -1 if less is flatter or 0 if neither
 _MEASURES: Mapping[str, tuple[str, str, str, int]] = {
   "lambda_max": ("λ_max", "Hessian", "largest eigenvalue, by power iteration", -1),
   "residual": ("residual", "Hessian", "relative residual of λ_max", 0),
@@ -49,7 +49,7 @@ _BLOCK_COLUMNS = ("λ_max", "residual", "trace ± s.e.", "eff. dim. ± s.e.", "S
 
 
 def make_tables(results: Results) -> list[Table]:
-  """One table for each loss that was differentiated."""
+  """Makes one table for each loss that was differentiated."""
   found = []
   for loss, title in LOSSES.items():
     columns = [column for column in _columns(results, loss) if column.values]
@@ -60,7 +60,10 @@ def make_tables(results: Results) -> list[Table]:
 
 
 def lead(results: Results) -> list[str]:
-  """What one checkpoint's curvature comes to; several are compared instead."""
+  """Summarises the curvature of a single checkpoint.
+
+  Returns nothing for several checkpoints, which are compared instead.
+  """
   rows = _rows(results, "flatness", "cross_entropy")
   if len(results.arms) > 1 or len(rows) != 1:
     return []
@@ -78,7 +81,7 @@ def lead(results: Results) -> list[str]:
 
 
 def caption(results: Results, table: Table) -> list[tuple[str, str]]:
-  """How to read a table of `make_tables`."""
+  """Explains how to read a table of `make_tables`."""
   rows = _rows(results, "flatness")
   said = [
     (
@@ -126,7 +129,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 
 def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:
-  """What it is of, and what few probes make of it."""
+  """Explains what the standard error covers, and how few probes affect it."""
   said = "One standard error over the random probes, of this subset of the images only."
   counts = sorted({len(row["density_nodes"]) for row in rows if "density_nodes" in row})
   few = [count for count in counts if count < FEW_PROBES]
@@ -140,7 +143,10 @@ def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _covered(rows: Sequence[Mapping[str, Any]]) -> str:
-  """How often these intervals hold the truth, in the row where they do so least; older rows do not say."""
+  """Describes how often these intervals hold the truth, for the row in which they do so least.
+
+  Older rows lack this number.
+  """
   known = [row for row in rows if "trace_coverage" in row and row["trace"] > 0]
   found = [(row["trace_coverage"], row["eigenvalues"][0] / row["trace"]) for row in known]
   if not found:
@@ -153,7 +159,7 @@ def _covered(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def blocks(results: Results) -> list[Grid]:
-  """The numbers of every block alone, for each loss, a line for each arm; means over seeds."""
+  """Makes a table of every block's numbers per loss, with a line for each arm; means over seeds."""
   grids = []
   for loss, title in LOSSES.items():
     rows = _rows(results, "layer", loss)
@@ -190,7 +196,7 @@ def _blocks_note(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def conditions(results: Results) -> list[Grid]:
-  """How each number of a checkpoint came to be."""
+  """Makes a table of how each number of a checkpoint was measured."""
   rows = _rows(results, "flatness")
   if not rows:
     return []
@@ -235,7 +241,7 @@ def conditions(results: Results) -> list[Grid]:
 
 
 def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The numbers of one checkpoint, a line each, a column for each loss."""
+  """Formats the numbers of one checkpoint, with one number per line and a column for each loss."""
   found = {row["loss"]: row for row in rows if row["kind"] == "flatness"}
   lines = [["", *(LOSSES[loss] for loss in found)]]
   lines.append(["differentiated", *(row["differentiated"] for row in found.values())])
@@ -285,7 +291,7 @@ def _rows(results: Results, kind: str, loss: str | None = None) -> list[Mapping[
 
 
 def _block(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The cells of one block of one arm, one row for each seed."""
+  """Formats the cells of one block of one arm from one row for each seed."""
   sure = "" if all(row["layer_converged"] for row in rows) else "~"
   return [
     sure + _mean(rows, "layer_lambda_max"),
@@ -297,7 +303,10 @@ def _block(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], *keys: str) -> str:
-  """A mean, and that of its standard error; rows of an older version may not have them."""
+  """Formats the mean of each key, such as a number and its standard error.
+
+  Rows of an older version may lack them.
+  """
   if not all(key in row for row in rows for key in keys):
     return ABSENT
   return " ± ".join(f"{mean_and_spread([row[key] for row in rows])[0]:.3g}" for key in keys)
@@ -311,14 +320,14 @@ def _with_error(row: Mapping[str, Any], key: str) -> str:
 
 
 def _by_magnitude(row: Mapping[str, Any]) -> tuple[str, str]:
-  """The eigenvalue of largest magnitude and its residual."""
+  """Formats the eigenvalue of largest magnitude and its residual."""
   if "lambda_by_magnitude" not in row:
     return ABSENT, ABSENT
   return f"{row['lambda_by_magnitude']:.4g}", f"{row['residual_by_magnitude']:.1e}"
 
 
 def _is_other(row: Mapping[str, Any]) -> bool:
-  """Whether the eigenvalue of largest magnitude is not the largest one."""
+  """Returns whether the eigenvalue of largest magnitude differs from the largest eigenvalue."""
   return row.get("lambda_by_magnitude", row["lambda_max"]) != row["lambda_max"]
 
 

@@ -1,4 +1,4 @@
-"""The figures of a diagnosis of layers: a bar for what each one could gain, and for its curvature."""
+"""The figures of a layer diagnosis: bars for the possible gain and the curvature of each layer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from jaxtl.report.charts import grouped
 from jaxtl.report.results import Results, Values
 from jaxtl.studies.layers.diagnosis_tables import KIND, diagnosis_rows
 
-_CROWDED = 24  # layers from which names stand upright
-_SPARSE = 60  # layers from which not every one is named
+_CROWDED = 24  # number of layers from which names are rotated
+_SPARSE = 60  # number of layers from which only some are named
 
 
 def make_figures(results: Results) -> list[Figure]:
-  """Both figures; none where no layer was diagnosed."""
+  """Makes both figures; returns none if no layer was diagnosed."""
   rows = diagnosis_rows(results)
   return [room(results), curvature(results)] if rows else []
 
 
 def room(results: Results) -> Figure:
-  """Delta L of each layer."""
+  """Draws Delta L of each layer."""
   arms, layers = _arms(results), _layers(results)
   with drawing.canvas([3.3], results.arms, shown=_shown(arms)) as canvas:
     axes = canvas.axes[0]
@@ -40,7 +40,7 @@ def room(results: Results) -> Figure:
 
 
 def curvature(results: Results) -> Figure:
-  """kappa and kappa_rel of each layer."""
+  """Draws kappa and kappa_rel of each layer."""
   arms, layers = _arms(results), _layers(results)
   with drawing.canvas([2.7, 2.7], results.arms, shown=_shown(arms)) as canvas:
     titles = {"kappa": "κ = ΔL / step²", "kappa_rel": "κ_rel = ΔL |w|² / step²"}
@@ -77,7 +77,7 @@ def _bars(
 def _mark(
   axes: Axes, results: Results, places: Mapping[tuple[str, str], tuple[float, float]], key: str
 ) -> None:
-  """A star above the chosen layer of every arm, and a sign above those without an end."""
+  """Marks the chosen layer of every arm with a star, and unbounded layers with a sign."""
   for row in diagnosis_rows(results):
     text = "★" * bool(row[key]) + "≥" * bool(row["unbounded"] and key == "update")
     place = places.get((row["layer"], row["arm"]))
@@ -88,7 +88,7 @@ def _mark(
 
 
 def _range(means: list[float]) -> tuple[float, float]:
-  """Limits of a logarithmic axis with room below the lowest bar and for a star above the highest."""
+  """Returns limits of a logarithmic axis, with room below the lowest bar and for a star above the highest."""
   positive = [mean for mean in means if mean > 0] or [1.0]
   return min(positive) / 4, max(positive) * 4
 

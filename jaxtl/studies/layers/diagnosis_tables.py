@@ -1,4 +1,4 @@
-"""The tables of a diagnosis of layers: what each layer could gain, its curvature, and the choice."""
+"""The tables of a layer diagnosis: what each layer could gain, its curvature, and the choice."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _MEANING = (
 
 
 def diagnosis_rows(results: Results) -> list[Mapping[str, Any]]:
-  """The rows of layers."""
+  """Returns the rows of layers."""
   return [row for row in results.rows if row.get("kind") == KIND]
 
 
 def finding(results: Results) -> list[str]:
-  """What the layers of each arm say, a sentence for each; nothing where none was diagnosed."""
+  """Summarises the layers of each diagnosed arm, in one sentence per arm."""
   rows = diagnosis_rows(results)
   said = []
   for arm in results.arms:
@@ -62,7 +62,7 @@ def finding(results: Results) -> list[str]:
 
 
 def grids(results: Results) -> list[Grid]:
-  """The layers of each arm; means over seeds."""
+  """Makes a table of the layers of each arm; means over seeds."""
   rows = diagnosis_rows(results)
   checked = any("kappa_hvp" in row for row in rows)
   found = []
@@ -87,7 +87,7 @@ def grids(results: Results) -> list[Grid]:
 
 
 def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The layers of one checkpoint, a line each, below what they were measured on."""
+  """Formats the layers of one checkpoint, one per line, below a description of the measurement."""
   own = [row for row in rows if row["kind"] == KIND]
   facts = ("checkpoint", "weights", "images", "num_examples", "seed_of_images", "compute_type")
   said = [[key, str(own[0][key])] for key in facts]
@@ -100,7 +100,7 @@ def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _line(rows: Sequence[Mapping[str, Any]], checked: bool, seeds: int) -> list[str]:
-  """One layer over its seeds."""
+  """Formats one layer over its seeds."""
   keys = [*_KEYS, *(["kappa_hvp"] if checked else [])]
   values = {key: [row[key] for row in rows if row.get(key) is not None] for key in keys}
   cells = {key: f"{mean_and_spread(found)[0]:.4g}" if found else ABSENT for key, found in values.items()}
@@ -111,7 +111,7 @@ def _line(rows: Sequence[Mapping[str, Any]], checked: bool, seeds: int) -> list[
 
 
 def _choice(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
-  """What the layer was chosen for, and in how many of several seeds."""
+  """States what the layer was chosen for, and in how many of several seeds."""
   said = []
   for key in ("perturb", "update"):
     if count := sum(row[key] for row in rows):
@@ -121,7 +121,7 @@ def _choice(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], key: str, measure: str) -> str | None:
-  """The layer with the largest mean of all that are not left out; None where no seed has chosen one."""
+  """Returns the layer with the largest mean among those not excluded; None if no seed chose one."""
   if not any(row[key] for row in rows):
     return None
   values: dict[str, list[float]] = {}
@@ -132,14 +132,14 @@ def _largest(rows: Sequence[Mapping[str, Any]], key: str, measure: str) -> str |
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]], layer: str, key: str) -> str:
-  """How many seeds have chosen the layer, where there are several."""
+  """States how many of several seeds chose the layer."""
   seeds = len({row["seed"] for row in rows})
   chose = sum(bool(row[key]) for row in rows if row["layer"] == layer)
   return "" if seeds == 1 else f" (in the mean, and the choice of {chose} of {seeds} seeds)"
 
 
 def _share(part: float, whole: float) -> str:
-  """The share in per cent in parentheses; empty if the whole is 0."""
+  """Formats the share in per cent in parentheses; empty if the whole is 0."""
   return f" ({part / whole:.1%})" if whole else ""
 
 
@@ -161,7 +161,7 @@ def _images(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _aligned(lines: Sequence[Sequence[str]], *, left: int) -> str:
-  """Columns of one width; the first `left` and the last are words, the others numbers."""
+  """Aligns columns; the first `left` and the last are words, the others numbers."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   last = len(widths) - 1
   return "\n".join(

@@ -1,4 +1,4 @@
-"""The base network and the methods that go on from it."""
+"""The base network, and the methods that continue training from it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from jaxtl.train.runtime import Runtime
 from jaxtl.types import Array, Params, Row
 
 Chosen = tuple[str | None, str | None]
-# What is also told of the weights after the last step -> its key in a report.
+# Row keys with the prefix `last_`, for the weights after the last step -> their keys in a report.
 _LAST = {"loss": "test_loss", "error": "test_error", "scaled_loss": "scaled_loss"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Methods:
-  """A base network and what is done with it."""
+  """A base network, and its diagnosis and post-training."""
 
   study: Layers
   base: Weights
@@ -46,7 +46,7 @@ class Methods:
   workdir: Path
 
   def diagnosed(self) -> list[Row]:
-    """The rows of the base network's diagnosis, made or read back."""
+    """Returns the rows of the base network's diagnosis, computed or read back."""
     compute = functools.partial(self.diagnose, self.base)
     found: list[Row] = remember(self.workdir / "diagnosis.json", compute, note=self.runtime.progress.note)[
       "rows"
@@ -54,7 +54,7 @@ class Methods:
     return found
 
   def diagnose(self, weights: Weights) -> dict[str, list[Row]]:
-    """The rows of a diagnosis, of the loss that the methods train with."""
+    """Diagnoses weights with the loss that the methods train with, and returns the rows."""
     assert self.study.diagnosis is not None
     size = self.runtime.image_shape(self.study.diagnosis.data)[0]
     model, params = fitted(self.base.model_spec(trust=self.runtime.trust), weights, size)
@@ -63,7 +63,7 @@ class Methods:
     return {"rows": diagnosis_lib.diagnose(self.study.diagnosis, model, params, stats, loss, self.runtime)}
 
   def go_on(self, name: str) -> Row:
-    """Trains by a method, and reports the checkpoint that is kept, and in `last_*` the last one."""
+    """Trains by a method, and reports the chosen checkpoint, and the last one in `last_*`."""
     method = self.study.methods[name]
     parts, ended = self._trained(name)
     final, num_examples = parts[-1], len(self.runtime.open(self.study.data))
@@ -76,7 +76,7 @@ class Methods:
     return reported | {
       **worked,
       **(about if method.rediagnose_every is not None else {}),
-      # Where the kept step is the base's, what a method does shows only here.
+      # If the chosen step is the base's, the effect of a method shows only here.
       **{f"last_{key}": last[of] for key, of in _LAST.items()},
       "epochs": sum(part["epochs"] for part in about["parts"]) if ended else self.study.epochs,
       "steps": final.end,
@@ -88,7 +88,10 @@ class Methods:
     }
 
   def report(self, name: str, weights: Weights) -> Row:
-    """Test loss, error and calibration, before and after a temperature fitted on the validation images."""
+    """Reports test loss, error and calibration, before and after temperature scaling.
+
+    The temperature is fitted on the validation images.
+    """
     held, seen = (self._logits(weights, data) for data in (self.study.validation, self.study.test))
     temperature = metrics.fit_temperature(*held)
     plain, scaled = (_scores(seen[0] / t, seen[1]) for t in (1.0, temperature))
@@ -105,7 +108,10 @@ class Methods:
     }
 
   def settings(self, method: Method) -> PostTraining:
-    """The method as a post-training, with a checkpoint and the validation loss after every epoch."""
+    """Returns the post-training of a method.
+
+    It has a checkpoint and a validation loss after every epoch.
+    """
     per_epoch = max(len(self.runtime.open(self.study.data)) // self.study.data.batch_size, 1)
     return PostTraining(
       task=self.study.task,
@@ -122,12 +128,12 @@ class Methods:
     )
 
   def missing(self, name: str, chosen: Chosen) -> str:
-    """Why a method cannot be run: layers that the diagnosis has not found; "" where it can."""
+    """States why a method cannot run: the diagnosis found no layers for it; "" if it can."""
     lacking = stages.lacking(chosen) if self.study.methods[name].diagnosed else ""
     return lacking and f"{lacking}; name the method's layers instead"
 
   def _trained(self, name: str) -> tuple[list[PostTrainingStage], str]:
-    """The method's parts, which are one where nothing is diagnosed again, and why they ended early."""
+    """Returns the parts of a method, and why they ended early; one part if it diagnoses only once."""
     method, progress = self.study.methods[name], self.runtime.progress
     num_examples = len(self.runtime.open(self.study.data))
     plans = stages.split(self.settings(method), method.rediagnose_every, num_examples=num_examples)
@@ -152,7 +158,7 @@ class Methods:
     return parts, ended
 
   def _kept(self, parts: list[PostTrainingStage]) -> tuple[int, Weights]:
-    """The step with the lowest validation loss and its weights, over all parts; step 0 is the base."""
+    """Returns the step with the lowest validation loss of all parts, and its weights; step 0 is the base."""
     if not self.study.best:
       return parts[-1].end, parts[-1].trained.weights
     losses_at = {0: _scores(*self._logits(self.base, self.study.validation))["loss"]}
@@ -172,7 +178,7 @@ class Methods:
     return collect_features(logits, params, stats, self.runtime.eval_batches(data), mesh=mesh)
 
   def _bytes(self, settings: PostTraining, perturb: Any, update: Any, cache: PrefixCache | None) -> int:
-    """What a step needs on a device, as compiled, with a cache that lies there."""
+    """Returns the device memory of a compiled step, including a cache that is on the device."""
     data, mesh = self.study.data, self.runtime.mesh
     shape = self.runtime.image_shape(data)
     spec = self.base.model_spec(trust=self.runtime.trust)
@@ -189,17 +195,17 @@ class Methods:
 
 
 def _finite(value: float) -> float | None:
-  """For JSON, which has no NaN: None where nothing was measured."""
+  """Replaces a non-finite value by None, because JSON has no NaN."""
   return value if np.isfinite(value) else None
 
 
 def _written(gradient: Spec) -> Row:
-  """The layers that a rule names itself."""
+  """Returns the layers that a rule names itself."""
   return {name: gradient.keywords.get(name) for name in ("perturb", "update")}
 
 
 def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-  """Mean cross-entropy, share of errors, expected calibration error; float64 on the host."""
+  """Computes mean cross-entropy, error rate and expected calibration error, in float64 on the host."""
   logits = np.asarray(logits, np.float64)
   shares = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
   values = losses.softmax_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))

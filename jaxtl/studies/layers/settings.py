@@ -1,4 +1,4 @@
-"""What a config says of a study of layers."""
+"""The config of a layers study."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from jaxtl.train.prefix_cache import PrefixCache
 from jaxtl.train.source_overlap import overlap
 
 BASE = "base"
-# Nothing is learned from more, and seeds of parts stay apart.
+# More parts would not be informative, and the limit keeps their seeds apart.
 _MOST_PARTS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """One way to go on from the base network.
+  """One way to continue training from the base network.
 
   Attributes:
     gradient: makes the gradient rule: `.optim.plain`, `.optim.sam`, `.optim.pof`, `.optim.pol`, ...
-    diagnosed: gives the rule the layers that the diagnosis chooses, as its `perturb` and `update`.
-    cache: of the hidden states below what is updated; "auto" keeps them where nothing is augmented and they
+    diagnosed: passes the layers that the diagnosis chooses to the rule, as its `perturb` and `update`.
+    cache: caches the hidden states below the updated layers; "auto" does so if nothing is augmented and they
       fit.
-    rediagnose_every: epochs after which the network as it is then is diagnosed again, on the same images;
-      what that chooses is perturbed and updated from there, by an optimiser whose state and schedule begin
-      anew. None is the one diagnosis before, as in Terauchi et al. (`studies/layers/study.py`).
+    rediagnose_every: epochs after which the current network is diagnosed again, on the same images. The
+      layers that this chooses are perturbed and updated from there on, by an optimiser with a new state and a
+      restarted schedule. None diagnoses once, before training, as in Terauchi et al.
+      (`studies/layers/study.py`).
   """
 
   gradient: Spec
@@ -51,20 +52,21 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-  """The study: one base network per arm and seed, its diagnosis, and every method from there.
+  """The study: one base network per arm and seed, its diagnosis, and every method starting from it.
 
   Attributes:
-    data: what is trained on, for as many epochs by every method.
-    validation: what layers are chosen on, checkpoints and temperatures; never the test images.
-    test: what is reported.
+    data: the training data, which every method uses for the same number of epochs.
+    validation: the images on which layers, checkpoints and temperatures are chosen; never the test images.
+    test: the images whose scores are reported.
     task: the loss.
-    optimizer: of the post-training; in the papers the last learning rate of the base run.
+    optimizer: optimiser of the post-training; in the papers with the last learning rate of the base run.
     methods: by name; the base itself is always reported.
-    base: the run that makes the base network; its data may be augmented differently. None where `start` is.
+    base: the run that makes the base network; its data may be augmented differently. None if `start` is
+      given.
     start: a checkpoint to take as base network, instead.
-    diagnosis: of the base network, on held-out images; None for methods that name their layers.
-    epochs: of every method; 10 in the papers.
-    best: takes the checkpoint of the epoch with the lowest validation loss, the base included; False takes
+    diagnosis: diagnosis of the base network, on held-out images; None for methods that name their layers.
+    epochs: epochs of every method; 10 in the papers.
+    best: takes the checkpoint of the epoch with the lowest validation loss, including the base; False takes
       the last.
   """
 
@@ -108,11 +110,12 @@ class Layers:
 
 
 def check_apart(study: Layers, trained: Mapping[str, Any]) -> None:
-  """Refuses images that are in two of training, choice and test.
+  """Refuses images that occur in two of training, choice and test.
 
   Args:
-    trained: name -> source of images that the base was or will be trained on, as a spec or as a checkpoint
-      has it.
+    study: the study.
+    trained: name -> source of images on which the base was or will be trained, as a spec or as stored in a
+      checkpoint.
 
   Raises:
     ConfigError: names both.

@@ -1,9 +1,9 @@
-"""A method in parts: between two of them the network is diagnosed again, and the next one works on what that
-chooses.
+"""Trains a method in parts, with a new diagnosis before each later part.
 
-The paper diagnoses once, before the post-training; that the room of a layer changes while it is used up is
-what parts are for. A part is a training of its own: with a fresh state of the optimiser, since the updated
-weights may be others, a schedule from its beginning, and batches and noise that no other part has had.
+The paper diagnoses once, before the post-training. Parts account for the fact that a layer's room for
+improvement changes while it is used up. Each part is a separate training. It has a new optimiser state,
+because the updated weights may differ, and a schedule that starts over. Its batches and noise differ from
+those of all other parts.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from jaxtl.types import Row
 
 Blocks = tuple[list[str] | None, list[str] | None]
 _LOSS = "eval/validation/cross_entropy"
-# The seeds of two parts that follow each other differ by so much: seeds of runs are far below this.
+# The difference between the seeds of consecutive parts; seeds of runs are far smaller.
 _APART = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PostTrainingStage:
-  """A part of a method's training that is done.
+  """A finished part of a method's training.
 
   Attributes:
     settings: its training.
-    blocks: that it perturbed and updated; None where the rule names them itself.
-    trained: what it ended with.
-    folder: of its run.
-    begin: steps of all parts before.
+    blocks: the blocks that it perturbed and updated; None if the rule names them itself.
+    trained: its result.
+    folder: folder of its run.
+    begin: number of steps of all previous parts.
   """
 
   settings: PostTraining
@@ -52,26 +52,28 @@ class PostTrainingStage:
 
   @property
   def end(self) -> int:
-    """Steps of all parts up to this one."""
+    """Number of steps of all parts up to and including this one."""
     return self.begin + self.trained.total_steps
 
   def losses(self) -> dict[int, float]:
-    """Validation loss by step, counted over all parts, of the checkpoints that are there."""
+    """Returns the validation losses of existing checkpoints by step, counted over all parts."""
     there = set(checkpoint.steps_in(self.folder / checkpoint.FOLDER))
     found = {int(row["step"]): row[_LOSS] for row in self.trained.history if _LOSS in row}
     return {self.begin + step: loss for step, loss in found.items() if step in there}
 
   def load(self, step: int) -> Weights:
-    """The checkpoint of a step, counted over all parts."""
+    """Loads the checkpoint of a step, counted over all parts."""
     return checkpoint.load(self.folder / checkpoint.FOLDER / str(step - self.begin))
 
 
 def ends(epochs: float, every: float | None, *, num_examples: int, batch_size: int) -> list[int]:
-  """The step after which each part ends; the last part may be shorter.
+  """Returns the step after which each part ends; the last part may be shorter.
 
   Args:
-    epochs: of all parts.
-    every: epochs of a part; None, or not below `epochs`, is one part. Below a step it is a step.
+    epochs: epochs of all parts together.
+    every: epochs per part; None, or a value not below `epochs`, means one part. A value below one step
+      becomes one step.
+    num_examples, batch_size: the training data.
   """
   count = 1 if every is None else max(math.ceil(epochs / every - 1e-9), 1)
   spans = [epochs, *(number * (every or 0.0) for number in range(1, count))]
@@ -79,9 +81,9 @@ def ends(epochs: float, every: float | None, *, num_examples: int, batch_size: i
 
 
 def split(settings: PostTraining, every: float | None, *, num_examples: int) -> list[PostTraining]:
-  """A training as one for each part; itself where it is one part."""
+  """Splits a training into one for each part; returns it unchanged if there is one part."""
   batch_size, epochs = settings.data.batch_size, settings.epochs
-  assert epochs is not None  # the study has them
+  assert epochs is not None  # the study sets them
   steps = ends(epochs, every, num_examples=num_examples, batch_size=batch_size)
   if len(steps) == 1:
     return [settings]
@@ -104,19 +106,20 @@ def train(
   diagnose: Callable[[Weights], dict[str, list[Row]]],
   note: Callable[[str], None],
 ) -> tuple[list[PostTrainingStage], str]:
-  """Trains all parts, or goes on where an earlier call stopped; a diagnosis that chooses nothing ends them.
+  """Trains all parts, or resumes where an earlier call stopped; stops early if a diagnosis chooses nothing.
 
   Args:
-    plans: of `split`.
-    base: where the first part begins; each other one begins with the last weights of the one before.
-    blocks: to perturb and to update in the first part.
-    seed: of the first part; those of the others follow from it.
-    folder: of the run; of a folder for each part where there are several.
-    diagnose: weights -> {"rows": those of `diagnosis.diagnose`}.
-    note: is told of each later diagnosis, made or read back.
+    plans: the result of `split`.
+    base: the start of the first part; each later part starts from the last weights of the previous one.
+    blocks: the blocks to perturb and to update in the first part.
+    seed: seed of the first part, from which those of the others are derived.
+    runtime: the devices and the status line.
+    folder: folder of the run; with several parts, each has a folder in it.
+    diagnose: weights -> {"rows": those of `layer_diagnosis.diagnose`}.
+    note: receives a line for each later diagnosis, computed or read back.
 
   Returns:
-    The parts that were trained, and why they ended early; "" where they did not.
+    The parts that were trained, and why they ended early; "" if they did not.
   """
   done: list[PostTrainingStage] = []
   weights, begin = base, 0
@@ -144,20 +147,20 @@ def train(
 
 
 def lacking(names: tuple[str | None, str | None]) -> str:
-  """Which of the layers to perturb and to update a diagnosis has not found; "" where it has both."""
+  """States which of the layers to perturb and to update the diagnosis did not find; "" if it found both."""
   missing = " and ".join(f"to {what}" for what, name in zip(("perturb", "update"), names) if name is None)
   return f"the diagnosis chooses no layer {missing}" if missing else ""
 
 
 def blocks_of(rows: Sequence[Row]) -> Blocks:
-  """The blocks of the layers that a diagnosis chooses to perturb and to update."""
+  """Returns the blocks of the layers that a diagnosis chooses to perturb and to update."""
   by_layer = {row["layer"]: row["layer_blocks"] for row in rows}
   perturb, update = (None if name is None else by_layer[name] for name in chosen(list(rows)))
   return perturb, update
 
 
 def told(parts: Sequence[PostTrainingStage], ended: str, *, num_examples: int) -> Row:
-  """What a row says of parts: how long each was, on which layers it worked, and why there are no more."""
+  """Summarises the parts for a row: length, layers, and the reason for stopping early."""
   each = [
     {
       "epochs": part.trained.total_steps * part.settings.data.batch_size / num_examples,
@@ -171,7 +174,7 @@ def told(parts: Sequence[PostTrainingStage], ended: str, *, num_examples: int) -
 
 
 def seconds_per_epoch(parts: Sequence[PostTrainingStage], *, num_examples: int) -> float:
-  """Of an average epoch of all parts; NaN where no speed was measured."""
+  """Returns the average seconds per epoch over all parts; NaN if no speed was measured."""
   steps = np.array([part.trained.total_steps for part in parts], np.float64)
   seconds = np.array([num_examples / part.trained.median("train/images_per_second") for part in parts])
   known = np.isfinite(seconds)
@@ -179,5 +182,5 @@ def seconds_per_epoch(parts: Sequence[PostTrainingStage], *, num_examples: int) 
 
 
 def rejects(parts: Sequence[PostTrainingStage]) -> float:
-  """The share of steps that the rule rejected; NaN where it rejects nothing."""
+  """Returns the share of steps that the rule rejected; NaN if the rule cannot reject."""
   return sum(part.trained.last("train/rejects") for part in parts) / max(parts[-1].end, 1)

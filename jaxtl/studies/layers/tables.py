@@ -1,4 +1,4 @@
-"""The tables of a layers study: every method beside the base network, for each arm."""
+"""The tables of a layers study: every method next to the base network, for each arm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtl.report.table import ABSENT, Column, Table, decimals_for, mean_and_spr
 from jaxtl.studies.layers.settings import BASE
 from jaxtl.types import Row
 
-# key of a row -> title, group, what it is, whether more of it is better
+# key of a row -> title, group, description, and 1 or -1 if more or less is better, else 0
 _MEASURES = {
   "test_loss": ("loss", "Test", "test loss", -1),
   "test_error": ("error", "Test", "share of wrong test predictions", -1),
@@ -28,7 +28,7 @@ _MEASURES = {
 
 
 def make_tables(results: Results) -> list[Table]:
-  """One table for each arm, its methods in rows, means and spread over seeds in the cells."""
+  """Makes one table for each arm, with methods as rows, and mean and spread over seeds in the cells."""
   found = []
   for arm in results.arms:
     rows = _rows(results, arm)
@@ -41,7 +41,7 @@ def make_tables(results: Results) -> list[Table]:
 
 
 def caption(results: Results, table: Table) -> list[tuple[str, str]]:
-  """How to read a table of `make_tables`."""
+  """Explains how to read a table of `make_tables`."""
   rows = [row for arm in results.arms for row in _rows(results, arm)]
   base = results.config.get("base", {})
   kept = "the epoch of lowest validation loss, or the base" if base.get("best", True) else "the last step"
@@ -74,12 +74,15 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 
 def lead(results: Results) -> list[str]:
-  """For each arm: what each method gains beside its own base, and what of it the temperature alone gains."""
+  """Summarises for each arm what each method gains over its own base.
+
+  It also states how much of that gain the temperature alone achieves.
+  """
   return [text for arm in results.arms for text in _sentences(arm, _rows(results, arm))]
 
 
 def behind(results: Results) -> list[Grid]:
-  """Which layers each method has worked on, and what happened to its steps."""
+  """Makes a table of the layers on which each method worked, and of the outcome of its steps."""
   grids = []
   for arm in results.arms:
     rows = [row for row in _rows(results, arm) if row["method"] != BASE]
@@ -115,14 +118,14 @@ def _rows(results: Results, arm: str) -> list[Row]:
 
 
 def _not_run(results: Results) -> list[tuple[str, str]]:
-  """What stands nowhere in the tables, and why."""
+  """Lists what is missing from the tables, and why."""
   found = [row for row in results.rows if row.get("kind") == "not_run"]
   told = [f"{row['method']} of {row['arm']}, seed {row['seed']}: {row['reason']}." for row in found]
   return [("Not run", " ".join(told))] if told else []
 
 
 def _ended(rows: Sequence[Row]) -> list[tuple[str, str]]:
-  """Methods that have fewer epochs than the others, and why."""
+  """Lists methods with fewer epochs than the others, and why."""
   told = [
     f"{row['method']} of {row['arm']}, seed {row['seed']}, after {row['epochs']:.4g} epochs: {row['ended']}."
     for row in rows
@@ -179,7 +182,7 @@ def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _by_seed(rows: Sequence[Row], key: str) -> dict[str, dict[int, float]]:
-  """method -> seed -> number."""
+  """Returns method -> seed -> number."""
   found: dict[str, dict[int, float]] = {}
   for row in rows:
     found.setdefault(row["method"], {})[row["seed"]] = row[key]
@@ -197,12 +200,12 @@ def _change(values: Sequence[float]) -> str:
 
 
 def _over_parts(row: Row, key: str) -> str:
-  """The layers of a method, of each of its parts in turn."""
+  """Formats the layers of a method, for each of its parts in turn."""
   return " → ".join(_names(part.get(key)) for part in row.get("parts") or [row])
 
 
 def _names(value: Any) -> str:
-  """Layers as a cell has them."""
+  """Formats layers for a cell."""
   if value is None:
     return ABSENT
   return value if isinstance(value, str) else ", ".join(value)
@@ -213,5 +216,5 @@ def _all(rows: Sequence[Row], key: str) -> str:
 
 
 def _seeds(results: Results) -> int:
-  """How many seeds have a finished cell."""
+  """Counts the seeds that have a finished cell."""
   return len({seed for _, seed in results.finished})

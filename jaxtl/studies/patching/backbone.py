@@ -20,10 +20,10 @@ class Backbone:
   Attributes:
     start: the checkpoint.
     spec: makes its model for those images.
-    params: its parameters without the head; what is interpolated.
+    params: its parameters without the head, which are interpolated.
     batch_stats: its normalisation statistics.
     head: name of the head among a model's parameters.
-    side: of the images, in pixels.
+    side: side of the images, in pixels.
   """
 
   start: Weights
@@ -44,6 +44,6 @@ class Backbone:
     return make_model(self.spec, num_classes=num_classes)
 
   def weights(self, params: Params, batch_stats: Params, head: Params, classes: Sequence[str]) -> Weights:
-    """The whole model of one task, as a checkpoint has it."""
+    """Returns the whole model of one task in the form of a checkpoint."""
     config = {**self.start.config, "classes": list(classes)}
     return Weights({**params, self.head: head}, batch_stats, config, self.start.path)

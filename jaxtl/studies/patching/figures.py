@@ -1,4 +1,4 @@
-"""The figures of a patching study: losses along the way, and what one gradient foretells."""
+"""The figures of a patching study: losses along the path, and how well one gradient predicts transfer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jaxtl.report.canvas import INK, MUTED, PAPER, Figure
 from jaxtl.report.results import Results
 from jaxtl.studies.patching.tables import pairs
 
-# The coefficients that an accuracy curve marks: how the legend calls them -> their name in a row.
+# The coefficients that an accuracy curve marks: name in the legend -> name in a row.
 MARKED = {"before": "zero_shot", "optimised": "optimised", "fine-tuned": "fine_tuned"}
 ROLES = ("supported loss", "patching loss", "sum")
 
 
 def make_figures(results: Results) -> list[Figure]:
-  """All figures that the rows have data for."""
+  """Makes all figures for which the rows have data."""
   kinds = (losses_along, accuracies_along)
   curves = [figure for arm in results.arms for kind in kinds if (figure := kind(results, arm))]
   scatter = indicators(results)
@@ -27,7 +27,7 @@ def make_figures(results: Results) -> list[Figure]:
 
 
 def losses_along(results: Results, arm: str) -> Figure | None:
-  """Both losses and their sum over alpha, a panel for each pair of the arm's first seed."""
+  """Draws both losses and their sum over alpha, in a panel for each pair of the arm's first seed."""
   canvas = _panels(results, arm, ROLES, _panel, xlabel="α")
   if canvas is None:
     return None
@@ -41,7 +41,7 @@ def losses_along(results: Results, arm: str) -> Figure | None:
 
 
 def accuracies_along(results: Results, arm: str) -> Figure | None:
-  """Accuracy on the patching task over that on the supported one, along alpha, a panel for each pair.
+  """Draws patching accuracy over supported accuracy, along alpha, in a panel for each pair.
 
   The curve of Wortsman et al., "Robust fine-tuning of zero-shot models", 2021, arXiv 2109.01903.
   """
@@ -57,8 +57,10 @@ def accuracies_along(results: Results, arm: str) -> Figure | None:
 
 
 def indicators(results: Results) -> Figure | None:
-  """Gradient similarity against backward transfer: a panel for each arm, a colour for each supported task, a
-  shape for each patching task."""
+  """Draws gradient similarity against backward transfer, in a panel for each arm.
+
+  Each supported task has a colour, and each patching task has a shape.
+  """
   arms = [arm for arm in results.arms if pairs(results, arm)]
   names = list(dict.fromkeys(row["supported"] for row in pairs(results)))
   if len(pairs(results)) < 3:
@@ -72,7 +74,7 @@ def indicators(results: Results) -> Figure | None:
       for row in rows:
         style: Any = dict(color=canvas.color(row["supported"]), marker=canvas.shape(row["patching"]))
         place = row["gradient_similarity"], row["backward_transfer"]
-        # Paler than the paper's edge: dots that nearly coincide are both seen.
+        # Transparent dots with a pale edge stay visible where they nearly coincide.
         axes.scatter(*place, s=46, alpha=0.8, edgecolor=PAPER, linewidth=0.6, zorder=3, **style)
       axes.set_title(drawing.short(arm))
       axes.set_xlabel("gradient similarity at α = 0")
@@ -94,7 +96,7 @@ def _panels(
   xlabel: str,
   ylabel: str = "",
 ) -> drawing.Canvas | None:
-  """A panel for each pair of the arm's first seed: patching tasks downwards, supported ones across."""
+  """Draws a panel for each pair of the arm's first seed: patching tasks downwards, supported ones across."""
   rows = pairs(results, arm)
   found = {(row["supported"], row["patching"]): row for row in reversed(rows)}
   if not found:
@@ -122,7 +124,7 @@ def _accuracy_panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) 
   axes.plot(*curve, color=MUTED, linewidth=1.2, marker="o", markersize=2.5, zorder=2)
   for label, name in MARKED.items():
     place = [100 * row[f"{name}/validation_{role}_top1"] for role in ("supported", "patching")]
-    # Above the ends, and smaller: where the optimum is an end, both are seen.
+    # Drawn smaller and above the ends, so that both are visible if the optimum is an end.
     size, order = (5.5, 5) if name == "optimised" else (8, 4)
     axes.plot(*place, linestyle="none", markersize=size, zorder=order, **canvas.marker(label))
   axes.margins(0.12)
@@ -136,9 +138,9 @@ def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
     "supported loss": _relative(curve["supported_loss"], first),
     "patching loss": _relative(curve["patching_loss"], first),
   }
-  # The arm's own: losses that are normalised otherwise have their minimum elsewhere.
+  # The arm's own objective: losses with another normalisation have their minimum elsewhere.
   total = _relative(curve["objective"], first)
-  # Wide, pale and below: where the sum and a loss nearly coincide, both are seen.
+  # Wide, pale and below the others, so that both are visible where the sum and a loss nearly coincide.
   axes.plot(curve["alpha"], total, color=canvas.color("sum"), linewidth=5, alpha=0.4, zorder=1.5)
   for name, values in shares.items():
     color = canvas.color(name)
@@ -157,7 +159,8 @@ def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
   best = np.argmin(np.abs(curve["alpha"] - row["optimised/alpha"]))
   axes.plot(curve["alpha"][best], total[best], markersize=7, zorder=4, **canvas.marker("sum"))
   axes.axvline(row["optimised/alpha"], color=INK, linewidth=1, linestyle="--")
-  # A forgotten task can be many times worse; what happens below twice the first loss is what matters.
+  # The loss of a forgotten task can be many times larger, but the range below twice the first loss is what
+  # matters.
   drawn = [values for values in (total, *shares.values()) if np.isfinite(values).all()]
   highest = max((float(values.max()) for values in drawn), default=1.0)
   lowest = float(total.min()) if np.isfinite(total).all() else 0.0
@@ -165,5 +168,5 @@ def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
 
 
 def _relative(values: np.ndarray, first: np.intp) -> np.ndarray:
-  """Values over the one at index `first`; NaN, which is not drawn, if that one is 0."""
+  """Divides values by the one at index `first`; NaN, which is not drawn, if that one is 0."""
   return values / values[first] if values[first] else np.full(len(values), np.nan)

@@ -1,8 +1,8 @@
-"""Frozen heads: what makes one shared backbone answer for several data sets.
+"""Frozen heads, through which one shared backbone answers several data sets.
 
-A head is a function from `HeadInputs` to the parameters of the model's head, so that a config can name it
-and fix its keywords. What it cannot be made of it may tell before it is made, by attributes of its own:
-`check(around)`, `check_count(count)` and `missing()`, as the functions of this module that ask for them.
+A head is a function from `HeadInputs` to the parameters of the model's head, so that a config can name it and
+fix its keywords. A head may have attributes that report problems before it is made: `check(around)`,
+`check_count(count)` and `missing()`. The functions of the same names in this module call them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from jaxtl.zero_shot import from_files
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadInputs:
-  """What a head may be made of.
+  """The inputs from which a head can be made.
 
   Attributes:
-    name: of the task, for messages.
-    start: the backbone's checkpoint, its own head included.
+    name: name of the task, for messages.
+    start: the backbone's checkpoint, including its own head.
     head: the name of the head among its parameters.
     classes: the task's class names.
-    features: gives the backbone's pooled features [N, D] of the training images, not augmented, and their
-      labels [N]; raises ConfigError where the task has no training images.
-    seed: of the run.
-    beat: called whenever something has moved.
+    features: returns the backbone's pooled features [N, D] of the training images, not augmented, and their
+      labels [N]; raises ConfigError if the task has no training images.
+    seed: seed of the run.
+    beat: called after every progress.
     has_images: whether the task has training images.
-    note: takes a line for the user.
+    note: receives a line for the user.
   """
 
   name: str
@@ -55,12 +55,12 @@ Function = TypeVar("Function", bound=Callable[..., Params])
 
 
 def no_images(name: str) -> ConfigError:
-  """Of a task whose head, or whatever else, needs training images."""
+  """Returns the error for a task that needs training images and has none."""
   return ConfigError(f"the task {name!r} has no training images; give it train=dict(source=...)")
 
 
 def _checked_by(check: Callable[[HeadInputs], None]) -> Callable[[Function], Function]:
-  """Gives a function its `check(around)`."""
+  """Returns a decorator that gives a function its `check(around)`."""
 
   def give(head: Function) -> Function:
     vars(head)["check"] = check
@@ -94,15 +94,15 @@ def linear_probe(
   held_out: float = LinearProbe.held_out,
   max_iters: int = LinearProbe.max_iters,
 ) -> Params:
-  """A head that is fitted to the backbone's features: logistic regression, as `transfer.LinearProbe`.
+  """Fits a head to the backbone's features: logistic regression, as in `LinearProbe`.
 
-  The probe works on standardised features; their mean and scale go into kernel and bias.
+  The probe works on standardised features; their mean and scale are folded into kernel and bias.
 
   Args:
     around: the task and its features.
-    l2: penalties to choose from.
-    held_out: share of the training examples that the choice is made on.
-    max_iters: most L-BFGS steps.
+    l2: candidate penalties.
+    held_out: share of the training examples on which the choice is made.
+    max_iters: maximum number of L-BFGS steps.
 
   Returns:
     {"kernel": [D, K], "bias": [K]}.
@@ -124,10 +124,11 @@ def linear_probe(
 
 
 def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False) -> Head:
-  """Heads that a text tower makes of the class names: `dict(make=".studies.patching.zero_shot", ...)`.
+  """Returns heads that a text tower computes from class names.
 
-  Keywords, and what a head is, as in `zero_shot.zero_shot`. The backbone must be an image tower of CLIP that
-  normalises what its head gets: `jaxtl import FILE --as clip_vit_b32 head=scaled_cosine`.
+  A config uses it as `dict(make=".studies.patching.zero_shot", ...)`. `zero_shot.zero_shot` documents the
+  keywords and the head. The backbone must be an image tower of CLIP that normalises the input of its head:
+  `jaxtl import FILE --as clip_vit_b32 head=scaled_cosine`.
 
   Raises:
     ConfigError: the prompts cannot be used; later, the backbone has another kind of head.
@@ -137,7 +138,7 @@ def zero_shot(*, text: str, vocabulary: str, prompts: str, subset: bool = False)
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShotHead:
-  """What `zero_shot` returns."""
+  """The head that `zero_shot` returns."""
 
   make: from_files.ZeroShot
 
@@ -146,7 +147,7 @@ class ZeroShotHead:
     return self.make(around.classes)
 
   def check(self, around: HeadInputs) -> None:
-    """Refuses a backbone, words or files that the head cannot be made of, without a forward pass."""
+    """Refuses, without a forward pass, a backbone, words or files that do not suit the head."""
     kind = around.start.config["model"].get("head", "linear")
     if kind != "scaled_cosine":
       raise ConfigError(
@@ -156,7 +157,7 @@ class ZeroShotHead:
     from_files.check_width(around.start, self.make.check(around.classes))
 
   def check_count(self, count: int) -> None:
-    """Refuses data of so many classes, where the words are for others."""
+    """Refuses data with `count` classes if the words are for another number."""
     self.make.check_count(count)
 
   def missing(self) -> list[str]:
@@ -165,7 +166,7 @@ class ZeroShotHead:
 
 @_checked_by(_check_own)
 def own(around: HeadInputs) -> Params:
-  """The head that the checkpoint was trained with, for a task with the checkpoint's own classes.
+  """Returns the head that the checkpoint was trained with, for a task with the checkpoint's own classes.
 
   Raises:
     DataError: the class lists differ.
@@ -175,28 +176,28 @@ def own(around: HeadInputs) -> Params:
 
 
 def check(head: Head, around: HeadInputs) -> None:
-  """Refuses what a head cannot be made of, as far as that can be told before it is made.
+  """Refuses inputs that do not suit a head, if this is known before the head is made.
 
-  Raises as the head does.
+  It raises the errors of the head.
   """
   if told := _told_by(head, "check"):
     told(around)
 
 
 def check_count(head: Head, count: int | None) -> None:
-  """The same of the number of classes that the config says the data have; None where it does not."""
+  """Refuses the number of classes that the config states for the data; None if it states none."""
   told = _told_by(head, "check_count")
   if told and count is not None:
     told(count)
 
 
 def missing(head: Head) -> list[str]:
-  """The files that the head needs and that are not there, a line each."""
+  """Lists the missing files that the head needs."""
   told = _told_by(head, "missing")
   return list(told()) if told else []
 
 
 def _told_by(head: Head, name: str) -> Callable[..., Any] | None:
-  """What a head has of a name; a function that keywords made a partial has that of the function."""
+  """Returns an attribute of a head; a partial has the attributes of its function."""
   found: Callable[..., Any] | None = getattr(head, name, None)
   return _told_by(head.func, name) if found is None and isinstance(head, functools.partial) else found

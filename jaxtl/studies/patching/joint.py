@@ -1,4 +1,4 @@
-"""One fine-tuning on all patching tasks at once: their images in equal shares, their heads side by side."""
+"""Fine-tunes on all patching tasks at once: images in equal shares, heads side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = ("transforms", "batch_transforms")
 
 
 class Shared(NamedTuple):
-  """Transforms for all patching tasks.
+  """The transforms that all patching tasks share.
 
   Attributes:
     transforms, batch_transforms: those that every task has, in order.
@@ -36,20 +36,20 @@ class Shared(NamedTuple):
 
 
 def joint_experiment(study: Patching, model: Spec, head: str, *, sizes: Mapping[str, int]) -> Experiment:
-  """The fine-tuning on all patching tasks, seen through the transforms that they share.
+  """Returns the fine-tuning on all patching tasks, with the transforms that they share.
 
-  Batches hold the tasks in equal shares, where Cherti et al., "Reproducible scaling laws for contrastive
-  language-image learning", 2022, arXiv 2212.07143, appendix B.2.2, take a batch of each in turn: the same in
-  the mean.
+  Batches hold the tasks in equal shares. Cherti et al., "Reproducible scaling laws for contrastive
+  language-image learning", 2022, arXiv 2212.07143, appendix B.2.2, instead take a batch of each task in turn,
+  which is the same on average.
 
   Args:
-    study: its recipe and its patching tasks; the first one's batch size is taken.
+    study: its recipe and its patching tasks; the batch size is that of the first task.
     model: makes the backbone.
     head: its name among the parameters.
     sizes: {patching task: number of its classes}.
 
   Raises:
-    ConfigError: as `shared_transforms`.
+    ConfigError: as for `shared_transforms`.
   """
   one = fine_tuning(study, next(iter(study.patching)), model, head)
   sources = {name: task.train.source for name, task in study.patching.items() if task.train}
@@ -59,7 +59,7 @@ def joint_experiment(study: Patching, model: Spec, head: str, *, sizes: Mapping[
     source=Spec(".data.joined", "make", {"sources": sources, "name": "joint"}, data_lib.joined),
     transforms=shared.transforms,
     batch_transforms=shared.batch_transforms,
-    # What the config says of the first task does not hold for all of them.
+    # Facts that the config states for the first task do not hold for all of them.
     num_examples=None,
     num_classes=None,
   )
@@ -71,13 +71,13 @@ def joint_experiment(study: Patching, model: Spec, head: str, *, sizes: Mapping[
 
 
 def shared_transforms(study: Patching) -> Shared:
-  """What all patching tasks do to their training images.
+  """Returns the transforms that all patching tasks apply to their training images.
 
-  Tasks may differ in augmentations: those that not all have are left out, for a task that no augmentation of
-  its own would harm is not known to bear that of another.
+  Tasks may differ in augmentations. An augmentation that some task lacks is omitted, because it might harm
+  that task.
 
   Raises:
-    ConfigError: they differ in anything else, such as size or normalisation, how often or in what order.
+    ConfigError: the tasks differ in anything else, such as size or normalisation, how often or in what order.
   """
   found: dict[str, Transforms] = {}
   left_out: dict[str, list[str]] = collections.defaultdict(list)
@@ -106,7 +106,7 @@ def _shared(lists: Mapping[str, Transforms], kind: str) -> tuple[Transforms, dic
 
 
 def _the_same(lists: Mapping[str, Transforms], kind: str) -> Transforms:
-  """The transforms of all tasks, which must be there equally often and in one order."""
+  """Returns the transforms of all tasks, which must occur equally often and in the same order."""
   (first, wanted), *others = lists.items()
   keys = list(map(_key, wanted))
   for name, theirs in others:
@@ -138,7 +138,10 @@ def _times(number: int) -> str:
 
 
 def _is_augmentation(transform: Spec) -> bool:
-  """Whether images are of the same size and scale without it: it draws, and is no crop to a size."""
+  """Returns whether a transform can be omitted without changing the size and scale of images.
+
+  This holds for a random transform that does not crop to a size.
+  """
   return (
     data_lib.draws([transform.realize()]) and "size" not in inspect.signature(transform.target).parameters
   )

@@ -1,7 +1,8 @@
-"""All patching tasks in one model: joint, sequential and parallel patching, and the other ways to merge.
+"""Merges all patching tasks into one model: joint, sequential and parallel patching, and other methods.
 
-Each method ends with one set of weights, scored on every task through the tasks' own heads. Coefficients are
-chosen by the normalised sum of validation losses, means over the supported and over the patching tasks.
+Each method yields one set of weights, which is scored on every task through the task's own head. Coefficients
+are chosen by the normalised sum of validation losses, averaged within the supported and within the patching
+tasks.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from jaxtl.studies.patching.tasks import Scores
 from jaxtl.types import Params, Row
 from jaxtl.weights import PaintObjective
 
-# What negation must leave of the accuracy on the supported tasks: the control of the task arithmetic paper.
+# Share of the accuracy on the supported tasks that negation must preserve: the control of the task arithmetic
+# paper.
 LEAST_KEPT = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-  """Weights, the coefficients that they were made with, and the augmentations that they were not."""
+  """Merged weights, their coefficients, and the augmentations that their training omitted."""
 
   weights: Params
   coefficients: tuple[float, ...] = ()
@@ -38,7 +40,7 @@ class Merged:
 
 
 def rows(bench: FineTunedTasks, merging: Merging) -> Iterator[Row]:
-  """One row for each method; negation has one for each patching task."""
+  """Yields one row for each method; negation has one for each patching task."""
   scale = _Scale(bench)
   progress = bench.runtime.progress
   for method, patch in cost.methods(bench.study, merging):
@@ -64,7 +66,7 @@ def _metered(
 
 
 class _Scale:
-  """The objective of any weights, and how often it was asked for."""
+  """Evaluates the objective of any weights, and counts the evaluations."""
 
   def __init__(self, bench: FineTunedTasks):
     self.bench, self.count = bench, 0
@@ -72,7 +74,10 @@ class _Scale:
 
   @functools.cached_property
   def objective(self) -> PaintObjective:
-    """On the line to the mean of all fine-tuned weights, whose ends normalise all other losses."""
+    """The objective on the line to the mean of all fine-tuned weights.
+
+    The ends of this line normalise all other losses.
+    """
     before = self.bench.before
     after = weights.uniform_soup([self.bench.fine_tuned(patch) for patch in self.patching])
     path = self.bench.line(before, after, *self.patching)
@@ -82,13 +87,13 @@ class _Scale:
     return {name: self.bench.tasks.scores(name, part, found) for name in self.supported + self.patching}
 
   def value(self, found: Params) -> float:
-    """The normalised sum of validation losses."""
+    """Returns the normalised sum of validation losses."""
     self.count += 1
     self.bench.tasks.meter.place = ""
     return self.objective.combine({name: one["loss"] for name, one in self.scores(found).items()})
 
   def accuracy(self, found: Params) -> float:
-    """Mean validation accuracy over all tasks."""
+    """Returns the mean validation accuracy over all tasks."""
     self.count += 1
     return float(np.mean([one["top1"] for one in self.scores(found).values()]))
 
@@ -117,14 +122,14 @@ def _row(bench: FineTunedTasks, merging: Merging, scale: _Scale, method: str, pa
 
 
 def _mean_share(top1: Mapping[str, float], single: Mapping[str, float]) -> float:
-  """The mean of `top1` over `single`, task by task; NaN if an accuracy in `single` is 0."""
+  """Averages `top1` over `single` across tasks; NaN if an accuracy in `single` is 0."""
   if not all(single.values()):
     return float("nan")
   return float(np.mean([top1[name] / accuracy for name, accuracy in single.items()]))
 
 
 def _joint(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merged:
-  """One model fine-tuned on all tasks at once, each with its own head, then one coefficient."""
+  """Fine-tunes one model on all tasks at once, each with its own head, then chooses one coefficient."""
   sizes = {patch: len(bench.tasks.classes(patch)) for patch in scale.patching}
   backbone = bench.tasks.backbone
   experiment = joint.joint_experiment(bench.study, backbone.spec, backbone.head, sizes=sizes)
@@ -137,7 +142,10 @@ def _joint(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merged:
 
 
 def _sequential(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merged:
-  """One task after the other from the weights so far; those that are patched already count as supported."""
+  """Patches one task after the other, starting from the weights so far.
+
+  Tasks that are already patched count as supported.
+  """
   alphas: list[float] = []
   current, count = bench.before, 0
   for number, patch in enumerate(scale.patching):
@@ -152,7 +160,7 @@ def _sequential(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merge
 
 
 def _parallel(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merged:
-  """All task vectors, with alpha / k each, then with one coefficient for each."""
+  """Adds all task vectors, first with alpha / k each, then with one coefficient for each."""
   vectors = _vectors(bench, scale)
   found = bench.study.search.realize()(scale.objective)
   point = tuple(found.alpha / len(vectors) for _ in vectors)
@@ -176,7 +184,10 @@ def _uniform_soup(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Mer
 
 
 def _greedy_soup(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merged:
-  """By mean validation accuracy over all tasks; the backbone itself is one of the models."""
+  """Makes a greedy soup by mean validation accuracy over all tasks.
+
+  The backbone itself is one of the models.
+  """
   models = [bench.before, *(bench.fine_tuned(patch) for patch in scale.patching)]
   found = weights.greedy_soup(models, lambda one: scale.accuracy(_renewed(bench, one)))
   shares = tuple(float(number in found.members) / len(found.members) for number in range(1, len(models)))
@@ -200,19 +211,22 @@ def _dare_ties(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merged
 
 
 def _thinned(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> list[Params]:
-  """All task vectors after DARE."""
+  """Returns all task vectors after DARE."""
   keys = jax.random.split(jax.random.key(bench.seed), len(scale.patching))
   pairs = zip(keys, _vectors(bench, scale), strict=True)
   return [weights.dare(key, vector, drop=merging.drop) for key, vector in pairs]
 
 
 def _joined(merging: Merging, vectors: Sequence[Params]) -> Params:
-  """One task vector of several, by TIES."""
+  """Combines several task vectors into one by TIES."""
   return weights.ties(vectors, density=merging.density, aggregate=merging.aggregate)
 
 
 def _negation(bench: FineTunedTasks, merging: Merging, scale: _Scale, patch: str) -> Merged:
-  """Forgets one task: the lowest accuracy on it that leaves the supported tasks 95 % of theirs."""
+  """Forgets one task.
+
+  Chooses the lowest accuracy on it that preserves 95 % of the accuracy on the supported tasks.
+  """
   vector = weights.task_vector(bench.before["params"], bench.fine_tuned(patch)["params"])
   first = _supported(scale, bench.before)
   best, kept = (bench.tasks.scores(patch, "validation", bench.before)["top1"], 0.0), bench.before
@@ -226,7 +240,10 @@ def _negation(bench: FineTunedTasks, merging: Merging, scale: _Scale, patch: str
 
 
 def _fisher(bench: FineTunedTasks, merging: Merging, scale: _Scale) -> Merged:
-  """The mean of the fine-tuned models, weighted by how much each one's own task depends on an entry."""
+  """Averages the fine-tuned models, weighted by Fisher information.
+
+  The weight of an entry is how much the model's own task depends on it.
+  """
   models = [bench.fine_tuned(patch) for patch in scale.patching]
   diagonals = [
     bench.tasks.fisher_diagonal(patch, model, num_examples=merging.num_fisher)
@@ -252,7 +269,7 @@ _METHODS: dict[str, Callable[..., Merged]] = {
 
 
 def _joint_head(bench: FineTunedTasks) -> tuple[Params, list[str]]:
-  """The heads side by side, and the classes in the same order."""
+  """Returns the heads side by side, and the classes in the same order."""
   heads = [bench.tasks.head(name) for name in bench.study.patching]
   classes = [f"{name}/{one}" for name in bench.study.patching for one in bench.tasks.classes(name)]
 
@@ -273,13 +290,13 @@ def _vectors(bench: FineTunedTasks, scale: _Scale) -> list[Params]:
 
 
 def _sum(bench: FineTunedTasks, vectors: Sequence[Params], coefficients: Sequence[float]) -> Params:
-  """The backbone with multiples of task vectors; its statistics are the backbone's, or new."""
+  """Adds multiples of task vectors to the backbone; statistics are the backbone's or re-estimated."""
   params = weights.task_arithmetic(bench.before["params"], vectors, coefficients)
   return _renewed(bench, {**bench.before, "params": params})
 
 
 def _renewed(bench: FineTunedTasks, found: Params) -> Params:
-  """With statistics of its own, where the study estimates them anew."""
+  """Re-estimates the statistics if the study asks for it."""
   statistics = bench.statistics(*bench.study.patching)
   if statistics is None:
     return found
@@ -289,18 +306,18 @@ def _renewed(bench: FineTunedTasks, found: Params) -> Params:
 def _best_multiple(
   bench: FineTunedTasks, merging: Merging, scale: _Scale, vectors: Sequence[Params]
 ) -> Merged:
-  """All vectors times the multiple of `step` whose objective is lowest."""
+  """Adds all vectors times the multiple of `step` that has the lowest objective."""
   found = [(scale.value(_sum(bench, vectors, [c] * len(vectors))), c) for c in _multiples(merging)]
   _, best = min(found)
   return Merged(_sum(bench, vectors, [best] * len(vectors)), (best,) * len(vectors))
 
 
 def _multiples(merging: Merging) -> list[float]:
-  """step, 2 step, ... up to 1."""
+  """Returns step, 2 step, ... up to 1."""
   return [round(number * merging.step, 12) for number in range(1, int(1 / merging.step + 1e-9) + 1)]
 
 
 def _supported(scale: _Scale, found: Params) -> float:
-  """Mean validation accuracy on the supported tasks."""
+  """Returns the mean validation accuracy on the supported tasks."""
   names = scale.supported
   return float(np.mean([scale.bench.tasks.scores(name, "validation", found)["top1"] for name in names]))

@@ -11,13 +11,14 @@ from jaxtl.types import Params
 
 
 class WeightPath:
-  """The straight line from one set of weights to another, and what the tasks score on it, kept.
+  """The straight line from one set of weights to another, with cached scores of the tasks on it.
 
   Args:
     tasks: the tasks.
-    before, after: {"params", "batch_stats"} of the backbone, and "heads", if some are interpolated, too.
-    statistics: (body, batch_stats) -> statistics of an interpolated backbone; None interpolates the stored.
-    bounds: of alpha; beyond [0, 1] it is extrapolated.
+    before, after: {"params", "batch_stats"} of the backbone, and "heads" if some are interpolated.
+    statistics: (body, batch_stats) -> statistics of an interpolated backbone; None interpolates the stored
+      ones.
+    bounds: range of alpha; beyond [0, 1] it extrapolates.
   """
 
   def __init__(
@@ -36,7 +37,10 @@ class WeightPath:
     self._known: dict[tuple[float, str, str], Scores] = {}
 
   def scores(self, alpha: float, names: Sequence[str], part: str = "validation") -> dict[str, Scores]:
-    """{task: {"loss", "top1"}} at (1 - alpha) before + alpha after; one copy of the weights for all tasks."""
+    """Returns {task: {"loss", "top1"}} at (1 - alpha) before + alpha after.
+
+    All tasks use one copy of the weights.
+    """
     alpha = round(float(alpha), 12)
     missing = [name for name in names if (alpha, name, part) not in self._known]
     if missing:
@@ -47,11 +51,11 @@ class WeightPath:
     return {name: self._known[alpha, name, part] for name in names}
 
   def losses(self, names: Sequence[str]) -> Callable[[float], dict[str, float]]:
-    """alpha -> {task: mean validation loss}."""
+    """Returns the function alpha -> {task: mean validation loss}."""
     return lambda alpha: {name: found["loss"] for name, found in self.scores(alpha, names).items()}
 
   def weights(self, alpha: float) -> Params:
-    """All there is at alpha: {"params", "batch_stats", "heads"}; at 0 and 1 with the stored statistics."""
+    """Returns {"params", "batch_stats", "heads"} at alpha; 0 and 1 have the stored statistics."""
     found = self._at(alpha)
     if self._statistics is not None and alpha not in (0, 1):
       found |= {"batch_stats": self._statistics(found["params"], found["batch_stats"])}

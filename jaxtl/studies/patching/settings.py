@@ -1,4 +1,4 @@
-"""What a patching study patches, how, and what it reports."""
+"""The config of a patching study: its tasks, its method and its merges."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from jaxtl.train.source_overlap import overlap
 
 LINEAR_PROBE = Spec(".studies.patching.linear_probe", "fn", {}, frozen_heads.linear_probe)
 OPTIMIZE = Spec(".weights.optimize_alpha", "fn", {}, weights.optimize_alpha)
-# The weights before and after fine-tuning, which are always reported, must lie within.
+# The bounds must contain the weights before and after fine-tuning, which are always reported.
 BOUNDS = "two numbers, at most 0 and at least 1"
 NORMALISATIONS = ("initial", "endpoints", "log_classes", "none")
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchTask:
-  """A data set that the backbone answers through a frozen head of its own.
+  """A data set that the backbone answers through its own frozen head.
 
   Attributes:
-    validation: what the coefficient is chosen on, without augmentation; never the test images.
-    test: what is reported.
-    train: what the head may be fitted to, and what a patching task is fine-tuned on, augmented; None where
+    validation: the images on which the coefficient is chosen, without augmentation; never the test images.
+    test: the images whose scores are reported.
+    train: the images for fitting the head and, with augmentation, for fine-tuning on a patching task; None if
       the head needs no images.
-    head: a function (`heads.HeadInputs`) -> the head's parameters; None takes the study's.
+    head: a function (`frozen_heads.HeadInputs`) -> the head's parameters; None takes the study's.
   """
 
   validation: Data
@@ -61,25 +61,25 @@ METHODS = (
   "dare",
   "fisher",
 )
-# Those that are only made where a config names them.
+# Methods that run only if a config names them.
 MORE_METHODS = ("dare_ties",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Merging:
-  """All patching tasks into one model, by each method, against all supported tasks together.
+  """Merges all patching tasks into one model, by each method, against all supported tasks together.
 
   Attributes:
-    methods: of `METHODS`, by default all, and of `MORE_METHODS`. "joint" fine-tunes one model on all
-      tasks; "sequential" patches one after the other; "parallel" adds all task vectors, first with one
-      coefficient, then with one for each; "dare_ties" is DARE before TIES.
-    step: of the grid of coefficients for task arithmetic, negation, TIES and DARE; the best validation
+    methods: names from `METHODS`, by default all of them, and from `MORE_METHODS`. "joint" fine-tunes one
+      model on all tasks; "sequential" patches one after the other; "parallel" adds all task vectors, first
+      with one coefficient, then with one for each; "dare_ties" applies DARE before TIES.
+    step: step of the grid of coefficients for task arithmetic, negation, TIES and DARE; the best validation
       objective wins. 0.1 for n tasks means multiples of 0.1 up to 1.
-    density: what TIES keeps of each vector; 0.2 is the paper's.
-    aggregate: of the entries that TIES joins: their "mean", the paper's, or their "sum".
-    drop: what DARE leaves out.
+    density: the share of each vector that TIES retains; 0.2 is the paper's.
+    aggregate: how TIES combines entries: their "mean", as in the paper, or their "sum".
+    drop: the share of entries that DARE drops.
     num_fisher: validation images per task for the Fisher diagonals.
-    max_sweeps: over the coefficients of "parallel"; 0 keeps the one.
+    max_sweeps: sweeps over the coefficients of "parallel"; 0 keeps the single coefficient.
   """
 
   methods: tuple[str, ...] = METHODS
@@ -116,17 +116,19 @@ class Patching:
     start: the checkpoint, a run's folder or an imported weight.
     supported: the tasks that must not get worse, by name.
     patching: the tasks that are to get better, by name.
-    fine_tune: how; the head stays frozen, unless `train_head`. Nothing is evaluated on the way, and at least
-      one checkpoint stays, since the interpolation needs it.
+    fine_tune: the fine-tuning recipe; the head stays frozen, unless `train_head`. No evaluation runs during
+      it, and at least one checkpoint is retained, because the interpolation needs it.
     head: makes the heads, as `PatchTask.head`.
-    normalise: of the losses: "initial", "endpoints", "log_classes" or "none"; see `weights.PaintObjective`.
-    search: a function (alpha -> value) -> `weights.AlphaResult`; it must take `warm` and `bounds`. The latter
-      may be wider than [0, 1], (0, 1.2) for example: alphas above 1 go beyond the fine-tuned weights.
+    normalise: normalisation of the losses: "initial", "endpoints", "log_classes" or "none"; see
+      `weights.PaintObjective`.
+    search: a function (alpha -> value) -> `weights.AlphaResult`; it must take `warm` and `bounds`. The bounds
+      may be wider than [0, 1], for example (0, 1.2): an alpha above 1 extrapolates beyond the fine-tuned
+      weights.
     train_head: fine-tunes the patching task's head too and interpolates it: WiSE-FT (Wortsman et al., "Robust
       fine-tuning of zero-shot models", 2021, arXiv 2109.01903).
-    statistics_batches: batches of training images, of both tasks in turn, that normalisation statistics are
-      estimated from anew at every alpha; 0 interpolates the stored ones.
-    merging: all patching tasks into one model; None leaves it out.
+    statistics_batches: number of batches of training images, from both tasks in turn, from which
+      normalisation statistics are re-estimated at every alpha; 0 interpolates the stored ones.
+    merging: merges all patching tasks into one model; None skips it.
   """
 
   start: str
@@ -159,10 +161,10 @@ class Patching:
 
   @property
   def bounds(self) -> tuple[float, float]:
-    """Of the coefficient: what the search says, or has for a default.
+    """The bounds of the coefficient: those of the search's keywords, or the default of its function.
 
     Raises:
-      ConfigError: they are not two.
+      ConfigError: there are not two.
     """
     default = inspect.signature(self.search.target).parameters.get("bounds")
     found = tuple(self.search.keywords.get("bounds", default.default if default else (0.0, 1.0)))

@@ -1,4 +1,4 @@
-"""The tables of a patching study: each arm's means over the pairs, every pair, the indicators, and merges."""
+"""The tables of a patching study: means of each arm over the pairs, every pair, indicators, and merges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtl.report.grid import Grid
 from jaxtl.report.results import Results, Values
 from jaxtl.report.table import ABSENT, Column, Table, decimals_for, spearman
 
-# the coefficient's name in a row -> how tables call it
+# name of the coefficient in a row -> its name in tables
 SETTINGS = {
   "zero_shot": "before",
   "fine_tuned": "fine-tuned",
@@ -27,7 +27,10 @@ Row = Mapping[str, Any]
 
 
 def make_tables(results: Results) -> list[Table]:
-  """Accuracies of each arm at each coefficient, means over the pairs; and those of each way to merge."""
+  """Makes the tables of accuracies.
+
+  One has each arm at each coefficient, averaged over the pairs. The other has each merge method.
+  """
   found = []
   columns = [column for column in _columns(results) if any(column.values.values())]
   if columns:
@@ -39,12 +42,12 @@ def make_tables(results: Results) -> list[Table]:
 
 
 def lead(results: Results) -> list[str]:
-  """What the optimised coefficients do to the accuracies, for each arm with pairs."""
+  """Summarises how the optimised coefficients change the accuracies, for each arm with pairs."""
   return [text for arm in results.arms if (text := _sentence(arm, pairs(results, arm)))]
 
 
 def caption(results: Results, table: Table) -> list[tuple[str, str]]:
-  """How to read a table of `make_tables`."""
+  """Explains how to read a table of `make_tables`."""
   found = pairs(results)
   said = [
     ("Accuracy", "Top-1 on the test images. Coefficients are chosen on validation images alone."),
@@ -81,7 +84,10 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
 
 
 def behind(results: Results) -> list[Grid]:
-  """Every pair, the rules on accuracy, the indicators and how well one foretells the other, every merge."""
+  """Makes the appendix: every pair, the rules on accuracy, the indicators and every merge.
+
+  It also shows how well one indicator predicts the other.
+  """
   grids: list[Grid] = []
   for arm in results.arms:
     found = pairs(results, arm)
@@ -93,7 +99,7 @@ def behind(results: Results) -> list[Grid]:
 
 
 def pairs(results: Results, arm: str | None = None) -> list[Row]:
-  """The rows of pairs, of one arm or of all."""
+  """Returns the rows of pairs, of one arm or of all."""
   return [row for row in results.rows if row.get("kind") == "patch" and arm in (None, row["arm"])]
 
 
@@ -133,7 +139,7 @@ def _merge_columns(results: Results) -> list[Column]:
 
 
 def _means(results: Results, measure: str | Callable[[Row], float]) -> Values:
-  """arm -> seed -> mean of a measure over the pairs."""
+  """Returns arm -> seed -> mean of a measure over the pairs."""
   return results.means(measure, kind="patch")
 
 
@@ -190,7 +196,7 @@ def _pair_grid(arm: str, found: Sequence[Row]) -> Grid:
 
 
 def _rule_grid(arm: str, found: Sequence[Row]) -> Grid:
-  """What rules on accuracy choose, beside the loss."""
+  """Makes a table of the choices of rules on accuracy, in addition to that of the loss."""
   rules = ("mean_accuracy", "constrained", "optimised")
   header = ["supported x patching", "seed"]
   header += [f"{SETTINGS[rule]}: {what}" for rule in rules for what in ("α", "supported", "patching")]
@@ -238,7 +244,7 @@ def _indicator_grid(arm: str, found: Sequence[Row]) -> Grid:
 
 
 def _correlations(results: Results) -> Grid | None:
-  """How gradient similarity and backward transfer go together, for each supported task and for all."""
+  """Correlates gradient similarity and backward transfer, for each supported task and for all."""
   rows = []
   for arm in results.arms:
     found = [row for row in pairs(results, arm) if row["gradient_similarity_defined"]]
@@ -270,7 +276,7 @@ def _merge_grid(arm: str, found: Sequence[Row]) -> Grid:
       ", ".join(f"{c:.3g}" for c in row["coefficients"]) or ABSENT,
       str(row["num_evaluations"]),
       f"{row['objective']:.4f}",
-      row.get("normalisation", ABSENT),  # rows of before this was told have none
+      row.get("normalisation", ABSENT),  # rows of older versions lack it
       *(f"{100 * row['test_top1'][name]:.1f}" if name in row["test_top1"] else ABSENT for name in names),
       _left_out(row),
     ]
@@ -298,7 +304,7 @@ def _arrow(row: Row, role: str) -> str:
 
 
 def _notes(row: Row) -> str:
-  """What is not as the method assumes."""
+  """Lists the ways in which the row violates the assumptions of the method."""
   said = {
     "not unimodal": not row["unimodal"],
     "fit suspect": row["fit_suspect"],
@@ -308,8 +314,8 @@ def _notes(row: Row) -> str:
 
 
 def _left_out(row: Row) -> str:
-  """The augmentations of single tasks that joint fine-tuning went without."""
-  found = row.get("left_out", {})  # rows of before this was told have none
+  """Lists the augmentations of single tasks that joint fine-tuning omitted."""
+  found = row.get("left_out", {})  # rows of older versions lack it
   return "; ".join(f"without the {', '.join(calls)} of {name}" for name, calls in found.items())
 
 

@@ -1,6 +1,6 @@
-"""A backbone, the tasks that it answers through heads of their own, and the scores along a path of weights.
+"""A backbone, the tasks that it answers through separate heads, and the scores along a path of weights.
 
-The backbone is compiled once for all tasks, behind it one small program for each head.
+The backbone is compiled once for all tasks, and each head adds one small program.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from jaxtl.types import Array, Batch, Model, Params
 
 HostBatch = Mapping[str, np.ndarray]
 Scores = dict[str, float]
-# Bytes of images that are kept, over all tasks, because every alpha reads them again.
+# Maximum bytes of cached images, over all tasks; they are cached because every alpha reads them again.
 MEMORY = 4 << 30
-# Bytes of training batches that are kept in addition, for estimating statistics at the next alpha.
+# Maximum bytes of training batches cached in addition, for estimating statistics at the next alpha.
 MEMORY_FOR_STATISTICS = MEMORY // 8
 
 
 class Tasks:
-  """The tasks of a study, their heads and their images, and what any weights score on them.
+  """The tasks of a study, their heads and images, and the scores of any weights on them.
 
-  The backbone is compiled once for all tasks; each has only its head beside it.
+  The backbone is compiled once for all tasks; only the head is specific to a task.
   """
 
   def __init__(
@@ -61,7 +61,7 @@ class Tasks:
     return classes
 
   def head(self, name: str) -> Params:
-    """The frozen head of a task, made once."""
+    """Returns the frozen head of a task, which is made once."""
     if name not in self._heads:
       task = self._tasks[name]
       around = HeadInputs(
@@ -81,10 +81,10 @@ class Tasks:
     return self._heads[name]
 
   def scores(self, name: str, part: str, weights: Params) -> Scores:
-    """Mean cross-entropy and top-1 accuracy: {"loss", "top1"}.
+    """Returns mean cross-entropy and top-1 accuracy: {"loss", "top1"}.
 
     Args:
-      name: of the task.
+      name: name of the task.
       part: "validation" or "test".
       weights: {"params", "batch_stats"} of a backbone, and "heads" {task: head} that replace frozen ones.
 
@@ -106,16 +106,16 @@ class Tasks:
     return found
 
   def gradient(self, name: str, body: Params, batch_stats: Params) -> Params:
-    """The gradient of the mean validation loss with respect to the backbone, over the whole split."""
+    """Returns the gradient of the mean validation loss by the backbone, over the whole split."""
     loss_fn = _summed(self._model(name))
     return curvature.gradient_over_batches(loss_fn, self._inputs(name, batch_stats))(body)[1]
 
   def fisher_diagonal(self, name: str, weights: Params, *, num_examples: int) -> Params:
-    """The diagonal of the backbone's Fisher information on some validation images of a task."""
+    """Returns the diagonal of the backbone's Fisher information on some validation images of a task."""
     drawn = data_lib.subset(
       source=self.runtime.open(self._tasks[name].validation), num_examples=num_examples, seed=self._seed
     )
-    few = max(jax.device_count(), 8)  # as many copies of the weights are in memory
+    few = max(jax.device_count(), 8)  # memory holds as many copies of the weights
     data = dataclasses.replace(self._tasks[name].validation, batch_size=few)
     put = functools.partial(sharding.put_replicated, mesh=self.runtime.mesh)
     extra = {"head": put(self.head(name)), "batch_stats": put(weights["batch_stats"])}
@@ -127,13 +127,13 @@ class Tasks:
     return jax.device_get(curvature.fisher_diagonal(predict, put(weights["params"]), batches, key))
 
   def statistics(self, names: Sequence[str], num_batches: int, body: Params, batch_stats: Params) -> Params:
-    """Normalisation statistics from training images of the tasks in turn, not augmented."""
+    """Estimates normalisation statistics from training images of the tasks in turn, not augmented."""
     batches = self._batches_for_statistics(names, num_batches)
     images = (batch["image"] for batch in self.meter.watch(batches, cost=FORWARD, what="statistics"))
     return reestimated(self.backbone.model(0), body, batch_stats, images, mesh=self.runtime.mesh)
 
   def _batches_for_statistics(self, names: Sequence[str], num_batches: int) -> Iterator[HostBatch]:
-    """Yields training batches of the tasks in turn; the last ones read are kept for the next alpha."""
+    """Yields training batches of the tasks in turn; caches the last ones read for the next alpha."""
     key = (*names, num_batches)
     if self._statistics_batches[0] == key:
       yield from self.runtime.moving(self._statistics_batches[1])
@@ -159,7 +159,7 @@ class Tasks:
     return batches
 
   def _images(self, name: str, part: str) -> Iterable[HostBatch]:
-    """Returns one exact pass over the images of a part, kept in memory after the first if they fit."""
+    """Returns one exact pass over the images of a part, cached in memory if they fit."""
     if (name, part) not in self._batches:
       data: Data = getattr(self._tasks[name], part)
       batches = self.runtime.eval_batches(data)
@@ -171,7 +171,7 @@ class Tasks:
     return self.runtime.moving(self._batches[name, part])
 
   def _plain(self, name: str) -> Data:
-    """The training images as test images are seen: not augmented."""
+    """Returns the training images with the test transforms, not augmented."""
     task = self._tasks[name]
     if task.train is None:
       raise no_images(name)
@@ -194,7 +194,7 @@ class Tasks:
 
 @compiled.kept
 def _hidden(model: Model) -> Callable[[Params, Params, Array], Array]:
-  """(backbone, batch_stats, images) -> what enters the head; one program for all tasks."""
+  """Returns (backbone, batch_stats, images) -> input of the head; one program for all tasks."""
   return jax.jit(lambda params, stats, images: model.prefix(params, stats, images, stop=model.head))
 
 
@@ -218,7 +218,7 @@ def _pooled(model: Model) -> Callable[[Array], Array]:
 
 @compiled.kept
 def _summed(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
-  """(backbone, batch with its head) -> (sum of the cross-entropies, their number)."""
+  """Returns (backbone, batch with its head) -> (sum of the cross-entropies, their number)."""
 
   def loss_fn(body: Params, batch: Batch) -> tuple[Array, Array]:
     logits, mask = _logits(model)(body, batch)
@@ -230,7 +230,7 @@ def _summed(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
 
 @compiled.kept
 def _logits(model: Model) -> Callable[[Params, Batch], tuple[Array, Array]]:
-  """(backbone, batch with its head) -> (logits [B, K], mask [B])."""
+  """Returns (backbone, batch with its head) -> (logits [B, K], mask [B])."""
 
   def logits(body: Params, batch: Batch) -> tuple[Array, Array]:
     params = {**body, model.head: batch["head"]}

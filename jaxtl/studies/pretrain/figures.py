@@ -12,7 +12,7 @@ from jaxtl.studies.transfer.results import protocols
 
 
 def make_figures(results: Results) -> list[Figure]:
-  """All figures that the rows have data for."""
+  """Makes all figures for which the rows have data."""
   names = evaluations(results)
   found = [
     training_curves(results, first=names[0] if names else None),
@@ -40,7 +40,7 @@ def make_figures(results: Results) -> list[Figure]:
 
 
 def curvature_in_training(results: Results) -> Figure | None:
-  """lambda_max over steps, where several checkpoints were measured."""
+  """Draws lambda_max over steps, if several checkpoints were measured."""
   curves = series(results, "flatness/lambda_max", at_least=2)
   if not curves:
     return None

@@ -1,4 +1,4 @@
-"""What a config says of a pre-training."""
+"""The config of a pre-training."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jaxtl.train.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Tune:
-  """The learning rate of each arm, chosen on a held-out part of the training set.
+  """Chooses the learning rate of each arm on a held-out part of the training set.
 
   Attributes:
-    peak_rates: the rates to try: as many for every arm.
+    peak_rates: the rates to try, the same for every arm.
     epochs: length of a trial.
-    held_out: share of each class that is not trained on and decides, by top-1 accuracy.
-    seed: of the trials and of the split; one for all seeds of the study.
-    evaluation: the evaluation set whose transforms the held-out part is seen through.
+    held_out: share of each class that is held out from training and decides, by top-1 accuracy.
+    seed: seed of the trials and of the split; the same for all seeds of the study.
+    evaluation: the evaluation set whose transforms apply to the held-out part.
   """
 
   peak_rates: tuple[float, ...]
@@ -38,12 +38,12 @@ class Tune:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain(Experiment):
-  """An experiment, and what its weights are measured by.
+  """An experiment, and the measures of its weights.
 
   Attributes:
     tune: chooses `optimizer.peak_rate`; None keeps the config's.
-    flatness: measured at every checkpoint; None leaves it out.
-    transfer: targets and protocols; None leaves them out.
+    flatness: measured at every checkpoint; None skips it.
+    transfer: targets and protocols; None skips them.
   """
 
   tune: Tune | None = None

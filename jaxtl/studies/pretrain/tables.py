@@ -9,14 +9,17 @@ from jaxtl.studies.transfer.results import protocol_title
 
 
 def make_table(results: Results, protocol: str) -> Table:
-  """What was pre-trained and what it transfers by one protocol; an empty one leaves the transfer out."""
+  """Makes a table of the pre-training and of its transfer by one protocol.
+
+  An empty protocol omits the transfer.
+  """
   transferred = transfer_tables.columns(results, protocol) if protocol else []
   title = protocol_title(protocol) if protocol else "Measures"
   return filled_table(results, title, [*_pretraining(results), *transferred, *_speed(results)])
 
 
 def evaluations(results: Results) -> tuple[str, ...]:
-  """The evaluation sets of the pre-training, by name."""
+  """Returns the evaluation sets of the pre-training, by name."""
   ends = [
     key.removesuffix("/top1")
     for row in results.rows
@@ -28,22 +31,22 @@ def evaluations(results: Results) -> tuple[str, ...]:
 
 
 def accuracies(results: Results, name: str) -> dict[str, dict[int, float]]:
-  """arm -> seed -> top-1 on an evaluation set."""
+  """Returns arm -> seed -> top-1 on an evaluation set."""
   return results.values(f"{name}/top1", kind="pretrain")
 
 
 def curvatures(results: Results) -> dict[str, dict[int, float]]:
-  """arm -> seed -> lambda_max of the cross-entropy."""
+  """Returns arm -> seed -> lambda_max of the cross-entropy."""
   return results.values("lambda_max", kind="pretrain")
 
 
 def curvature_sentence(results: Results) -> str:
-  """How lambda_max was measured, and how well."""
+  """Describes how lambda_max was measured, and how accurately."""
   images = sorted(set(numbers(results.values("num_examples", kind="pretrain"))))
   if not images:
     return ""
   residuals = sorted(numbers(results.values("residual", kind="pretrain")))
-  # True, 1.0 or NaN, by the version.
+  # The value is True, 1.0 or NaN, depending on the version.
   converged = [
     row["converged"] == 1
     for row in results.rows
@@ -78,7 +81,7 @@ def _pretraining(results: Results) -> list[Column]:
 
 
 def _speed(results: Results) -> list[Column]:
-  """Images per second relative to the first arm that has them."""
+  """Returns a column of images per second, relative to the first arm that has them."""
   found = results.values("images_per_second", kind="pretrain")
   first = next((arm for arm in results.arms if found.get(arm)), None)
   if first is None:

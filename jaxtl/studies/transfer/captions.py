@@ -1,4 +1,4 @@
-"""How to read the tables of a transfer."""
+"""The captions of the tables of a transfer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from jaxtl.studies.transfer.results import protocol_title, targets
 def caption(
   results: Results, table: Table, protocol: str, *, measures: Sequence[tuple[str, str]] = ()
 ) -> list[tuple[str, str]]:
-  """How to read a table: seeds, protocol, and what each measure is.
+  """Explains how to read a table: seeds, protocol, and the meaning of each measure.
 
   Args:
+    results: the study.
+    table: the table.
     protocol: "fine_tune" or "linear_probe"; empty for a table without transfer.
     measures: topics of columns that another study has put before these.
   """
@@ -54,7 +56,7 @@ def caption(
 
 
 def _choices_of_penalty(results: Results) -> list[str]:
-  """Where the probe's penalty was chosen otherwise than the protocol says, by the targets."""
+  """States, by target, where the probe's penalty was chosen differently from the protocol."""
   how = {
     "leave_one_out": "chosen by leaving one image out at a time, since most classes have fewer than 3",
     "nothing": "the middle one of those listed: with one training image a class none can be chosen",
@@ -101,7 +103,7 @@ def _recipe(base: Mapping[str, Any], protocol: str) -> str:
 def _probe(recipe: Mapping[str, Any]) -> str:
   try:
     probe = config_lib.parse(recipe, LinearProbe)
-  except ConfigError:  # a folder of another version
+  except ConfigError:  # the folder is from another version
     return "logistic regression on frozen features"
   grid = ", ".join(f"{value:g}" for value in probe.l2)
   return (
@@ -123,7 +125,7 @@ def _pixels(targets: Mapping[str, Any]) -> str:
 
 
 def _size(data: Mapping[str, Any]) -> int | None:
-  """Pixels of the side, from the last transform that sets them, or the source."""
+  """Returns the side in pixels, from the last transform that sets it, or from the source."""
   for stage in [*reversed(data.get("transforms") or []), data.get("source") or {}]:
     if isinstance(stage.get("size"), int):
       return stage["size"]

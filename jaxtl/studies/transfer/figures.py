@@ -22,7 +22,10 @@ _MEAN = "mean over targets"
 
 
 def transfer_bars(results: Results, protocol: str) -> Figure:
-  """Accuracy on each target and their mean, and below it the difference to the first arm, paired by seed."""
+  """Draws the accuracy on each target and their mean.
+
+  A panel below shows the difference to the first arm, paired by seed.
+  """
   groups = {name: accuracies(results, protocol, name) for name in targets(results)}
   if len(groups) > 1:
     groups[_MEAN] = mean_accuracies(results, protocol)
@@ -53,7 +56,7 @@ def transfer_bars(results: Results, protocol: str) -> Figure:
 def against_transfer(
   results: Results, x: Values, name: str, title: str, label: str, note: str, *, log: bool = False
 ) -> Figure | None:
-  """A measure of the checkpoint against mean transfer accuracy, a dot for each arm and seed."""
+  """Draws a measure of the checkpoint against mean transfer accuracy, with a dot for each arm and seed."""
   panels = {}
   trained = [arm for arm in results.arms if not is_from_scratch(results, arm)]
   for protocol in protocols(results):
@@ -90,7 +93,7 @@ def against_transfer(
 
 
 def _differences(results: Results, groups: Mapping[str, Values], arms: Sequence[str]) -> dict[str, Values]:
-  """Group -> arm -> seed -> difference to the first arm with the same seed."""
+  """Returns group -> arm -> seed -> difference to the first arm with the same seed."""
   first = arms[0]
   compared = [arm for arm in arms[1:] if not is_from_scratch(results, arm)]
   found: dict[str, Values] = {

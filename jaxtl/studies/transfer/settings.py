@@ -1,4 +1,4 @@
-"""What a config says of a transfer: targets, probes and fine-tuning."""
+"""The config of a transfer: targets, probes and fine-tuning."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HEADS = ("fresh", "probe")
 class Target:
   """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms.
 
-  Where `test` leaves its transforms out, they are the checkpoint's own: its size, crop and normalisation.
-  Where `train` does, they are those of `test` with a standard augmentation.
+  If `test` has no transforms, it uses the checkpoint's own: its size, crop and normalisation. If `train` has
+  none, it uses those of `test` with a standard augmentation.
   """
 
   train: Data
@@ -28,20 +28,21 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class FineTune:
-  """Training all weights from the checkpoint, the head replaced.
+  """Trains all weights from the checkpoint, with a new head.
 
   Attributes:
-    task: its loss. Normalisation statistics are frozen unless it says `frozen_stats=False`.
+    task: its loss. Normalisation statistics are frozen unless it sets `frozen_stats=False`.
     optimizer, gradient, epochs, steps: as in an experiment.
-    evaluate_every_epochs: period of the test evaluations behind the curve and the best accuracy; None is only
-      at the end, and the best is then the last.
-    checkpoint_every: period in steps of the checkpoints that a stopped fine-tuning resumes from; None is only
-      at the end.
-    keep: how many checkpoints of each fine-tuning stay; 0 removes its weights as soon as its row is written.
-    head: what the head begins with. "fresh" draws it as the model does. "probe" takes the linear probe of the
-      target, fitted as `Protocols.linear_probe` says, so that the backbone is not distorted while a random
-      head is learned: Kumar, Raghunathan, Jones, Ma, Liang, "Fine-Tuning can Distort Pretrained Features and
-      Underperform Out-of-Distribution", 2022, arXiv 2202.10054.
+    evaluate_every_epochs: period of the test evaluations for the curve and the best accuracy; None evaluates
+      only at the end, and the best is then the last.
+    checkpoint_every: period in steps of the checkpoints from which a stopped fine-tuning resumes; None saves
+      only at the end.
+    keep: number of checkpoints to retain per fine-tuning; 0 removes its weights as soon as its row is
+      written.
+    head: initialisation of the head. "fresh" draws it as the model does. "probe" takes the linear probe of
+      the target, fitted as `Protocols.linear_probe` specifies, so that the backbone is not distorted while a
+      random head is learned: Kumar, Raghunathan, Jones, Ma, Liang, "Fine-Tuning can Distort Pretrained
+      Features and Underperform Out-of-Distribution", 2022, arXiv 2202.10054.
   """
 
   task: Spec
@@ -67,12 +68,12 @@ class FineTune:
 
 @dataclasses.dataclass(frozen=True)
 class Protocols:
-  """Where and how to transfer.
+  """The targets and protocols of a transfer.
 
   Attributes:
     targets: data sets by name.
-    linear_probe, fine_tune: None leaves the protocol out; a fine-tuning that begins at the probe then fits
-      it with the defaults.
+    linear_probe, fine_tune: None skips the protocol; a fine-tuning that starts from the probe then fits it
+      with the defaults.
   """
 
   targets: Mapping[str, Target]
@@ -89,7 +90,7 @@ class Transfer:
 
   Attributes:
     start: the checkpoint, a run's folder.
-    transfer: where and how.
+    transfer: the targets and protocols.
   """
 
   start: str

@@ -10,12 +10,12 @@ from jaxtl.studies.transfer.results import accuracies, mean_accuracies, protocol
 
 
 def make_table(results: Results, protocol: str) -> Table:
-  """Accuracy on each target, their mean, and the mean rank of each arm."""
+  """Makes a table of the accuracy on each target, their mean, and the mean rank of each arm."""
   return filled_table(results, protocol_title(protocol), columns(results, protocol))
 
 
 def columns(results: Results, protocol: str) -> list[Column]:
-  """The columns of a protocol, of use in tables of other studies too."""
+  """Returns the columns of a protocol, which the tables of other studies use too."""
   how = protocol_title(protocol).lower()
   found = [
     Column(
@@ -27,7 +27,7 @@ def columns(results: Results, protocol: str) -> list[Column]:
     )
     for name in targets(results)
   ]
-  # Where the test set was seen once, the best is the last.
+  # If the test set was evaluated once, the best accuracy is the last.
   if all(column.beside == column.values for column in found):
     found = [dataclasses.replace(column, beside={}) for column in found]
   means = mean_accuracies(results, protocol)
