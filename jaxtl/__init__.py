@@ -9,14 +9,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
+  "checkpoints",
   "config",
   "curvature",
   "data",
   "errors",
+  "evaluation",
   "losses",
+  "measure",
   "metrics",
   "models",
   "optim",
+  "pretrained",
+  "report",
+  "runner",
   "studies",
   "tasks",
   "train",

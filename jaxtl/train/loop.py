@@ -85,7 +85,7 @@ def fit(
 
   Raises:
     NonFiniteError: the loss or the gradient is not finite, or the loss has spiked; it holds the step.
-    Restart: `stop_due` asked for a stop; the state is saved.
+    Restart: `stop_due` asked for a stop. The state has been saved if `save` was given.
   """
   health = _Health(spike_factor, progress.note, recent)
   told = _StepReporter(writer, progress, periods.log, num_steps, work_per_image, health)

@@ -30,6 +30,7 @@ DAMAGES = {
   "bit": lambda data: data[:-1] + bytes([data[-1] ^ 1]) if data else b"\1",
   "half": lambda data: data[: len(data) // 2] if data else b"\1",
   "zeros": lambda data: bytes(len(data) + 1),
+  "nothing": lambda data: b"" if data else b"\0",
 }
 
 

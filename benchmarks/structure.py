@@ -1,0 +1,157 @@
+"""How the library is built, in numbers: files and lines per package, imports between them, depth, and reach.
+
+`python benchmarks/structure.py [FOLDER]` reads the sources below FOLDER (default: those of this repository),
+so that two versions can be compared. `--trace` also makes the report of a small working folder and counts the
+functions that receive the folder's path or its rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import collections
+import functools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def modules(root: Path) -> dict[str, ast.Module]:
+  """Dotted name -> parsed source, of every module of the library."""
+  found = {}
+  for path in sorted((root / "jaxtl").rglob("*.py")):
+    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    found[name.removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+  return found
+
+
+def imported(tree: ast.Module, known: set[str]) -> set[str]:
+  """The modules of the library that a module imports."""
+  names: set[str] = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "jaxtl":
+      below = {f"{node.module}.{alias.name}" for alias in node.names} & known
+      names |= below or {node.module}
+    elif isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names} & known
+  return names & known
+
+
+def package(name: str) -> str:
+  """The package of a module: `jaxtl.train`, or `jaxtl.studies.transfer`."""
+  parts = name.split(".")
+  return ".".join(parts[: 3 if parts[1:2] == ["studies"] and len(parts) > 3 else 2])
+
+
+def depth(graph: dict[str, set[str]], inside: set[str]) -> int:
+  """The longest chain of imports among some modules; a cycle counts each module once."""
+
+  @functools.cache
+  def below(name: str) -> int:
+    seen.add(name)
+    found = [below(other) for other in graph[name] & inside if other not in seen]
+    seen.discard(name)
+    return 1 + max(found, default=0)
+
+  seen: set[str] = set()
+  sys.setrecursionlimit(10_000)
+  return max(map(below, sorted(inside)), default=0)
+
+
+def files_that_name(root: Path, study: str) -> list[str]:
+  """The library files outside a study's own folder or files that have its name as a word."""
+  word = re.compile(rf"(?<![\w.]){study}(?:_\w+)?(?!\w)")
+  own = re.compile(rf"studies/{study}(?:_\w+)?(?:/|\.py)")
+  return [
+    str(path.relative_to(root))
+    for path in sorted((root / "jaxtl").rglob("*.py"))
+    if not own.search(path.as_posix()) and word.search(_without_comments(path))
+  ]
+
+
+def _without_comments(path: Path) -> str:
+  """The names and short strings of a source, without prose."""
+  tree = ast.parse(path.read_text(encoding="utf-8"))
+  names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+  names += [
+    alias.name
+    for node in ast.walk(tree)
+    if isinstance(node, (ast.Import, ast.ImportFrom))
+    for alias in node.names
+  ]
+  names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+  names += [
+    node.value
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value.strip()
+  ]
+  return "\n".join(part for name in names for part in re.split(r"[./]", name))
+
+
+def receivers(root: Path) -> Iterator[str]:
+  """The library's functions that receive the working folder while its report is made."""
+  sys.path.insert(0, str(root))
+  from tests.report import example_study
+
+  try:
+    from jaxtl.report import write as report
+  except ImportError:  # the tree before the report had a package
+    from jaxtl.studies import report
+  with tempfile.TemporaryDirectory() as folder:
+    workdir = example_study.write(Path(folder) / "run", seeds=(0,), arms=("cross_entropy", "sam"))
+    seen: set[str] = set()
+
+    def watch(frame: Any, event: str, _: Any) -> None:
+      code = frame.f_code
+      if event == "call" and f"{os.sep}jaxtl{os.sep}" in code.co_filename:
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        for name in names:
+          value = frame.f_locals.get(name)
+          if isinstance(value, report.Results) or (isinstance(value, Path) and value == workdir):
+            seen.add(f"{Path(code.co_filename).relative_to(root)}: {code.co_name}")
+
+    sys.setprofile(watch)
+    report.write(workdir, workdir / "report")
+    sys.setprofile(None)
+  yield from sorted(seen)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).resolve().parents[1])
+  parser.add_argument("--trace", action="store_true")
+  options = parser.parse_args()
+  root = options.root.resolve()
+  parsed = modules(root)
+  graph = {name: imported(tree, set(parsed)) - {name} for name, tree in parsed.items()}
+  files: collections.Counter[str] = collections.Counter()
+  lines: collections.Counter[str] = collections.Counter()
+  for name in parsed:
+    path = root / name.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    files[package(name)] += 1
+    lines[package(name)] += len(path.read_text(encoding="utf-8").splitlines())
+  total = sum(lines.values())
+  print(f"{'package':28} files  lines  share")
+  for name in sorted(files):
+    print(f"{name:28} {files[name]:5} {lines[name]:6} {lines[name] / total:6.1%}")
+  print(f"{'all':28} {sum(files.values()):5} {total:6}")
+  between = sum(package(a) != package(b) for a, others in graph.items() for b in others)
+  inside = {name for name in parsed if name.startswith("jaxtl.studies.")}
+  print(f"imports between packages: {between}")
+  print(f"imports among studies: {sum(len(graph[name] & inside) for name in inside)}")
+  print(f"levels within studies: {depth(graph, inside)}")
+  for study in ("pretrain", "transfer", "flatness", "patching", "layers"):
+    print(f"library files outside its own that name {study}: {len(files_that_name(root, study))}")
+  if options.trace:
+    found = list(receivers(root))
+    places = {one.partition(":")[0] for one in found}
+    print(f"functions that receive the folder or its rows in a report: {len(found)} in {len(places)} files")
+
+
+if __name__ == "__main__":
+  main()
