@@ -5,7 +5,7 @@ ORACLES ?= .venv-oracles
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test test-oracles lint types bench bench-torch bench-curvature clean
+.PHONY: setup quickstart test test-fast test-oracles lint types bench bench-torch bench-curvature clean
 
 setup: $(READY)
 
@@ -18,7 +18,11 @@ quickstart: setup
 	$(BIN)/jaxtl run configs/quickstart.py --workdir runs/quickstart
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST)
+
+# Without kills, processes and whole studies: minutes, for use while working.
+test-fast: setup
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow' $(PYTEST)
 
 # The libraries that weights come from, in an environment of their own: torch is large, and `make test` needs none.
 $(ORACLES)/.ready: pyproject.toml constraints.txt

@@ -201,6 +201,9 @@ def override(config: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
   A number in the path indexes a list. If an assignment names another component, such as
   `base.model.make=...`, the keywords of the old one are removed, except those that are assigned as well.
 
+  >>> override({"base": {"epochs": 2}}, ["base.epochs=3", "base.tune.peak_rates=(0.1, 1.0)"])
+  {'base': {'epochs': 3, 'tune': {'peak_rates': [0.1, 1.0]}}}
+
   Raises:
     ConfigError: an assignment has no `=`, a path does not exist, or a config cannot hold a value.
   """

@@ -35,6 +35,10 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: floa
   With integer labels, value and gradient keep their precision however far the true class leads: a loss of
   1e-30 is returned as such and not as 0. With a distribution that is nearly certain, this precision is lost.
 
+  >>> import jax.numpy as jnp
+  >>> softmax_cross_entropy(jnp.array([[2.0, 0.0], [0.0, 0.0]]), jnp.array([0, 1])).round(4).tolist()
+  [0.12690000236034393, 0.6930999755859375]
+
   Args:
     logits: [B, K] class scores.
     labels: int [B] or float [B, K].

@@ -34,6 +34,12 @@ def multiclass_smoothed_hinge(
   Hessian is 0 up to K = 6, -0.032 at K = 7, -0.31 at K = 10 and -7.1 at K = 100. So its Gauss-Newton matrix
   is indefinite, too: results that assume no negative eigenvalues do not hold for this loss.
 
+  The loss is 0 once the true class leads by the margin:
+
+  >>> scores = jnp.array([[9.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+  >>> multiclass_smoothed_hinge(scores, jnp.array([0, 0]), margin=7.0).round(1).tolist()
+  [0.0, 11.5]
+
   Violations above about 4e37 saturate, so that value and gradient stay finite. The float32 logits count as
   exact: the relative error is a few float32 roundings, even where s_y - s_k is close to the margin.
 

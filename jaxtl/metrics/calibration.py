@@ -52,6 +52,9 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, n
 
   Guo et al., "On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599, equation 3.
 
+  >>> expected_calibration_error(np.array([0.75, 0.5]), np.array([True, False]))
+  0.375
+
   Args, Raises: as in `confidence_bins`.
 
   Returns:

@@ -8,6 +8,9 @@ import numpy as np
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:
   """Counts, in int64 [K, K], how many examples of class i (row) were predicted as class j (column).
 
+  >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), num_classes=2).tolist()
+  [[1, 0], [1, 1]]
+
   Args:
     labels, predicted: [N] integers from 0 to K - 1.
     num_classes: K.

@@ -25,6 +25,10 @@ def interpolate(
   alpha applies to all weights. The result is the sum of two products, in float32 or wider; in floating point,
   before + alpha (after - before) would not be `after` at 1. For many alphas, `line` checks the trees once.
 
+  >>> import jax.numpy as jnp
+  >>> interpolate({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, 0.25)["w"].tolist()
+  [0.25, 0.25]
+
   Args:
     before: the weights theta_0, a tree of arrays.
     after: the weights theta_1, like `before`.
