@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxtl import config as config_lib
 from jaxtl import tree
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec, call
 from jaxtl.errors import DataError
 from jaxtl.runner.config_file import parse_config
@@ -79,6 +80,7 @@ class _Described:
     self._compiled = compiled
     self._may_compile = compiled != "none"
     self._first: tuple[list[str], list[Experiment]] | None = None
+    self._weights: dict[str, Weights | None] = {}
 
   def arm(self, plan: Plan) -> list[str]:
     """The lines of a plan; those that follow a whole training are left out if the first arm has the same."""
@@ -99,7 +101,7 @@ class _Described:
     """What is missing, the networks, the plan's own lines, and its trainings."""
     missing: list[str] = []
     for path in plan.starts.values():
-      if existing_start(path) is None:
+      if self._start(path) is None:
         _add(missing, f"no checkpoint at {path}: make it first; its parameters and memory are told then")
     lines = self._starts(plan)
     for line in plan.lines:
@@ -117,8 +119,14 @@ class _Described:
     self._may_compile = now and self._compiled == "all"
     return now
 
+  def _start(self, path: str) -> Weights | None:
+    """The checkpoint at a path, read once; None if it is missing."""
+    if path not in self._weights:
+      self._weights[path] = existing_start(path)
+    return self._weights[path]
+
   def _starts(self, plan: Plan) -> list[str]:
-    found = [existing_start(path) for path in plan.starts.values()]
+    found = [self._start(path) for path in plan.starts.values()]
     return [
       f"network    {call(config_lib.plain(start.model_spec(trust=self._runtime.trust)))}, "
       f"{tree.size(start.params):,} parameters"
