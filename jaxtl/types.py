@@ -3,14 +3,18 @@
 The batch contract (every pipeline produces it, every task consumes it):
 
   image  float32 [B, H, W, 3]   normalised pixels
-  label  int32 [B]              the class, or float32 [B, K], a distribution over classes
-  label_b int32 [B], weight float32 [B]   optional, from mixup and cutmix: the target is
-                                `weight * label + (1 - weight) * label_b`
   mask   bool [B]               False for rows that only pad the batch to its fixed shape
+  NAME   [B, ...]               the targets of the source, by name; a task says which it reads (`Task.inputs`)
   weak   a separate batch       optional, for gradient rules that ask for one (`GradientRule`): drawn from the
                                 same source, uniformly with replacement, independently of the outer batch
   hidden [B, ...]               instead of `image`, if the output of a part of the network is cached
                                 (`jaxtl.train.prefix_cache`): the input of the first block that is not cached
+
+The targets of a classification:
+
+  label  int32 [B]              the class, or float32 [B, K], a distribution over classes
+  label_b int32 [B], weight float32 [B]   optional, from mixup and cutmix: the target is
+                                `weight * label + (1 - weight) * label_b`
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class Stream:
     Raises:
       DataError: a label is not the index of a class.
     """
-    label, count = batch["label"], len(self.source.classes)
+    label, count = batch.get("label", np.zeros(0, np.int32)), len(self.source.classes)
     if label.dtype.kind in "iu" and label.size and (label.min() < 0 or label.max() >= count):
       wrong = label.min() if label.min() < 0 else label.max()
       raise DataError(
@@ -261,7 +261,7 @@ class Stream:
     return order.positions_of(step, batch_size=self.batch_size, shard=self.shard)
 
   def _raw(self, start: int) -> tf.data.Dataset:
-    """Returns batches of {position, index, label, mask, image} with unprocessed images."""
+    """Returns batches of {position, index, mask, image} with unprocessed images, and the targets."""
     if isinstance(self.source, StreamSource):
       process, rows, size = self.shard[0], self.rows, self.batch_size
       mine = no_autograph(lambda raw: raw["position"] % size // rows == process)
@@ -281,10 +281,19 @@ class Stream:
       index, mask = tf.minimum(positions, count - 1), positions < count
     pixels = self.source.pixels
     kind = tf.string if pixels is None else tf.uint8
-    label, image = tf.numpy_function(self._random_access.fetch, [index], [tf.int32, kind])
-    label.set_shape(positions.shape)
+    specs = self.source.target_specs
+
+    def fetch(index: np.ndarray) -> list[np.ndarray]:
+      images, found = self._random_access.fetch(index)
+      return [images, *(found[name] for name in specs)]
+
+    types = [kind, *(dtype for _, dtype in specs.values())]
+    image, *found = tf.numpy_function(fetch, [index], types)
     image.set_shape(positions.shape if pixels is None else positions.shape + pixels.shape[1:])
-    return {"position": positions, "index": index, "label": label, "mask": mask, "image": image}
+    for target, (shape, _) in zip(found, specs.values(), strict=True):
+      target.set_shape(positions.shape + shape)
+    targets = dict(zip(specs, found, strict=True))
+    return {"position": positions, "index": index, **targets, "mask": mask, "image": image}
 
   def _example_at(self, positions: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     if self.drawn:
@@ -320,11 +329,13 @@ class Stream:
     """Turns a raw row into a finished row."""
     example = self._transformed(raw, self.transforms)
     image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
-    return {"position": raw["position"], "image": image, "label": example["label"], "mask": raw["mask"]}
+    targets = {name: example[name] for name in self.source.target_specs}
+    return {"position": raw["position"], "image": image, **targets, "mask": raw["mask"]}
 
   def _transformed(self, raw: dict[str, tf.Tensor], transforms: tuple[Transform, ...]) -> images_lib.Example:
     seed = tf.stack([tf.constant(self.seed, tf.int64), raw["position"]])
-    example: images_lib.Example = {"image": self._contents(raw["image"]), "label": raw["label"]}
+    targets = {name: raw[name] for name in self.source.target_specs}
+    example: images_lib.Example = {"image": self._contents(raw["image"]), **targets}
     for number, transform in enumerate(transforms):
       own = tf.random.experimental.stateless_fold_in(seed, tf.constant(number, tf.int64))
       example = transform(example, own) if takes_seed(transform) else transform(example)
@@ -334,9 +345,9 @@ class Stream:
   def _all_rows(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
     pixels = np.asarray(self.source.pixels)
     image = tf.TensorSpec(pixels.shape[1:], tf.uint8)
-    scalar = functools.partial(tf.TensorSpec, ())
-    raw = {"position": tf.int64, "index": tf.int64, "label": tf.int32, "mask": tf.bool}
-    raw = {key: scalar(dtype) for key, dtype in raw.items()} | {"image": image}
+    scalars = {"position": tf.int64, "index": tf.int64, "mask": tf.bool}
+    raw = {key: tf.TensorSpec((), dtype) for key, dtype in scalars.items()} | {"image": image}
+    raw |= {key: tf.TensorSpec(shape, dtype) for key, (shape, dtype) in self.source.target_specs.items()}
     row = tf.function(self._row, autograph=False).get_concrete_function(raw)
     signature = {key: tf.TensorSpec.from_tensor(value) for key, value in row.structured_outputs.items()}
     return no_autograph(lambda batch: tf.map_fn(self._row, batch, fn_output_signature=signature))

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxtl import data as data_lib
 from jaxtl import losses, metrics
-from jaxtl.errors import DataError, NonFiniteError
+from jaxtl.errors import DataError, InputError, NonFiniteError
 from jaxtl.evaluation.label_map import LabelMap
 from jaxtl.measure.prepared import Prepared
 from jaxtl.tasks.classify import PerExampleLoss
@@ -112,6 +112,8 @@ def evaluate(
   model, params = fitted(plan.model, plan.weights, plan.image_shape[0])
   batch_stats = plan.weights.batch_stats
   task = plan.task.realize(num_classes=len(labels.classes))
+  if task.loss is None:
+    raise InputError(f"{plan.weights.path} was not trained on a classification; evaluate it in its study")
   observe = make_observe(model, task.loss, labels, mesh=runtime.mesh)
   batches = data_lib.eval_batches(
     source,

@@ -71,6 +71,8 @@ def _network(start: str, digest: str, size: int, trust: bool) -> Network:
   spec = weights.model_spec(trust=trust)
   model, params = fitted(spec, weights, size)
   loss = task.realize(num_classes=len(weights.classes)).loss
+  if loss is None:
+    raise InputError(f"{weights.path} was trained on {task.path}; only classifications can be measured")
   return Network(model, params, weights.batch_stats, loss, spec, task)
 
 

@@ -116,7 +116,7 @@ class Training:
     made = self.experiment(known)
     if not self.has_model:
       context: dict[str, Any] = dict(total_steps=ANY_LENGTH, steps_per_epoch=1, blocks=(), mesh=None)
-      made.task.realize(num_classes=known.num_classes or SOME_CLASSES)
+      made.task.realize(num_classes=SOME_CLASSES if known.num_classes is None else known.num_classes)
       made.optimizer.realize(**context)
       made.gradient.realize(**context)
       return
@@ -128,7 +128,7 @@ class Training:
     """The program, and the shapes of its first state; None if the image size is not known."""
     return experiments.rehearse(
       self.experiment(known),
-      num_classes=known.num_classes or SOME_CLASSES,
+      num_classes=SOME_CLASSES if known.num_classes is None else known.num_classes,
       num_examples=known.num_examples,
       image_size=known.image_size,
       mesh=mesh,
@@ -145,6 +145,7 @@ class Training:
     experiments.check_classes(made, runtime.open(self.data).classes, runtime)
     if not self.has_model:
       return
+    experiments.check_targets(made, made.task.realize(num_classes=found.num_classes or 0), runtime)
     try:
       experiments.check_schedule(made, runtime)
     except ConfigError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,17 +18,26 @@ Measures = dict[str, Mean]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A task as two functions of a model.
+  """A task as functions of a model.
 
   Attributes:
     loss_fn: model -> LossFn, the mean loss of a batch to train on.
     measure: model -> ((params, batch_stats, batch) -> {name: Mean}), on the stored statistics.
-    loss: (logits [B, K], labels) -> [B], the values of which `loss_fn` is the mean.
+    example_loss: (features, batch) -> [B], the values of which `loss_fn` is the mean.
+    inputs: image size -> what a batch needs besides `mask`: name -> (shape of one example, dtype).
+    loss: (logits [B, K], labels) -> [B] of a classification, for curvature; None for other tasks.
   """
 
   loss_fn: Callable[[Model], LossFn]
   measure: Callable[[Model], Callable[[Params, Params, Batch], Measures]]
-  loss: PerExampleLoss
+  example_loss: Callable[[Mapping[str, Array], Batch], Array]
+  inputs: Callable[[int], Mapping[str, tuple[tuple[int, ...], Any]]]
+  loss: PerExampleLoss | None = None
+
+
+def image_and_label(image_size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Returns the inputs of a classification: an image and the class of it."""
+  return {"image": ((image_size, image_size, 3), jnp.float32), "label": ((), jnp.int32)}
 
 
 def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
@@ -70,7 +79,13 @@ def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
 
     return measures
 
-  return Task(lambda model: ModelLoss(model, loss_fn), measure, loss)
+  return Task(
+    lambda model: ModelLoss(model, loss_fn),
+    measure,
+    lambda features, batch: example_loss(loss, features["logits"], batch),
+    image_and_label,
+    loss,
+  )
 
 
 def example_loss(loss: PerExampleLoss, logits: Array, batch: Batch) -> Array:

@@ -70,9 +70,8 @@ def predict(
   """
   size = lambda values: sharding.bytes_per_device(values, program.placement, mesh)  # noqa: E731
   rows = sharding.over_data(mesh)
-  batch = feed.shapes(
-    program.gradient, batch_size=batch_size, image_size=image_size, hidden=hidden, where=rows
-  )
+  inputs = program.task.inputs(image_size)
+  batch = feed.shapes(program.gradient, inputs, batch_size=batch_size, hidden=hidden, where=rows)
   memory = Memory(
     parameters=size(state.params),
     statistics=size(state.batch_stats),

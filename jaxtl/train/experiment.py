@@ -15,7 +15,7 @@ from jaxtl import config as config_lib
 from jaxtl import optim, tree
 from jaxtl.config import Spec
 from jaxtl.data.class_names import same_classes
-from jaxtl.errors import ConfigError
+from jaxtl.errors import ConfigError, DataError
 from jaxtl.tasks import Task
 from jaxtl.train import compiled, feed, sharding
 from jaxtl.train.inputs import Data
@@ -230,7 +230,7 @@ def _traced(program: Program, batch_size: int, image_size: int) -> TrainState:
       *init_model(program.model, jax.random.key(0), shape), program.tx, gradient=program.gradient
     )
   )
-  batch = feed.shapes(program.gradient, batch_size=batch_size, image_size=image_size)
+  batch = feed.shapes(program.gradient, program.task.inputs(image_size), batch_size=batch_size)
   after, _ = jax.eval_shape(program.train_step, state, batch, jax.random.key(0))
   if tree.paths(after) != tree.paths(state):
     raise ConfigError("the step changes the structure of its state; a gradient rule or transform is at fault")
@@ -241,6 +241,23 @@ def check_classes(experiment: Experiment, classes: tuple[str, ...], runtime: Run
   """Refuses an evaluation set with a class list other than the training set's; shows the first difference."""
   for name, evaluation in experiment.evaluation.items():
     same_classes(classes, runtime.open(evaluation).classes, at=f"evaluation.{name}")
+
+
+def check_targets(experiment: Experiment, task: Task, runtime: Runtime) -> None:
+  """Refuses data that lack a target that the task reads.
+
+  Raises:
+    DataError: names the data and the target.
+  """
+  needed = set(task.inputs(1)) - {"image"}
+  for data in (experiment.data, *experiment.evaluation.values()):
+    source = runtime.open(data)
+    if missing := sorted(needed - set(source.target_specs)):
+      there = ", ".join(source.target_specs) or "nothing"
+      raise DataError(
+        f"{source.name} has no {missing[0]!r} for its images; the task {experiment.task.path} reads it, and "
+        f"the data have {there}"
+      )
 
 
 def work_per_image(experiment: Experiment) -> float:

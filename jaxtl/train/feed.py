@@ -66,9 +66,9 @@ def batches(
 
 def shapes(
   gradient: GradientRule,
+  inputs: Mapping[str, tuple[tuple[int, ...], Any]],
   *,
   batch_size: int,
-  image_size: int,
   hidden: jax.ShapeDtypeStruct | None = None,
   where: Any = None,
 ) -> Any:
@@ -76,19 +76,17 @@ def shapes(
 
   Args:
     gradient: the rule.
+    inputs: what the task needs: name -> (shape of one example, dtype); see `Task.inputs`.
     batch_size: the global batch size.
-    image_size: side of the images in pixels.
     hidden: one hidden state [1, ...], if hidden states are cached in place of images.
     where: the arrays' sharding.
   """
 
   def of(rows: int) -> dict[str, Any]:
-    shown = ((image_size, image_size, 3), jnp.float32) if hidden is None else (hidden.shape[1:], hidden.dtype)
-    parts = {
-      "image" if hidden is None else "hidden": shown,
-      "label": ((), jnp.int32),
-      "mask": ((), jnp.bool_),
-    }
+    parts = {**inputs, "mask": ((), jnp.bool_)}
+    if hidden is not None:
+      del parts["image"]
+      parts["hidden"] = hidden.shape[1:], hidden.dtype
     return {
       name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=where)
       for name, (shape, dtype) in parts.items()

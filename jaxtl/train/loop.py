@@ -94,7 +94,7 @@ def fit(
       batch = next(batches)
     beat()
     state, metrics = train_step(state, put_batch(batch, mesh), key)
-    told.step(number, metrics, len(batch["label"]))
+    told.step(number, metrics, len(batch["mask"]))
     beat()
     last, stopping = number == num_steps, stop_due(number)
     due = _due(observers or {}, number, last=last)

@@ -314,6 +314,8 @@ def _obstacle(cache: PrefixCache, program: Program, state: TrainState, data: Dat
   block = optim.cut_block(program.gradient, program.model, state.params)
   if block is None:
     return "the gradient rule moves the whole network, so that nothing stays fixed; write .optim.pol"
+  if others := set(program.task.inputs(1)) - {"image", "label"}:
+    return f"the task reads {', '.join(sorted(others))}, and only labels are kept with hidden states"
   transforms = [spec.realize() for spec in data.transforms]
   drawing = [spec.path for spec, one in zip(data.transforms, transforms) if data_lib.draws([one])]
   if block == program.model.blocks[0]:

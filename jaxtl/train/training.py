@@ -38,6 +38,7 @@ from jaxtl.train.experiment import (
   Experiment,
   Program,
   check_classes,
+  check_targets,
   compile_program,
   total_steps,
   work_per_image,
@@ -314,6 +315,7 @@ def _beginning(
   if start is None and experiment.start is not None:
     start = checkpoint.load(experiment.start)
   check_classes(experiment, source.classes, runtime)
+  check_targets(experiment, program.task, runtime)
   image_shape = runtime.image_shape(experiment.data)
   fresh = start_state(program, key, image_shape, start=start, classes=source.classes, fresh_head=fresh_head)
   if start is not None:

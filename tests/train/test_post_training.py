@@ -12,6 +12,7 @@ from jaxtl import data, losses, optim, train, tree
 from jaxtl.config import parse
 from jaxtl.errors import CheckpointError, ConfigError, DataError, Restart
 from jaxtl.host.progress import Progress
+from jaxtl.tasks.classify import image_and_label
 from jaxtl.train import PostTraining, PrefixCache, device_memory, experiment, feed
 from tests.small_training import squares, tiny_config
 
@@ -275,4 +276,4 @@ def test_a_rehearsal_and_the_memory_know_the_weak_batch(base):
   program, state = experiment.rehearse(made, num_classes=3, num_examples=96, image_size=8, mesh=mesh)
   found = device_memory.predict(program, state, batch_size=16, image_size=8, mesh=mesh, compiled=False)
   assert found.batch == (16 + 48) * (8 * 8 * 3 * 4 + 4 + 1)
-  assert feed.shapes(optim.plain(), batch_size=4, image_size=8).keys() == {"image", "label", "mask"}
+  assert feed.shapes(optim.plain(), image_and_label(8), batch_size=4).keys() == {"image", "label", "mask"}

@@ -9,6 +9,7 @@ import pytest
 
 from jaxtl import data, train
 from jaxtl.errors import ConfigError, StorageError
+from jaxtl.tasks.classify import image_and_label
 from jaxtl.train import PrefixCache, device_memory, feed, prefix_cache
 from jaxtl.train.experiment import compile_program
 from jaxtl.train.prefix_cache import HiddenStateStore
@@ -187,7 +188,7 @@ def test_a_step_from_hidden_states_has_no_images(begun):
   _, program, state, place = begun()
   hidden = prefix_cache.entering(program, state, (8, 8, 3))
   assert (hidden.shape, hidden.dtype) == ((1, 4, 4, 8), jnp.float32)
-  shown = feed.shapes(program.gradient, batch_size=4, image_size=8, hidden=hidden)
+  shown = feed.shapes(program.gradient, image_and_label(8), batch_size=4, hidden=hidden)
   assert {name: x.shape for name, x in shown.items() if name != "weak"} == {
     **{"hidden": (4, 4, 4, 8), "label": (4,), "mask": (4,)},
   }

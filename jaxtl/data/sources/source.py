@@ -1,4 +1,4 @@
-"""Sources of training data: ordered images, their labels, and the names of the classes.
+"""Sources of training data: ordered images and their targets, which for classification are labels.
 
 A source has random access and never changes. Its images are pixels in memory (`np.ndarray`, or `Deferred`
 pixels that are made on first use), encoded files in memory (`Encoded`), or files on disk (`Files`).
@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,12 @@ from jaxtl.errors import DataError
 
 DataDir = str | Path | None
 
+# (shape, dtype) of a target of one example.
+TargetSpec = tuple[tuple[int, ...], Any]
+LABEL: dict[str, TargetSpec] = {"label": ((), np.dtype(np.int32))}
+# The keys of a batch that are not targets of a source, besides `label`.
+TAKEN = ("image", "label", "mask", "position", "index", "weak", "hidden", "label_b", "weight")
+
 # Without a class list, labels may exceed the number of images up to this limit, which admits a few images of
 # ImageNet.
 _UNNAMED_CLASSES = 1000
@@ -29,21 +36,22 @@ _UNNAMED_CLASSES = 1000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-  """Labelled images with random access.
+  """Images with targets and random access.
 
   Attributes:
     name: shown in reports and errors, for example `tiny_imagenet_100/train`.
-    classes: the class names; a label is an index into them.
-    labels: int32 [N].
+    classes: the class names; a label is an index into them. Empty for images without labels.
+    labels: int32 [N]; zeros if there are no classes. `subset` and `part_of` draw evenly over them.
     images: N images: a uint8 [N, H, W, 3] array, `Deferred`, `Encoded` or `Files`.
     kind: "real" for measured images, "synthetic" for generated ones.
     left_out: unused files of its folder; a run lists them once.
+    targets: further targets by name, arrays [N, ...], which a task may read from a batch.
 
   Names and classes are stored as returned by `shown`: in NFC and printable.
 
   Raises:
-    DataError: the numbers of images and labels differ, a label is not the index of a class, or two classes
-      have the same name.
+    DataError: the numbers of images and targets differ, a label is not the index of a class, two classes have
+      the same name, or a target has the name of another part of a batch.
   """
 
   name: str
@@ -52,32 +60,45 @@ class Source:
   images: np.ndarray | Encoded | Files | Deferred
   kind: str = "real"
   left_out: tuple[str, ...] = ()
+  targets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "name", shown(self.name))
     if self.kind not in ("real", "synthetic"):
       raise DataError(f"{self.name}: kind is {self.kind!r}; expected 'real' or 'synthetic'")
     object.__setattr__(self, "classes", _distinct(self.classes, name=self.name))
-    labels = checked_labels(self.labels, images=self.images, num_classes=len(self.classes), name=self.name)
+    # Without classes all images are alike, as if they had one class that is not named.
+    count = len(self.classes) or 1
+    labels = checked_labels(self.labels, images=self.images, num_classes=count, name=self.name)
     object.__setattr__(self, "labels", labels)
+    targets = checked_targets(self.targets, num_images=len(labels), name=self.name)
+    object.__setattr__(self, "targets", targets)
 
   def __len__(self) -> int:
     return len(self.labels)
+
+  @property
+  def target_specs(self) -> dict[str, TargetSpec]:
+    """The targets of one example: name -> (shape, dtype)."""
+    own = {name: (array.shape[1:], array.dtype) for name, array in self.targets.items()}
+    return {**(LABEL if self.classes else {}), **own}
 
   @property
   def pixels(self) -> np.ndarray | None:
     """The uint8 [N, H, W, 3] array, or None if the images are encoded."""
     return self.images.array if isinstance(self.images, Deferred) else _array_or_none(self.images)
 
-  def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (labels, images) of the examples at `indices`.
+  def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the images and the targets of the examples at `indices`.
 
-    The labels are [b]. The images are uint8 [b, H, W, 3] pixels, [b] encoded images, or [b] paths if the
-    source holds `Files`.
+    The images are uint8 [b, H, W, 3] pixels, [b] encoded images, or [b] paths if the source holds `Files`.
+    The targets are arrays [b, ...] by name, as in `target_specs`.
     """
+    label = {"label": self.labels[indices]} if self.classes else {}
+    targets = {**label, **{name: array[indices] for name, array in self.targets.items()}}
     if isinstance(self.images, Encoded | Files):
-      return self.labels[indices], self.images.payload(indices)
-    return self.labels[indices], np.asarray(self.pixels)[indices]
+      return self.images.payload(indices), targets
+    return np.asarray(self.pixels)[indices], targets
 
   def where(self, index: int) -> str:
     """Returns how messages name one example: its number, and its file if there is one."""
@@ -102,10 +123,13 @@ class Source:
     """Returns a source of the examples at `indices`, in that order."""
     indices = np.asarray(indices, np.int64)
     images = self.images[indices] if isinstance(self.images, np.ndarray) else self.images.take(indices)
-    return dataclasses.replace(self, name=name or self.name, labels=self.labels[indices], images=images)
+    targets = {key: array[indices] for key, array in self.targets.items()}
+    return dataclasses.replace(
+      self, name=name or self.name, labels=self.labels[indices], images=images, targets=targets
+    )
 
   def fingerprint(self) -> str:
-    """Returns 16 hexadecimal digits of a SHA-256 over class names, labels and images.
+    """Returns 16 hexadecimal digits of a SHA-256 over class names, labels, images and further targets.
 
     `Files` contribute their names, sizes and sampled bytes.
     """
@@ -118,14 +142,18 @@ class Source:
       pixels = np.asarray(self.pixels)
       digest.update(str(pixels.shape).encode())
       digest.update(np.ascontiguousarray(pixels).data)
+    for name, array in self.targets.items():
+      digest.update(f"{name} {array.dtype} {array.shape}".encode())
+      digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
 def from_arrays(
   *,
   images: np.ndarray,
-  labels: np.ndarray,
+  labels: np.ndarray | None = None,
   classes: Sequence[str] | None = None,
+  targets: Mapping[str, np.ndarray] | None = None,
   name: str = "arrays",
   kind: str = "real",
 ) -> Source:
@@ -133,8 +161,9 @@ def from_arrays(
 
   Args:
     images: uint8 [N, H, W, 3], or grayscale [N, H, W] or [N, H, W, 1], which is repeated to three channels.
-    labels: [N] integers.
+    labels: [N] integers; None for images without classes, which have other targets.
     classes: class names; None names them "0", "1", ... up to the largest label.
+    targets: further targets by name, arrays [N, ...].
     name: shown in reports.
     kind: "real" or "synthetic".
 
@@ -145,8 +174,13 @@ def from_arrays(
   if images.dtype != np.uint8:
     raise DataError(f"{name}: images are {images.dtype}; give uint8 pixels from 0 to 255")
   images = three_channels(images, name=name)
-  classes = numbered_classes([labels], name=name) if classes is None else classes
-  return Source(name=name, classes=tuple(classes), labels=labels, images=images, kind=kind)
+  if labels is None:
+    labels, classes = np.zeros(len(images), np.int32), ()
+  elif classes is None:
+    classes = numbered_classes([labels], name=name)
+  return Source(
+    name=name, classes=tuple(classes), labels=labels, images=images, kind=kind, targets=targets or {}
+  )
 
 
 def part_of(*, source: Source, start: float = 0.0, stop: float = 1.0, seed: int = 0) -> Source:
@@ -167,7 +201,7 @@ def part_of(*, source: Source, start: float = 0.0, stop: float = 1.0, seed: int 
   if not 0 <= start < stop <= 1:
     raise DataError(f"part_of start={start:g}, stop={stop:g}: expected 0 <= start < stop <= 1")
   chosen = []
-  for label in range(len(source.classes)):
+  for label in range(len(source.classes) or 1):
     members = np.flatnonzero(source.labels == label)
     members = np.random.default_rng([seed, label]).permutation(members)
     chosen.append(members[round(start * len(members)) : round(stop * len(members))])
@@ -192,7 +226,7 @@ def subset(*, source: Source, num_examples: int, seed: int = 0) -> Source:
   if num_examples < 1:
     raise DataError(f"subset num_examples is {num_examples}; expected at least 1")
   turns = np.empty(len(source.labels), np.int64)
-  for label in range(len(source.classes)):
+  for label in range(len(source.classes) or 1):
     members = np.flatnonzero(source.labels == label)
     turns[np.random.default_rng([seed, label]).permutation(members)] = np.arange(len(members))
   indices = np.sort(np.lexsort([source.labels, turns])[:num_examples])
@@ -271,6 +305,28 @@ def _distinct(classes: Sequence[str], *, name: str) -> tuple[str, ...]:
       f"{name}: the class list names {twice!r} for the labels {places}; give each class a name of its own"
     )
   return names
+
+
+def checked_targets(
+  targets: Mapping[str, np.ndarray], *, num_images: int, name: str
+) -> dict[str, np.ndarray]:
+  """Returns the targets as read-only arrays.
+
+  Raises:
+    DataError: a name is that of another part of a batch, or there is not one target per image.
+  """
+  found = {}
+  for key, array in targets.items():
+    if key in TAKEN:
+      raise DataError(f"{name}: a target is called {key!r}, which batches use; choose another name")
+    array = np.asarray(array).copy() if np.asarray(array).flags.writeable else np.asarray(array)
+    if array.ndim < 1 or len(array) != num_images:
+      raise DataError(
+        f"{name}: {num_images} images but {key!r} of shape {array.shape}; expected one entry per image"
+      )
+    array.setflags(write=False)
+    found[key] = array
+  return found
 
 
 def checked_labels(

@@ -16,7 +16,15 @@ import numpy as np
 
 from jaxtl.data.lazy_tensorflow import no_autograph, tf
 from jaxtl.data.names import shown
-from jaxtl.data.sources.source import DataDir, Source, checked_labels, describe, read_encoded
+from jaxtl.data.sources.source import (
+  LABEL,
+  DataDir,
+  Source,
+  TargetSpec,
+  checked_labels,
+  describe,
+  read_encoded,
+)
 from jaxtl.data.sources.storage import Encoded, sampled
 from jaxtl.errors import DataError, printable
 
@@ -70,11 +78,16 @@ class RecordSource:
       DataError: a label is not the index of a class.
     """
     parts = np.array_split(np.arange(len(self)), 1 + len(self) // 1024)
-    labels = np.concatenate([self.fetch(part)[0] for part in parts])
+    labels = np.concatenate([self.fetch(part)[1]["label"] for part in parts])
     return checked_labels(labels, images=self.images, num_classes=len(self.classes), name=self.name)
 
-  def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ([b] labels, [b] encoded images)."""
+  @property
+  def target_specs(self) -> dict[str, TargetSpec]:
+    """As in `Source`."""
+    return LABEL
+
+  def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the encoded images [b] and the labels [b], as `Source.fetch` does."""
     chosen = indices if self.indices is None else self.indices[indices]
     records = self.records.__getitems__([int(index) for index in chosen])
     image, label = self.keys
@@ -82,7 +95,7 @@ class RecordSource:
     images[:] = [record[image] for record in records]
     # Clip, since a label beyond int32 would wrap to another class; a clipped one is refused later.
     labels = np.array([int(record[label]) for record in records], np.int64)
-    return np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32), images
+    return images, {"label": np.clip(labels, -1, np.iinfo(np.int32).max).astype(np.int32)}
 
   def where(self, index: int) -> str:
     return describe(index, None)
@@ -131,6 +144,11 @@ class StreamSource:
 
   def __len__(self) -> int:
     return self.num_examples
+
+  @property
+  def target_specs(self) -> dict[str, TargetSpec]:
+    """As in `Source`."""
+    return LABEL
 
   @property
   def pixels(self) -> None:
@@ -206,7 +224,7 @@ class _Images(Sequence):
     return len(self._source)
 
   def __getitem__(self, index: Any) -> bytes:
-    return self._source.fetch(np.array([index]))[1][0]
+    return self._source.fetch(np.array([index]))[0][0]
 
 
 def from_tfds(
