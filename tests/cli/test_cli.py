@@ -372,7 +372,8 @@ def test_eval_speaks_of_the_options_that_were_typed(finished, tmp_path, capsys, 
   study = {"--flatness": "flatness", "--layers": "diagnosis"}[measure]
   base = {study: {"num_examples": 5}}
   out.mkdir()
-  (out / "config.json").write_text(json.dumps({"study": f".studies.{study}.rows", "base": base}))
+  path = {"flatness": ".studies.flatness.rows", "diagnosis": ".studies.layers.diagnosis.rows"}[study]
+  (out / "config.json").write_text(json.dumps({"study": path, "base": base}))
   line = said(1, "--num-examples", 6, "--out", out)
   assert "made with another config: --num-examples: 5 -> 6" in line
   assert "give another --out" in line
