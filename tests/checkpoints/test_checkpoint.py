@@ -230,7 +230,7 @@ KILLED_SAVE = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import jax
-from jaxtl.train import checkpointer, manifest
+from jaxtl.checkpoints import checkpointer, manifest
 from tests.checkpoints.test_checkpoint import CONFIG, made_state
 saver = checkpointer.Checkpointer(__import__("pathlib").Path({folder!r}), keep=1)
 saver.save(made_state(1), CONFIG, last=True)
