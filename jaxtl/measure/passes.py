@@ -92,4 +92,4 @@ class PassCounter:
     self._runtime.progress.advance(images * cost, f"{name}, pass {self._passes}", images_per_second=rate)
     # A batch is a step of this: the processes that work together ask equally often.
     if self._runtime.stop_due(self._passes):
-      raise Restart(f"stopped during {name}; all that was finished before is kept")
+      raise Restart(f"stopped during {name}; everything finished before it is kept")
