@@ -182,7 +182,7 @@ def read(
     missing = [key for key in entry.keys if key not in tensors]
     if missing:
       if not _named(allow, entry.path):
-        problems.append(f"{missing[0]} is not in the file, for {entry.path}")
+        problems.append(f"{missing[0]} is missing from the file, for {entry.path}")
       continue
     strange = [key for key in entry.keys if tensors[key].dtype.kind not in "biuf"]
     if strange:
@@ -206,7 +206,7 @@ def read(
   used = {key for entry in entries for key in entry.keys}
   left = [key for key in tensors if key not in used]
   problems += [
-    f"{in_line(key)} {tuple(tensors[key].shape)} of the file has no place"
+    f"{in_line(key)} {tuple(tensors[key].shape)} of the file has no place in the model"
     for key in left
     if not _named(allow, key)
   ]
@@ -219,7 +219,7 @@ def _both(expected: set[str], tensors: Tensors) -> str:
   """Some names of each side, where fewer than half of those expected are in the file."""
   if 2 * len(expected & set(tensors)) >= len(expected):
     return ""
-  return f"expected are {some(expected)}; the file has {some(tensors)}; see --as, --layout, --prefix; "
+  return f"expected {some(expected)}; the file has {some(tensors)}; see --as, --layout, --prefix; "
 
 
 def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
@@ -232,7 +232,7 @@ def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
   tensors: dict[str, np.ndarray] = {}
   for entry in entries:
     if entry.rule.to_theirs is None:
-      raise ConfigError(f"{entry.path} has no inverse in this layout, which is only read")
+      raise ConfigError(f"{entry.path} has no inverse in this layout, which is read-only")
     values = entry.rule.to_theirs(np.asarray(leaves[entry.path]), len(entry.keys))
     # Not ascontiguousarray, which makes one axis of none: CLIP's temperature is a scalar.
     tensors |= {key: np.asarray(x, order="C") for key, x in zip(entry.keys, values, strict=True)}
