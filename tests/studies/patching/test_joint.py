@@ -109,9 +109,9 @@ def test_batch_transforms_are_shared_too(many):
 @pytest.mark.parametrize(
   ("transforms", "message"),
   [
-    ([dict(fn=".data.normalize", mean=[0.5, 0.5, 0.5])], r"normalize\(mean=.*, which three has not"),
+    ([dict(fn=".data.normalize", mean=[0.5, 0.5, 0.5])], r"normalize\(mean=.*, which three does not have"),
     ([dict(fn=".data.resize", size=12), NORMALIZE], r"patching.two.train.transforms has resize\(size=12\)"),
-    ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which three has not"),
+    ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which three does not have"),
   ],
 )
 def test_tasks_that_differ_in_more_are_refused_before_anything_is_made(
