@@ -271,8 +271,8 @@ def test_a_check_refuses_it_too(base, runtime, changes, message):
 @pytest.mark.parametrize(
   ("path", "value", "message"),
   [
-    (("methods",), {}, "methods is .*expected some"),
-    (("methods", "base"), dict(gradient=dict(make=".optim.plain")), "none 'base'"),
+    (("methods",), {}, "methods is .*expected at least one method"),
+    (("methods", "base"), dict(gradient=dict(make=".optim.plain")), "none named 'base'"),
     (("start",), "somewhere", "base and start are both given; write either base or start$"),
     (("base",), None, "neither base nor start is given; write either base or start$"),
     (("test",), data(0), "test has images of data, which it has learned"),
