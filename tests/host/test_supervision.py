@@ -46,7 +46,7 @@ def test_an_exit_code_is_passed_on(child, tmp_path, code):
 def test_a_child_that_dies_asks_for_a_restart(child, tmp_path, capfd, name):
   child(f"echo 'tasks are unhealthy (no heartbeat):\n1\n3' >&2; kill -{name} $$")
   assert supervision.run([], folder=tmp_path, process=2) == 42
-  assert f"process 1, 3 of this run was lost; the process ended by SIG{name}" in capfd.readouterr().err
+  assert f"process 1, 3 of this run was lost; the process was killed by SIG{name}" in capfd.readouterr().err
   found = json.loads((tmp_path / "exit_reason.2.json").read_text())
   assert (found["code"], found["process"]) == (42, 2)
 

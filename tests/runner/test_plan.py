@@ -173,7 +173,9 @@ def test_what_is_not_there_is_a_line_and_the_rest_is_told(
     gone["start"] = "runs/nowhere"
   text = describe.describe(config_of(name, gone), runtime())
   missing = told(text, "missing")
-  assert any(re.match(r"there is no \w+\.parquet; say with --data-dir", line) for line in missing)
+  assert any(
+    re.match(r"there is no \w+\.parquet; give the folder above it with --data-dir", line) for line in missing
+  )
   assert ("no checkpoint at runs/nowhere" in " ".join(missing)) == ("start" in gone)
   assert "unknown" in told(text, "images")[0]
   assert not told(text, "memory")
