@@ -112,7 +112,7 @@ def test_a_transfer_study_tells_its_network_images_probe_and_fine_tunings(transf
   assert told(text, "training") == ["fine-tune x", "fine-tune y"] * 2
   assert told(text, "steps") == ["12 = 2 epochs of 96 images in batches of 16"] * 4
   assert told(text, "missing") == [
-    "no checkpoint at nowhere: make it first; its parameters and memory are told then"
+    "no checkpoint at nowhere: make it first; its parameters and memory are shown then"
   ]
   assert text.count("as compiled") == 1
   assert len(told(text, "memory")) == 2  # of the arm whose network is known
