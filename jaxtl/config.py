@@ -512,7 +512,7 @@ def _child(node: Any, key: str, path: str) -> Any:
     raise ConfigError(f"override {path!r}: no arm {key!r}{nearest(key, node)}")
   if isinstance(node, list):
     if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= len(node):
-      raise ConfigError(f"override {path!r}: {key!r} is no index of a list of {len(node)}")
+      raise ConfigError(f"override {path!r}: {key!r} is not an index into a list of {len(node)}")
     return node[int(key)]
   if not isinstance(node, dict):
     raise ConfigError(f"override {path!r}: nothing at {key!r}, its parent is {node!r}")

@@ -190,7 +190,7 @@ def test_overrides_reach_any_depth():
   ("assignment", "message"),
   [
     ("base.epochs", "has no '='"),
-    ("seeds.7=1", "'7' is no index of a list of 1"),
+    ("seeds.7=1", "'7' is not an index into a list of 1"),
     ("a.b=1", "has no keys"),
     ("arms.smoothed-hinge.epochs=1", "no arm 'smoothed-hinge'; did you mean 'smoothed_hinge'"),
   ],

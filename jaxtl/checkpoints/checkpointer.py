@@ -278,7 +278,7 @@ class Checkpointer:
     """Renames an existing folder with the name of this step that this run has not written."""
     if path.exists():
       aside = put_aside(path)
-      self._note(f"{path} was there, and is not of this run. It is {aside.name} now")
+      self._note(f"{path} exists and does not belong to this run; renamed to {aside.name}")
 
   def _failed(self, step: int, error: Exception) -> None:
     self._problem = error
@@ -288,7 +288,7 @@ class Checkpointer:
     if is_first_process():
       _clean(self._folder)
     what = "the disk is full" if full else errors.essence(error)
-    self._note(f"the checkpoint of step {step} was not written: {what}; the next one tries again")
+    self._note(f"the checkpoint of step {step} was not written: {what}; the next save retries")
 
   def _prune(self) -> None:
     if not is_first_process():
@@ -328,13 +328,13 @@ def newest_whole(
       return step
     except DamagedError as error:
       aside = put_aside(path)
-      then = "there is no older step" if older is None else f"step {older} is looked at next"
-      note(f"checkpoint damaged: {error}. It is {aside.name} now; {then}")
+      then = "there is no older step" if older is None else f"trying step {older} next"
+      note(f"checkpoint damaged: {error}. Renamed to {aside.name}; {then}")
   if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
-    found = f"{folder} has no step that is whole, and {damaged} damaged"
+    found = f"{folder} has no intact step, and {damaged} damaged"
     if not anew:
-      raise StorageError(f"{found}; bring one back, or give another --workdir to start anew")
-    note(f"{found}; this training begins anew")
+      raise StorageError(f"{found}; restore one, or give another --workdir to start over")
+    note(f"{found}; this training starts over")
   return None
 
 

@@ -64,7 +64,7 @@ def describe(path: Path) -> str:
     f"step        {manifest.step}",
     f"size        {size_text(manifest.num_bytes)} in {len(manifest.files)} files",
     f"digest      {manifest.digest}",
-    "verified    no: these are the words of the manifest and the config; jaxtl ckpt verify reads every file",
+    "verified    no: this is what the manifest and the config say; jaxtl ckpt verify reads every file",
   ]
   shown = ("model", "image_shape", "transforms", "seed")
   lines += [f"{name:11} {json.dumps(about[name])}" for name in shown if name in about]
@@ -128,7 +128,7 @@ def _verdict(step: Path) -> Verdict:
       manifest_lib.verify_leaves(manifest, {item: values}, at=str(step))
       missing -= set(tree.paths({item: values}))
     if missing:
-      raise DamagedError(f"{min(missing)} was saved and is not there; use another step")
+      raise DamagedError(f"{min(missing)} was saved but is missing; use another step")
   except DamagedError as error:
     return Verdict(step, str(error), "damaged")
   except StorageError as error:
@@ -162,7 +162,7 @@ def _config(step: Path) -> dict[str, Any]:
   except Exception as error:  # orbax raises what its readers raise
     raise checkpoint.unusable(f"{step / 'config'} cannot be read", error) from error
   if not isinstance(found, dict) or not isinstance(found.get("classes", []), list):
-    raise CheckpointError(f"{step / 'config'} is no config of a checkpoint; use another step")
+    raise CheckpointError(f"{step / 'config'} is not the config of a checkpoint; use another step")
   return found
 
 

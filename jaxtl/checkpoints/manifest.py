@@ -150,12 +150,12 @@ def read(folder: Path) -> Manifest:
     files = {str(name): (int(size), str(digest)) for name, (size, digest) in value["files"].items()}
     manifest = Manifest(int(value["step"]), leaves, files)
     if manifest.digest != value["digest"]:
-      raise ValueError("its contents do not have its digest")
+      raise ValueError("its contents do not match its digest")
   except CheckpointError:
     raise
   except FileNotFoundError:
     raise DamagedError(
-      f"{path} is missing: this step was not written to its end, or not by jaxtl; use another"
+      f"{path} is missing: this step is incomplete, or jaxtl did not write it; use another step"
     ) from None
   except (
     ArithmeticError,
@@ -171,7 +171,7 @@ def read(folder: Path) -> Manifest:
   if folder.name.isdecimal() and folder.name != str(manifest.step):
     # The digest is right: this is a copy under another name, which a run would take for another step.
     raise DamagedError(
-      f"{folder} holds step {manifest.step} by its manifest; name it {manifest.step}, or use another step"
+      f"the manifest of {folder} says step {manifest.step}; rename it to {manifest.step}, or use another step"
     )
   return manifest
 
@@ -192,7 +192,7 @@ def verify_files(folder: Path, *, but_arrays: bool = False) -> Manifest:
   manifest = read(folder)
   found = set(patiently(lambda: list(_walk(folder)), folder)) - {NAME}
   for path in sorted(found - set(manifest.files)):
-    raise DamagedError(f"{folder / path} is not of this checkpoint; remove it, or use another step")
+    raise DamagedError(f"{folder / path} does not belong to this checkpoint; remove it, or use another step")
   but_arrays = but_arrays and all(leaf.sha256 for leaf in manifest.leaves.values())
   for path, (size, digest) in sorted(manifest.files.items()):
     if path not in found:
@@ -240,7 +240,7 @@ def patiently(ask: Callable[[], T], path: Path) -> T:
       if pause is None:
         raise StorageError(
           f"{error.filename or path} cannot be read: {error.strerror or error}; nothing has been changed: "
-          "mend that, and give the same command again"
+          "fix that, and run the same command again"
         ) from error
       time.sleep(pause)
   raise AssertionError("the last attempt returns or raises")
@@ -275,7 +275,7 @@ def _check_format(path: Path, value: Mapping[str, Any]) -> None:
       f"{path} has format {found}, and this version of jaxtl reads format {FORMAT}; use the version that "
       "wrote it"
     )
-  raise ValueError(f"its format is {found!r}, not {FORMAT}, and its contents do not have its digest")
+  raise ValueError(f"its format is {found!r}, not {FORMAT}, and its contents do not match its digest")
 
 
 def _leaf(x: Any) -> Leaf:
@@ -310,7 +310,7 @@ def _walk(folder: Path) -> Iterator[str]:
     for name in (*names, *folders):
       path = Path(here, name)
       if not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
-        raise DamagedError(f"{path} is a link or a device; a checkpoint has none; use another step")
+        raise DamagedError(f"{path} is a link or a device, which no checkpoint contains; use another step")
     for name in names:
       if not name.startswith(f".{NAME}"):
         yield Path(here, name).relative_to(folder).as_posix()

@@ -77,12 +77,14 @@ def _check_zero_shot(options: argparse.Namespace) -> None:
   needed = {"--text": options.text, "--vocabulary": options.vocabulary}
   if not options.zero_shot:
     if given := [name for name, value in needed.items() if value is not None]:
-      raise ConfigError(f"{given[0]} is of --zero-shot PROMPTS; write both, or neither")
+      raise ConfigError(f"{given[0]} requires --zero-shot PROMPTS; give both or neither")
     return
   if missing := [name for name, value in needed.items() if value is None]:
     raise ConfigError(f"--zero-shot needs {' and '.join(missing)}: the text tower, and its vocabulary file")
   if options.class_map:
-    raise ConfigError("--class-map has no meaning with --zero-shot; write labels into a JSON file of prompts")
+    raise ConfigError(
+      "--class-map cannot be combined with --zero-shot; write labels into a JSON file of prompts"
+    )
 
 
 def _with_zero_shot_head(
@@ -96,7 +98,7 @@ def _with_zero_shot_head(
     subset=options.subset,
   )
   made = zero_shot.with_head(weights, maker(classes, trust=options.trust), classes)
-  how = f"{weights.path}, zero-shot by {options.text} in the words of {options.zero_shot}"
+  how = f"{weights.path}, zero-shot by {options.text} with the prompts {options.zero_shot}"
   return dataclasses.replace(made, path=how)
 
 
@@ -107,16 +109,16 @@ def _chosen_measure(options: argparse.Namespace) -> str | None:
     ConfigError: the options ask for both, or include one that belongs to another measure.
   """
   if options.flatness and options.layers:
-    raise ConfigError("--flatness and --layers measure different things; write one of them")
+    raise ConfigError("--flatness and --layers measure different things; give one of them")
   measure = "flatness" if options.flatness else "layers" if options.layers else None
   if measure is None and options.num_examples is not None:
-    raise ConfigError("--num-examples is of --flatness and --layers; an evaluation sees every image")
+    raise ConfigError("--num-examples requires --flatness or --layers; an evaluation uses every image")
   if measure != "layers" and (given := _layer_options(options)):
-    raise ConfigError(f"--{next(iter(given)).replace('_', '-')} is of --layers; add that, or leave it out")
+    raise ConfigError(f"--{next(iter(given)).replace('_', '-')} requires --layers; add that, or leave it out")
   if measure is not None:
     for name in ("subset", "class_map", "zero_shot", "text", "vocabulary"):
       if getattr(options, name):
-        raise ConfigError(f"--{name.replace('_', '-')} has no meaning with --{measure}; leave it out")
+        raise ConfigError(f"--{name.replace('_', '-')} cannot be combined with --{measure}; leave it out")
   return measure
 
 
@@ -179,7 +181,7 @@ def _note_small_data(options: argparse.Namespace, data: Mapping[str, Any], runti
   source = data_lib.from_name(data_dir=options.data_dir, **keywords)
   if (there := len(source)) < options.num_examples:
     runtime.progress.note(
-      f"--num-examples is {options.num_examples}, and {source.name} has {there}: all are measured"
+      f"--num-examples is {options.num_examples}, but {source.name} has only {there}: all are measured"
     )
 
 

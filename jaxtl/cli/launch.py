@@ -21,9 +21,9 @@ def launch(options: argparse.Namespace) -> int:
     The exit code of the command.
   """
   if options.dry_run and options.write:
-    raise ConfigError("--dry-run writes nothing, so --write has no meaning; leave one of them out")
+    raise ConfigError("--dry-run writes nothing, so --write has no effect; leave one of them out")
   if options.dry_run and options.yes:
-    raise ConfigError("--dry-run and --yes contradict each other; write one of them")
+    raise ConfigError("--dry-run and --yes contradict each other; give one of them")
   config = config_file.load_config(options.config, options.overrides)
   parsed, arms = config_file.parse_config(config)
   config_file.check_chosen(options.arms, options.seeds, parsed)
@@ -39,5 +39,5 @@ def launch(options: argparse.Namespace) -> int:
   if not options.dry_run:
     if options.write:
       launching.write(plan, folder)
-    print("jaxtl: nothing has been submitted; add --yes to do it", file=sys.stderr)
+    print("jaxtl: nothing has been submitted; add --yes to submit it", file=sys.stderr)
   return 0

@@ -70,7 +70,7 @@ def add(commands: Any) -> None:
   for field, (kind, metavar, text) in OPTIONS.items():
     parser.add_argument(f"--{field.replace('_', '-')}", type=kind, metavar=metavar, help=text)
   parser.add_argument(
-    "--spot", action="store_true", help="machines that may be taken away (flag; default: no)"
+    "--spot", action="store_true", help="machines that may be preempted (flag; default: no)"
   )
   run_options(parser, handed_on=True)
   _acting(parser)

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if overrides and not hasattr(options, "overrides"):
     unknown += overrides
   if unknown:
-    options.parser.error(f"{' '.join(unknown)!r} is no argument of {options.parser.prog}")
+    options.parser.error(f"{' '.join(unknown)!r} is not an argument of {options.parser.prog}")
   options.overrides = [*overrides, *getattr(options, "overrides", [])]
   options.command_line = ["jaxtl", *arguments]
   if hasattr(sys.stdout, "reconfigure"):
@@ -65,7 +65,7 @@ def _do(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     _complain(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
     return exit_code(error)
   except KeyboardInterrupt as error:
-    _complain("interrupted; the same command goes on from the last checkpoint")
+    _complain("interrupted; the same command resumes from the last checkpoint")
     return exit_code(error)
 
 

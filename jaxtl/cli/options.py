@@ -108,7 +108,7 @@ def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
     type=seconds,
     default=None if handed_on else 1800.0,
     metavar="S",
-    help="a run that does not move for so long ends with exit code 42; the longest compilation must fit in "
+    help="a run without progress for this long ends with exit code 42; the longest compilation must fit in "
     "(seconds; default: 1800)",
   )
   parser.add_argument(
@@ -116,7 +116,7 @@ def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
     type=seconds,
     default=None if handed_on else 300.0,
     metavar="S",
-    help="processes of one run that have not all come after so long end with exit code 42 (seconds; "
+    help="processes of one run that have not all connected after this long end with exit code 42 (seconds; "
     "default: 300)",
   )
   parser.add_argument(
@@ -124,7 +124,7 @@ def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
     type=count,
     default=None if handed_on else 10,
     metavar="S",
-    help="a process of a run that is silent for so long counts as lost, and the others end with exit code 42 "
+    help="a process that is silent for this long counts as lost, and the others end with exit code 42 "
     "(integer, seconds; default: 10)",
   )
   trust_option(parser)
@@ -162,10 +162,10 @@ def process_options(parser: argparse.ArgumentParser) -> None:
     "--num-processes",
     type=count,
     metavar="N",
-    help="how many there are; 1 without the other two trains alone (integer; default: as found)",
+    help="number of processes; 1 without the other two trains alone (integer; default: as found)",
   )
   parser.add_argument(
-    "--process-id", type=number, metavar="I", help="which of them this is (integer; default: as found)"
+    "--process-id", type=number, metavar="I", help="index of this process (integer; default: as found)"
   )
 
 
@@ -189,8 +189,8 @@ def zero_shot_options(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--zero-shot",
     metavar="PROMPTS",
-    help="give an image tower of CLIP a classifier made of class names, in the words of a set of prompts, as "
-    "cifar10, or of a JSON file (text; default: the checkpoint's own classifier)",
+    help="give an image tower of CLIP a classifier made of class names, with a set of prompts such as "
+    "cifar10, or a JSON file of prompts (text; default: the checkpoint's own classifier)",
   )
   parser.add_argument(
     "--text",
@@ -284,7 +284,7 @@ def names(text: str) -> list[str]:
   """Parses comma-separated names."""
   names = [name for name in text.split(",") if name]
   if not names:
-    raise argparse.ArgumentTypeError(f"{text!r} names nothing; write names like a,b")
+    raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r} (for example a,b)")
   return names
 
 
@@ -321,7 +321,7 @@ def seconds(text: str) -> float:
   except ValueError:
     found = math.nan
   if not 0 < found < math.inf:
-    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; write one like 60")
+    raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r} (for example 60)")
   return found
 
 
@@ -331,7 +331,7 @@ def pattern(text: str) -> str:
     re.compile(text)
   except re.error as error:
     raise argparse.ArgumentTypeError(
-      f"{text!r} is no regular expression ({error}); write one like 'stage1.*'"
+      f"{text!r} is not a regular expression ({error}); write one like 'stage1.*'"
     ) from None
   return text
 
@@ -352,7 +352,7 @@ def numbers(text: str) -> list[int]:
   try:
     return [int(number) for number in text.split(",")]
   except ValueError:
-    raise argparse.ArgumentTypeError(f"{text!r} is no list of integers like 0,1") from None
+    raise argparse.ArgumentTypeError(f"expected a list of integers, got {text!r} (for example 0,1)") from None
 
 
 def default_workdir(config: Path) -> Path:

@@ -136,7 +136,7 @@ def add_import(commands: Any) -> None:
     commands,
     "import",
     "weights.import_weights",
-    "make a checkpoint, where every study can start, of somebody's weights",
+    "import pre-trained weights as a checkpoint that every study can start from",
   )
   importing.add_argument(
     "file",
@@ -171,7 +171,7 @@ def add_import(commands: Any) -> None:
     action="append",
     default=[],
     metavar="REGEX",
-    help="paths of ours that may be missing, keys of the file that may be left over (text; default: none)",
+    help="our paths that may be missing, keys of the file that may be left over (text; default: none)",
   )
   importing.add_argument(
     "--no-head",
@@ -263,7 +263,10 @@ def add_ckpt(commands: Any) -> None:
     "read every step whole and compare each file and array with its digest",
   )
   verify.add_argument(
-    "path", type=local_path, metavar="PATH", help="one step, or a folder that has some at any depth (path)"
+    "path",
+    type=local_path,
+    metavar="PATH",
+    help="one step, or a folder that contains some at any depth (path)",
   )
   diff = command(
     verbs, "diff", "checkpoints.ckpt_diff", "how two checkpoints differ: config, and each array by its norm"

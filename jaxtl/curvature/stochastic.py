@@ -67,7 +67,9 @@ def trace_hutch_plus_plus(matvec: Matvec, like: Params, key: Array, *, num_produ
   """
   third = num_products // 3
   if third < 2:
-    raise ConfigError(f"num_products is {num_products}; a third of it makes a standard error: at least 6")
+    raise ConfigError(
+      f"num_products is {num_products}; a standard error takes a third of it, so write at least 6"
+    )
   sketch_key, probe_key = jax.random.split(key)
   basis, inside = Basis(like), 0.0
   for vector in _probes(sketch_key, like, third):

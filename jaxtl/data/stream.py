@@ -160,7 +160,7 @@ class Stream:
       wrong = label.min() if label.min() < 0 else label.max()
       raise DataError(
         f"{self.source.name}: an example has the label {wrong}; expected 0 to {count - 1} for the {count} "
-        "classes; use a split that has labels (-1 often says that they are withheld), or another label_key"
+        "classes; use a split that has labels (-1 often means that they are withheld), or another label_key"
       )
     return {key: value for key, value in batch.items() if key not in _INTERNAL}
 

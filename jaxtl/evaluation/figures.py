@@ -139,8 +139,8 @@ def reliability_figure(result: Evaluation) -> Figure:
     left, right = canvas.axes
     left.bar(x, accuracy, width * 0.92, color=COLORS[0], linewidth=0, label="accuracy")
     for name, gap, bottom, color in (
-      ("too sure by", confidence - accuracy, accuracy, COLORS[1]),
-      ("not sure enough by", accuracy - confidence, confidence, COLORS[5]),
+      ("overconfident by", confidence - accuracy, accuracy, COLORS[1]),
+      ("underconfident by", accuracy - confidence, confidence, COLORS[5]),
     ):
       left.bar(x, np.maximum(gap, 0), width * 0.92, bottom=bottom, color=color, linewidth=0, label=name)
     left.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.2, label="calibrated", zorder=4)
@@ -155,11 +155,11 @@ def reliability_figure(result: Evaluation) -> Figure:
     for name, value, color, style in lines:
       right.axvline(value, color=color, linestyle=style, linewidth=1.6, label=f"{name} {value:.1%}")
     right.set(xlim=(0, 1), xlabel="confidence", ylabel="share of the images")
-    right.set_title("how the confidences are spread")
+    right.set_title("distribution of the confidences")
     right.legend(loc="best")
   caption = (
-    "Left: images in 15 bins of their confidence; a calibrated model is right as often as it is sure, on the "
-    "dashed line. Bins with few images say little: how many there are is on the right."
+    "Left: images in 15 bins of their confidence; a calibrated model lies on the dashed line. Bins with few "
+    "images say little: the right panel shows the share of images in each."
   )
   return canvas.figure("reliability", "Reliability", caption)
 

@@ -85,7 +85,7 @@ def read_class_map(file: Path) -> dict[str, str]:
   except OSError as error:
     raise InputError(f"{file} cannot be read: {error.strerror}") from error
   except (RecursionError, ValueError) as error:
-    raise InputError(f"{file} is no JSON: {error}") from error
+    raise InputError(f"{file} is not valid JSON: {error}") from error
   if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
     raise InputError(f"{file}: expected a JSON object of texts, data class to model class")
   return found

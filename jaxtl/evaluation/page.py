@@ -69,14 +69,14 @@ def to_html(
     '<h2 id="figures">Figures</h2>',
     *map(page.figure, drawn),
     '<h2 id="mistakes">Mistakes</h2>',
-    *([page.text_table(pairs)] if pairs.rows else ['<p class="note">There is none.</p>']),
+    *([page.text_table(pairs)] if pairs.rows else ['<p class="note">There are none.</p>']),
     *_gallery(result, worst, images),
     '<h2 id="classes">Classes</h2>',
     page.text_table(_classes(result, by_class)),
     '<h2 id="behind">Behind the numbers</h2>',
     page.text_table(_behind(result)),
     *_class_map(result),
-    "<footer>Made by <code>jaxtl eval</code>. The same numbers are beside this page: scores.json, "
+    "<footer>Made by <code>jaxtl eval</code>. The same numbers are next to this page: scores.json, "
     "per_class.csv, confusion.csv, and predictions.csv with a line for each image.</footer>",
   ]
   return page.document(title, parts)

@@ -95,7 +95,7 @@ def detect(
     return Cluster(
       f"a Kubernetes job of index {index}, but no --coordinator: every pod trains alone", num_processes=1
     )
-  return Cluster("nothing that starts several processes was found", num_processes=1)
+  return Cluster("no launcher of several processes was found", num_processes=1)
 
 
 def _refuse_launcher(environment: Mapping[str, str], *, tasks: str) -> None:

@@ -65,8 +65,8 @@ def _lock(file: TextIO, folder: Path, note: Callable[[str], None]) -> None:
     if error.errno not in _NO_LOCKS:
       raise InputError(f"cannot lock {folder}: {error.strerror}; give another --workdir") from error
     note(
-      f"the file system of {folder} has no locks ({error.strerror}): nothing keeps a second run out of this "
-      "folder, so start none"
+      f"the file system of {folder} has no locks ({error.strerror}): nothing prevents a second run in this "
+      "folder, so do not start one"
     )
 
 

@@ -119,7 +119,7 @@ class Watchdog:
   def _watch(self) -> None:
     while not self._stop.wait(min(self.limit / 4, 1.0)):
       if time.monotonic() - self._last > self.limit:
-        exit_now(self._folder, f"nothing has moved for {self.limit:g} s", stacks=True)
+        exit_now(self._folder, f"no progress for {self.limit:g} s", stacks=True)
 
 
 def exit_now(folder: Path | None, reason: str, *, stacks: bool = False) -> None:
@@ -140,7 +140,7 @@ def exit_now(folder: Path | None, reason: str, *, stacks: bool = False) -> None:
           faulthandler.dump_traceback(file=file)
   with contextlib.suppress(OSError):  # the disk may be hanging or full
     exit_reason.write(folder, code=Restart.code, reason=reason, process=jax.process_index())
-  advice = "the same command goes on from the last checkpoint"
+  advice = "the same command resumes from the last checkpoint"
   print(f"jaxtl: {reason}; {advice}", file=streams.Forgiving(sys.__stderr__), flush=True)
   if stacks and jax.process_count() > 1:
     time.sleep(LINGER)

@@ -42,9 +42,9 @@ class MetricsWriter:
     self.records = [record for record in records if record["step"] <= start_step]
     if is_first_process():
       if old:
-        note(f"{folder / 'metrics.jsonl'}: {old} lines have no digest, and are taken as they are")
+        note(f"{folder / 'metrics.jsonl'}: {old} lines have no digest and are used unverified")
       if lost:
-        note(f"{folder / 'metrics.jsonl'}: {lost} lines are torn or damaged, and are left out")
+        note(f"{folder / 'metrics.jsonl'}: {lost} lines are truncated or damaged and are skipped")
       self._sinks = [_Lines(folder / "metrics.jsonl"), _Events(folder / "tb")]
     for sink in self._sinks:
       self._put(sink)
@@ -72,7 +72,7 @@ class MetricsWriter:
       sink.broken = False
     except OSError as error:
       if not sink.broken:
-        self._note(f"metrics cannot be written to {sink.path}: {error.strerror or error}; the run goes on")
+        self._note(f"metrics cannot be written to {sink.path}: {error.strerror or error}; the run continues")
       sink.broken = True
 
 
@@ -107,7 +107,7 @@ class _Lines(_Sink):
 
   def append(self, record: Mapping[str, float]) -> None:
     if not self.path.exists():
-      raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
+      raise FileNotFoundError(errno.ENOENT, "it no longer exists", str(self.path))
     self._file.write(sealed_json.line(record))
     self._file.flush()
 
@@ -136,7 +136,7 @@ class _Events(_Sink):
     from tensorboardX.summary import scalar
 
     if not self.path.exists():
-      raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
+      raise FileNotFoundError(errno.ENOENT, "it no longer exists", str(self.path))
     for name, value in record.items():
       if name != "step":
         event = Event(wall_time=time.time(), step=int(record["step"]), summary=scalar(name, value))

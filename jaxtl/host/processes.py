@@ -76,7 +76,7 @@ def _check_coordinator(address: str, *, first: bool, patience: float) -> None:
       return
     except OSError as error:
       if time.monotonic() > end:
-        raise Restart(f"the coordinator {address} does not answer for {patience:g} s: {error}") from error
+        raise Restart(f"the coordinator {address} does not answer within {patience:g} s: {error}") from error
     time.sleep(0.2)
 
 

@@ -69,9 +69,8 @@ class Progress:
     share = min(self._done / self._expected, 1.0) if self._expected > 0 else 0.0
     left = self._time_left()
     data = "" if waiting is None else f" | data {waiting:.0%}"
-    line = (
-      f"{self.title} | {text} | {images_per_second:.0f} images/s{data} | {_clock(elapsed)} gone, {left} left"
-    )
+    clock = f"{_clock(elapsed)} elapsed, {left} left"
+    line = f"{self.title} | {text} | {images_per_second:.0f} images/s{data} | {clock}"
     if self._bar is None:
       print(f"{share:4.0%} | {printable(line)}", file=self._stream, flush=True)
     else:

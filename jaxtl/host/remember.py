@@ -57,9 +57,9 @@ def _recall(path: Path, note: Callable[[str], None], *, replace: bool) -> list[A
     found = sealed_json.read(path)
   except ValueError as error:
     if not replace:
-      raise InputError(f"{path} is damaged ({error}); bring it back, or give another --workdir") from error
-    note(f"{path} is damaged ({error}). It is {put_aside(path).name} now, and is measured again")
+      raise InputError(f"{path} is damaged ({error}); restore it, or give another --workdir") from error
+    note(f"{path} is damaged ({error}). Renamed to {put_aside(path).name}, and measured again")
     return []
   if sealed_json.lacks_digest(path):
-    note(f"{path} has no digest, as an older version wrote it; it is taken as it is")
+    note(f"{path} has no digest, because an older version wrote it; it is used unverified")
   return [found]

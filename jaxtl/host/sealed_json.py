@@ -56,7 +56,7 @@ def opened_list(values: Sequence[Any]) -> list[dict[str, Any]]:
     ValueError: an item is not an object, or the digest does not match.
   """
   if not all(isinstance(value, dict) for value in values):
-    raise ValueError("no JSON object")
+    raise ValueError("not a JSON object")
   rest = [_without_digest(value) for value in values]
   rest = [] if rest == [{}] else rest
   _check(values, rest)
@@ -72,7 +72,7 @@ def _check(values: Sequence[Mapping[str, Any]], rest: Any) -> None:
   strays = any(_holds_digest(_without_digest(value)) for value in values)
   found = {str(value[KEY]) if KEY in value else None for value in values}
   if strays or (found and found != {None} and found != {digest(rest)}):
-    raise ValueError("its contents do not have its digest")
+    raise ValueError("its contents do not match its digest")
 
 
 def _holds_digest(item: Any) -> bool:
@@ -99,7 +99,7 @@ def parse(text: str, kind: type = dict) -> Any:
   except RecursionError:
     raise ValueError("it is nested too deeply") from None
   if not isinstance(value, kind):
-    raise ValueError(f"no JSON {'object' if kind is dict else 'list'}")
+    raise ValueError(f"not a JSON {'object' if kind is dict else 'list'}")
   return value
 
 
@@ -154,7 +154,7 @@ def record(line: str) -> dict[str, float]:
   """Parses a metrics record: numbers by name, including the step. Raises ValueError for anything else."""
   value: dict[str, float] = opened(parse(line))
   if type(value.get("step")) is not int or not all(isinstance(x, (int, float)) for x in value.values()):
-    raise ValueError("no metrics record")
+    raise ValueError("not a metrics record")
   return value
 
 
@@ -173,10 +173,10 @@ def read_records(path: Path) -> list[dict[str, float]]:
       if line.strip():
         latest = record(line)
         if found and (latest["step"] < found[-1]["step"] or latest == found[-1]):
-          raise ValueError("it is not after the one above it")
+          raise ValueError("it repeats or precedes the record above it")
         found.append(latest)
     if "}" in unfinished[:-1]:
-      raise ValueError("something stands after its end")
+      raise ValueError("there is text after its end")
   except ValueError as error:
     raise ValueError(f"record {len(found) + 1}: {error}") from error
   return found

@@ -92,11 +92,11 @@ def run(arguments: Sequence[str], *, folder: Path, process: int, num_processes: 
   if code >= 0:
     return code
   lost = lost_peer("".join(last), process=process, num_processes=num_processes)
-  reason = f"{lost}; the process ended by {signal.Signals(-code).name}"
+  reason = f"{lost}; the process was killed by {signal.Signals(-code).name}"
   with contextlib.suppress(OSError):  # the disk may be full, and the exit code must still be right
     exit_reason.write(folder, code=Restart.code, reason=reason, process=process)
   print(
-    f"jaxtl: {reason}; the same command goes on from the last checkpoint",
+    f"jaxtl: {reason}; the same command resumes from the last checkpoint",
     file=streams.Forgiving(sys.stderr),
     flush=True,
   )

@@ -93,7 +93,7 @@ def _check(job: Job, target: str) -> None:
   job.short(LONGEST, "machines have longer names")
   if not bucket(job.workdir):
     raise ConfigError(
-      f"--workdir is {job.workdir!r}, which ends with its machine; {target} needs gs://BUCKET/PATH"
+      f"--workdir is {job.workdir!r}, which is lost with its machine; {target} needs gs://BUCKET/PATH"
     )
 
 

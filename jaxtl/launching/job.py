@@ -128,10 +128,12 @@ class Job:
         )
     for value in (self.config, self.workdir, self.data_dir or "", *self.overrides, *self.arms):
       if "\0" in value or value != value.encode(errors="replace").decode():
-        raise ConfigError(f"{value!r} is no text that a command can carry; expected UTF-8 without NUL")
+        raise ConfigError(f"{value!r} cannot be passed to a command; expected UTF-8 without NUL")
     for arm in self.arms:
       if "," in arm:
-        raise ConfigError(f"the arm {arm!r} has a comma, which --arms takes for two; give it another name")
+        raise ConfigError(
+          f"the arm {arm!r} has a comma, which separates names in --arms; give it another name"
+        )
 
   @property
   def processes(self) -> int:
@@ -199,7 +201,7 @@ def refuse_buckets(job: Job, *, who: str, instead: str) -> None:
   """
   for path in (job.workdir, job.data_dir or ""):
     if bucket(path):
-      raise ConfigError(f"{who} mounts no bucket, and there is {path}; write {instead}")
+      raise ConfigError(f"{who} mounts no bucket, got {path}; write {instead}")
 
 
 def mounted(path: str, root: str) -> str:

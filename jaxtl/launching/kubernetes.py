@@ -54,7 +54,7 @@ def _check_workdir(job: Job) -> None:
   if bucket(job.workdir) or (job.claim and PurePath(job.workdir).is_relative_to(CLAIM)):
     return
   raise ConfigError(
-    f"--workdir is {job.workdir!r}, which ends with its pod; write gs://BUCKET/PATH, "
+    f"--workdir is {job.workdir!r}, which is lost with its pod; write gs://BUCKET/PATH, "
     f"or --claim NAME and a folder below {CLAIM}"
   )
 
@@ -208,7 +208,7 @@ def xpk(job: Job, folder: PurePath) -> LaunchPlan:
   """Plans a script that makes xpk create and apply the JobSet."""
   job.need("xpk", image="registry.example/jaxtl:0.1.0", cluster="my-cluster")
   job.need("xpk", accelerator="v6e-16", project="my-project", zone="us-east5-b")
-  job.short(LONGEST_XPK, "xpk takes no longer ones")
+  job.short(LONGEST_XPK, "xpk refuses longer names")
   if not job.workdir.startswith("/"):
     raise ConfigError(
       f"--workdir is {job.workdir!r}; attach a volume with `xpk storage attach --auto-mount=true` and "

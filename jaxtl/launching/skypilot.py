@@ -22,7 +22,7 @@ def task(job: Job, folder: PurePath) -> LaunchPlan:
   job.need("skypilot", image="registry.example/jaxtl:0.1.0")
   if not bucket(job.workdir):
     raise ConfigError(
-      f"--workdir is {job.workdir!r}, which ends with its machine; skypilot needs gs://BUCKET/PATH"
+      f"--workdir is {job.workdir!r}, which is lost with its machine; skypilot needs gs://BUCKET/PATH"
     )
   return LaunchPlan(
     files=(File("task.yaml", manifest.dump(_task(job))),),

@@ -25,7 +25,7 @@ def write(plan: LaunchPlan, folder: Path) -> None:
   for file in plan.files:
     path = folder / file.path
     if path.exists() and path.read_bytes() != file.text.encode():
-      raise ConfigError(f"{path} is of another launch; remove it, or give another --name or --write")
+      raise ConfigError(f"{path} belongs to another launch; remove it, or give another --name or --write")
   try:
     for file in plan.files:
       path = folder / file.path

@@ -206,7 +206,7 @@ def focal(logits: Array, labels: Array, *, gamma: float = 2.0, alpha: float | No
   Lin, Goyal, Girshick, He, Dollar: Focal Loss for Dense Object Detection, 2017, arXiv 1708.02002.
   """
   if not 0 <= gamma < float("inf"):
-    raise ConfigError(f"gamma is {gamma}; write a finite number from 0")
+    raise ConfigError(f"gamma is {gamma}; write a finite number of 0 or more")
   if alpha is not None and not 0 <= alpha <= 1:
     raise ConfigError(f"alpha is {alpha}; write a number from 0 to 1, or None for no weights")
   logits, labels = targets.prepare(logits, labels)

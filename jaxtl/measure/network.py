@@ -116,7 +116,7 @@ def same_weights(workdir: Path, now: Row) -> None:
   if before != now:
     found = config_lib.first_few(config_lib.differences(before, now))
     raise InputError(
-      f"{workdir} was begun with other weights: {found}. Bring them back, or begin anew elsewhere"
+      f"{workdir} was started with other weights: {found}. Restore them, or give another --workdir"
     )
 
 
@@ -135,9 +135,9 @@ def check_start(start: str, expected: str | None, data: Data, runtime: Runtime, 
   """
   weights = loaded(start)
   if not weights.classes:
-    raise InputError(f"{weights.path} has no classifier; transfer it, or give it one by training")
+    raise InputError(f"{weights.path} has no classifier; transfer it, or train one")
   if expected not in (None, digest(start)):
-    raise InputError(f"the weights of {start} are {digest(start)}; the config says {expected}")
+    raise InputError(f"the digest of {start} is {digest(start)}; the config expects {expected}")
   same_classes(weights.classes, runtime.open(data).classes, at=at)
 
 

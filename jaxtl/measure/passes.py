@@ -92,4 +92,4 @@ class PassCounter:
     self._runtime.progress.advance(images * cost, f"{name}, pass {self._passes}", images_per_second=rate)
     # A batch counts as a step here: cooperating processes ask equally often.
     if self._runtime.stop_due(self._passes):
-      raise Restart(f"stopped during {name}; all that was finished before is kept")
+      raise Restart(f"stopped during {name}; everything finished before it is kept")

@@ -44,8 +44,8 @@ def prepare(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
   """
   if not weights.classes:
     raise InputError(
-      f"{weights.path} has no classifier; transfer it, give it one by training, or an image tower of CLIP "
-      "one of class names with --zero-shot"
+      f"{weights.path} has no classifier; transfer it, train one, or give an image tower of CLIP one with "
+      "--zero-shot"
     )
   trusted = None if trust else config_lib.TRUSTED
   model = weights.model_spec(trust=trust)
@@ -74,7 +74,7 @@ def _preprocessing(
     known = data_lib.Preprocessing.of(own, size=height) if height == width else None
     if known is None:
       raise InputError(
-        f"the preprocessing of {weights.path} is not only resize, center_crop and normalize to a square, so "
+        f"the preprocessing of {weights.path} is more than resize, center_crop and normalize to a square, so "
         "no part can be replaced; leave out --image-size, --crop-fraction, --interpolation, --orientation, "
         "--mean, --std"
       )

@@ -180,6 +180,6 @@ class Plane:
 
 def _require_grid(num_points: int, span: float) -> None:
   config_lib.require(
-    num_points=(num_points, num_points >= 3 and num_points % 2 == 1, "an odd number from 3"),
+    num_points=(num_points, num_points >= 3 and num_points % 2 == 1, "an odd number of at least 3"),
     span=(span, span > 0, "a number above 0"),
   )

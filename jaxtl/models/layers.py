@@ -207,7 +207,7 @@ def check_choice(keyword: str, value: Any, choices: Sequence[str]) -> None:
 def check_count(keyword: str, value: Any, *, least: int = 1) -> None:
   """Raises ConfigError unless `value` is an integer of at least `least`."""
   if isinstance(value, bool) or not isinstance(value, int) or value < least:
-    raise ConfigError(f"{keyword} must be a whole number from {least}; got {value!r}")
+    raise ConfigError(f"{keyword} must be an integer of at least {least}; got {value!r}")
 
 
 def check_rate(keyword: str, value: Any) -> None:

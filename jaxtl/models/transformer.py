@@ -212,7 +212,7 @@ def check_sizes(*, image_size: int, patch_size: int, width: int, depth: int, num
   if image_size % patch_size:
     near = max(image_size // patch_size, 1) * patch_size
     raise ConfigError(
-      f"image_size={image_size} is no multiple of patch_size={patch_size}; write image_size={near}"
+      f"image_size={image_size} is not a multiple of patch_size={patch_size}; write image_size={near}"
     )
   check_heads(width, num_heads)
 
@@ -220,4 +220,4 @@ def check_sizes(*, image_size: int, patch_size: int, width: int, depth: int, num
 def check_heads(width: int, num_heads: int) -> None:
   """Raises ConfigError unless the heads divide the width."""
   if width % num_heads:
-    raise ConfigError(f"width={width} does not divide into num_heads={num_heads}")
+    raise ConfigError(f"width={width} is not divisible by num_heads={num_heads}")

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
 def check_blocks(model: Model) -> None:
   """Refuses a model without named blocks."""
   if not model.blocks:
-    raise ConfigError(f"post-training needs a model in blocks; {model.name} names none")
+    raise ConfigError(f"post-training needs a model with blocks; {model.name} has none")
 
 
 def find(model: Model, params: Params, *, perturb: str, update: str, moves_alone: bool) -> Parts:

@@ -335,7 +335,7 @@ def _check_radius(rule: str, rho: float) -> None:
 
 def _refuse_memory(rule: GradientRule, what: str) -> None:
   if getattr(rule, "init_memory", None):
-    raise ConfigError(f"{what} takes a rule without memory inside (plain, accumulate, sam, asam)")
+    raise ConfigError(f"{what} takes a stateless inner rule (plain, accumulate, sam, asam)")
 
 
 __all__ = ["accumulate", "asam", "gsam", "init_memory", "looksam", "passes", "plain", "sam", "steepest"]

@@ -178,7 +178,7 @@ class _PostTraining:
   def __post_init__(self) -> None:
     size = self.weak_batch_size
     conditions = {
-      "gamma_range": (0 <= self.gamma_range < math.inf, "a finite number from 0"),
+      "gamma_range": (0 <= self.gamma_range < math.inf, "a finite number of 0 or more"),
       "weak_batch_size": (size is None or size >= 1, "at least 1, or None for the training batch's"),
       "search": (self.search in ("newton", "trials"), "'newton' or 'trials'"),
       "num_trials": (self.num_trials >= 1, "at least 1"),
@@ -357,7 +357,7 @@ def _loss_of_a_model(loss_fn: LossFn) -> ModelLoss:
   if not isinstance(loss_fn, ModelLoss):
     raise ConfigError(
       "post-training needs the loss of a model, as .tasks.classification makes it: a jaxtl.types.ModelLoss; "
-      "this one does not say what model it is of"
+      "this one does not name its model"
     )
   parts_lib.check_blocks(loss_fn.model)
   return loss_fn
@@ -365,7 +365,7 @@ def _loss_of_a_model(loss_fn: LossFn) -> ModelLoss:
 
 def _weak_batch(batch: Batch) -> Batch:
   if "weak" not in batch:
-    raise ConfigError("the batch has no 'weak' batch beside it, which the rule draws its perturbation from")
+    raise ConfigError("the batch has no 'weak' batch, from which the rule computes its perturbation")
   return cast(Batch, batch["weak"])
 
 

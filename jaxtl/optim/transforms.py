@@ -272,9 +272,9 @@ def _frozen_labels(params: Params, freeze: str) -> Params:
 
 def _check_share(name: str, value: float) -> None:
   if not 0 <= value < 1:
-    raise ConfigError(f"{name} is {value}; write a number from 0 to below 1")
+    raise ConfigError(f"{name} is {value}; write a number in [0, 1)")
 
 
 def _check_not_negative(name: str, value: float) -> None:
   if not 0 <= value < float("inf"):
-    raise ConfigError(f"{name} is {value}; write a finite number from 0")
+    raise ConfigError(f"{name} is {value}; write a finite number of 0 or more")

@@ -175,7 +175,7 @@ def preprocessing_of(weights: Weights) -> Preprocessing:
     found = Preprocessing.of(transforms, size=weights.config["image_shape"][0])
   if found is None:
     raise InputError(
-      f"{weights.path} does not say how images are prepared for it as a resize, a crop and a normalisation, "
+      f"{weights.path} does not describe its preprocessing as a resize, a crop and a normalisation, "
       "which this format needs; export it as safetensors"
     )
   return found

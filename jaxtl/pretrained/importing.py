@@ -135,7 +135,7 @@ def import_weights(
   ours = Weights(found["params"], found["batch_stats"], about, str(source.path))
   images = expected if len(inputs) == 3 else None
   if images is not None and kind and set(assumed) & {"mean", "std"}:
-    notes.append(f"taken for a weight of {kind}, by its name or its tensors")
+    notes.append(f"recognised as a weight of {kind}, by its name or its tensors")
   return Imported(
     *(ours, made, entries, fresh, left, other + renamed.dropped, source),
     preprocessing=images,
@@ -156,7 +156,7 @@ def _first_spec(model: str, chosen: Mapping[str, Any]) -> Spec:
   # Some keywords come from a config file next to the weights, which is untrusted data.
   for key, value in chosen.items():
     if key in config_lib.KINDS or isinstance(value, (Mapping, list, tuple)):
-      raise InputError(f"{key}={value!r} is no keyword of a model, which are numbers and names")
+      raise InputError(f"{key}={value!r} is not a keyword of a model; expected a number or a name")
   return config_lib.spec({"make": f".models.{model}", **chosen}, at=model, trusted=config_lib.TRUSTED)
 
 
@@ -219,7 +219,7 @@ def _realized(spec: Spec, tensors: Tensors, probe: Sequence[Entry], *, head: boo
     classes = kernel.rule.to_ours([np.asarray(tensors[key]) for key in kernel.keys], kernel.shape).shape[-1]
   except ValueError as error:
     shape = tuple(tensors[kernel.keys[0]].shape)
-    raise CheckpointError(f"{kernel.keys[0]} is {shape}, which is no classifier") from error
+    raise CheckpointError(f"{kernel.keys[0]} is {shape}, which is not a classifier") from error
   return spec.realize(num_classes=classes)
 
 
@@ -280,7 +280,7 @@ def _class_names(count: int, given: Sequence[str] | None, beside: Sequence[str] 
     return ()
   if names is None:
     raise InputError(
-      f"the file's classifier has {count} outputs, and nothing says what they are; give --classes FILE, "
+      f"the file's classifier has {count} outputs, and nothing names them; give --classes FILE, "
       f"a JSON list of {count} names"
     )
   if len(names) != count:
@@ -307,7 +307,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     text = path.read_text(encoding="utf-8")
     names = json.loads(text) if as_json else [line for line in text.splitlines() if line]
   except (RecursionError, ValueError) as error:
-    raise InputError(f"{path} is no {'JSON' if as_json else 'UTF-8 text'}") from error
+    raise InputError(f"{path} is not {'valid JSON' if as_json else 'UTF-8 text'}") from error
   if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-    raise InputError(f"{path} is no JSON list of names")
+    raise InputError(f"{path} is not a JSON list of names")
   return tuple(names)

@@ -13,7 +13,7 @@ def table(imported: Imported) -> str:
   """Renders one line per leaf, the leaves and tensors without a counterpart, and the preprocessing."""
   rows = [("ours", "shape", "rule", "theirs")]
   for entry in imported.entries:
-    theirs = "drawn anew" if entry.path in imported.fresh else " ".join(entry.keys) or "-"
+    theirs = "initialised" if entry.path in imported.fresh else " ".join(entry.keys) or "-"
     rows.append((entry.path, "x".join(map(str, entry.shape)) or "()", entry.rule.text, theirs))
   widths = [max(len(row[column]) for row in rows) for column in range(3)]
   lines = [
@@ -23,7 +23,7 @@ def table(imported: Imported) -> str:
   lines.append("")
   lines.append(f"{len(imported.entries) - len(imported.fresh)} arrays of {len(used)} tensors")
   if imported.fresh:
-    lines.append(f"not in the file, drawn anew: {', '.join(imported.fresh)}")
+    lines.append(f"not in the file, initialised: {', '.join(imported.fresh)}")
   if imported.left_over:
     lines.append(f"in the file, left out: {', '.join(map(in_line, imported.left_over))}")
   if imported.other:
@@ -37,7 +37,7 @@ def table(imported: Imported) -> str:
   if imported.assumed:
     names = ", ".join(_OPTIONS[key] for key in imported.assumed)
     options = ", ".join(f"--{key.replace('_', '-')}" for key in imported.assumed)
-    lines.append(f"assumed, since no config file says it: {names}; other values: {options}")
+    lines.append(f"assumed, because no config file specifies it: {names}; other values: {options}")
   return "\n".join(lines) + "\n"
 
 

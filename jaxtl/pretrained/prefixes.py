@@ -61,7 +61,7 @@ def without_prefixes(
     inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if not inside:
       raise InputError(f"no tensor's name begins with {prefix!r}; the file has {some(tensors)}")
-    return Renamed(inside, (f"taken from the names: {prefix}",), len(tensors) - len(inside))
+    return Renamed(inside, (f"stripped from the names: {prefix}",), len(tensors) - len(inside))
   names = {key: _WRAPPERS.sub("", key) for key in tensors}
   notes = sorted({part for key in tensors for part in _WRAPPERS.findall(key)})
   before, added = _before(map(canonical, names.values()), frozenset(expected))
@@ -75,8 +75,8 @@ def without_prefixes(
     raise CheckpointError(
       f"the file holds {in_line(twice)} twice, with a prefix and without one; write --prefix"
     )
-  said = [f"taken from the names: {' '.join(notes)}"] if notes else []
-  said += [f"put before the names: {added}"] if added else []
+  said = [f"stripped from the names: {' '.join(notes)}"] if notes else []
+  said += [f"prepended to the names: {added}"] if added else []
   return Renamed({names[key]: value for key, value in tensors.items()}, tuple(said))
 
 

@@ -71,7 +71,7 @@ def read_source(path: Path) -> WeightFile:
     tensors, below = _pickle(file)
   else:
     kinds = ", ".join((".safetensors", ".npz", *PICKLES))
-    raise InputError(f"{file} is none of {kinds}; convert it to safetensors")
+    raise InputError(f"{file} is not one of {kinds}; convert it to safetensors")
   if not tensors:
     raise CheckpointError(f"{file} holds no tensors")
   digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
         if kind not in DTYPES:
           raise CheckpointError(
             f"{file} stores {in_line(name)} as {kind}, which jaxtl does not read; convert it to float32 "
-            f"(read are {', '.join(DTYPES)})"
+            f"(supported: {', '.join(DTYPES)})"
           )
       return {name: stored.get_tensor(name) for name in names}
   except CheckpointError:  # a ValueError, which the next clause would catch
@@ -117,7 +117,7 @@ def _shards(index: Path) -> list[Path]:
   try:
     names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
   except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-    raise CheckpointError(f"{index} is no index of safetensors files") from error
+    raise CheckpointError(f"{index} is not an index of safetensors files") from error
   for name in names:
     # Reject both separators, since the file may come from another system.
     is_plain = name.endswith(".safetensors") and not re.search(r"[/\\\0]", name)
@@ -131,7 +131,7 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as stored:
       return {key: _bfloat16(stored[key]) for key in stored.files}
   except (AttributeError, TypeError) as error:  # a single array, or a zip of something else
-    raise CheckpointError(f"{file} is no archive of arrays") from error
+    raise CheckpointError(f"{file} is not an archive of arrays") from error
   except Exception as error:  # zip, zlib and numpy raise many types; with any, the file is unusable
     raise CheckpointError(f"{file} cannot be read as npz: {_first_line(error)}") from error
 

@@ -171,7 +171,7 @@ def _transformers(job: dict[str, Any], weights: dict[str, Any]) -> Any:
     model, info = cls.from_pretrained(folder, output_loading_info=True)
   if info["missing_keys"] or info["unexpected_keys"]:
     raise SystemExit(
-      f"transformers misses {info['missing_keys']} and has no place for {info['unexpected_keys']}"
+      f"transformers reports missing {info['missing_keys']}, unexpected {info['unexpected_keys']}"
     )
   return model, _transformers_forward
 
@@ -206,7 +206,7 @@ def _open_clip(job: dict[str, Any], weights: dict[str, Any]) -> Any:
   missing = model.load_state_dict(weights, strict=False).missing_keys
   lacks = [key for key in missing if key.startswith("visual.") != text and key != "logit_scale"]
   if lacks:
-    raise SystemExit(f"open_clip misses {lacks[0]}")
+    raise SystemExit(f"open_clip reports missing {lacks[0]}")
   return model, lambda model, x: model.encode_text(x) if text else model.encode_image(x)
 
 

@@ -61,7 +61,7 @@ def read_json(file: Path) -> dict[str, Any]:
   try:
     return dict(json.loads(file.read_text(encoding="utf-8")))
   except (ValueError, TypeError, RecursionError) as error:
-    raise InputError(f"{file} is no JSON object") from error
+    raise InputError(f"{file} is not a JSON object") from error
 
 
 def check_keys(

@@ -29,7 +29,7 @@ def read_facts(folder: Path, layout: str, model: str) -> Facts:
   except InputError:
     raise
   except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-    raise InputError(f"the JSON beside the weight in {folder} is not as {layout} writes it") from error
+    raise InputError(f"the JSON next to the weights in {folder} is not what {layout} writes") from error
 
 
 def _facts(folder: Path, layout: str, model: str) -> Facts:

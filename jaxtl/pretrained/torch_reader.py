@@ -144,7 +144,7 @@ class Tensor:
     """
     sizes = (*self.shape, *self.strides, self.offset)
     if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in sizes):
-      raise Refused("it holds a tensor of another kind than rows and columns of numbers")
+      raise Refused("it holds a tensor that is not a strided array of numbers")
     return math.prod(self.shape) * self.dtype.numpy.itemsize
 
   def array(self, data: bytes, order: Order) -> np.ndarray:
@@ -193,7 +193,7 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 def _subclass(rebuild: Any, _: Any, given: Any, *__: Any) -> Any:
   """Rebuilds a tensor with attributes, which are ignored."""
   if rebuild not in (_tensor, _typed_tensor, _parameter):
-    raise Refused("it holds a tensor of another kind than rows and columns of numbers")
+    raise Refused("it holds a tensor that is not a strided array of numbers")
   return rebuild(*given)
 
 
@@ -276,7 +276,7 @@ class Restricted(pickle.Unpickler):
     if storage or re.fullmatch(r"torch\.(b?float|complex|u?int|bool|qu?int|bits)\w*", asked):
       return DType(name.removesuffix("Storage"))
     shown = asked if asked.isprintable() else ascii(asked)[1:-1]
-    raise Refused(f"it is a pickle that asks for {shown[:100]}, and only tensors are read")
+    raise Refused(f"it is a pickle that imports {shown[:100]}, and only tensors are read")
 
   def persistent_load(self, given: Any) -> Storage:
     kind, dtype, key, _, length, *view = given
@@ -327,7 +327,7 @@ def _reason(error: Exception) -> str:
     return "it takes far more memory than a file of its size should"
   if isinstance(error, zipfile.BadZipFile):
     return f"it is damaged: {' '.join(str(error).split())[:200]}"
-  return "it is damaged, or no file of torch's"
+  return "it is damaged, or not a torch file"
 
 
 def _archive(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
@@ -335,13 +335,13 @@ def _archive(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
   with zipfile.ZipFile(stream) as archive:
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-      raise Refused("it is an archive of another kind than torch's")
+      raise Refused("it is an archive, but not one of torch's")
     if "constants.pkl" in members:
       raise Refused(
         "it is a TorchScript archive, which is a program; load it where you trust it and save its state_dict"
       )
     if "data.pkl" not in members:
-      raise Refused("it is an archive without data.pkl, so not torch's")
+      raise Refused("it is an archive without data.pkl, so not one of torch's")
     order = archive.read(members["byteorder"]) if "byteorder" in members else b"little"
     with archive.open(members["data.pkl"]) as inside:
       stored = Restricted(inside, encoding="utf-8").load()
@@ -355,7 +355,7 @@ def _archive(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
 def _stream(stream: BinaryIO) -> tuple[dict[str, np.ndarray], str]:
   """Reads a file of torch before 1.6: pickles, then every storage preceded by its length."""
   if Restricted(stream).load() != MAGIC or Restricted(stream).load() != PROTOCOL:
-    raise Refused("it is no file of torch's")
+    raise Refused("it is not a torch file")
   machine = Restricted(stream).load()
   order: Order = "<" if machine.get("little_endian", True) else ">"
   noted = _Noting(stream, encoding="utf-8")
@@ -422,7 +422,7 @@ def _unwrapped(stored: Any) -> tuple[dict[Any, Any], str]:
       return stored, ".".join(below)
     stored = stored[key]
     below.append(key)
-  raise Refused(f"it holds {_kind(stored)}, and not tensors by name")
+  raise Refused(f"it holds {_kind(stored)}, not tensors by name")
 
 
 def _kind(stored: Any) -> str:
@@ -444,7 +444,7 @@ def _flat(stored: dict[Any, Any]) -> dict[str, Tensor]:
         found[f"{before}{key}"] = value
       elif isinstance(value, dict) and depth < DEPTH:
         waiting.append((f"{before}{key}.", value, depth + 1))
-  raise Refused("its dictionaries hold one another without end")
+  raise Refused("its dictionaries contain one another endlessly")
 
 
 if __name__ == "__main__":

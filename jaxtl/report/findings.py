@@ -22,7 +22,7 @@ def finding(results: Results, section: Section) -> list[str]:
     return [f"{headline.measure}, {best}: {number}."]
   text = f"{headline.best}: {best} {number}"
   if not others:
-    return [f"{text}; no other arm is there to compare it with."]
+    return [f"{text}; there is no other arm to compare it with."]
   first = results.arms[0]
   compared = [(others[0], "the next best")]
   if first in others[1:]:
@@ -38,9 +38,7 @@ def _without_headline(results: Results) -> str:
   if not (measures := measures_of(results)):
     return f"{done}; their rows have no numbers."
   named = f"{', '.join(measures[:6])}{', ...' if len(measures) > 6 else ''}"
-  return (
-    f"{done}. The study does not say which of its measures decides ({named}), so no arm is called the best."
-  )
+  return f"{done}. The study does not name its deciding measure ({named}), so no arm is called the best."
 
 
 def _ahead(headline: Headline, best: str, other: str) -> str:
@@ -93,9 +91,9 @@ def _what_is_missing(results: Results) -> list[str]:
     )
     seeds = sorted({seed for _, seed in results.asked})
     of_seeds = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    said = [f"What was asked for is complete: {', '.join(arms)}, {of_seeds}."]
+    said = [f"What was requested is complete: {', '.join(arms)}, {of_seeds}."]
   if others:
-    said.append(f"Not asked for (--arms, --seeds): {_few(others)}.")
+    said.append(f"Not requested (--arms, --seeds): {_few(others)}.")
   return said
 
 
@@ -115,9 +113,7 @@ def _apart(headline: Headline, best: str, other: str) -> str:
   values, larger = headline.values, headline.larger
   a, b = values[best].values(), values[other].values()
   if min(len(a), len(b)) < 2:
-    return (
-      f"{best} against {other}: one seed only, so whether the difference is more than chance is not known."
-    )
+    return f"{best} against {other}: one seed only, so the difference may be chance."
   apart = min(a) > max(b) if larger else max(a) < min(b)
   shared = sorted(set(values[best]) & set(values[other]))
   sign = 1 if larger else -1
@@ -132,9 +128,9 @@ def seeds_sentence(results: Results) -> str:
   """States the number of seeds over which a table averages."""
   count = len({seed for _, seed in results.finished})
   if count < 2:
-    return "One seed: no spread is known."
+    return "One seed: the spread is unknown."
   text = f"Mean over {count} seeds ± standard deviation (with n - 1)"
-  return f"{text}; cells with fewer say so." if results.missing else f"{text}."
+  return f"{text}; cells with fewer are marked." if results.missing else f"{text}."
 
 
 def capital(text: str) -> str:

@@ -286,5 +286,5 @@ def _footer(results: Results) -> str:
   return (
     f"<footer>Made by <code>jaxtl report</code> from the rows of a run of jaxtl {escape(str(version))}: "
     f"<code>{escape(results.command)}</code>. The same numbers: table.csv, table.tex, report.md; "
-    "figures as PNG and SVG beside this page.</footer>"
+    "figures as PNG and SVG next to this page.</footer>"
   )

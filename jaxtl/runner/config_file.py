@@ -46,7 +46,7 @@ class StudyConfig:
 
   def __post_init__(self) -> None:
     good = len(self.seeds) > 0 and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
-    config_lib.require(seeds=(self.seeds, good, "different whole numbers from 0"))
+    config_lib.require(seeds=(self.seeds, good, "distinct integers of 0 or more"))
     config_lib.check_names(self.arms, at="arms", reserved=RESERVED)
 
 

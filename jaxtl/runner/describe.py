@@ -102,7 +102,7 @@ class _Described:
     missing: list[str] = []
     for path in plan.starts.values():
       if self._start(path) is None:
-        _add(missing, f"no checkpoint at {path}: make it first; its parameters and memory are told then")
+        _add(missing, f"no checkpoint at {path}: make it first; its parameters and memory are shown then")
     lines = self._starts(plan)
     for line in plan.lines:
       lines += self._line(line, missing)

@@ -107,6 +107,6 @@ def read_sessions(path: Path) -> dict[str, Any]:
   later = found.setdefault("later", [])
   if not isinstance(later, list) or not all(isinstance(one, dict) for one in later):
     raise InputError(
-      f"{path} is damaged ('later' is no list of objects); restore it, or give another --workdir"
+      f"{path} is damaged ('later' is not a list of objects); restore it, or give another --workdir"
     )
   return found

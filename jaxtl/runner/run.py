@@ -133,7 +133,7 @@ def _put_damaged_aside(cells: Sequence[Cell], note: Callable[[str], None]) -> No
     if cell.rows_file.exists() and not _is_finished(cell):
       aside = put_aside(cell.rows_file)
       note(
-        f"{cell.rows_file} is damaged. It is {aside.name} now, and {cell.arm}/{cell.seed} is measured again"
+        f"{cell.rows_file} is damaged. Renamed to {aside.name}; {cell.arm}/{cell.seed} is measured again"
       )
 
 

@@ -106,8 +106,8 @@ def make_plan(
   trainings = {name: next(_experiments(arms[name]), None) for name in ([arm] if arm else arms)}
   if not any(trainings.values()):
     raise ConfigError(
-      f"verify-resume tries the training of one network from its beginning, and {where}, of {study.study}, "
-      f"has none; give it the config that makes the checkpoint, like {_EXAMPLE}"
+      f"verify-resume needs the training of one network from its start, and {where}, of {study.study}, "
+      f"has none; give the config that trains the checkpoint, like {_EXAMPLE}"
     )
   found = {name: one for name, one in trainings.items() if one is not None and (one.epochs or one.steps)}
   if not found:

@@ -105,5 +105,5 @@ def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path
       raise InputError(
         f"{now['name']} has changed since {workdir} was made: {old['num_examples']} examples with the "
         f"fingerprint {old['fingerprint']}, and now {now['num_examples']} with {now['fingerprint']}. "
-        "Bring the old data back, or give another --workdir"
+        "Restore the old data, or give another --workdir"
       )

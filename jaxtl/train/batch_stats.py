@@ -87,7 +87,7 @@ def _share(kept: Array) -> float:
 def _check_shares(shares: Params, model: Model) -> None:
   if any(share == 0 for share in jax.tree.leaves(shares)):
     raise ConfigError(
-      f"{model.name} keeps its statistics whatever it sees (batch_norm='stored'); write statistics_batches=0"
+      f"{model.name} never updates its statistics (batch_norm='stored'); write statistics_batches=0"
     )
 
 

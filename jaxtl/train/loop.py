@@ -116,7 +116,7 @@ def _due(observers: Mapping[str, tuple[int | None, Observer]], number: int, *, l
 
 
 def _stopped(number: int, *, saved: bool) -> Restart:
-  kept = "which is saved; the same command goes on from there" if saved else "of a part that is not kept"
+  kept = "which is saved; the same command resumes from there" if saved else "of a part that is not saved"
   return Restart(f"stopped after step {number}, {kept}")
 
 
@@ -224,7 +224,7 @@ class _Health:
 
   def _skip(self, step: int) -> None:
     self._skipped += 1
-    self._note(f"step {step} is left out: its loss or gradient is not finite")
+    self._note(f"step {step} is skipped: its loss or gradient is not finite")
     if self._skipped >= MOST_SKIPPED:
       raise NonFiniteError(
         f"{self._skipped} steps in a row are not finite, the last of them {step}; lower the learning rate",

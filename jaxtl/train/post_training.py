@@ -123,7 +123,5 @@ def _named(gradient: Spec, perturb: Names, update: Names) -> Spec:
   named = {name: value for name, value in (("perturb", perturb), ("update", update)) if value is not None}
   for name in named:
     if name not in inspect.signature(gradient.target).parameters:
-      raise ConfigError(
-        f"{gradient.path} has no {name!r}, so that it cannot be told layers; write .optim.pol"
-      )
+      raise ConfigError(f"{gradient.path} has no {name!r}, so its layers cannot be set; write .optim.pol")
   return dataclasses.replace(gradient, keywords={**gradient.keywords, **named})

@@ -92,7 +92,7 @@ def by_path(
     for axis in used:
       _check_axis(f"the rule {pattern!r}", axis)
     if len(set(used)) < len(used):
-      raise ConfigError(f"the sharding rule {pattern!r} has an axis twice; each may part one dimension")
+      raise ConfigError(f"the sharding rule {pattern!r} has an axis twice; each may split one dimension")
 
   def place(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     for pattern, axes in compiled:
@@ -105,7 +105,7 @@ def by_path(
       for size, axis in zip(shape, axes):
         if axis is not None and size % mesh.shape[axis]:
           raise ConfigError(
-            f"the sharding rule {pattern.pattern!r} parts {path} {list(shape)} over {mesh.shape[axis]} "
+            f"the sharding rule {pattern.pattern!r} splits {path} {list(shape)} over {mesh.shape[axis]} "
             f"devices of the {axis} axis, which do not divide {size}"
           )
       return PartitionSpec(*axes)
@@ -148,7 +148,7 @@ def per_device(*, inner: GradientRule | None = None, mesh: Mesh | None = None) -
   """
   rule = inner or plain()
   if getattr(rule, "init_memory", None):
-    raise ConfigError("per_device takes a rule without memory inside (plain, accumulate, sam, asam)")
+    raise ConfigError("per_device takes a stateless inner rule (plain, accumulate, sam, asam)")
   return _PerDevice(rule, mesh, passes(rule))
 
 
@@ -259,7 +259,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
   try:
     return re.compile(pattern)
   except re.error as error:
-    raise ConfigError(f"the sharding rule {pattern!r} is no regular expression: {error}") from None
+    raise ConfigError(f"the sharding rule {pattern!r} is not a regular expression: {error}") from None
 
 
 def _check_axis(what: str, axis: str) -> None:

@@ -193,13 +193,15 @@ class _Session:
         self.saved.wait()  # for the checkpoint that is being written
         step = self.saved.latest_step()
         if step is None:
-          raise NonFiniteError(f"{error}; no checkpoint to go back to yet", step=error.step) from error
+          raise NonFiniteError(
+            f"{error}; there is no checkpoint to roll back to yet", step=error.step
+          ) from error
         if detours.count >= MOST_DETOURS:
           raise NonFiniteError(
-            f"{error}; the run went back {MOST_DETOURS} times already", step=error.step
+            f"{error}; the run has rolled back {MOST_DETOURS} times already", step=error.step
           ) from error
         detours.add(step=step, beyond=error.step or step)
-        self.runtime.progress.note(f"{error}; going on from step {step}, beyond those batches")
+        self.runtime.progress.note(f"{error}; resuming from step {step} and skipping those batches")
         state = self.saved.restore(like)
 
   def _attempt(self, state: TrainState, detours: Detours) -> tuple[TrainState, list[dict[str, float]]]:
@@ -289,11 +291,11 @@ def _read_detours(path: Path) -> list[dict[str, int]]:
     if not all(
       isinstance(one, dict) and {type(one.get(key)) for key in ("step", "offset")} == {int} for one in found
     ):
-      raise ValueError("no list of steps and offsets")
+      raise ValueError("not a list of steps and offsets")
   except ValueError as error:
     raise StorageError(
-      f"{path} is damaged ({error}), and says what batches the run went around; bring it back, or give "
-      "another --workdir to start anew"
+      f"{path} is damaged ({error}), and lists the batches that the run skips; restore it, or give "
+      "another --workdir to start over"
     ) from error
   return found
 

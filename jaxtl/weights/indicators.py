@@ -98,7 +98,7 @@ def backward_transfer(losses: Mapping[float, float], *, distance: float, slope: 
     raise ConfigError("losses have no alpha 0, from which a gain is counted")
   if not (math.isfinite(distance) and distance >= 0 and math.isfinite(slope)):
     raise InputError(
-      f"distance {distance} and slope {slope}; both must be finite, and the distance from 0 up"
+      f"distance {distance} and slope {slope}; both must be finite, and the distance 0 or more"
     )
   if bad := [alpha for alpha, loss in losses.items() if not math.isfinite(loss)]:
     raise InputError(f"the loss is {losses[bad[0]]} at alpha {bad[0]:g}; a gain needs finite losses")

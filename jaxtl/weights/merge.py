@@ -142,7 +142,7 @@ def fisher_average(
     [1.0] * len(models) if coefficients is None else coefficients, len(models), "models"
   )
   if min(numbers) < 0 or not any(numbers):
-    raise ConfigError(f"coefficients are {numbers}; write numbers from 0 up, not all 0")
+    raise ConfigError(f"coefficients are {numbers}; write numbers of 0 or more, not all 0")
   if len(fishers) != len(models):
     raise ConfigError(f"{len(fishers)} Fisher diagonals for {len(models)} models; give one for each")
   if not (math.isfinite(floor) and floor > 0):

@@ -145,4 +145,4 @@ class PaintObjective:
         if self._num_classes.get(name, 0) < 2:
           raise ConfigError(f"log_classes needs num_classes of at least 2 for {name!r}")
     if not all(math.isfinite(w) and w >= 0 for w in self._weights) or not any(self._weights):
-      raise ConfigError(f"weights are {self._weights}; write two numbers from 0 up, not both 0")
+      raise ConfigError(f"weights are {self._weights}; write two numbers of 0 or more, not both 0")

@@ -148,11 +148,11 @@ def check_width(weights: Weights, width: int) -> None:
   """
   projection = weights.params.get("projection", {}).get("kernel")
   if projection is None or "embed" not in weights.params or "tokens" in weights.params["embed"]:
-    raise CheckpointError(f"{weights.path} is no image tower of CLIP; import one with --as clip_vit_b32")
+    raise CheckpointError(f"{weights.path} is not an image tower of CLIP; import one with --as clip_vit_b32")
   if projection.shape[-1] != width:
     raise CheckpointError(
       f"{weights.path} embeds images in {projection.shape[-1]} dimensions, and the text tower its texts in "
-      f"{width}; they are no pair"
+      f"{width}; they do not belong together"
     )
 
 
@@ -181,7 +181,7 @@ def _text_tower(text: str, trust: bool) -> tuple[Weights, Spec]:
   spec = weights.model_spec(trust=trust)
   if "context" not in inspect.signature(spec.target).parameters:
     raise CheckpointError(
-      f"{text} holds {spec.path}, which is no text tower; import one with --as clip_text_b or clip_text_l"
+      f"{text} holds {spec.path}, which is not a text tower; import one with --as clip_text_b or clip_text_l"
     )
   return weights, spec
 

@@ -41,7 +41,7 @@ class Prompts:
     )
     for template in self.templates:
       if "{}" not in template:
-        raise ConfigError(f"templates: {template!r} has no {{}} where the name of a class comes")
+        raise ConfigError(f"templates: {template!r} has no {{}} for the name of the class")
     if self.labels is not None and len(self.labels) != count:
       raise ConfigError(f"labels are {len(self.labels)}, and classes {count}; write one for each class")
 
@@ -79,5 +79,5 @@ def read_prompts(name: str) -> Prompts:
   try:
     value = json.loads(text)
   except (RecursionError, ValueError) as error:
-    raise ConfigError(f"{name} is no JSON: {error}") from error
+    raise ConfigError(f"{name} is not valid JSON: {error}") from error
   return config_lib.parse(value, Prompts, at=name)

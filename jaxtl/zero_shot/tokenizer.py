@@ -89,7 +89,7 @@ def tokenizer(*, vocabulary: str) -> Tokenizer:
   tokens, merges = _of_json(text, path) if text.lstrip().startswith("{") else _of_merges(text, path)
   end = tokens.get(END, -1)
   if START not in tokens or end != max(tokens.values()):
-    raise InputError(f"{path} has no {START}, or {END} is not its last token, as CLIP's text towers need it")
+    raise InputError(f"{path} has no {START}, or {END} is not its last token, as CLIP's text towers require")
   return Tokenizer(str(path), end + 1, tokens[START], end, _encoder(tokens, merges, path))
 
 
@@ -122,7 +122,7 @@ def _of_merges(text: str, path: Path) -> tuple[dict[str, int], Merges]:
   for number, line in enumerate(lines[first : first + MOST_MERGES], first + 1):
     pair = line.split()
     if len(pair) != 2 and line.strip():
-      raise InputError(f"{path}: line {number} is {line[:40]!r}, no merge of two tokens; give {_KNOWN}")
+      raise InputError(f"{path}: line {number} is {line[:40]!r}, not a merge of two tokens; give {_KNOWN}")
     merges += [(pair[0], pair[1])] if pair else []
   if not merges:
     raise InputError(f"{path} lists no merges; give {_KNOWN}")
@@ -146,7 +146,7 @@ def _of_json(text: str, path: Path) -> tuple[dict[str, int], Merges]:
       raise ValueError(f"it has no token for {missing[0]!r}")
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
     why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-    raise InputError(f"{path} is no tokenizer.json of CLIP: {why}; give {_KNOWN}") from error
+    raise InputError(f"{path} is not a tokenizer.json of CLIP: {why}; give {_KNOWN}") from error
   return tokens, merges
 
 
@@ -160,7 +160,7 @@ def _encoder(tokens: dict[str, int], merges: Merges, path: Path) -> Any:
   try:
     model = library.models.BPE(vocab=tokens, merges=merges, end_of_word_suffix=WORD_END)
   except Exception as error:  # the package raises plain Exceptions
-    raise InputError(f"{path} is no vocabulary: {error}; give {_KNOWN}") from error
+    raise InputError(f"{path} is not a vocabulary: {error}; give {_KNOWN}") from error
   encoder = library.Tokenizer(model)
   words = library.pre_tokenizers.Split(library.Regex(_WORDS), behavior="removed", invert=True)
   signs = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

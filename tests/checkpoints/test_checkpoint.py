@@ -120,7 +120,7 @@ def test_damage_to_any_file_is_found_and_the_older_step_used(tmp_path, damage):
     saver.close()
     assert len(notes) == 1
     assert file.name in notes[0]
-    assert notes[0].endswith("It is 2.damaged now; step 1 is looked at next")
+    assert notes[0].endswith("Renamed to 2.damaged; trying step 1 next")
     assert (folder / "2.damaged" / file.relative_to(folder / "2")).exists()  # renamed, not deleted
 
 
@@ -134,7 +134,7 @@ def test_a_missing_and_a_foreign_file_are_found(tmp_path):
     file.write_bytes(content)
   assert checkpoint.load(folder).config["step"] == 2
   (folder / "2" / "model" / "more").write_text("x")
-  with pytest.raises(CheckpointError, match="more is not of this checkpoint"):
+  with pytest.raises(CheckpointError, match="more does not belong to this checkpoint"):
     checkpoint.load(folder)
 
 
@@ -152,7 +152,7 @@ def test_a_run_with_damaged_steps_alone_does_not_start_anew(tmp_path):
   for step in ("1", "2"):
     (folder / step / "manifest.json").unlink()
   for _ in range(2):  # nor the second time
-    with pytest.raises(StorageError, match="no step that is whole, and 2 damaged") as caught:
+    with pytest.raises(StorageError, match="no intact step, and 2 damaged") as caught:
       Checkpointer(folder)
     assert caught.value.code == 5
 
@@ -184,7 +184,7 @@ def test_a_manifest_cannot_be_changed_without_being_found(tmp_path):
   value = json.loads(path.read_text())
   value["step"] = 9
   path.write_text(json.dumps(value))
-  with pytest.raises(CheckpointError, match="do not have its digest"):
+  with pytest.raises(CheckpointError, match="do not match its digest"):
     manifest.read(folder / "1")
 
 
@@ -230,7 +230,7 @@ KILLED_SAVE = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import jax
-from jaxtl.train import checkpointer, manifest
+from jaxtl.checkpoints import checkpointer, manifest
 from tests.checkpoints.test_checkpoint import CONFIG, made_state
 saver = checkpointer.Checkpointer(__import__("pathlib").Path({folder!r}), keep=1)
 saver.save(made_state(1), CONFIG, last=True)
@@ -406,7 +406,7 @@ def test_a_step_that_has_lost_all_but_its_name_is_damaged_too(tmp_path):
   saver.close()
   for path in (folder / "1").iterdir():
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-  with pytest.raises(StorageError, match="has no step that is whole, and 2 damaged"):
+  with pytest.raises(StorageError, match="has no intact step, and 2 damaged"):
     Checkpointer(folder)
 
 

@@ -121,7 +121,7 @@ def test_where_no_array_is_what_was_saved_a_run_does_not_start_anew(folder):
       if "/d/" in str(file):
         file.write_bytes(flipped(bytes(file.stat().st_size), 0))
   saver = Checkpointer(folder, note=lambda text: None)
-  with pytest.raises(StorageError, match="no step that is whole, and 2 damaged"):
+  with pytest.raises(StorageError, match="no intact step, and 2 damaged"):
     saver.restore(made_state(0))
   saver.close()
 
@@ -140,9 +140,9 @@ def test_what_begins_anew_where_no_step_is_whole_says_so_and_leaves_them(folder,
   assert saver.restore(like) is like
   assert not saver.has_steps()
   assert [note.rpartition("; ")[2] for note in notes] == [
-    "step 1 is looked at next",
+    "trying step 1 next",
     "there is no older step",
-    "this training begins anew",
+    "this training starts over",
   ]
   saver.save(made_state(2), CONFIG, last=True)
   assert len(notes) == 3
@@ -178,7 +178,9 @@ def test_a_run_goes_on_from_before_a_damaged_array_and_ends_the_same(tiny, runti
 def test_a_copy_under_another_name_is_damaged_and_saving_that_step_works(folder, name):
   shutil.rmtree(folder / name, ignore_errors=True)
   shutil.copytree(folder / "1", folder / name)
-  with pytest.raises(DamagedError, match=rf"/{name} holds step 1 by its manifest; name it 1, or use another"):
+  with pytest.raises(
+    DamagedError, match=rf"the manifest of .*/{name} says step 1; rename it to 1, or use another"
+  ):
     checkpoint.load(folder / name)
   notes = []
   state, step = restored(folder, notes)
@@ -186,7 +188,7 @@ def test_a_copy_under_another_name_is_damaged_and_saving_that_step_works(folder,
   assert step == newest
   equal(state, made_state(newest))
   assert len(notes) == 1
-  assert f"{folder / name} holds step 1" in notes[0]
+  assert f"the manifest of {folder / name} says step 1" in notes[0]
   saved(folder, int(name))
   equal(checkpoint.load(folder).params, made_state(int(name)).params)
   assert {path.name for path in folder.iterdir()} == {str(newest), name, f"{name}.damaged"}
@@ -202,7 +204,7 @@ def test_a_copy_that_appears_during_a_run_makes_way_and_costs_no_step(folder):
   saver.close()
   assert {path.name for path in folder.iterdir()} == {"4", "9", "9.damaged"}
   equal(checkpoint.load(folder).params, made_state(9).params)
-  assert notes == [f"{folder / '9'} was there, and is not of this run. It is 9.damaged now"]
+  assert notes == [f"{folder / '9'} exists and does not belong to this run; renamed to 9.damaged"]
 
 
 def test_a_copy_elsewhere_has_any_name_that_is_no_number(folder, tmp_path):

@@ -82,7 +82,7 @@ def test_verify_finds_arrays_that_a_forged_manifest_claims(run, capsys):
     ({**saved.leaves, path: manifest.Leaf(saved.leaves[path].shape, "float32", "0" * 64)}, path),
     (
       {**saved.leaves, "model/params/more": saved.leaves[path]},
-      "model/params/more was saved and is not there",
+      "model/params/more was saved but is missing",
     ),
   ):
     (step / manifest.NAME).unlink()
@@ -121,7 +121,7 @@ def test_a_damaged_manifest_is_one_line(run, capsys):
   plain["step"] = 7
   (step / manifest.NAME).write_text(json.dumps(plain))
   assert cli.main(["ckpt", "inspect", str(step)]) == 5
-  assert "its contents do not have its digest" in capsys.readouterr().err
+  assert "its contents do not match its digest" in capsys.readouterr().err
 
 
 def test_names_of_others_do_not_reach_the_terminal_raw(run, tmp_path, capsys):

@@ -111,7 +111,7 @@ def test_a_format_that_the_digest_does_not_cover_is_damage(folder):
   saver = Checkpointer(folder, note=notes.append)
   assert saver.latest_step() == 1
   saver.close()
-  assert "its format is 3, not 1, and its contents do not have its digest" in notes[0]
+  assert "its format is 3, not 1, and its contents do not match its digest" in notes[0]
   assert names(folder) == {"1", "2.damaged"}
 
 

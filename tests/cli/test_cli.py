@@ -208,7 +208,7 @@ def test_seeds_are_integers(config_file, capsys):
   with pytest.raises(SystemExit) as stop:
     cli.main(["run", str(config_file), "--seeds", "x"])
   assert stop.value.code == 2
-  assert "'x' is no list of integers" in capsys.readouterr().err
+  assert "expected a list of integers, got 'x' (for example 0,1)" in capsys.readouterr().err
 
 
 def test_a_changed_config_is_refused_and_the_same_one_goes_on(finished, config_file, capsys):
@@ -284,7 +284,7 @@ def test_a_single_class_is_refused_whatever_holds_it(finished, config_file, tmp_
   [
     ("--cpu-devices", "-1", "expected a positive integer, got '-1'"),
     ("--num-devices", "0", "expected a positive integer, got '0'"),
-    ("--arms", ",", "',' names nothing"),
+    ("--arms", ",", "expected names separated by commas, got ',' (for example a,b)"),
   ],
 )
 def test_an_option_that_cannot_be_is_refused(config_file, capsys, option, value, message):
@@ -347,9 +347,9 @@ def test_eval_measures_flatness_in_one_line_and_goes_on_where_it_stopped(finishe
   assert "is not empty" in line
   other = class_folders(tmp_path / "others", "abd")
   assert "only the data has 'd'" in refused(capsys, "eval", cell, "--data", other, *common, code=3)
-  assert "--subset has no meaning" in refused(capsys, "eval", cell, "--data", folder, *common, "--subset")
+  assert "--subset cannot be combined" in refused(capsys, "eval", cell, "--data", folder, *common, "--subset")
   line = refused(capsys, "eval", cell, "--data", folder, "--num-examples", 6, "--num-devices", 1)
-  assert "--num-examples is of --flatness and --layers" in line
+  assert "--num-examples requires --flatness or --layers" in line
 
 
 @pytest.mark.parametrize("measure", ["--flatness", "--layers"])
@@ -372,7 +372,8 @@ def test_eval_speaks_of_the_options_that_were_typed(finished, tmp_path, capsys, 
   study = {"--flatness": "flatness", "--layers": "diagnosis"}[measure]
   base = {study: {"num_examples": 5}}
   out.mkdir()
-  (out / "config.json").write_text(json.dumps({"study": f".studies.{study}.rows", "base": base}))
+  path = {"flatness": ".studies.flatness.rows", "diagnosis": ".studies.layers.diagnosis.rows"}[study]
+  (out / "config.json").write_text(json.dumps({"study": path, "base": base}))
   line = said(1, "--num-examples", 6, "--out", out)
   assert "made with another config: --num-examples: 5 -> 6" in line
   assert "give another --out" in line
@@ -413,7 +414,7 @@ def test_eval_says_that_fewer_images_are_there_than_were_asked_for(finished, tmp
   out, error = capsys.readouterr()
   notes = [line for line in error.splitlines() if "--num-examples" in line]
   assert len(notes) == noted
-  assert not noted or ("5000" in notes[0] and "has 12: all are measured" in notes[0])
+  assert not noted or ("5000" in notes[0] and "has only 12: all are measured" in notes[0])
   assert re.search(rf"num_examples +{min(asked, 12)}\n", out)
 
 
@@ -449,7 +450,7 @@ def test_eval_diagnoses_layers_in_one_line(finished, tmp_path, capsys):
   assert line.startswith("jaxtl: the layer 'haed' matches no block of resnet8; did you mean 'head'? ")
   assert line.endswith("The blocks are stem, stage1_block1, stage2_block1, stage3_block1, head")
   assert "one of them" in refused(capsys, "eval", cell, *common, "--flatness")
-  assert "--subset has no meaning with --layers" in refused(capsys, "eval", cell, *common, "--subset")
+  assert "--subset cannot be combined with --layers" in refused(capsys, "eval", cell, *common, "--subset")
   plain = ("eval", cell, "--data", folder, "--num-devices", 1)
   for option in (
     ("--seed", 0),
@@ -458,8 +459,8 @@ def test_eval_diagnoses_layers_in_one_line(finished, tmp_path, capsys):
     ("--groups", "head"),
     ("--cross-check",),
   ):
-    assert f"{option[0]} is of --layers" in refused(capsys, *plain, *option)
-    assert f"{option[0]} is of --layers" in refused(capsys, *plain, "--flatness", *option)
+    assert f"{option[0]} requires --layers" in refused(capsys, *plain, *option)
+    assert f"{option[0]} requires --layers" in refused(capsys, *plain, "--flatness", *option)
 
 
 def test_a_hostile_checkpoint_is_not_imported(finished, tmp_path, capsys, monkeypatch):
@@ -539,8 +540,11 @@ def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys)
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [
-    (["report", ".", "x=1"], "'x=1' is no argument of jaxtl report; see jaxtl report --help"),
-    (["eval", "c", "--data", "d", "--falt"], "'--falt' is no argument of jaxtl eval; see jaxtl eval --help"),
+    (["report", ".", "x=1"], "'x=1' is not an argument of jaxtl report; see jaxtl report --help"),
+    (
+      ["eval", "c", "--data", "d", "--falt"],
+      "'--falt' is not an argument of jaxtl eval; see jaxtl eval --help",
+    ),
     (["fly"], "COMMAND: invalid choice: 'fly'"),
     (["ckpt", "fly"], "COMMAND: invalid choice: 'fly'"),
     ([], "the following arguments are required: COMMAND; see jaxtl --help"),
@@ -548,7 +552,7 @@ def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys)
     (["ckpt", "diff", "a"], "the following arguments are required: OTHER; see jaxtl ckpt diff --help"),
     (["run", "c.py", "--workdir"], "--workdir: expected one argument"),
     (["export", "c", "o", "--format", "x\ny"], "--format: invalid choice: 'x\\ny'"),
-    (["report", ".", "x\ny"], "'x\\ny' is no argument of jaxtl report"),
+    (["report", ".", "x\ny"], "'x\\ny' is not an argument of jaxtl report"),
     (["launch", "moon", "c.py"], "TARGET: invalid choice: 'moon'"),
     (
       ["launch", "slurm", "c.py", "--nodes", "0"],
@@ -558,7 +562,7 @@ def test_a_loss_that_is_not_finite_is_exit_code_4(config_file, tmp_path, capsys)
       ["eval", "c", "--data", "d", "--num-examples", "0"],
       "--num-examples: expected a positive integer, got '0'",
     ),
-    (["eval", "c", "--data", "d", "--groups", "("], "--groups: '(' is no regular expression (missing )"),
+    (["eval", "c", "--data", "d", "--groups", "("], "--groups: '(' is not a regular expression (missing )"),
     (["eval", "c", "--data", "d", "--max-bad-records", "-1"], "--max-bad-records: "),
     (["eval", "c", "--data", "d", "--crop-fraction", "x"], "--crop-fraction: 'x' is neither a number nor"),
     (["run", "c.py", "--hang-limit", "-3"], "--hang-limit: "),
@@ -657,6 +661,6 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(config_file
     path.write_text("{}")
   arguments = ["run", str(config_file), "--workdir", str(finished), "--no-report", "--num-devices", "1"]
   assert cli.main(arguments) == 5
-  assert "has no step that is whole" in capsys.readouterr().err
+  assert "has no intact step" in capsys.readouterr().err
   assert json.loads((finished / "exit_reason.json").read_text())["code"] == 5
   assert list(finished.glob("cross_entropy/0/checkpoints/*.damaged"))

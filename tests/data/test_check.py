@@ -97,7 +97,7 @@ def test_open_source_recognises_what_is_there(tmp_path, shared_data):
 
 def test_open_source_of_one_folder_and_of_strange_files(jpeg_folder):
   assert list(data.open_source(str(jpeg_folder))) == ["all"]
-  with pytest.raises(DataError, match="no data set"):
+  with pytest.raises(DataError, match="is not a data set"):
     data.open_source(str(jpeg_folder / "cat" / "cat0.jpg"))
 
 

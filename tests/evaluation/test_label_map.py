@@ -59,7 +59,7 @@ def test_a_model_whose_classes_share_an_id_cannot_be_mapped():
 
 @pytest.mark.parametrize(
   ("text", "said"),
-  [("{", "is no JSON"), ("[1]", "expected a JSON object"), ('{"a": 1}', "expected a JSON object")],
+  [("{", "is not valid JSON"), ("[1]", "expected a JSON object"), ('{"a": 1}', "expected a JSON object")],
 )
 def test_a_file_that_is_no_map_is_refused(tmp_path, text, said):
   (tmp_path / "map.json").write_text(text)

@@ -17,7 +17,7 @@ SLURM = {
 @pytest.mark.parametrize(
   ("environment", "alone", "why"),
   [
-    ({}, True, "nothing that starts several processes was found"),
+    ({}, True, "no launcher of several processes was found"),
     (SLURM, False, "SLURM job 7, task 2 of 4; JAX asks SLURM for the rest"),
     (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, True, "SLURM job 7 with one task"),
     # A shell that salloc opened: the job's variables without a step's (jax-ml/jax#30073).
@@ -28,12 +28,12 @@ SLURM = {
     ),
     ({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}, True, "without SLURM_LOCALID"),
     ({"TPU_WORKER_HOSTNAMES": "a,b"}, False, "TPU_WORKER_HOSTNAMES names 2 hosts"),
-    ({"TPU_WORKER_HOSTNAMES": "localhost"}, True, "nothing that starts"),
-    ({"TPU_WORKER_HOSTNAMES": ""}, True, "nothing that starts"),
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, True, "no launcher of several"),
+    ({"TPU_WORKER_HOSTNAMES": ""}, True, "no launcher of several"),
     ({"MEGASCALE_COORDINATOR_ADDRESS": "a"}, False, "several TPU slices"),
     ({"JOB_COMPLETION_INDEX": "3"}, True, "a Kubernetes job of index 3, but no --coordinator"),
     # jax-ml/jax#24964: a pod that has nothing to do with the run.
-    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, True, "nothing that starts"),
+    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, True, "no launcher of several"),
   ],
 )
 def test_what_an_environment_means(environment, alone, why):

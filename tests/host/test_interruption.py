@@ -64,7 +64,7 @@ def test_a_pass_that_is_longer_than_the_limit_is_no_hang_and_a_batch_is(watched,
   assert not ended
   with place.watched():
     pass_of(kind, place, batches, lambda number: 3.5 if number == 5 else 0.0)
-  assert set(ended) == {"nothing has moved for 2 s"}
+  assert set(ended) == {"no progress for 2 s"}
 
 
 def test_who_does_not_watch_finds_nothing(watched, ended):
@@ -90,8 +90,8 @@ def test_a_file_system_without_locks_is_noted_and_the_run_goes_on(tmp_path, monk
   with folder_lock.only_run_in(folder, note=notes.append):
     assert str(os.getpid()) in (folder / interruption.LOCK_FILE).read_text()
   assert notes == [
-    f"the file system of {folder} has no locks ({os.strerror(code)}): nothing keeps a second run out of this "
-    "folder, so start none"
+    f"the file system of {folder} has no locks ({os.strerror(code)}): nothing prevents a second run in this "
+    "folder, so do not start one"
   ]
 
 

@@ -126,8 +126,8 @@ def test_progress_says_share_rate_and_time_left(monkeypatch):
     progress.advance(50, "step", images_per_second=123.4, waiting=0.05)
   lines = stream.getvalue().splitlines()
   assert len(lines) == 2  # 25 s is too soon after 20 s
-  assert lines[0] == " 25% | arm/0 | step | 123 images/s | data 5% | 0:20 gone, ? left"
-  assert lines[1].endswith("0:40 gone, 0:10 left")  # 100 in the 20 s since the first step, and 50 are left
+  assert lines[0] == " 25% | arm/0 | step | 123 images/s | data 5% | 0:20 elapsed, ? left"
+  assert lines[1].endswith("0:40 elapsed, 0:10 left")  # 100 in the 20 s since the first step, and 50 are left
 
 
 def test_the_time_left_counts_no_compilation(monkeypatch):
@@ -160,8 +160,8 @@ def test_the_time_left_is_not_told_at_once_and_waiting_only_where_it_is_known(mo
   for now[0] in (4.0, 20.0):
     progress.advance(50, "pass", images_per_second=123.4)
   assert [line.split(" | ", 2)[2] for line in stream.getvalue().splitlines()] == [
-    "pass | 123 images/s | 0:04 gone, ? left",
-    "pass | 123 images/s | 0:20 gone, 1:36 left",  # 50 in 16 s, and 300 are left
+    "pass | 123 images/s | 0:04 elapsed, ? left",
+    "pass | 123 images/s | 0:20 elapsed, 1:36 left",  # 50 in 16 s, and 300 are left
   ]
 
 

@@ -46,7 +46,7 @@ def test_an_exit_code_is_passed_on(child, tmp_path, code):
 def test_a_child_that_dies_asks_for_a_restart(child, tmp_path, capfd, name):
   child(f"echo 'tasks are unhealthy (no heartbeat):\n1\n3' >&2; kill -{name} $$")
   assert supervision.run([], folder=tmp_path, process=2) == 42
-  assert f"process 1, 3 of this run was lost; the process ended by SIG{name}" in capfd.readouterr().err
+  assert f"process 1, 3 of this run was lost; the process was killed by SIG{name}" in capfd.readouterr().err
   found = json.loads((tmp_path / "exit_reason.2.json").read_text())
   assert (found["code"], found["process"]) == (42, 2)
 
@@ -101,14 +101,14 @@ def test_a_watcher_that_is_killed_takes_its_child_along(tmp_path):
     pytest.skip("only Linux ends a child with its parent")
   pid = tmp_path / "pid"
   watched = (
-    "import os, time; from jaxtl import supervision; supervision.end_with_watcher(); "
+    "import os, time; from jaxtl.host import supervision; supervision.end_with_watcher(); "
     f"open('{pid}.new', 'w').write(str(os.getpid())); os.rename('{pid}.new', '{pid}'); time.sleep(60)"
   )
   script = tmp_path / "child.sh"
   script.write_text(f"#!/bin/sh\nexec {sys.executable} -c {shlex.quote(watched)}\n")
   script.chmod(0o755)
   program = (
-    "import sys; from pathlib import Path; from jaxtl import supervision; "
+    "import sys; from pathlib import Path; from jaxtl.host import supervision; "
     f"sys.executable = {str(script)!r}; supervision.run([], folder=Path({str(tmp_path)!r}), process=0)"
   )
   watcher = subprocess.Popen([sys.executable, "-c", program])

@@ -38,7 +38,7 @@ def test_a_dry_run_prints_all_and_writes_nothing(here, capsys):
   assert cli.main([*SLURM, "base.epochs=3.0"]) == 0
   again, error = capsys.readouterr()
   assert again == out
-  assert error == "jaxtl: nothing has been submitted; add --yes to do it\n"
+  assert error == "jaxtl: nothing has been submitted; add --yes to submit it\n"
   assert files(here) == before
 
 
@@ -84,7 +84,7 @@ def test_files_of_another_launch_are_not_overwritten(here, capsys):
   capsys.readouterr()
   found = line(capsys, *SLURM, "--yes", "--retries", "9")
   assert (
-    "runs/launch/tiny/train.sbatch is of another launch; remove it, or give another --name or --write"
+    "runs/launch/tiny/train.sbatch belongs to another launch; remove it, or give another --name or --write"
     in found
   )
 

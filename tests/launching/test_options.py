@@ -86,7 +86,7 @@ def test_an_option_that_would_not_be_heeded_is_refused(plan, target):
     ("gke", {"grace": 29}, "--grace is 29; a run needs 25 s to save, so write at least 30"),
     ("gke", {"image": None}, "gke needs --image, like --image registry.example"),
     ("gke", {"image": "a b"}, "--image is 'a b'; expected a word like"),
-    ("gke", {"workdir": "runs/x"}, "ends with its pod; write gs://BUCKET/PATH, or --claim NAME"),
+    ("gke", {"workdir": "runs/x"}, "is lost with its pod; write gs://BUCKET/PATH, or --claim NAME"),
     ("gke", {"workdir": "gs://"}, "names no bucket"),
     ("gke", {"accelerator": "tpu-v6e-slice", "chips": 4}, "gke with a TPU needs --topology"),
     ("gke", {"accelerator": "nvidia-l4"}, "gke with a GPU needs --chips"),
@@ -103,7 +103,7 @@ def test_an_option_that_would_not_be_heeded_is_refused(plan, target):
     ("skypilot", {"workdir": "runs/x"}, "skypilot needs gs://BUCKET/PATH"),
     ("local", {"data_dir": "gs://bucket/x"}, "local mounts no bucket"),
     ("local", {"port": 70000}, "expected 1 to 65535"),
-    ("local", {"overrides": ("title=\0",)}, "is no text that a command can carry"),
+    ("local", {"overrides": ("title=\0",)}, "cannot be passed to a command"),
   ],
 )
 def test_what_cannot_be_is_one_line_that_says_what_to_write(plan, target, changes, message):

@@ -37,7 +37,7 @@ def test_a_study_takes_the_checkpoints_own_transforms_and_draws_anew_for_a_seed(
     "Room for improvement in each layer",
     "Curvature of each layer",
     "Layers, a",
-    "alone can take away",
+    "alone can lower the loss",
   ):
     assert text in page
   assert "there are no numbers yet" not in page
@@ -50,7 +50,7 @@ def test_a_study_goes_on_with_the_same_weights_only(runtime, tmp_path, config):
   assert study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
   assert (tmp_path / "run" / "a" / "0" / "layers.json").stat().st_mtime_ns == written
   config["base"]["digest"] = "0" * 16
-  with pytest.raises(InputError, match="the config says 0000"):
+  with pytest.raises(InputError, match="the config expects 0000"):
     study.run_study(config, workdir=tmp_path / "other", runtime=runtime())
 
 

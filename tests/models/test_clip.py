@@ -84,9 +84,9 @@ def test_remat_of_a_text_tower_changes_the_program_and_not_the_gradient(tower, t
 def test_text_towers_take_tokens_and_say_so():
   with pytest.raises(ConfigError, match=r"clip_text_b takes token ids \[B, T\]; got an array of shape"):
     text().init(KEY, np.zeros((2, 8, 8, 3), np.int32))
-  with pytest.raises(ConfigError, match="width=12 does not divide into num_heads=5"):
+  with pytest.raises(ConfigError, match="width=12 is not divisible by num_heads=5"):
     text(num_heads=5)
-  with pytest.raises(ConfigError, match="vocabulary must be a whole number from 1; got 0"):
+  with pytest.raises(ConfigError, match="vocabulary must be an integer of at least 1; got 0"):
     text(vocabulary=0)
   with pytest.raises(ConfigError, match="activation must be 'gelu' or 'gelu_tanh' or 'quick_gelu'"):
     text(activation="relu")

@@ -185,5 +185,5 @@ def test_bad_values_are_named():
     with pytest.raises(ConfigError, match=message):
       layers.Numerics.of(**{"dtype": "float32", "batch_norm": "batch", **keywords})
   for value in (0, -1, 2.0, True, "3"):
-    with pytest.raises(ConfigError, match="width must be a whole number from 1"):
+    with pytest.raises(ConfigError, match="width must be an integer of at least 1"):
       layers.check_count("width", value)

@@ -331,8 +331,8 @@ def test_projection_shortcuts_add_two_projections_to_a_cifar_network():
     ("resnet20", dict(shortcut="C"), "shortcut must be 'A' or 'B'; got 'C'"),
     ("resnet20", dict(head="cos"), "head must be 'linear' or 'cosine' or 'scaled_cosine'; got 'cos'"),
     ("resnet20", dict(dtype="float16"), "dtype must be"),
-    ("resnet20", dict(width=0), "width must be a whole number from 1; got 0"),
-    ("resnet20", dict(num_classes=2.5), "num_classes must be a whole number from 0; got 2.5"),
+    ("resnet20", dict(width=0), "width must be an integer of at least 1; got 0"),
+    ("resnet20", dict(num_classes=2.5), "num_classes must be an integer of at least 0; got 2.5"),
   ],
 )
 def test_bad_options_are_named(name, options, message):

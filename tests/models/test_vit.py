@@ -260,14 +260,14 @@ def test_cosine_head_has_bounded_logits(filled, x):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (dict(image_size=30), "image_size=30 is no multiple of patch_size=4; write image_size=28"),
-    (dict(num_heads=5), "width=12 does not divide into num_heads=5"),
+    (dict(image_size=30), "image_size=30 is not a multiple of patch_size=4; write image_size=28"),
+    (dict(num_heads=5), "width=12 is not divisible by num_heads=5"),
     (dict(pooling="max"), "pooling must be 'token' or 'mean' or 'distilled'; got 'max'"),
     (dict(head="cos"), "head must be 'linear' or 'cosine' or 'scaled_cosine'; got 'cos'"),
     (dict(dtype="half"), "dtype must be"),
     (dict(dropout=1.0), "dropout must be in [0, 1); got 1.0"),
     (dict(drop_path=-0.1), "drop_path must be in [0, 1); got -0.1"),
-    (dict(depth=0), "depth must be a whole number from 1; got 0"),
+    (dict(depth=0), "depth must be an integer of at least 1; got 0"),
   ],
 )
 def test_bad_options_are_named(options, message):

@@ -456,8 +456,8 @@ def test_a_rule_of_ones_own_counts_as_one_pass_until_it_says_more():
     (partial(optim.accumulate, steps=0), "at least 1 step"),
     (partial(optim.looksam, rho=0.1, every=0), "every is 0"),
     (partial(optim.gsam, rho_max=0.1, rho_min=0.2), "above its rho_max"),
-    (partial(optim.sam, rho=0.1, inner=optim.looksam(rho=0.1)), "without memory"),
-    (partial(optim.accumulate, steps=2, inner=optim.gsam(rho_max=0.1)), "without memory"),
+    (partial(optim.sam, rho=0.1, inner=optim.looksam(rho=0.1)), "stateless inner rule"),
+    (partial(optim.accumulate, steps=2, inner=optim.gsam(rho_max=0.1)), "stateless inner rule"),
   ],
 )
 def test_bad_settings_are_refused_in_one_line(make, message):
@@ -477,5 +477,5 @@ def test_a_rule_of_one_s_own_may_have_memory():
   assert optim.init_memory(rule, {}) == ()
   rule.init_memory = lambda params: (params["w"],)
   assert optim.init_memory(rule, {"w": 3.0}) == (3.0,)
-  with pytest.raises(ConfigError, match="without memory"):
+  with pytest.raises(ConfigError, match="stateless inner rule"):
     optim.accumulate(steps=2, inner=rule)

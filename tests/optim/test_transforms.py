@@ -250,7 +250,7 @@ def test_a_number_out_of_its_range_is_refused_in_one_line(make, option, values):
 
 
 def test_the_decay_of_an_average_is_a_share():
-  with pytest.raises(ConfigError, match=r"decay of the moving average is 1\.0; write a number from 0"):
+  with pytest.raises(ConfigError, match=r"decay of the moving average is 1\.0; write a number in \[0, 1\)"):
     optim.ema(decay=1.0)
 
 

@@ -107,17 +107,17 @@ def test_open_clip_says_its_activation_and_preprocessing(tmp_path, quick, activa
 @pytest.mark.parametrize(
   ("layout", "name", "content", "message"),
   [
-    ("timm", "config", "{", "is no JSON object"),
-    ("timm", "config", "[1]", "is no JSON object"),
-    ("timm", "config", '{"pretrained_cfg": 3}', "is not as timm writes it"),
-    ("jaxtl", "config", '{"model": "resnet50"}', "is not as jaxtl writes it"),
-    ("jaxtl", "config", '{"model": {}}', "is not as jaxtl writes it"),
-    ("hugging_face", "config", '{"id2label": ["a"]}', "is not as hugging_face writes it"),
-    ("hugging_face", "config", '{"id2label": {"x": "a"}}', "is not as hugging_face writes it"),
+    ("timm", "config", "{", "is not a JSON object"),
+    ("timm", "config", "[1]", "is not a JSON object"),
+    ("timm", "config", '{"pretrained_cfg": 3}', "is not what timm writes"),
+    ("jaxtl", "config", '{"model": "resnet50"}', "is not what jaxtl writes"),
+    ("jaxtl", "config", '{"model": {}}', "is not what jaxtl writes"),
+    ("hugging_face", "config", '{"id2label": ["a"]}', "is not what hugging_face writes"),
+    ("hugging_face", "config", '{"id2label": {"x": "a"}}', "is not what hugging_face writes"),
     ("hugging_face", "config", '{"hidden_act": "relu"}', "activation 'relu' is not known here"),
     ("hugging_face", "preprocessor_config", '{"size": 224, "resample": 0}', "interpolation 0 is not known"),
     ("hugging_face", "preprocessor_config", '{"size": 224, "rescale_factor": 0}', "a positive number"),
-    ("open_clip", "open_clip_config", '{"preprocess_cfg": 1}', "is not as open_clip writes it"),
+    ("open_clip", "open_clip_config", '{"preprocess_cfg": 1}', "is not what open_clip writes"),
     ("open_clip", "open_clip_config", '{"preprocess_cfg": {"mean": "x"}}', "expected three numbers"),
   ],
 )
@@ -585,7 +585,7 @@ def test_a_config_beside_the_weight_starts_no_program(own, out, capsys, hostile,
   config = json.loads((own / "config.json").read_text())
   (own / "config.json").write_text(json.dumps(config | {"model": config["model"] | hostile}))
   line = refused(capsys, *import_folder(own, out, layout="jaxtl"))
-  assert "is no keyword of a model, which are numbers and names" in line
+  assert "is not a keyword of a model; expected a number or a name" in line
   assert not Path("started").exists()
   assert list(out.parent.iterdir()) == []
 

@@ -70,7 +70,7 @@ def test_a_lone_file_is_normalised_by_family_and_what_is_assumed_is_said(
   assert any(
     "crop " in line and "interpolation bic" in line and f"mean {mean}, std" in line for line in lines
   ) or (any(f"interpolation bilinear, mean {mean}, std" in line for line in lines))
-  assert any(line.startswith("assumed, since no config file says it: crop, inter") for line in lines)
+  assert any(line.startswith("assumed, because no config file specifies it: crop, inter") for line in lines)
   assert any(f"a weight of {family}," in line for line in lines) == bool(family)
 
 
@@ -91,7 +91,7 @@ def test_deit_of_hugging_face_without_a_processor(tmp_path, out):
 def test_options_and_files_are_not_assumed(imported, tmp_path, vit):
   _, text = imported("--mean", "0.1,0.2,0.3", "--crop-fraction", "none")
   assert "crop none, interpolation bicubic, mean 0.1 0.2 0.3, std 0.5 0.5 0.5" in text
-  assert "says it: interpolation, std; other values: --interpolation, --std" in text
+  assert "specifies it: interpolation, std; other values: --interpolation, --std" in text
 
 
 def test_nothing_is_assumed_where_a_file_says_all(tmp_path, out, capsys):
@@ -105,7 +105,7 @@ def test_nothing_is_assumed_where_a_file_says_all(tmp_path, out, capsys):
   assert cli.main([str(a) for a in arguments]) == 0
   text = capsys.readouterr().out
   assert "crop 0.9, interpolation bilinear, mean 0.1 0.1 0.1, std 0.2 0.2 0.2" in text
-  assert "assumed, since" not in text
+  assert "assumed, because" not in text
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -120,7 +120,7 @@ def test_a_missing_array_may_be_drawn_anew(imported, vit):
   weights, text = imported("--allow", "^params/norm/bias$", tensors=some)
   np.testing.assert_array_equal(weights.params["norm"]["bias"], np.zeros(8))
   same(weights, {**vit.ours, "params": {**vit.ours["params"], "norm": weights.params["norm"]}})
-  assert "not in the file, drawn anew: params/norm/bias" in text
+  assert "not in the file, initialised: params/norm/bias" in text
   assert f"{len(vit.entries) - 1} arrays" in text
 
 
@@ -220,11 +220,11 @@ def without(tensors, *keys):
 
 
 BAD_TENSORS = {
-  "norm.bias is not in the file, for params/norm/bias": lambda t: without(t, "norm.bias"),
-  "extra (2,) of the file has no place": lambda t: t | {"extra": np.zeros(2)},
+  "norm.bias is missing from the file, for params/norm/bias": lambda t: without(t, "norm.bias"),
+  "extra (2,) of the file has no place in the model": lambda t: t | {"extra": np.zeros(2)},
   "holds values that are not finite": lambda t: t | {"norm.bias": np.full(8, np.nan)},
   "which does not give (1, 785, 8) of params/embed/positions": lambda t: t | {"pos_embed": t["pos_embed"][0]},
-  "head.weight is (24,), which is no classifier": lambda t: t | {"head.weight": t["head.weight"].ravel()},
+  "head.weight is (24,), which is not a classifier": lambda t: t | {"head.weight": t["head.weight"].ravel()},
 }
 
 
@@ -250,15 +250,15 @@ def test_tensors_that_do_not_fit_are_refused(vit_command, vit, capsys, out, mess
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (["depth=1"], "of the file has no place"),
+    (["depth=1"], "of the file has no place in the model"),
     (["width=16"], "which does not give"),
-    (["image_size=20"], "image_size=20 is no multiple of patch_size=8; write image_size=16"),
-    (["--image-size", "20"], "image_size=20 is no multiple of patch_size=8; write image_size=16"),
+    (["image_size=20"], "image_size=20 is not a multiple of patch_size=8; write image_size=16"),
+    (["--image-size", "20"], "image_size=20 is not a multiple of patch_size=8; write image_size=16"),
     (["--image-size", "32", "image_size=16"], "the images are 32 x 32 pixels"),
     (["witdh=16"], "has no 'witdh'; did you mean 'width'?"),
     (["width=wide"], "width is 'wide'; expected"),
-    (["make=os.getcwd"], "is no keyword of a model"),
-    (["dtype={'make': 'os.getcwd'}"], "is no keyword of a model"),
+    (["make=os.getcwd"], "is not a keyword of a model"),
+    (["dtype={'make': 'os.getcwd'}"], "is not a keyword of a model"),
     (["activation=relu"], "activation must be"),
     (["--as", "nonsense"], "jaxtl.models has no 'nonsense'"),
     (["--as", "wide_resnet28_10"], "the layout 'timm' has no wide_resnet28_10; it has densenet121"),
@@ -275,13 +275,13 @@ def test_options_that_do_not_fit_are_refused(vit_command, capsys, out, options, 
 @pytest.mark.parametrize(
   ("option", "message"),
   [
-    (["--allow", "["], "'[' is no regular expression"),
+    (["--allow", "["], "'[' is not a regular expression"),
     (["--mean", "1,2"], "'1,2' is not three numbers"),
     (["--crop-fraction", "half"], "'half' is neither a number nor 'none'"),
     (["--interpolation", "nearest"], "invalid choice: 'nearest'"),
     (["--image-size", "0"], "expected a positive integer, got '0'"),
     (["--layout", "keras"], "invalid choice: 'keras'"),
-    (["nonsense"], "'nonsense' is no argument of jaxtl import"),
+    (["nonsense"], "'nonsense' is not an argument of jaxtl import"),
   ],
 )
 def test_an_option_that_cannot_be_is_argparses_exit_code_2(vit_command, capsys, out, option, message):
@@ -296,10 +296,10 @@ def test_an_option_that_cannot_be_is_argparses_exit_code_2(vit_command, capsys, 
   ("content", "message"),
   [
     ('["a", "b"]', "the file's classifier has 3 outputs; the class list has 2 names"),
-    ('{"a": 1}', "is no JSON list of names"),
-    ('["a", "b", 3]', "is no JSON list of names"),
-    ("[", "is no JSON"),
-    ("\udcff", "is no JSON"),
+    ('{"a": 1}', "is not a JSON list of names"),
+    ('["a", "b", 3]', "is not a JSON list of names"),
+    ("[", "is not valid JSON"),
+    ("\udcff", "is not valid JSON"),
   ],
 )
 def test_a_class_list_that_does_not_fit_is_refused(vit_command, tmp_path, capsys, out, content, message):
@@ -312,7 +312,7 @@ def test_a_class_list_that_does_not_fit_is_refused(vit_command, tmp_path, capsys
 def test_ten_outputs_without_names_are_refused(vit_command, capsys, out):
   tensors = small_vit("timm", num_classes=10).theirs
   line = refused(capsys, *vit_command(tensors=tensors, classes=False))
-  assert "has 10 outputs, and nothing says what they are; give --classes FILE" in line
+  assert "has 10 outputs, and nothing names them; give --classes FILE" in line
   assert nothing_written(out)
 
 
@@ -325,7 +325,7 @@ def test_names_for_no_classifier_are_refused(vit_command, vit, capsys, out):
 def test_a_big_vision_file_of_another_width_is_one_line(tmp_path, capsys, out):
   np.savez(tmp_path / "x.npz", pos_embedding=np.zeros((1, 4, 16), np.float32))
   arguments = ["import", tmp_path / "x.npz", "--as", "vit_ti16", "--layout", "big_vision", "--out", out]
-  assert "is not in the file" in refused(capsys, *arguments, *VIT_KEYWORDS)
+  assert "is missing from the file" in refused(capsys, *arguments, *VIT_KEYWORDS)
   assert nothing_written(out)
 
 

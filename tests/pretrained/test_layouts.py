@@ -73,7 +73,7 @@ def test_the_numerics_and_the_preprocessing_of_a_layout_are_keywords_and_transfo
 )
 def test_a_layout_that_is_only_read_cannot_be_written(layout, name):
   model, shapes = small(name)
-  with pytest.raises(ConfigError, match="only read"):
+  with pytest.raises(ConfigError, match="read-only"):
     write(LAYOUTS[layout].entries(model, shapes), random_weights(shapes))
 
 
@@ -289,9 +289,9 @@ def test_all_that_does_not_fit_is_in_one_line():
   with pytest.raises(CheckpointError) as caught:
     read(vit.entries, wrong, vit.shapes)
   for part in (
-    "norm.bias is not in the file",
+    "norm.bias is missing from the file",
     r"head.weight is (3, 9)",
-    "more (2,) of the file has no place",
+    "more (2,) of the file has no place in the model",
   ):
     assert part in str(caught.value)
   assert "\n" not in str(caught.value)

@@ -41,7 +41,7 @@ def test_what_stands_before_all_names_goes(prefix, note):
   found = renamed([prefix + key for key in EXPECTED])
   assert tuple(found.tensors) == EXPECTED
   assert [int(x[0]) for x in found.tensors.values()] == [0, 1, 2, 3]
-  assert found.notes == ((f"taken from the names: {note}",) if note else ())
+  assert found.notes == ((f"stripped from the names: {note}",) if note else ())
 
 
 def test_a_part_that_was_compiled_or_sharded_alone_is_renamed():
@@ -63,7 +63,7 @@ def test_names_that_lack_what_the_layout_has_before_them_get_it():
   """Hugging Face's ViTModel has `embeddings.cls_token`, its classifier `vit.embeddings.cls_token`."""
   found = renamed(["a", "b.c", "pooler.x"], ["vit.a", "vit.b.c", "vit.d", "classifier.weight"])
   assert set(found.tensors) == {"vit.a", "vit.b.c", "vit.pooler.x"}
-  assert found.notes == ("put before the names: vit.",)
+  assert found.notes == ("prepended to the names: vit.",)
 
 
 def test_a_file_of_another_network_is_not_renamed():
@@ -105,7 +105,7 @@ def same(out, ours):
 def test_a_file_with_a_prefix_is_imported_and_the_prefix_said(imported, vit, out, prefix):
   _, text = imported(tensors={prefix + key: value for key, value in vit.theirs.items()})
   same(out, vit.ours)
-  assert "taken from the names: " in text
+  assert "stripped from the names: " in text
 
 
 def test_a_training_of_timm_s_is_imported(tmp_path, out, class_list, capsys):
@@ -138,7 +138,7 @@ def test_a_training_of_lightning_s_is_imported(tmp_path, out, class_list, capsys
   arguments = ["import", path, "--as", "vit_ti16", "--layout", "timm", *VIT_KEYWORDS, "--out", out]
   assert cli.main([str(a) for a in (*arguments, "--classes", class_list)]) == 0
   same(out, vit.ours)
-  assert "taken from the names: _orig_mod. model." in capsys.readouterr().out
+  assert "stripped from the names: _orig_mod. model." in capsys.readouterr().out
 
 
 def test_the_prefix_option_chooses_a_model(imported, vit, out):
@@ -163,7 +163,7 @@ def test_of_a_file_that_does_not_fit_five_names_of_each_side_are_shown(vit_comma
   tensors = {f"w{i}": np.zeros(2, np.float32) for i in range(7)}
   line = refused(capsys, *vit_command(tensors=tensors))
   assert "the file has w0, w1, w2, w3, w4 and 2 more" in line
-  assert "expected are blocks.0.attn.proj.bias, blocks.0.attn.proj.weight, " in line
+  assert "expected blocks.0.attn.proj.bias, blocks.0.attn.proj.weight, " in line
 
 
 def test_names_that_would_steer_a_terminal_are_shown_escaped(vit_command, capsys):

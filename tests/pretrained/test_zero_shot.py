@@ -52,7 +52,7 @@ def command(place, *more, head=("--zero-shot", "--text", "--vocabulary"), **chan
 
 def test_scores_are_those_of_the_towers(place, tmp_path, capsys):
   assert cli.main([str(a) for a in command(place, "--out", tmp_path / "out")]) == 0
-  assert f"zero-shot by {place / 'text'} in the words of {place / 'words.json'}" in capsys.readouterr().out
+  assert f"zero-shot by {place / 'text'} with the prompts {place / 'words.json'}" in capsys.readouterr().out
   found = json.loads((tmp_path / "out" / "scores.json").read_text())
   image, text = (checkpoint.load(place / name) for name in ("image", "text"))
   tokenizer = zero_shot.tokenizer(vocabulary=str(place / "merges.txt"))
@@ -104,13 +104,17 @@ def test_some_of_the_classes_need_the_word_subset(place, tmp_path, capsys):
       "--zero-shot needs --vocabulary: the text tower, and its vocab",
     ),
     (("--zero-shot",), (), "--zero-shot needs --text and --vocabulary"),
-    (("--text",), (), "--text is of --zero-shot PROMPTS; write both, or neither"),
-    (("--vocabulary",), (), "--vocabulary is of --zero-shot PROMPTS"),
-    (("--zero-shot", "--text", "--vocabulary"), ("--class-map", "m.json"), "--class-map has no meaning with"),
-    (("--zero-shot",), ("--flatness",), "--zero-shot has no meaning with --flatness"),
-    (("--text",), ("--flatness",), "--text has no meaning with --flatness"),
-    (("--vocabulary",), ("--flatness",), "--vocabulary has no meaning with --flatness"),
-    ((), (), "or an image tower of CLIP one of class names with --zero-shot"),
+    (("--text",), (), "--text requires --zero-shot PROMPTS; give both or neither"),
+    (("--vocabulary",), (), "--vocabulary requires --zero-shot PROMPTS"),
+    (
+      ("--zero-shot", "--text", "--vocabulary"),
+      ("--class-map", "m.json"),
+      "--class-map cannot be combined with",
+    ),
+    (("--zero-shot",), ("--flatness",), "--zero-shot cannot be combined with --flatness"),
+    (("--text",), ("--flatness",), "--text cannot be combined with --flatness"),
+    (("--vocabulary",), ("--flatness",), "--vocabulary cannot be combined with --flatness"),
+    ((), (), "train one, or give an image tower of CLIP one with --zero-shot"),
   ],
 )
 def test_options_that_do_not_go_together_are_one_line(place, capsys, head, more, message):
@@ -118,12 +122,12 @@ def test_options_that_do_not_go_together_are_one_line(place, capsys, head, more,
 
 
 def test_files_that_do_not_go_together_are_one_line(place, tmp_path, capsys):
-  assert "which is no text tower" in refused(capsys, *command(place, text="image"))
+  assert "which is not a text tower" in refused(capsys, *command(place, text="image"))
   assert "there is no vocabulary at" in refused(capsys, *command(place, vocabulary="no.txt"))
   assert "neither a set nor a JSON file" in refused(capsys, *command(place, **{"zero-shot": "no.json"}))
   wide = as_weights("clip_text_b", size=16, classes=(), **(TEXT | dict(embed_dim=6)))
   checkpoint.save_weights(wide, tmp_path / "wide")
-  assert "they are no pair" in refused(capsys, *command(place, text=tmp_path / "wide"))
+  assert "they do not belong together" in refused(capsys, *command(place, text=tmp_path / "wide"))
   save_prompts(tmp_path / "others.json", classes=("cat", "dog", "cow"))
   line = refused(capsys, *command(place, **{"zero-shot": tmp_path / "others.json"}), code=3)
   assert "have no class 'n1', 'n2', 'n3'" in line

@@ -146,7 +146,7 @@ def test_seeds_that_do_not_overlap_are_called_so():
 def test_one_seed_claims_nothing():
   results = study({"a": [0.8], "b": [0.7]}, seeds=(0,))
   assert "(one seed)" in finding(results)[0]
-  assert "not known" in qualifications(results)[0]
+  assert "may be chance" in qualifications(results)[0]
 
 
 def test_missing_cells_are_named():
@@ -163,8 +163,8 @@ def with_sessions(results, *asked):
 def test_a_subset_that_was_asked_for_is_complete():
   half = study({"a": [0.8], "b": []})
   said = qualifications(with_sessions(half, (["a"], [0])))
-  assert said[0] == "What was asked for is complete: a, seed 0."
-  assert said[1] == "Not asked for (--arms, --seeds): a/1, b/0, b/1."
+  assert said[0] == "What was requested is complete: a, seed 0."
+  assert said[1] == "Not requested (--arms, --seeds): a/1, b/0, b/1."
   assert "unfinished" not in " ".join(said)
 
 
@@ -172,10 +172,10 @@ def test_a_subset_that_was_asked_for_may_be_unfinished():
   half = study({"a": [0.8], "b": []})
   said = " ".join(qualifications(with_sessions(half, (["a"], [0]), (["a"], [0, 1]))))
   assert "1 of 4 cells (arm/seed) are done; missing: a/1." in said
-  assert "Not asked for (--arms, --seeds): b/0, b/1." in said
+  assert "Not requested (--arms, --seeds): b/0, b/1." in said
   everything = " ".join(qualifications(with_sessions(half, (["a"], [0]), (["a", "b"], [0, 1]))))
   assert "missing: a/1, b/0, b/1." in everything
-  assert "Not asked for" not in everything
+  assert "Not requested" not in everything
 
 
 @pytest.mark.parametrize("asked", [None, 3, {"arms": ["a"]}, {"arms": 3, "seeds": [0]}])
@@ -190,7 +190,7 @@ def test_one_arm_is_not_called_the_best():
     "Accuracy on pets by fine-tuning, a: 0.850 ± 0.071 over 2 seeds."
   ]
   [text] = finding(study({"a": [0.8, 0.9], "b": []}))
-  assert "no other arm is there to compare it with" in text
+  assert "there is no other arm to compare it with" in text
 
 
 def test_patching_compares_accuracies_and_not_sums_of_losses_on_different_scales():
@@ -232,7 +232,7 @@ def test_caption_states_the_protocol(tmp_path):
   ("by", "said"),
   [
     ("leave_one_out", "On digits: chosen by leaving one image out at a time, since most classes have fewer"),
-    ("nothing", "On digits: the middle one of those listed: with one training image a class none can be"),
+    ("nothing", "On digits: the middle one of those listed: with one training image per class none can be"),
     ("held_out", None),
     ("given", None),
   ],

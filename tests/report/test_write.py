@@ -172,7 +172,7 @@ def test_one_seed_shows_no_spread(tmp_path, no_figures):
   page = write(tmp_path, arms=("cross_entropy", "sam"), seeds=(0,), targets=("digits",))
   text = page.read_text(encoding="utf-8")
   assert 'class="spread"' not in text
-  assert "One seed: no spread is known." in text
+  assert "One seed: the spread is unknown." in text
 
 
 def test_a_protocol_that_was_not_run_is_left_out(tmp_path):
@@ -258,7 +258,7 @@ def test_a_study_from_outside_has_a_table_of_its_numbers(tmp_path):
   text = (out.parent / "report.md").read_text()
   assert "No cell" not in text
   assert (
-    "2 of 2 cells of this study are finished. The study does not say which of its measures decides "
+    "2 of 2 cells of this study are finished. The study does not name its deciding measure "
     "(accuracy, seconds), so no arm is called the best."
   ) in text
   assert "| arm | accuracy | seconds |" in text
@@ -274,7 +274,10 @@ def test_a_study_from_outside_has_a_table_of_its_numbers(tmp_path):
   [
     ({"a": [], "b": []}, "2 of 2 cells of this study are finished; their rows have no numbers."),
     ({"a": [{"text": "x"}]}, "1 of 2 cells of this study are finished; their rows have no numbers."),
-    ({"a": [{"x": 1}]}, "1 of 2 cells of this study are finished. The study does not say"),
+    (
+      {"a": [{"x": 1}]},
+      "1 of 2 cells of this study are finished. The study does not name its deciding measure",
+    ),
     ({}, "No cell of this study is finished"),
   ],
 )

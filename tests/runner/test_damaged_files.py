@@ -119,7 +119,7 @@ def test_a_run_that_cannot_know_what_it_went_around_ends_with_5(session, spoil):
   damage(path, spoil)
   (folder / "arm" / "0" / "rows.jsonl").unlink()
   said = refused(again, StorageError, path)
-  assert "bring it back, or give another --workdir to start anew" in said
+  assert "restore it, or give another --workdir to start over" in said
 
 
 def test_detours_that_are_whole_are_read(tmp_path):
@@ -138,7 +138,7 @@ def test_a_line_of_the_metrics_that_is_torn_or_damaged_is_left_out(session, line
   (folder / "arm" / "0" / "rows.jsonl").unlink()
   notes = again()
   assert path.read_text() == whole
-  assert (f"{path}: 1 lines are torn or damaged, and are left out" in notes) == bool(line)
+  assert (f"{path}: 1 lines are truncated or damaged and are skipped" in notes) == bool(line)
 
 
 @pytest.mark.parametrize("spoil", [EVERYWHERE[name] for name in ("no JSON", "no text", "a number")])
@@ -157,7 +157,7 @@ def test_a_result_that_is_damaged_is_named_and_measured_again(tmp_path, spoil):
     assert remember(path, lambda: {"accuracy": 0.75}, note=notes.append) == {"accuracy": 0.75}
   assert len(notes) == 1
   assert notes[0].startswith(f"{path} is damaged (")
-  assert notes[0].endswith("It is two.fine_tune.json.damaged now, and is measured again")
+  assert notes[0].endswith("Renamed to two.fine_tune.json.damaged, and measured again")
   assert path.with_name("two.fine_tune.json.damaged").exists()
 
 
@@ -166,7 +166,7 @@ def test_a_result_that_must_not_be_replaced_is_refused(tmp_path):
   remember(path, lambda: {"weights": "1a"})
   path.write_text(path.read_text().replace("1a", "1b"))
   said = refused(lambda: remember(path, dict, replace=False), InputError, path)
-  assert "bring it back, or give another --workdir" in said
+  assert "restore it, or give another --workdir" in said
 
 
 def test_files_of_an_older_version_are_taken_as_they_are_and_named(session):
@@ -183,12 +183,12 @@ def test_files_of_an_older_version_are_taken_as_they_are_and_named(session):
   assert [note for note in notes if "digest" in note] == [
     f"without a digest, as an older version wrote files, and taken as they are: {folder / 'config.json'} and "
     "1 more",
-    f"{cell / 'metrics.jsonl'}: {num_lines} lines have no digest, and are taken as they are",
+    f"{cell / 'metrics.jsonl'}: {num_lines} lines have no digest and are used unverified",
   ]
   old = cell / "old.json"
   old.write_text('{"accuracy": 0.5}')
   assert remember(old, dict, note=notes.append) == {"accuracy": 0.5}
-  assert notes[-1] == f"{old} has no digest, as an older version wrote it; it is taken as it is"
+  assert notes[-1] == f"{old} has no digest, because an older version wrote it; it is used unverified"
 
 
 def flips(path, rng, read, wanted):

@@ -112,7 +112,7 @@ def test_a_transfer_study_tells_its_network_images_probe_and_fine_tunings(transf
   assert told(text, "training") == ["fine-tune x", "fine-tune y"] * 2
   assert told(text, "steps") == ["12 = 2 epochs of 96 images in batches of 16"] * 4
   assert told(text, "missing") == [
-    "no checkpoint at nowhere: make it first; its parameters and memory are told then"
+    "no checkpoint at nowhere: make it first; its parameters and memory are shown then"
   ]
   assert text.count("as compiled") == 1
   assert len(told(text, "memory")) == 2  # of the arm whose network is known
@@ -173,7 +173,9 @@ def test_what_is_not_there_is_a_line_and_the_rest_is_told(
     gone["start"] = "runs/nowhere"
   text = describe.describe(config_of(name, gone), runtime())
   missing = told(text, "missing")
-  assert any(re.match(r"there is no \w+\.parquet; say with --data-dir", line) for line in missing)
+  assert any(
+    re.match(r"there is no \w+\.parquet; give the folder above it with --data-dir", line) for line in missing
+  )
   assert ("no checkpoint at runs/nowhere" in " ".join(missing)) == ("start" in gone)
   assert "unknown" in told(text, "images")[0]
   assert not told(text, "memory")

@@ -220,7 +220,7 @@ def test_a_study_may_count_its_length_in_steps(study_config, runtime, tmp_path):
 
 @pytest.mark.parametrize("seeds", [[], [-1], [0, 0]])
 def test_seeds_are_different_numbers_from_zero(study_config, seeds):
-  with pytest.raises(ConfigError, match=r"seeds is .* expected different whole numbers from 0"):
+  with pytest.raises(ConfigError, match=r"seeds is .* expected distinct integers of 0 or more"):
     config_file.parse_config(study_config | {"seeds": seeds})
 
 
@@ -242,7 +242,7 @@ def test_changed_data_are_refused(study_config, runtime, tmp_path, monkeypatch):
   (tmp_path / "from_scratch" / "0" / "rows.jsonl").unlink()
   monkeypatch.setattr("jaxtl.data.Source.fingerprint", lambda self: "another")
   with pytest.raises(
-    InputError, match=r"has changed since .* fingerprint \w+, and now \d+ with another. Bring"
+    InputError, match=r"has changed since .* fingerprint \w+, and now \d+ with another. Restore"
   ):
     run(study_config, tmp_path, runtime)
 

@@ -70,7 +70,7 @@ def test_a_run_that_hangs_is_ended_with_its_stacks(tmp_path, started):
   config, workdir = write_config(tmp_path / "c.py", epochs=2.0, stuck=3), tmp_path / "run"
   one = started(*run_of(config, workdir, "--hang-limit", 15), log=tmp_path / "log")
   assert one.finish(seconds=90) == 42
-  assert "nothing has moved for 15 s" in reason(workdir)["reason"]
+  assert "no progress for 15 s" in reason(workdir)["reason"]
   for text in (one.text, (workdir / "stacks.txt").read_text()):
     assert "in wait_here" in text
 
@@ -80,7 +80,7 @@ def test_data_that_never_open_are_a_hang_too(tmp_path, started):
   config = write_config(tmp_path / "c.py", data=nowhere)
   one = started(*run_of(config, tmp_path / "run", "--hang-limit", 5), log=tmp_path / "log")
   assert one.finish(seconds=90) == 42
-  assert "nothing has moved for 5 s" in one.text
+  assert "no progress for 5 s" in one.text
   assert "in never_opens" in one.text
 
 

@@ -92,7 +92,7 @@ def test_skip_is_as_if_the_batch_had_not_been_seen(poisoned, runtime):
     before, after = states[step - 1], states[step]
     for part in ("params", "batch_stats", "opt_state", "memory"):
       equal(getattr(after, part), getattr(before, part))
-    assert f"step {step} is left out: its loss or gradient is not finite" in notes
+    assert f"step {step} is skipped: its loss or gradient is not finite" in notes
   good = next(step for step in range(2, 12) if step not in bad)
   with pytest.raises(AssertionError):
     equal(states[good].params, states[good - 1].params)
@@ -239,7 +239,7 @@ def test_a_leap_is_gone_around_and_a_resumed_run_takes_the_same_for_leaps(leapin
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(poisoned, runtime, tmp_path):
   experiment = poisoned(on_nonfinite="roll_back", checkpoint_every=None)
-  with pytest.raises(NonFiniteError, match="no checkpoint to go back to yet"):
+  with pytest.raises(NonFiniteError, match="there is no checkpoint to roll back to yet"):
     train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path)
 
 

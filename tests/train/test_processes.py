@@ -112,7 +112,7 @@ def test_a_peer_that_never_comes_is_not_waited_for_longer_than_asked(slow, pair,
   began = time.monotonic()
   assert both[0].finish(seconds=60) == 42
   assert time.monotonic() - began < 30
-  assert "goes on from the last checkpoint" in both[0].text
+  assert "resumes from the last checkpoint" in both[0].text
 
 
 def test_a_stopped_peer_ends_the_other_one(slow, pair, tmp_path):
@@ -123,7 +123,7 @@ def test_a_stopped_peer_ends_the_other_one(slow, pair, tmp_path):
   stopped = time.monotonic()
   assert both[0].finish(seconds=40) == 42
   assert time.monotonic() - stopped < 30
-  assert "restart" in both[0].text or "goes on from the last checkpoint" in both[0].text
+  assert "restart" in both[0].text or "resumes from the last checkpoint" in both[0].text
 
 
 def test_a_peer_that_is_alive_and_stuck_is_ended_by_the_watchdogs(tmp_path, pair):
@@ -131,7 +131,7 @@ def test_a_peer_that_is_alive_and_stuck_is_ended_by_the_watchdogs(tmp_path, pair
   config = write_config(tmp_path / "stuck.py", epochs=2.0, checkpoint_every=2, stuck=3)
   both = pair(config, "run", "--hang-limit", 25)
   assert [one.finish(seconds=150) for one in both] == [42, 42]
-  assert "nothing has moved for 25 s" in reason(tmp_path / "run", 0)["reason"]
+  assert "no progress for 25 s" in reason(tmp_path / "run", 0)["reason"]
   stacks = (tmp_path / "run" / "stacks.txt").read_text() + (tmp_path / "run" / "stacks.1.txt").read_text()
   assert "in wait_here" in stacks
   assert "in fit" in stacks
@@ -226,7 +226,7 @@ def test_a_coordinator_that_does_not_answer_is_named(slow, tmp_path):
     log=tmp_path / "log",
   )
   assert one.finish(seconds=60) == 42
-  assert f"the coordinator 127.0.0.1:{port} does not answer for 25 s" in one.text
+  assert f"the coordinator 127.0.0.1:{port} does not answer within 25 s" in one.text
 
 
 def test_a_run_moves_from_one_process_to_two_and_back(slow, pair, tmp_path):

@@ -168,13 +168,13 @@ def test_by_path_takes_the_first_rule_that_finds_the_path():
     ),
     (
       lambda: train.by_path(rules=[("w", ("data",))])("w", (5,), train.make_mesh(2)),
-      r"parts w \[5\] over 2 devices of the data axis, which do not divide 5",
+      r"splits w \[5\] over 2 devices of the data axis, which do not divide 5",
     ),
-    (lambda: train.by_path(rules=[("w(", ())]), r"rule 'w\(' is no regular expression"),
+    (lambda: train.by_path(rules=[("w(", ())]), r"rule 'w\(' is not a regular expression"),
     (lambda: train.by_path(rules=[("w", ("data", "data"))]), "rule 'w' has an axis twice"),
     (lambda: train.make_mesh(9), "num_devices is 9; this run sees 8 cpu devices"),
     (lambda: train.make_mesh(4, model=3), "model_devices is 3, which does not divide the 4 devices"),
-    (lambda: train.per_device(inner=optim.looksam(rho=0.1)), "takes a rule without memory inside"),
+    (lambda: train.per_device(inner=optim.looksam(rho=0.1)), "takes a stateless inner rule"),
   ],
 )
 def test_what_does_not_fit_is_refused(make, said):
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(make, said):
 
 def test_an_unknown_rule_for_a_model_is_refused_before_anything_runs(tiny, runtime):
   experiment = tiny(sharding=dict(make=".train.by_path", rules=[["kernel$", [None, "model"]]]))
-  with pytest.raises(ConfigError, match=r"rule 'kernel\$' parts .*head/kernel \[16, 3\] over 2 dev"):
+  with pytest.raises(ConfigError, match=r"rule 'kernel\$' splits .*head/kernel \[16, 3\] over 2 dev"):
     train.run(experiment, seed=0, runtime=mesh_runtime(runtime, 4, 2))
 
 

@@ -111,7 +111,7 @@ def test_a_repeated_alpha_costs_nothing():
     (dict(normalise="log_classes"), "num_classes of at least 2 for 'old'"),
     (dict(normalise="log_classes", num_classes={"old": 10, "new": 1}), "at least 2 for 'new'"),
     (dict(weights=(0.0, 0.0)), "not both 0"),
-    (dict(weights=(-1.0, 1.0)), "from 0 up"),
+    (dict(weights=(-1.0, 1.0)), "two numbers of 0 or more"),
   ],
 )
 def test_bad_options_are_one_line(keywords, message):

@@ -184,14 +184,16 @@ def test_towers_that_are_no_pair_are_refused(files):
   with pytest.raises(CheckpointError, match="embeds images in 6 dimensions, and the text tower its texts"):
     zero_shot.with_head(wide, head, ["a", "b"])
   for other in (as_weights("resnet8", width=4), checkpoint.load(files["text"])):
-    with pytest.raises(CheckpointError, match="is no image tower of CLIP; import one with --as clip_vit_b32"):
+    with pytest.raises(
+      CheckpointError, match="is not an image tower of CLIP; import one with --as clip_vit_b32"
+    ):
       zero_shot.with_head(other, head, ["a", "b"])
 
 
 def test_files_that_cannot_be_used_are_one_line(files, tmp_path):
   checkpoint.save_weights(as_weights("resnet8", width=4), tmp_path / "resnet")
   with pytest.raises(
-    CheckpointError, match=r"holds \.models\.resnet8, which is no text tower; .* clip_text_b or"
+    CheckpointError, match=r"holds \.models\.resnet8, which is not a text tower; .* clip_text_b or"
   ):
     maker(files, text=str(tmp_path / "resnet"))()
   with pytest.raises(CheckpointError, match="no checkpoint at"):
@@ -223,5 +225,5 @@ def my_tower(*, context: int, **keywords):
 def test_prompts_are_checked_when_the_config_is_made(files, tmp_path):
   broken = tmp_path / "broken.json"
   broken.write_text(json.dumps(dict(templates=["a cat"])))
-  with pytest.raises(ConfigError, match=r"has no \{\} where the name of a class comes"):
+  with pytest.raises(ConfigError, match=r"has no \{\} for the name of the class"):
     maker(files, prompts=str(broken))

@@ -75,7 +75,7 @@ def test_classes_may_be_left_to_the_data(tmp_path):
   [
     (dict(templates=[]), "templates is (); expected one or more texts with {} for the class"),
     (dict(templates=None), "needs 'templates'"),
-    (dict(templates=["a cat"]), "templates: 'a cat' has no {} where the name of a class comes"),
+    (dict(templates=["a cat"]), "templates: 'a cat' has no {} for the name of the class"),
     (dict(templates="a {}"), "templates is 'a {}'; expected a list"),
     (dict(classes=[]), "classes is (); expected one or more names"),
     (dict(classes=["cat", 3]), "classes.1 is 3; expected text"),
@@ -97,7 +97,11 @@ def test_an_unknown_set_shows_the_nearest(tmp_path):
     ConfigError, match="no prompts 'cifr10', neither a set nor a JSON file; did you mean 'cif"
   ):
     zero_shot.read_prompts("cifr10")
-  for content, message in ((b"[1", "is no JSON"), (b"\xff", "cannot be read"), (b"[]", "expected a mapping")):
+  for content, message in (
+    (b"[1", "is not valid JSON"),
+    (b"\xff", "cannot be read"),
+    (b"[]", "expected a mapping"),
+  ):
     (tmp_path / "my.json").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
       zero_shot.read_prompts(str(tmp_path / "my.json"))

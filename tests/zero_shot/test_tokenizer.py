@@ -124,17 +124,17 @@ def test_only_as_many_merges_count_as_openai_s_models_know(tmp_path):
 
 EMPTY = b'{"model": {"merges": [], "vocab": {}, "end_of_word_suffix": "</w>"}}'
 BAD = {
-  "a merge of three": (b"#version: 0.2\na b c\n", "line 2 is 'a b c', no merge of two tokens"),
+  "a merge of three": (b"#version: 0.2\na b c\n", "line 2 is 'a b c', not a merge of two tokens"),
   "nothing": (b"", "lists no merges"),
   "twice": (b"a b\nc d\na b\n", "two merges make the same token"),
-  "of nothing known": (b"zz yy\n", "is no vocabulary: "),
+  "of nothing known": (b"zz yy\n", "is not a vocabulary: "),
   "binary": (b"\xff\xfe\x00", "cannot be read as a vocabulary: "),
   "cut off": (gzip.compress(b"a b\n" * 100)[:20], "cannot be read as a vocabulary: "),
-  "other json": (b'{"a": 1}', "is no tokenizer.json of CLIP: it has no 'model'"),
+  "other json": (b'{"a": 1}', "is not a tokenizer.json of CLIP: it has no 'model'"),
   "json of another kind": (EMPTY.replace(b"</w>", b""), "it is for another kind of model"),
   "json without bytes": (EMPTY, "it has no token for '!'"),
-  "broken json": (b'{"model": ', "is no tokenizer.json of CLIP: "),
-  "a list": (b'{"model": []}', "is no tokenizer.json of CLIP: "),
+  "broken json": (b'{"model": ', "is not a tokenizer.json of CLIP: "),
+  "a list": (b'{"model": []}', "is not a tokenizer.json of CLIP: "),
 }
 
 

@@ -61,7 +61,7 @@ def open_source(
       {split: functools.partial(from_parquet, **tables[split], **columns) for split in _sorted_splits(tables)}
     )
   if columns:
-    raise DataError(f"{next(iter(columns))} is for Parquet files, and {text} is none; leave it out")
+    raise DataError(f"{next(iter(columns))} is for Parquet files, and {text} is not one; leave it out")
   if text in drawn:
     return {split: drawn[text](split=split) for split in ("train", "test")}
   if text.startswith("tfds:"):
@@ -108,7 +108,7 @@ def choose_split(splits: Collection[str], split: str | None) -> str:
   """
   if split is not None:
     if split not in splits:
-      raise DataError(f"no split {split!r}; there is {', '.join(splits)}")
+      raise DataError(f"no split {split!r}; expected one of {', '.join(splits)}")
     return split
   if len(splits) == 1:
     return next(iter(splits))
@@ -156,7 +156,7 @@ def _open_file(file: Path) -> dict[str, AnySource]:
   found = openers[file.suffix]() if file.suffix in openers else {}
   if not found:
     raise DataError(
-      f"{file} is no data set; expected a .parquet file, or an .npz file with train_images, train_labels"
+      f"{file} is not a data set; expected a .parquet file, or an .npz file with train_images, train_labels"
     )
   return found
 

@@ -133,9 +133,7 @@ def locate(path: str | Path, data_dir: DataDir) -> Path:
   result = Path(os.path.expanduser(Path(data_dir or ".") / path))
   if not result.exists():
     hint = (
-      ""
-      if data_dir or Path(path).is_absolute()
-      else "; say with --data-dir (data_dir) below which folder it is"
+      "" if data_dir or Path(path).is_absolute() else "; give the folder above it with --data-dir (data_dir)"
     )
     raise DataError(f"there is no {result}{hint}")
   return result

@@ -243,7 +243,7 @@ def _entries(folder: str) -> list[tuple[str, str, bool]]:
   except OSError as error:
     raise DataError(
       f"{shown(error.filename or folder)} cannot be read: {error.strerror or error}; "
-      "give it permission, mend it, or move it away"
+      "grant permission, repair it, or move it away"
     ) from error
   return sorted(entries)
 
@@ -262,7 +262,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool | None:
     return None
   if os.path.splitext(entry.name)[1].lower() in image_suffixes():
     return False  # a single image, which the budget for unreadable images counts when it is used
-  raise DataError(f"{shown(entry.path)} is a link to nothing; mend it or remove it")
+  raise DataError(f"{shown(entry.path)} is a broken link; fix it or remove it")
 
 
 def _unused_folder(name: str) -> bool:
@@ -281,7 +281,7 @@ def _mark(folder: str) -> tuple[int, int]:
     status = os.stat(folder)
   except OSError as error:
     raise DataError(
-      f"{shown(folder)} cannot be read: {error.strerror or error}; mend it or move it away"
+      f"{shown(folder)} cannot be read: {error.strerror or error}; repair it or move it away"
     ) from error
   return status.st_dev, status.st_ino
 

@@ -302,7 +302,7 @@ def builder_of(name: str, data_dir: DataDir) -> Any:
   try:
     builder = tfds.builder(name, data_dir=str(place), try_gcs=False)
   except tfds.core.DatasetNotFoundError as error:
-    raise DataError(f"TFDS knows no data set {name!r}, and {place} holds none of that name") from error
+    raise DataError(f"TFDS has no data set {name!r}, and {place} holds none of that name") from error
   manual = place / "downloads" / "manual"
   if not builder.data_path.exists() and builder.MANUAL_DOWNLOAD_INSTRUCTIONS and manual.is_dir():
     builder = _prepared(name, place, manual)

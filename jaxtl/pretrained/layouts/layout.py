@@ -184,7 +184,7 @@ def read(
     missing = [key for key in entry.keys if key not in tensors]
     if missing:
       if not _named(allow, entry.path):
-        problems.append(f"{missing[0]} is not in the file, for {entry.path}")
+        problems.append(f"{missing[0]} is missing from the file, for {entry.path}")
       continue
     strange = [key for key in entry.keys if tensors[key].dtype.kind not in "biuf"]
     if strange:
@@ -208,7 +208,7 @@ def read(
   used = {key for entry in entries for key in entry.keys}
   left = [key for key in tensors if key not in used]
   problems += [
-    f"{in_line(key)} {tuple(tensors[key].shape)} of the file has no place"
+    f"{in_line(key)} {tuple(tensors[key].shape)} of the file has no place in the model"
     for key in left
     if not _named(allow, key)
   ]
@@ -221,7 +221,7 @@ def _both(expected: set[str], tensors: Tensors) -> str:
   """Lists some names of each side if fewer than half of the expected ones are in the file; else ""."""
   if 2 * len(expected & set(tensors)) >= len(expected):
     return ""
-  return f"expected are {some(expected)}; the file has {some(tensors)}; see --as, --layout, --prefix; "
+  return f"expected {some(expected)}; the file has {some(tensors)}; see --as, --layout, --prefix; "
 
 
 def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
@@ -234,7 +234,7 @@ def write(entries: Sequence[Entry], ours: Any) -> dict[str, np.ndarray]:
   tensors: dict[str, np.ndarray] = {}
   for entry in entries:
     if entry.rule.to_theirs is None:
-      raise ConfigError(f"{entry.path} has no inverse in this layout, which is only read")
+      raise ConfigError(f"{entry.path} has no inverse in this layout, which is read-only")
     values = entry.rule.to_theirs(np.asarray(leaves[entry.path]), len(entry.keys))
     # Not ascontiguousarray, which adds an axis to scalars such as CLIP's temperature.
     tensors |= {key: np.asarray(x, order="C") for key, x in zip(entry.keys, values, strict=True)}

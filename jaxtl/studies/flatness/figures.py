@@ -52,9 +52,8 @@ def densities(results: Results) -> Figure | None:
       axes.set_title(f"Hessian of the {LOSSES[loss]}")
   caption = (
     "By stochastic Lanczos quadrature, mean over probes and seeds, each eigenvalue a narrow Gaussian. The "
-    "axis is linear near zero and logarithmic far from it (asinh). Few probes give the far eigenvalues "
-    "their places, and their number only roughly: a height of less than one is a fraction of an "
-    "eigenvalue."
+    "axis is linear near zero and logarithmic far from it (asinh). Few probes locate the far "
+    "eigenvalues, but count them only roughly: a height of less than one is a fraction of an eigenvalue."
   )
   return canvas.figure("density", "Density of the Hessian's eigenvalues", caption)
 

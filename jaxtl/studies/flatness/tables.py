@@ -98,9 +98,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     ("Standard error (s.e.)", _standard_error(rows)),
   ]
   if len(table.arms) > 1:
-    flattest = (
-      "The smallest as printed: the flattest. It does not say that the difference is beyond an error."
-    )
+    flattest = "The smallest as printed: the flattest. The difference may be within an error."
     said.append(("Bold", flattest))
   if "training" in table.title or "training loss" in table.title:
     own = [f"{arm}: {name}" for arm, name in _differentiated(results, "training").items()]
@@ -136,9 +134,9 @@ def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:
   if not few:
     return said
   return (
-    f"{said} Few probes, here {' or '.join(map(str, few))} for the trace, tell it badly: ± one of them holds "
-    "the truth in fewer than 68 of 100 cases. Student's t with n - 1 degrees of freedom, n the number of "
-    f"probes, gives wider intervals{_covered(rows)}."
+    f"{said} Few probes, here {' or '.join(map(str, few))} for the trace, estimate it badly: ± one of them "
+    "covers the truth in fewer than 68 of 100 cases. Student's t with n - 1 degrees of freedom, n the number "
+    f"of probes, gives wider intervals{_covered(rows)}."
   )
 
 
@@ -153,7 +151,7 @@ def _covered(rows: Sequence[Mapping[str, Any]]) -> str:
     return ""
   covered, share = min(found)
   return (
-    f"; those of 95 % hold the truth in {100 * covered:.0f} % of cases where, as here, one eigenvalue has "
+    f"; those of 95 % cover the truth in {100 * covered:.0f} % of cases where, as here, one eigenvalue has "
     f"{100 * share:.0f} % of the trace"
   )
 

@@ -54,7 +54,7 @@ def finding(results: Results) -> list[str]:
       else "no curvature can be compared"
     )
     said.append(
-      f"{arm}: of the loss of {_start(own):.4g}, {update} alone can take away {gain:.3g}"
+      f"{arm}: {update} alone can lower the loss of {_start(own):.4g} by {gain:.3g}"
       f"{_share(gain, _start(own))}, the most of all that are not small{_agreement(own, update, 'update')}; "
       f"{curved}."
     )

@@ -91,9 +91,13 @@ class Layers:
       methods=(
         tuple(self.methods),
         len(self.methods) > 0 and BASE not in self.methods,
-        f"some, none {BASE!r}",
+        f"at least one method, none named {BASE!r}",
       ),
-      diagnosis=(self.diagnosis, self.diagnosis is not None or not diagnosed, "one, for diagnosed methods"),
+      diagnosis=(
+        self.diagnosis,
+        self.diagnosis is not None or not diagnosed,
+        "a diagnosis, because some methods are diagnosed",
+      ),
       epochs=(self.epochs, self.epochs > 0, "a number above 0"),
     )
     config_lib.check_names(self.methods, at="methods")

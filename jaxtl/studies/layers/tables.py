@@ -44,28 +44,28 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   """Explains how to read a table of `make_tables`."""
   rows = [row for arm in results.arms for row in _rows(results, arm)]
   base = results.config.get("base", {})
-  kept = "the epoch of lowest validation loss, or the base" if base.get("best", True) else "the last step"
+  kept = "the epoch of lowest validation loss or the base" if base.get("best", True) else "the last step"
   return [
     ("Seeds", f"{_seeds(results)}; mean ± standard deviation, each with a base network of its own."),
     (
       "Methods",
-      f"{base.get('epochs', 10):g} epochs each from the same base; kept is {kept}.",
+      f"{base.get('epochs', 10):g} epochs each from the same base; {kept} is kept.",
     ),
     (
       "Temperature",
-      "Fitted on the validation images, for the base and each method. What a method gains in the loss, and "
-      "not beside the base with its temperature, was calibration: no prediction has changed for it.",
+      "Fitted on the validation images, for the base and each method. A gain in the loss that vanishes "
+      "against the base with its temperature is calibration: it changes no prediction.",
     ),
     (
       "After the last epoch",
-      "The weights at the end of each method, whatever was kept; the last loss is with a temperature of "
-      "their own. Where the base is kept, only these columns tell what the method did.",
+      "The weights at the end of each method, kept or not; the last loss is with a temperature of their "
+      "own. Where the base is kept, only these columns show what the method did.",
     ),
     ("ECE", "Expected calibration error in 15 bins."),
     (
       "Cost",
-      "MiB: state, batch and scratch of a step, as compiled for this machine; the batch is of kept hidden "
-      "states where the appendix says that such were kept, else of images.",
+      "MiB: state, batch and scratch of a step, as compiled for this machine; the batch is of hidden "
+      "states where the appendix lists them as kept, else of images.",
     ),
     ("Test", f"{_all(rows, 'num_test')} images; {_all(rows, 'num_validation')} validation images choose."),
     *_ended(rows),
@@ -105,7 +105,7 @@ def behind(results: Results) -> list[Grid]:
       ]
       note = (
         "Kept step 0 is the base network: nothing that came later had a lower validation loss. Hidden "
-        "states: where what enters the lowest layer that is perturbed or updated was kept, if it was."
+        "states: where the input of the lowest perturbed or updated layer was kept, if it was."
       )
       if any("parts" in row for row in rows):
         note += " →: parts of a method, each on the layers that a diagnosis of its own has chosen."
@@ -158,12 +158,12 @@ def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:
   }
   lowest = min(others, key=lambda name: _mean(scaled[name]))
   seeds = len(scaled[BASE])
-  over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread is known"
+  over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, spread unknown"
   still = [name for name in others if all(row["kept_step"] == 0 for row in rows if row["method"] == name)]
   each = "; ".join(
     [
       *(f"{name} {_change(values)}" for name, values in gains.items() if name not in still),
-      *([f"nothing by {' and '.join(still)}, of which the base is kept"] if still else []),
+      *([f"{' and '.join(still)} by nothing, since the base is kept"] if still else []),
     ]
   )
   if min(map(_mean, scaled.values())) == _mean(scaled[BASE]):
@@ -171,7 +171,7 @@ def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:
   else:
     best = (
       f"the lowest of {len(others)} methods on the test images, chosen on them (which flatters), is {lowest} "
-      f"with {_mean(scaled[lowest]):.4f}, the base having {_mean(scaled[BASE]):.4f}."
+      f"with {_mean(scaled[lowest]):.4f}, against {_mean(scaled[BASE]):.4f} of the base."
     )
   return [
     f"{arm}: the test loss of the base is {_mean(plain[BASE]):.3f}, and {_mean(scaled[BASE]):.3f} with a "

@@ -84,7 +84,7 @@ def indicators(results: Results) -> Figure | None:
     "A dot for each pair and seed: the colour is the supported task, the shape the patching task. Right of 0 "
     "the first step towards the fine-tuned weights lowers the supported loss; above 0 some coefficient does."
   )
-  return canvas.figure("indicators", "What one gradient foretells", caption)
+  return canvas.figure("indicators", "What one gradient predicts", caption)
 
 
 def _panels(

@@ -118,7 +118,7 @@ def linear_probe(
   )
   if by == "nothing":
     around.note(
-      f"{around.name}: one training image a class, so no penalty can be chosen; {penalty:g} is taken"
+      f"{around.name}: one training image per class, so no penalty can be chosen; using {penalty:g}"
     )
   return chosen.head()
 
@@ -152,7 +152,7 @@ class ZeroShotHead:
     if kind != "scaled_cosine":
       raise ConfigError(
         f"zero-shot heads need a backbone with head=scaled_cosine, and {around.start.path} has head={kind}; "
-        "import it with head=scaled_cosine behind the options"
+        "import it with head=scaled_cosine after the options"
       )
     from_files.check_width(around.start, self.make.check(around.classes))
 

@@ -100,7 +100,7 @@ def _shared(lists: Mapping[str, Transforms], kind: str) -> tuple[Transforms, dic
         continue
       if not _is_augmentation(one):
         other = next(other for other, has in keys.items() if _key(one) not in has)
-        raise _refusal(f"patching.{name}.train.{kind} has {_call(one)}, which {other} has not")
+        raise _refusal(f"patching.{name}.train.{kind} has {_call(one)}, which {other} does not have")
       left_out.setdefault(name, []).append(_call(one))
   return _the_same(kept, kind), left_out
 
@@ -128,7 +128,7 @@ def _the_same(lists: Mapping[str, Transforms], kind: str) -> Transforms:
 def _refusal(what: str) -> ConfigError:
   return ConfigError(
     f"{what}; joint fine-tuning sees all patching tasks through the same transforms, of which only "
-    'augmentations that keep the size may differ: write the others alike, or leave "joint" out of '
+    'augmentations that keep the size may differ: make the others identical, or leave "joint" out of '
     "merging.methods"
   )
 

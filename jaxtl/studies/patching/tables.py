@@ -65,7 +65,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
         "specialist's accuracy is 0.",
       ),
     ]
-    joint = "Fine-tuned with the augmentations that all patching tasks have; the notes tell what is left out."
+    joint = "Fine-tuned with the augmentations that all patching tasks have; the notes list what is left out."
     is_there = any(row["method"] == "joint" for arm in results.arms for row in merges(results, arm))
     return [*said, ("joint", joint)] if is_there else said
   names = {row["supported"] for row in found}, {row["patching"] for row in found}
@@ -190,7 +190,7 @@ def _pair_grid(arm: str, found: Sequence[Row]) -> Grid:
     )
   note = (
     "Test accuracies in per cent. The sum is that of normalised validation losses; gains are over the grid "
-    "of 0.05. Warm-started: the same search, told the grid's values first, so that it cannot be above them."
+    "of 0.05. Warm-started: the same search, given the grid's values first, so that it cannot be above them."
   )
   return Grid(f"Pairs of {arm}", header, rows, note, frozenset({0, 6, 7, 11}))
 
@@ -263,7 +263,7 @@ def _correlations(results: Results) -> Grid | None:
     "Of gradient similarity and backward transfer. The latter has the unit of a loss by a distance: "
     "tasks whose losses differ in size are better not pooled."
   )
-  return Grid("Does one gradient foretell backward transfer?", header, rows, note, frozenset({0, 1}))
+  return Grid("Does one gradient predict backward transfer?", header, rows, note, frozenset({0, 1}))
 
 
 def _merge_grid(arm: str, found: Sequence[Row]) -> Grid:

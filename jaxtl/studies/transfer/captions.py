@@ -37,7 +37,7 @@ def caption(
     topics.append(
       (
         "Accuracy",
-        "Of the last step. The small number beside it is the best test evaluation of the run: choosing on "
+        "Of the last step. The small number next to it is the best test evaluation of the run: choosing on "
         "the test set flatters, so nothing is concluded from it.",
       )
     )
@@ -50,7 +50,7 @@ def caption(
     topics.append(("Mean rank", ranked))
   lowest = [name for name, title in (("λ_max", "λ_max"), ("rank", "mean rank")) if title in titles]
   best = "highest accuracy" + (f", lowest {' and '.join(lowest)}" if lowest else "")
-  beyond = "It does not say that the difference is beyond the spread."
+  beyond = "The difference may be within the spread."
   topics.append(("Bold", f"The best mean of the column as printed ({best}). {beyond}"))
   return topics
 
@@ -59,7 +59,7 @@ def _choices_of_penalty(results: Results) -> list[str]:
   """States, by target, where the probe's penalty was chosen differently from the protocol."""
   how = {
     "leave_one_out": "chosen by leaving one image out at a time, since most classes have fewer than 3",
-    "nothing": "the middle one of those listed: with one training image a class none can be chosen",
+    "nothing": "the middle one of those listed: with one training image per class none can be chosen",
   }
   where: dict[str, set[str]] = {}
   for row in results.rows:

@@ -110,7 +110,7 @@ def test_a_link_to_nothing_is_refused_or_an_unreadable_image(tmp_path):
   root = write_images(tmp_path, "cat/a.png", "dog/b.png")
   for place in ("cat/more", "cow"):
     (root / place).symlink_to("nowhere")
-    refused(root, f"{place} is a link to nothing; mend it or remove it")
+    refused(root, f"{place} is a broken link; fix it or remove it")
     (root / place).unlink()
   (root / "cat" / "z.png").symlink_to("nowhere")
   source = opened(root)

@@ -57,7 +57,7 @@ def test_wrong_arrays_are_refused():
     data.from_arrays(images=GRAY.astype(np.float32), labels=[0] * 4)
   with pytest.raises(DataError, match="shape"):
     data.from_arrays(images=GRAY[0], labels=[0] * 5)
-  with pytest.raises(DataError, match="'real' or 'drawn'"):
+  with pytest.raises(DataError, match="'real' or 'synthetic'"):
     data.from_arrays(images=GRAY, labels=[0] * 4, kind="fake")
 
 

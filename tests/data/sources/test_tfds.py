@@ -219,7 +219,7 @@ def test_what_is_not_there_is_said(prepared, tmp_path):
   open_ = partial(data.from_tfds, name="tiny_squares", split="train", data_dir=prepared[1])
   for options, said in (
     (dict(data_dir=tmp_path), r"not prepared: there is no .*; run `tfds build tiny_squares --data_dir"),
-    (dict(name="no_such_set_at_all"), "knows no data set"),
+    (dict(name="no_such_set_at_all"), "has no data set"),
     (dict(split="val"), "no split 'val'; it has train"),
     (dict(label_key="y"), "no feature 'y'; it has image, label"),
     (dict(image_key="x"), "no feature 'x'"),

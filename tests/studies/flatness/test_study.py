@@ -172,11 +172,11 @@ def test_other_weights_at_the_same_place_are_refused(runtime, tmp_path, flatness
   shutil.rmtree(flatness_config["base"]["start"])
   longer = parse(tiny_config(epochs=3.0), Experiment)
   train.run(longer, seed=0, runtime=runtime(), workdir=Path(flatness_config["base"]["start"]))
-  with pytest.raises(InputError, match="begun with other weights") as error:
+  with pytest.raises(InputError, match="started with other weights") as error:
     study.run_study(config, workdir=tmp_path / "run", runtime=runtime())
   assert "\n" not in str(error.value)
   config["base"] = config["base"] | dict(digest="0" * 16)
-  with pytest.raises(InputError, match="the config says 0000"):
+  with pytest.raises(InputError, match="the config expects 0000"):
     study.run_study(config, workdir=tmp_path / "another", runtime=runtime())
 
 

@@ -37,7 +37,7 @@ def results_of(rows, arms=("plain",), seeds=(0,)):
 def test_the_finding_names_the_layers_of_the_choice():
   [said] = diagnosis_tables.finding(results_of(ROWS))
   assert said == (
-    "plain: of the loss of 0.8, stem alone can take away 0.08 (10.0%), the most of all that are not small; "
+    "plain: stem alone can lower the loss of 0.8 by 0.08 (10.0%), the most of all that are not small; "
     "the curvature is largest in block1."
   )
 
@@ -51,13 +51,13 @@ def test_the_finding_over_seeds_is_of_the_means():
     *(row("block1", seed=seed, kappa=500.0, perturb=True) for seed in range(3)),
   ]
   [said] = diagnosis_tables.finding(results_of(rows, seeds=(0, 1, 2)))
-  assert "head alone can take away 0.0733" in said
+  assert "head alone can lower the loss of 0.8 by 0.0733" in said
   assert "that are not small (in the mean, and the choice of 1 of 3 seeds);" in said
   assert said.endswith("the curvature is largest in block1 (in the mean, and the choice of 3 of 3 seeds).")
   # Second for every seed, and so chosen by none.
   rows += [row("steady", seed=seed, delta_loss=0.1) for seed in range(3)]
   [said] = diagnosis_tables.finding(results_of(rows, seeds=(0, 1, 2)))
-  assert "steady alone can take away 0.1" in said
+  assert "steady alone can lower the loss of 0.8 by 0.1" in said
   assert "the choice of 0 of 3 seeds" in said
 
 

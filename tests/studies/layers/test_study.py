@@ -253,7 +253,7 @@ IMPOSSIBLE = [
       diagnosis=None,
       methods=dict(chosen=dict(diagnosed=False)),
     ),
-    "post-training needs a model in blocks; resnet8 names none",
+    "post-training needs a model with blocks; resnet8 has none",
   ),
 ]
 
@@ -283,12 +283,12 @@ def test_a_check_refuses_it_too(base, runtime, changes, message):
 @pytest.mark.parametrize(
   ("path", "value", "message"),
   [
-    (("methods",), {}, "methods is .*expected some"),
-    (("methods", "base"), dict(gradient=dict(make=".optim.plain")), "none 'base'"),
+    (("methods",), {}, "methods is .*expected at least one method"),
+    (("methods", "base"), dict(gradient=dict(make=".optim.plain")), "none named 'base'"),
     (("start",), "somewhere", "base and start are both given; write either base or start$"),
     (("base",), None, "neither base nor start is given; write either base or start$"),
     (("test",), data(0), "test has images of data, which it has learned"),
-    (("diagnosis",), None, "diagnosis is None; expected one, for diagnosed methods"),
+    (("diagnosis",), None, "diagnosis is None; expected a diagnosis, because some methods are diagnosed"),
     (("epochs",), 0.0, "epochs is 0.0"),
     (("validation",), data(0), "validation has images of data, .*; hold out a part"),
     (("validation",), data(2), "validation has images of test, on which nothing may be chosen"),

@@ -34,13 +34,13 @@ def test_methods_are_compared_with_their_own_base_and_the_lowest_is_called_chose
   )
   assert second == (
     "net: the lowest of 2 methods on the test images, chosen on them (which flatters), is sgd with 0.6600, "
-    "the base having 0.7000."
+    "against 0.7000 of the base."
   )
 
 
 def test_one_seed_has_no_spread():
   first, _ = layers_tables.lead(results_of(ROWS[:3], seeds=(0,)))
-  assert "one seed, so no spread is known" in first
+  assert "one seed, spread unknown" in first
   assert first.endswith("pof -0.0100; sgd -0.1000.")
 
 
@@ -48,7 +48,7 @@ def test_methods_of_which_the_base_is_kept_change_nothing():
   rows = [row("base", 0, 0.9, 0.8), row("pof", 0, 0.9, 0.7)]
   rows += [row(name, 0, 0.9, 0.8) | {"kept_step": 0} for name in ("sgd", "pol")]
   first, _ = layers_tables.lead(results_of(rows, seeds=(0,)))
-  assert first.endswith("pof -0.1000; nothing by sgd and pol, of which the base is kept.")
+  assert first.endswith("pof -0.1000; sgd and pol by nothing, since the base is kept.")
 
 
 def test_where_nothing_is_gained_no_method_is_the_lowest():
@@ -74,4 +74,4 @@ def test_the_last_epoch_has_columns_of_its_own_and_the_caption_says_why():
   (table,) = layers_tables.make_tables(results)
   found = {c.title: c.values for c in table.columns if c.group == "After the last epoch"}
   assert found == {name: {"sgd": {0: x}} for name, x in zip(("loss", "error", "loss, own T"), last.values())}
-  assert "whatever was kept" in dict(layers_tables.caption(results, table))["After the last epoch"]
+  assert "kept or not" in dict(layers_tables.caption(results, table))["After the last epoch"]

@@ -127,7 +127,7 @@ def whole(base):
     (dict(text="nowhere"), CheckpointError, "the head of old: no checkpoint at .*nowhere"),
     (dict(text="other"), CheckpointError, "embeds images in 5 dimensions, and the text tower its texts in 6"),
     (dict(text="small"), ConfigError, "tokens, and the text tower is for"),
-    (dict(text="start"), CheckpointError, "which is no text tower"),
+    (dict(text="start"), CheckpointError, "which is not a text tower"),
   ],
 )
 def test_a_head_that_cannot_be_made_is_told_before_anything_is_written(
@@ -230,6 +230,4 @@ def test_a_probe_says_where_no_penalty_can_be_chosen(each, notes):
   )
   frozen_heads.linear_probe(around, l2=(0.1, 1.0, 10.0), max_iters=5)
   assert len(said) == notes
-  assert all(
-    "new: one training image a class, so no penalty can be chosen; 1 is taken" in one for one in said
-  )
+  assert all("new: one training image per class, so no penalty can be chosen; using 1" in one for one in said)

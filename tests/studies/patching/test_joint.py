@@ -110,9 +110,9 @@ def test_batch_transforms_are_shared_too(many):
 @pytest.mark.parametrize(
   ("transforms", "message"),
   [
-    ([dict(fn=".data.normalize", mean=[0.5, 0.5, 0.5])], r"normalize\(mean=.*, which three has not"),
+    ([dict(fn=".data.normalize", mean=[0.5, 0.5, 0.5])], r"normalize\(mean=.*, which three does not have"),
     ([dict(fn=".data.resize", size=12), NORMALIZE], r"patching.two.train.transforms has resize\(size=12\)"),
-    ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which three has not"),
+    ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which three does not have"),
   ],
 )
 def rehearse(study, runtime):

@@ -206,8 +206,8 @@ def test_a_pair_whose_fine_tuned_weights_have_rotted_is_tuned_anew(base, runtime
   differing = {key for key in first[0] if again[0][key] != first[0][key]}
   assert differing <= {"seconds", "search_seconds", "session"}
   said = (tmp_path / "run" / "log.txt").read_text()
-  assert f"It is {step.name}.damaged now; there is no older step" in said
-  assert "no step that is whole, and 1 damaged; this training begins anew" in said
+  assert f"It is {step.name}.damaged; there is no older step" in said
+  assert "no intact step, and 1 damaged; this training starts over" in said
   assert {path.name for path in steps.iterdir()} == {step.name, f"{step.name}.damaged"}
   after = (folder / "fine_tune" / "two" / "metrics.jsonl").read_text()
   assert after.count("\n") == before.count("\n")  # not those of both trainings
@@ -347,7 +347,7 @@ def test_the_report_shows_pairs_rules_indicators_and_curves(finished, tmp_path):
   text = (tmp_path / "out" / "report.md").read_text()
   assert "mean over 4 pairs (and seeds)" in text
   assert "not unimodal, at the end 1" in text
-  for title in ("Pairs of a", "Rules of a", "Indicators of a", "Does one gradient foretell"):
+  for title in ("Pairs of a", "Rules of a", "Indicators of a", "Does one gradient predict"):
     assert title in text
   assert f"{100 * first['optimised/test_patching_top1']:.1f}" in text
   for name in ("patching_a", "patching_accuracy_a", "indicators"):

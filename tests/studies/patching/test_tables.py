@@ -15,10 +15,10 @@ def test_the_report_says_how_gradient_and_transfer_correlate(finished):
     dict(row, gradient_similarity=x, backward_transfer=x**3, patching=str(x)) for x in (-1.0, 0.0, 2.0)
   ]
   [grid] = [
-    g for g in patching_tables.behind(dataclasses.replace(results, rows=similar)) if "foretell" in g.title
+    g for g in patching_tables.behind(dataclasses.replace(results, rows=similar)) if "predict" in g.title
   ]
   assert grid.rows == [["a", "old", "3", f"{np.corrcoef([-1, 0, 2], [-1, 0, 8])[0, 1]:.2f}", "1.00"]]
-  assert not [g for g in patching_tables.behind(results) if "foretell" in g.title]  # one pair says nothing
+  assert not [g for g in patching_tables.behind(results) if "predict" in g.title]  # one pair says nothing
 
 
 def test_the_caption_explains_joint_fine_tuning_only_where_there_is_some(finished):
