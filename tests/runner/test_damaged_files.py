@@ -103,7 +103,7 @@ def test_damaged_rows_are_named_and_their_cell_is_measured_again(session, spoil)
   damage(path, spoil)
   refused(lambda: results.load(folder), InputError, path)
   notes = again()
-  assert f"{path} is damaged. It is rows.jsonl.damaged now, and arm/0 is measured again" in notes
+  assert f"{path} is damaged. Renamed to rows.jsonl.damaged; arm/0 is measured again" in notes
   found = read_rows(path)
   timed = {"seconds", "images_per_second", "data_wait", "session"}
   assert [{k: v for k, v in row.items() if k not in timed} for row in found] == [
