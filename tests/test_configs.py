@@ -11,6 +11,8 @@ from jaxtl.runner import config_file, describe
 from jaxtl.runner import run as study
 from jaxtl.train import Runtime, make_mesh
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 

@@ -13,6 +13,8 @@ from jaxtl.runner.config_file import parse_config
 from tests.small_study import study_config
 from tests.small_training import runtime, tiny
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["runtime", "study_config", "tiny"]  # fixtures
 STRANGE = (
   None,

@@ -19,6 +19,8 @@ from jaxtl.report.results import load
 from jaxtl.runner import provenance, rows
 from jaxtl.zero_shot import prompts
 
+pytestmark = pytest.mark.slow
+
 DEEP = "[" * 100_000
 DIGITS = "9" * 400
 some = settings(

@@ -132,9 +132,7 @@ def _put_damaged_aside(cells: Sequence[Cell], note: Callable[[str], None]) -> No
   for cell in cells:
     if cell.rows_file.exists() and not _is_finished(cell):
       aside = put_aside(cell.rows_file)
-      note(
-        f"{cell.rows_file} is damaged. Renamed to {aside.name}; {cell.arm}/{cell.seed} is measured again"
-      )
+      note(f"{cell.rows_file} is damaged. Renamed to {aside.name}; {cell.arm}/{cell.seed} is measured again")
 
 
 def _all_rows_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.errors import CheckpointError, ConfigError, StorageError
 from jaxtl.types import TrainState
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
   "model": {"make": ".models.resnet8"},
   "classes": ["a", "b"],

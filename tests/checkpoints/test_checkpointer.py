@@ -17,6 +17,8 @@ from jaxtl.errors import DamagedError, StorageError
 from jaxtl.host import interruption
 from tests.checkpoints.test_checkpoint import CONFIG, DAMAGES, equal, files_of, made_state, saved
 
+pytestmark = pytest.mark.slow
+
 
 def flipped(content: bytes, bit: int) -> bytes:
   changed = bytearray(content)

@@ -8,6 +8,8 @@ import pytest
 from jaxtl import cli, train
 from jaxtl.checkpoints import checkpoint, manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tiny, runtime, tmp_path):

@@ -13,6 +13,8 @@ from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.errors import CheckpointError, StorageError
 from tests.checkpoints.test_checkpoint import equal, made_state, saved
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):

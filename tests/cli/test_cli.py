@@ -25,6 +25,8 @@ from jaxtl.host import files
 from jaxtl.launching import plan, submission
 from tests.small_study import make_study_config, study_config
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["study_config"]  # a fixture
 COMMANDS = (
   *("run", "launch", "check", "eval", "import", "export", "report", "data check", "verify-resume", "doctor"),

@@ -11,6 +11,8 @@ from jaxtl import cli
 from jaxtl.cli import doctor
 from tests.several import free_port, start, write_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_says_what_was_found_and_why(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")

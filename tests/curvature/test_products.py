@@ -22,6 +22,8 @@ from jaxtl.errors import ConfigError, InputError
 from jaxtl.train import make_mesh, sharding
 from tests.curvature import networks
 
+pytestmark = pytest.mark.slow
+
 smoothed_hinge = functools.partial(losses.multiclass_smoothed_hinge, margin=7.0)
 
 

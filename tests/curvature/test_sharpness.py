@@ -22,6 +22,8 @@ from jaxtl.curvature import (
 )
 from jaxtl.errors import ConfigError, InputError, NonFiniteLossError
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

@@ -11,6 +11,8 @@ from jaxtl.curvature import extreme_eigenpairs, hvp, spectral_density, top_eigen
 from jaxtl.errors import ConfigError, InputError
 from tests.curvature.networks import NETWORKS, cross_entropy, dense_hessian, mean_loss, smoothed_hinge
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 LIKE = {"dense": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}, "scale": jnp.zeros(1)}
 

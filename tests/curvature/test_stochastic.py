@@ -23,6 +23,8 @@ from jaxtl.curvature import (
 from jaxtl.errors import ConfigError, InputError
 from tests.curvature.networks import NETWORKS, cross_entropy, dense_hessian, mean_loss
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 SEEDS = range(100)
 

@@ -13,6 +13,8 @@ from jaxtl.data.lazy_tensorflow import tf
 from jaxtl.errors import DataError
 from tests.data.made_images import CROP, assert_same, loop_from, take
 
+pytestmark = pytest.mark.slow
+
 ERASED = [partial(data.random_erasing, probability=1.0)]
 
 

@@ -15,6 +15,8 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.train.step import shapes_of
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("red", "green", "blue")
 TASK = dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy", label_smoothing=0.1))
 NORMALIZE = dict(fn=".data.normalize", mean=[0.0] * 3, std=[1.0] * 3)

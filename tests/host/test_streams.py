@@ -14,6 +14,8 @@ from jaxtl.host import streams
 from jaxtl.host.progress import Progress
 from tests.several import ROOT, write_config
 
+pytestmark = pytest.mark.slow
+
 
 class Broken(io.StringIO):
   """A stream on which everything fails, as on a pipe without a reader or a terminal that was closed."""

@@ -15,6 +15,8 @@ import pytest
 from jaxtl.cli import options
 from jaxtl.host import exit_reason, signals, supervision
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -14,6 +14,8 @@ from tests.launching.conftest import texts
 from tests.launching.slurm_cluster import free_port
 from tests.launching.test_slurm import CONFIG, ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from jaxtl.launching.targets import TARGETS
 from tests.launching.conftest import texts
 from tests.launching.jobset_schema import JOBSET, LOCAL_QUEUE
 
+pytestmark = pytest.mark.slow
+
 TPU = {"accelerator": "tpu-v6e-slice", "topology": "4x4", "chips": 4, "nodes": 4}
 VARIANTS = [
   *((target, {}) for target in TARGETS),

@@ -11,6 +11,8 @@ import pytest
 from jaxtl import cli
 from tests.launching.slurm_cluster import Slurm
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from tests.small_training import tiny_config

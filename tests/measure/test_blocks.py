@@ -11,6 +11,8 @@ from jaxtl.measure.settings import BlockCurvature
 from tests.curvature.networks import columns
 from tests.measure.landscapes import scene_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_blocks_are_diagonal_blocks_and_no_larger_than_the_whole(runtime, checkpointed, settings):
   _, trained = checkpointed

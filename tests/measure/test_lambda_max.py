@@ -15,6 +15,8 @@ from jaxtl.measure.lambda_max import EigenvectorCache
 from jaxtl.runner import run as study
 from tests.small_training import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 def observing(runtime, folder, steps, *, period, num_iters=200):
   """The flatness records of a run that measures every `period` steps; stopped after `steps` where given."""

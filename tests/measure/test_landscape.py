@@ -19,6 +19,8 @@ from jaxtl.train import Experiment
 from tests.measure.landscapes import scene_of
 from tests.small_training import tiny_config
 
+pytestmark = pytest.mark.slow
+
 HINGE = functools.partial(losses.multiclass_smoothed_hinge, margin=2.0)
 
 

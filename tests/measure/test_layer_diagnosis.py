@@ -21,6 +21,8 @@ from jaxtl.train import Experiment, Runtime, make_mesh
 from jaxtl.types import Model
 from tests.small_training import tiny_config
 
+pytestmark = pytest.mark.slow
+
 SOURCE = dict(make="tests.small_training.squares")
 
 

@@ -10,6 +10,8 @@ from jaxtl.measure.layer_inputs import LayerInputs, resolution
 from jaxtl.train import sharding
 from jaxtl.weights import Group, layer_groups
 
+pytestmark = pytest.mark.slow
+
 
 def batches_of(labels, size, padding=0):
   """Batches whose images say which row they are."""

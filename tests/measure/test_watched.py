@@ -16,6 +16,8 @@ from jaxtl.studies.pretrain import tuning
 from jaxtl.studies.transfer import study as transfer
 from jaxtl.train.step import init_model
 
+pytestmark = pytest.mark.slow
+
 
 class Beats:
   """In the place of a watchdog: counts."""

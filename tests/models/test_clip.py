@@ -8,6 +8,8 @@ from jaxtl import models, tree
 from jaxtl.errors import ConfigError
 from jaxtl.models.transformer import ACTIVATIONS
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 SIZES = dict(width=12, depth=3, num_heads=3, embed_dim=5)
 

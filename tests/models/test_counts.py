@@ -6,6 +6,8 @@ import pytest
 
 from jaxtl import models, tree
 
+pytestmark = pytest.mark.slow
+
 IMAGENET = {
   "densenet121": 7_978_856,
   "densenet161": 28_681_000,

@@ -13,6 +13,8 @@ from jax.interpreters import partial_eval as pe
 from jaxtl import models
 from jaxtl.types import Model
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = {
   name: function
   for name in models.__all__

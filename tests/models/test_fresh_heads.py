@@ -11,6 +11,8 @@ import pytest
 from jaxtl import losses
 from tests.models.test_every_model import FAMILIES, FUNCTIONS, make_small
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 16
 
 

@@ -7,6 +7,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtl import models, tree
 from jaxtl.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

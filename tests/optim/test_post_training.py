@@ -14,6 +14,8 @@ from jaxtl.types import Aux, Model
 from tests.optim.chain_steps import MODEL, PARAMS, STATS, close, equal, evaluate, moved, trajectory, weak_loss
 from tests.optim.small_chain import BLOCKS, KEY, batch_of, chain, examples, loss_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
   ("perturb", "update", "where"),

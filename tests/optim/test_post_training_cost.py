@@ -8,6 +8,8 @@ from jaxtl import models, optim, tree
 from jaxtl.train import init_state, make_train_step
 from tests.optim import small_chain
 
+pytestmark = pytest.mark.slow
+
 
 def compiled(model, params, stats, rule, batch):
   """The training step of a rule with an optimiser for its part."""

@@ -15,6 +15,8 @@ from jaxtl.types import Model
 from tests.optim.chain_steps import MODEL, PARAMS, STATS, evaluate, moved, trajectory, weak_loss
 from tests.optim.small_chain import KEY, batch_of, chain, examples, loss_of
 
+pytestmark = pytest.mark.slow
+
 
 def quadratic_model():
   """The head's two numbers times those of the image: with squares as the loss, w.H.w/2, H = diag(1, 5)."""

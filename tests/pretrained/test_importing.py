@@ -14,6 +14,8 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.pretrained import importing
 from tests.pretrained.made_weights import CLASSES, VIT, VIT_KEYWORDS, made, refused, save, small_vit
 
+pytestmark = pytest.mark.slow
+
 
 def same(weights, ours):
   jax.tree.map(np.testing.assert_array_equal, weights.params, ours["params"])

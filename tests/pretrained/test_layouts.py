@@ -17,6 +17,8 @@ from jaxtl.train.step import shapes_of
 from tests.oracles.cases import random_weights
 from tests.pretrained.made_weights import NAMES, made, small, small_vit
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [(layout, name) for layout in LAYOUTS for name in NAMES if LAYOUTS[layout].has(name)]
 READ_ONLY = ("big_vision", "augreg", "mlperf_tiny", "tflite")
 

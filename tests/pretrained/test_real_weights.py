@@ -9,6 +9,8 @@ from PIL import Image
 from jaxtl import cli
 from jaxtl.pretrained.importing import imagenet_classes
 
+pytestmark = pytest.mark.slow
+
 
 def imported(folder, shared_data, file, *arguments):
   command = ["import", shared_data / "weights" / file, *arguments, "--out", folder, "--num-devices", "1"]

@@ -9,6 +9,8 @@ import pytest
 from tests.oracles.cases import inputs_of, prepared
 from tests.pretrained.references.make import CASES, FOLDER, modes
 
+pytestmark = pytest.mark.slow
+
 REFERENCES = FOLDER / "references.npz"
 TOLERANCE = 1e-4  # relative to the largest output, in float32
 

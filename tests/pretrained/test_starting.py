@@ -14,6 +14,8 @@ from jaxtl.train.training import start_state
 from tests.pretrained.made_weights import VIT, VIT_KEYWORDS, made, refused, save
 from tests.small_training import runtime, tiny, tiny_config
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["runtime", "tiny"]  # fixtures
 
 

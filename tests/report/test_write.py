@@ -17,6 +17,8 @@ from jaxtl.studies.transfer import report as transfer_report
 from tests.report import example_study
 from tests.studies.layers.test_diagnosis_tables import ROWS
 
+pytestmark = pytest.mark.slow
+
 FINE_TUNE = ("fine_tune",)
 HOSTILE = '<script>alert("x")</script>|$\\frac{_%'
 

@@ -17,6 +17,8 @@ from jaxtl.runner import run as study
 from jaxtl.runner.rows import read_rows
 from jaxtl.train.training import Detours
 
+pytestmark = pytest.mark.slow
+
 EVERYWHERE = {
   "empty": lambda content: b"",
   "torn": lambda content: content[: len(content) // 2],

@@ -16,6 +16,8 @@ from tests.studies.layers.test_study import base as layers_base
 from tests.studies.patching.test_study import base as patching_base
 from tests.studies.patching.test_study import checkpointed
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["checkpointed", "layers_base", "patching_base", "study_config"]  # fixtures
 NOWHERE = dict(source=dict(make=".data.from_sheets", folder="nowhere", split="train"))
 

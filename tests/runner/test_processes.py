@@ -3,6 +3,7 @@
 import pprint
 
 import numpy as np
+import pytest
 
 from jaxtl import train
 from jaxtl.config import parse
@@ -11,6 +12,8 @@ from jaxtl.train import Experiment
 from tests.several import start, start_pair
 from tests.small_study import study_config
 from tests.small_training import runtime, tiny_config
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["runtime", "study_config"]  # fixtures
 # Times, and what depends on them.

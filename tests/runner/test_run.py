@@ -22,6 +22,8 @@ from jaxtl.studies.pretrain import tuning
 from jaxtl.studies.transfer import fine_tuning
 from jaxtl.studies.transfer.results import is_from_scratch
 
+pytestmark = pytest.mark.slow
+
 
 def run(config, folder, runtime, **keywords):
   return study.run_study(config, workdir=folder, runtime=runtime(), **keywords)

@@ -10,6 +10,8 @@ from jaxtl.host import sealed_json
 from jaxtl.runner import config_file, verify_resume
 from tests.several import ROOT, start, write_config
 
+pytestmark = pytest.mark.slow
+
 EMA = dict(make=".optim.sgd", peak_rate=0.1, ema_decay=0.9)
 AUGMENTED = dict(
   source=dict(make="tests.small_training.squares"),

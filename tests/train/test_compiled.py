@@ -10,6 +10,8 @@ from jaxtl.runner import run as study
 from jaxtl.train import compiled
 from jaxtl.train.experiment import compile_program
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def made():

@@ -15,6 +15,8 @@ from jaxtl.train.experiment import total_steps, work_per_image
 from jaxtl.train.loop import RATES
 from jaxtl.train.training import same_run
 
+pytestmark = pytest.mark.slow
+
 GRADIENTS = {
   "plain": dict(make=".optim.plain"),
   "sam": dict(make=".optim.sam", rho=0.05),

@@ -11,6 +11,8 @@ import pytest
 from tests import soak
 from tests.several import start, steps_of, write_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def started():

@@ -14,6 +14,8 @@ from jaxtl.train import loop
 from jaxtl.train.training import Detours
 from tests.small_training import squares, tiny_config
 
+pytestmark = pytest.mark.slow
+
 POISONED = 37  # the image that is white, and becomes NaN
 
 

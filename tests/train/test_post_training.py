@@ -16,6 +16,8 @@ from jaxtl.tasks.classify import image_and_label
 from jaxtl.train import PostTraining, PrefixCache, device_memory, experiment, feed
 from tests.small_training import squares, tiny_config
 
+pytestmark = pytest.mark.slow
+
 FIXED = [dict(fn=".data.normalize")]
 DRAWN = [dict(fn=".data.flip_left_right"), *FIXED]
 

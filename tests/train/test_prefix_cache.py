@@ -15,6 +15,8 @@ from jaxtl.train.experiment import compile_program
 from jaxtl.train.prefix_cache import HiddenStateStore
 from jaxtl.train.step import init_model, init_state
 
+pytestmark = pytest.mark.slow
+
 FIXED = (dict(fn=".data.normalize"),)
 DRAWN = (dict(fn=".data.flip_left_right"), *FIXED)
 

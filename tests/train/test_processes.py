@@ -16,6 +16,8 @@ from jaxtl.host import processes
 from tests.several import digests, free_port, start, start_pair, steps_of, write_config
 from tests.train.pair_program import CASES, weights_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def slow(tmp_path):

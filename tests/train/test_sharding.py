@@ -18,6 +18,8 @@ from jaxtl.train.step import init_model, init_state
 from jaxtl.types import Aux
 from tests.small_training import tiny_config
 
+pytestmark = pytest.mark.slow
+
 RULES = {
   "plain": dict(make=".optim.plain"),
   "sam": dict(make=".optim.sam", rho=0.05),

@@ -7,6 +7,8 @@ import pytest
 
 from jaxtl.models.kernels.convolution import conv_general_dilated
 
+pytestmark = pytest.mark.slow
+
 # kernel, channels in and out, stride, low and high padding, height, width, batch
 CASES = [
   (3, 4, 5, 1, (1, 1), 6, 7, 3),

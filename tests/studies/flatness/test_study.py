@@ -18,6 +18,8 @@ from jaxtl.studies.flatness import study as flatness
 from jaxtl.train import Experiment
 from tests.small_training import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_transfer_starts_from_a_checkpoint(study_config, runtime, tmp_path, checkpointed):
   base = dict(start=checkpointed[0], transfer=study_config["base"]["transfer"])

@@ -19,6 +19,8 @@ from jaxtl.studies.layers import tables as layers_tables
 from jaxtl.studies.layers.study import Layers
 from tests.studies.layers.test_study import base, config_with, run, scene_of
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["base"]  # a fixture
 
 # What of a row depends on how fast the machine is, and on how often the study was begun.

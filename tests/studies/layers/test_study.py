@@ -22,6 +22,8 @@ from jaxtl.studies.layers.study import Layers
 from tests.changed import changed
 from tests.small_training import tiny_config
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [dict(fn=".data.normalize")]
 
 

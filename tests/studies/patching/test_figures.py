@@ -9,6 +9,8 @@ from jaxtl.report import canvas as drawing
 from jaxtl.report.results import load
 from jaxtl.studies.patching import figures as patching_figures
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("normalise", ["initial", "none"])
 def test_the_sum_is_the_arm_s_own_and_below_the_losses(finished, normalise):

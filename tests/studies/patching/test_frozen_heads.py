@@ -18,6 +18,8 @@ from jaxtl.studies.patching.settings import Patching
 from tests.pretrained.made_weights import as_weights
 from tests.zero_shot.made_text import SIZE, save_prompts, save_vocabulary
 
+pytestmark = pytest.mark.slow
+
 TEXT = dict(width=12, depth=1, num_heads=3, embed_dim=5, vocabulary=SIZE, context=16)
 IMAGE = dict(width=8, depth=1, num_heads=2, embed_dim=5, image_size=8, patch_size=4)
 

@@ -19,6 +19,8 @@ from jaxtl.studies.patching.settings import Merging, Patching
 from tests.studies.patching.test_merging import many
 from tests.studies.patching.test_study import base, bench_of, checkpointed, run
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["base", "checkpointed", "many"]
 
 FLIP, NORMALIZE = dict(fn=".data.flip_left_right"), dict(fn=".data.normalize")

@@ -17,6 +17,8 @@ from jaxtl.studies.patching.settings import METHODS, MORE_METHODS, Merging, Patc
 from jaxtl.weights import objective
 from tests.studies.patching.test_study import base, bench_of, checkpointed, run, task
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["base", "checkpointed"]
 
 

@@ -14,6 +14,8 @@ from jaxtl.runner import describe
 from tests.changed import changed
 from tests.studies.patching.test_study import PLAIN, base, checkpointed, data, half, run, task
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["base", "checkpointed"]
 SEARCH = dict(fn=".weights.optimize_alpha")
 

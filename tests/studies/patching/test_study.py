@@ -20,6 +20,8 @@ from jaxtl.studies.patching.settings import Patching
 from tests.measure.test_passes import Stop
 from tests.studies.flatness.test_study import Counted
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [dict(fn=".data.normalize")]
 
 

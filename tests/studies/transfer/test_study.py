@@ -23,6 +23,8 @@ from jaxtl.train.experiment import make_model
 from jaxtl.train.loop import fit
 from tests.small_training import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
