@@ -19,6 +19,7 @@ _SUBPACKAGES = (
   "optim",
   "studies",
   "tasks",
+  "testing",
   "train",
   "tree",
   "types",
