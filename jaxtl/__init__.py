@@ -25,6 +25,7 @@ _SUBPACKAGES = (
   "runner",
   "studies",
   "tasks",
+  "testing",
   "train",
   "tree",
   "types",

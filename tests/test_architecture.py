@@ -47,6 +47,11 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     {"PIL", "matplotlib", "numpy", "pyarrow", "skimage", "sklearn", "tensorflow", "tensorflow_datasets"},
   ),
   "tasks/*": (BASIC | {"losses", "metrics", "models"}, NUMERIC),
+  # What it checks, and what checks it
+  "testing/*": (
+    BASIC | {"data", "losses", "metrics", "models", "optim"},
+    NUMERIC | {"chex", "flax", "hypothesis"},
+  ),
   # Before a command is known, and in the processes that watch others: no JAX.
   "host/cluster.py": ({"errors"}, set()),
   "host/exit_reason.py": (set(), set()),

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def assert_exact(logits, labels, smoothing=0.0):
   truth = functools.partial(reference.smoothed_cross_entropy, epsilon=smoothing)
   loss, slope = (truth if smoothing else reference.cross_entropy)(logits, labels)
   # Below 1e-37 float32 has no full precision, and nothing to lose.
-  np.testing.assert_allclose(values, loss, rtol=1e-5, atol=1e-37)
+  chex.assert_trees_all_close(values, loss, rtol=1e-5, atol=1e-37)
   row = np.abs(slope).max(1, keepdims=True)
   np.testing.assert_array_less(np.abs(gradient - slope), 1e-5 * np.abs(slope) + 1e-7 * row + 1e-37)
 
@@ -67,8 +68,8 @@ def test_smoothing_is_exact_too(scale):
 def test_a_lead_of_twenty_is_not_zero():
   logits = jnp.asarray([[20.0, 0.0]])
   value, slope = jax.value_and_grad(lambda x: losses.softmax_cross_entropy(x, jnp.asarray([0]))[0])(logits)
-  np.testing.assert_allclose(value, np.exp(-20.0), rtol=1e-6)
-  np.testing.assert_allclose(slope, [[-np.exp(-20.0), np.exp(-20.0)]], rtol=1e-6)
+  chex.assert_trees_all_close(value, np.exp(-20.0), rtol=1e-6)
+  chex.assert_trees_all_close(slope, np.exp(-20.0) * np.array([[-1.0, 1.0]]), rtol=1e-6)
 
 
 def test_hessian_products_are_those_of_the_softmax():
@@ -81,4 +82,4 @@ def test_hessian_products_are_those_of_the_softmax():
     jax.jvp(jax.grad(loss), (x,), (v,))[1],
     jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), v))(x),
   ):
-    np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(product, expected, rtol=1e-5, atol=1e-7)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def draw_case(seed, num_classes, scale, pattern, batch=4):
 
 def assert_agrees(found, expected, rtol=1e-5):
   (loss, gradient), (true_loss, true_gradient) = found, expected
-  np.testing.assert_allclose(loss, true_loss, rtol=rtol, atol=1e-35)
+  chex.assert_trees_all_close(loss, true_loss, rtol=rtol, atol=1e-35)
   # Class by class, down to where exp in float32 has no digits left beside the largest term.
   largest = np.abs(true_gradient).max(axis=1, keepdims=True)
   error = np.abs(np.asarray(gradient, np.float64) - true_gradient)
@@ -101,12 +102,14 @@ def test_edge_of_the_margin_keeps_its_digits(offset, ulps):
   assert_agrees(compiled(logits, labels), reference.smoothed_hinge(logits, labels, MARGIN, QUADRATIC))
 
 
-def test_edge_of_the_margin_keeps_its_digits_without_compilation():
-  offsets = np.random.default_rng(0).standard_normal(40) * np.logspace(-3, 3, 40)
-  logits = np.stack([at_the_edge(offset, ulps) for offset in offsets for ulps in (-1, 0, 1)])
-  labels = np.zeros(len(logits), np.int64)
-  found = value_and_gradient(jnp.asarray(logits), labels)
-  assert_agrees(found, reference.smoothed_hinge(logits, labels, MARGIN, QUADRATIC))
+class TestEdgeOfTheMargin(chex.TestCase):
+  @chex.all_variants
+  def test_keeps_its_digits(self):
+    offsets = np.random.default_rng(0).standard_normal(40) * np.logspace(-3, 3, 40)
+    logits = np.stack([at_the_edge(offset, ulps) for offset in offsets for ulps in (-1, 0, 1)])
+    labels = np.zeros(len(logits), np.int64)
+    found = self.variant(value_and_gradient)(jnp.asarray(logits), labels)
+    assert_agrees(found, reference.smoothed_hinge(logits, labels, MARGIN, QUADRATIC))
 
 
 @pytest.mark.parametrize("num_classes", [2, 1000])
@@ -125,7 +128,7 @@ def test_value_that_the_clamped_form_gets_wrong():
   logits[0, 0] = 6.99
   gap = MARGIN - float(np.float32(6.99))
   expected = np.log1p(999 * np.expm1(QUADRATIC * gap**2))
-  np.testing.assert_allclose(smoothed_hinge(logits, np.zeros(1, np.int32)), [expected], rtol=1e-6)
+  chex.assert_trees_all_close(smoothed_hinge(logits, np.zeros(1, np.int32)), np.array([expected]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 1000, 21841])
@@ -133,7 +136,7 @@ def test_equal_logits_have_the_closed_form(num_classes):
   expected = np.log1p((num_classes - 1) * np.expm1(QUADRATIC * MARGIN**2))
   for level in (0.0, -3.5, 1e3):
     loss = smoothed_hinge(np.full((2, num_classes), level, np.float32), np.array([0, num_classes - 1]))
-    np.testing.assert_allclose(loss, [expected] * 2, rtol=1e-6)
+    chex.assert_trees_all_close(loss, np.full(2, expected), rtol=1e-6)
   if num_classes == 1000:
     assert abs(expected - 21.607) < 5e-4
 
@@ -145,9 +148,9 @@ def test_invariant_to_a_constant_and_gradient_sums_to_zero():
   loss, gradient = compiled(logits, labels)
   for shift in (-1024.0, 0.5, 65536.0):
     shifted_loss, shifted_gradient = compiled(logits + np.float32(shift), labels)
-    np.testing.assert_array_equal(shifted_loss, loss)
-    np.testing.assert_array_equal(shifted_gradient, gradient)
-  np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=2e-6)
+    chex.assert_trees_all_equal(shifted_loss, loss)
+    chex.assert_trees_all_equal(shifted_gradient, gradient)
+  chex.assert_trees_all_close(gradient.sum(axis=1), 0, atol=2e-6)
 
 
 def test_permuting_the_classes_permutes_the_gradient():
@@ -155,8 +158,8 @@ def test_permuting_the_classes_permutes_the_gradient():
   order = np.random.default_rng(1).permutation(10)
   loss, gradient = compiled(logits, labels)
   permuted_loss, permuted_gradient = compiled(logits[:, order], np.argsort(order)[labels])
-  np.testing.assert_allclose(permuted_loss, loss, rtol=1e-6)
-  np.testing.assert_allclose(permuted_gradient, gradient[:, order], rtol=1e-5, atol=1e-7)
+  chex.assert_trees_all_close(permuted_loss, loss, rtol=1e-6)
+  chex.assert_trees_all_close(permuted_gradient, gradient[:, order], rtol=1e-5, atol=1e-7)
 
 
 def test_convex():
@@ -166,7 +169,7 @@ def test_convex():
     return smoothed_hinge(row[None], label[None])[0]
 
   hessians = jax.jit(jax.vmap(jax.hessian(loss)))(logits, labels)
-  np.testing.assert_allclose(hessians, np.swapaxes(hessians, 1, 2), atol=1e-5)
+  chex.assert_trees_all_close(hessians, np.swapaxes(hessians, 1, 2), rtol=1e-7, atol=1e-5)
   assert np.linalg.eigvalsh(np.asarray(hessians, np.float64)).min() > -1e-5
 
 
@@ -180,7 +183,7 @@ def test_two_wrong_classes_beyond_the_corner_make_it_not_quite_convex(margin, be
   h = slope * (beyond + margin) - QUADRATIC * margin**2
   expected = -1.5 * slope**2 * 2 * np.exp(h) / (2 * np.exp(h) - 1) ** 2
   found = direction @ np.asarray(jax.hessian(loss)(logits), np.float64) @ direction
-  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+  chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-6)
   assert expected < 0
 
 
@@ -201,9 +204,9 @@ def test_far_violation_is_linear_with_slope_twice_the_coefficient_times_the_marg
   logits[:, 1] = gaps
   loss, gradient = compiled(logits, np.zeros(5, np.int32))
   slope = 2 * QUADRATIC * MARGIN
-  np.testing.assert_allclose(loss, slope * (np.float64(gaps) + MARGIN) - QUADRATIC * MARGIN**2, rtol=1e-6)
-  np.testing.assert_allclose(gradient[:, 1], slope, rtol=1e-6)
-  np.testing.assert_allclose(gradient[:, 0], -slope, rtol=1e-6)
+  chex.assert_trees_all_close(loss, slope * (np.float64(gaps) + MARGIN) - QUADRATIC * MARGIN**2, rtol=1e-6)
+  chex.assert_trees_all_close(gradient[:, 1], slope, rtol=1e-6)
+  chex.assert_trees_all_close(gradient[:, 0], -slope, rtol=1e-6)
 
 
 def test_largest_finite_logits_saturate_with_finite_value_and_exact_slope():
@@ -212,11 +215,10 @@ def test_largest_finite_logits_saturate_with_finite_value_and_exact_slope():
     [[-largest, largest, 0], [largest, -largest, 0], [largest, largest, -largest]], np.float32
   )
   loss, gradient = compiled(logits, np.zeros(3, np.int32))
-  assert np.all(np.isfinite(loss))
-  assert np.all(np.isfinite(gradient))
-  np.testing.assert_allclose(gradient[0], [-4.2, 4.2, 0], rtol=1e-6)
+  chex.assert_tree_all_finite((loss, gradient))
+  chex.assert_trees_all_close(gradient[0], np.array([-4.2, 4.2, 0]), rtol=1e-6)
   assert not np.any(gradient[1])
-  np.testing.assert_allclose(loss[2], QUADRATIC * MARGIN**2, rtol=1e-6)
+  chex.assert_trees_all_close(loss[2], QUADRATIC * MARGIN**2, rtol=1e-6)
 
 
 def test_two_classes_reduce_to_the_smoothed_hinge():
@@ -225,7 +227,7 @@ def test_two_classes_reduce_to_the_smoothed_hinge():
   expected = np.where(
     violation < MARGIN, QUADRATIC * violation**2, QUADRATIC * MARGIN * (2 * violation - MARGIN)
   )
-  np.testing.assert_allclose(smoothed_hinge(logits, np.zeros(81, np.int32)), expected, rtol=1e-6)
+  chex.assert_trees_all_close(smoothed_hinge(logits, np.zeros(81, np.int32)), expected, rtol=1e-6)
 
 
 def test_one_class_has_nothing_to_violate():
@@ -248,7 +250,7 @@ def test_hessian_products_agree_forward_over_reverse_and_reverse_over_reverse():
   gradient = jax.grad(lambda s: smoothed_hinge(s, labels).sum())
   forward = jax.jit(lambda s: jax.jvp(gradient, (s,), (direction,))[1])(logits)
   reverse = jax.jit(lambda s: jax.vjp(gradient, s)[1](direction)[0])(logits)
-  np.testing.assert_allclose(forward, reverse, rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(forward, reverse, rtol=1e-4, atol=1e-5)
 
 
 def test_distribution_is_the_expected_loss_over_its_classes():
@@ -264,8 +266,8 @@ def test_distribution_is_the_expected_loss_over_its_classes():
   (loss, gradient), (true_loss, true_gradient) = (
     jax.jit(jax.value_and_grad(f))(logits) for f in (dense, by_class)
   )
-  np.testing.assert_allclose(loss, true_loss, rtol=1e-5)
-  np.testing.assert_allclose(gradient, true_gradient, rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(loss, true_loss, rtol=1e-5)
+  chex.assert_trees_all_close(gradient, true_gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_distribution_keeps_no_array_of_batch_by_classes_by_classes():
@@ -310,12 +312,12 @@ def test_it_is_not_convex_with_many_classes(classes, least):
   h, slope, curved = 0.3 * x**2, 0.6 * x, 0.6
   part = np.exp(h) / (1 + (classes - 1) * np.expm1(h))
   values = classes * (part * (curved + slope**2) - (classes - 1) * part**2 * slope**2)
-  np.testing.assert_allclose(min(np.min(values), 0.0), least, rtol=0.03, atol=1e-3)
+  chex.assert_trees_all_close(min(np.min(values), 0.0), least, rtol=0.03, atol=1e-3)
   worst = x[np.argmin(values)]
   logits = jnp.full((1, classes), np.float32(worst - 7)).at[0, 0].set(0.0)
   loss = lambda z: losses.multiclass_smoothed_hinge(z, jnp.zeros(1, int), margin=7.0)[0]  # noqa: E731
   ours = np.linalg.eigvalsh(np.float64(jax.hessian(loss)(logits)[0, :, 0]))[0]
-  np.testing.assert_allclose(min(ours, 0.0), least, rtol=0.03, atol=1e-3)
+  chex.assert_trees_all_close(min(ours, 0.0), least, rtol=0.03, atol=1e-3)
 
 
 @pytest.mark.parametrize(("classes", "steepest"), [(1000, 17.3), (21_841, 80.9)])
@@ -324,4 +326,4 @@ def test_its_slope_grows_with_the_number_of_classes(classes, steepest):
   logits = lambda x: jnp.full((1, classes), x - 7).at[0, 0].set(0.0)  # noqa: E731
   loss = lambda z: losses.multiclass_smoothed_hinge(z, jnp.zeros(1, int), margin=7.0)[0]  # noqa: E731
   slopes = jax.lax.map(lambda x: jnp.abs(jax.grad(loss)(logits(x))[0, 0]), x)
-  np.testing.assert_allclose(jnp.max(slopes), steepest, rtol=0.01)
+  chex.assert_trees_all_close(jnp.max(slopes), steepest, rtol=0.01)

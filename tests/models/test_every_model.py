@@ -2,16 +2,14 @@
 
 import functools
 import inspect
-import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.interpreters import partial_eval as pe
 
 from jaxtl import models
-from jaxtl.types import Model
+from jaxtl.testing import check_model
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +23,6 @@ SMALL = dict(
 )
 # Depths that a family counts in another way.
 SMALL_OF = {"wide_resnet28_10": dict(width=1, depth=10)}
-SUFFIXES = 3  # how many a network is cut into two at
 RUN, TRAIN = 18, 8  # blocks; beyond, running and compiling the gradient take too long for a fast test
 
 
@@ -54,56 +51,18 @@ def test_signature_is_keyword_only_with_a_documented_name(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_full_size_traces(name):
+def test_full_size_keeps_the_form(name):
   model = FUNCTIONS[name](num_classes=10)
   size = inspect.signature(FUNCTIONS[name]).parameters.get("image_size")
-  x = jax.ShapeDtypeStruct((2, size.default if size else 64, size.default if size else 64, 3), jnp.float32)
-  key = jax.random.key(0)
-  params, batch_stats = jax.eval_shape(model.init, key, x)
-  features, after = jax.eval_shape(
-    lambda p, s, x: model.apply(p, s, x, train=True, key=key), params, batch_stats, x
+  check_model(
+    model,
+    num_classes=10,
+    image_size=size.default if size else 64,
+    evaluation=False,
+    training=False,
+    cuts=False,
   )
-  assert isinstance(model, Model)
   assert model.name == name
-  assert set(params) == set(model.blocks)
-  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, batch_stats)
-  stages = [feature for feature in features if feature.startswith("stage")]
-  assert len(stages) >= 3
-  assert all(features[stage].ndim == 4 for stage in stages)
-  assert set(features) == {*stages, "pooled", "logits"}
-  assert features["logits"].shape == (2, 10)
-  assert features["pooled"].shape == (2, params["head"]["kernel"].shape[0])
-
-
-@pytest.mark.parametrize("name", small_up_to(RUN))
-def test_examples_do_not_see_each_other_in_evaluation(name, filled, images):
-  model = make_small(name)
-  params, batch_stats = filled(model, (1, 8, 8, 3))
-  x = images(4, 8, 8, 3)
-  order = np.array([2, 0, 3, 1])
-  apply = jax.jit(model.apply)
-  features, _ = apply(params, batch_stats, x)
-  permuted, _ = apply(params, batch_stats, x[order])
-  assert all(np.isfinite(value).all() for value in features.values())
-  np.testing.assert_allclose(permuted["logits"], features["logits"][order], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", small_up_to(TRAIN))
-def test_training_step_is_finite_and_jit_changes_nothing(name, filled, images):
-  model = make_small(name)
-  params, batch_stats = filled(model, (1, 8, 8, 3))
-  x = images(4, 8, 8, 3)
-
-  def loss(params):
-    features, after = model.apply(params, batch_stats, x, train=True, key=jax.random.key(0))
-    return -jnp.mean(jax.nn.log_softmax(features["logits"])[:, 0]), after
-
-  (value, after), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-  plain, plain_after = loss(params)
-  np.testing.assert_allclose(value, plain, rtol=1e-4)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), after, plain_after)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-  assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["head"]))
 
 
 # One of each family: the sizes of a family share their code.
@@ -118,25 +77,23 @@ FAMILIES = (
 FAMILIES += ("mobilenet_v1", "mobilenet_v2", "vit_ti16", "clip_vit_b32")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_prefix_and_suffix_are_the_whole_at_every_block(name, filled, images):
-  model = make_small(name)
-  params, batch_stats = filled(model, (1, 8, 8, 3))
-  x = images(2, 8, 8, 3)
-  whole, _ = model.apply(params, batch_stats, x)
-  # Cut at every block at once: what leaves one enters the next.
-  entering = {model.blocks[0]: x}
-  for block, following in itertools.pairwise(model.blocks):
-    features, _ = model.apply(params, batch_stats, entering[block], start=block, stop=following)
-    entering[following] = features["hidden"]
-  # A hundred blocks would take minutes; the rest is what the pieces above are.
-  for block in {*model.blocks[:: -(-len(model.blocks) // SUFFIXES)], *model.blocks[-2:]}:
-    hidden = model.prefix(params, batch_stats, x, stop=block)
-    np.testing.assert_allclose(hidden, entering[block], rtol=1e-6, atol=1e-6)
-    features = model.suffix(params, batch_stats, hidden, start=block)
-    assert "logits" in features
-    for feature, value in features.items():
-      np.testing.assert_allclose(value, whole[feature], rtol=1e-6, atol=1e-6)
+# Others take images of 8 pixels; these halve them until nothing is left.
+IMAGE_SIZE = {"densenet121": 32}
+
+
+@pytest.mark.parametrize("name", [*dict.fromkeys([*small_up_to(RUN), *FAMILIES])])
+def test_a_small_one_keeps_the_contract(name, filled):
+  model, size = make_small(name), IMAGE_SIZE.get(name, 8)
+  check_model(
+    model,
+    num_classes=3,
+    image_size=size,
+    variables=filled(model, (1, size, size, 3)),
+    form=False,
+    evaluation=len(model.blocks) <= RUN,
+    training=len(model.blocks) <= TRAIN,
+    cuts=name in FAMILIES,
+  )
 
 
 OTHER = dict(
