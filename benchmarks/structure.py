@@ -21,7 +21,7 @@ from typing import Any
 
 
 def modules(root: Path) -> dict[str, ast.Module]:
-  """Dotted name -> parsed source, of every module of the library."""
+  """Returns dotted name -> parsed source for every module of the library."""
   found = {}
   for path in sorted((root / "jaxtl").rglob("*.py")):
     name = ".".join(path.relative_to(root).with_suffix("").parts)
@@ -30,7 +30,7 @@ def modules(root: Path) -> dict[str, ast.Module]:
 
 
 def imported(tree: ast.Module, known: set[str]) -> set[str]:
-  """The modules of the library that a module imports."""
+  """Returns the modules of the library that a module imports."""
   names: set[str] = set()
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "jaxtl":
@@ -42,13 +42,13 @@ def imported(tree: ast.Module, known: set[str]) -> set[str]:
 
 
 def package(name: str) -> str:
-  """The package of a module: `jaxtl.train`, or `jaxtl.studies.transfer`."""
+  """Returns the package of a module, such as `jaxtl.train` or `jaxtl.studies.transfer`."""
   parts = name.split(".")
   return ".".join(parts[: 3 if parts[1:2] == ["studies"] and len(parts) > 3 else 2])
 
 
 def depth(graph: dict[str, set[str]], inside: set[str]) -> int:
-  """The longest chain of imports among some modules; a cycle counts each module once."""
+  """Returns the length of the longest chain of imports among modules; a cycle counts each module once."""
 
   @functools.cache
   def below(name: str) -> int:
@@ -63,7 +63,7 @@ def depth(graph: dict[str, set[str]], inside: set[str]) -> int:
 
 
 def files_that_name(root: Path, study: str) -> list[str]:
-  """The library files outside a study's own folder or files that have its name as a word."""
+  """Returns the library files that have a study's name as a word, other than the study's own files."""
   word = re.compile(rf"(?<![\w.]){study}(?:_\w+)?(?!\w)")
   own = re.compile(rf"studies/{study}(?:_\w+)?(?:/|\.py)")
   return [
@@ -74,7 +74,7 @@ def files_that_name(root: Path, study: str) -> list[str]:
 
 
 def _without_comments(path: Path) -> str:
-  """The names and short strings of a source, without prose."""
+  """Returns the names and short strings of a source, without prose."""
   tree = ast.parse(path.read_text(encoding="utf-8"))
   names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
   names += [
@@ -93,13 +93,13 @@ def _without_comments(path: Path) -> str:
 
 
 def receivers(root: Path) -> Iterator[str]:
-  """The library's functions that receive the working folder while its report is made."""
+  """Yields the library's functions that receive the working folder or its rows while its report is made."""
   sys.path.insert(0, str(root))
   from tests.report import example_study
 
   try:
     from jaxtl.report import write as report
-  except ImportError:  # the tree before the report had a package
+  except ImportError:  # a tree from before the report had a package
     from jaxtl.studies import report
   with tempfile.TemporaryDirectory() as folder:
     workdir = example_study.write(Path(folder) / "run", seeds=(0,), arms=("cross_entropy", "sam"))

@@ -1,4 +1,4 @@
-"""Config files: running them, checking them, and the study that they name."""
+"""Runs and checks config files, and finds the study that a config names."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from jaxtl.config import Verbatim
 from jaxtl.errors import ConfigError
 
 Rows = Callable[..., Iterator[Any]]
-# Names in a working folder that arms cannot have, since jaxtl's own files have them.
+# Arms cannot have these names, because jaxtl's own files in a working folder use them.
 RESERVED = ("config", "data", "env", "exit_reason", "log", "quarantine", "report", "stacks")
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-  """A config file, checked.
+  """A checked config file.
 
   Attributes:
-    study: the generator of rows, by path.
-    base: fields of its dataclass.
+    study: import path of the generator of rows.
+    base: fields of the dataclass that the generator takes.
     arms: nested differences to `base`.
-    seeds: one run of every arm for each.
-    title: heads the report.
-    notes: sentences for the report: what the data are, where the recipe is from.
+    seeds: the seeds that every arm runs with.
+    title: title of the report.
+    notes: sentences for the report, such as what the data are and where the recipe is from.
   """
 
   study: str
@@ -51,14 +51,13 @@ class StudyConfig:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-  """The config of a Python file as plain data, overrides applied.
+  """Returns the config of a Python file as plain data, with overrides applied.
 
-  What the file prints goes to standard error. Its folder joins the end of the import path, and so does the
-  current folder, so that the config can name components of modules there, however jaxtl was started.
+  The output of the file goes to standard error. Its folder and the current folder are appended to the import
+  path, so that the config can name components of modules there, however jaxtl was started.
 
   Raises:
-    ConfigError: no such file, a file without `get_config`, one that fails or exits, or an override that
-      leads nowhere.
+    ConfigError: the file does not exist, has no `get_config`, fails or exits, or an override is invalid.
   """
   if not path.is_file():
     raise ConfigError(f"no config at {path}; expected a Python file with get_config()")
@@ -80,7 +79,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _run(path: Path) -> Any:
-  """What `get_config` of a Python file returns, as plain data."""
+  """Runs a Python file, and returns the result of its `get_config` as plain data."""
   with contextlib.redirect_stdout(sys.stderr):
     module = runpy.run_path(str(path))
     if not callable(module.get("get_config")):
@@ -110,7 +109,11 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
-  """The checked config and every arm as the study's dataclass: all mistakes show here."""
+  """Checks a config; returns it, and every arm as the study's dataclass.
+
+  Raises:
+    ConfigError: any mistake in the config or in the fields of an arm.
+  """
   study = config_lib.parse(config, StudyConfig)
   if not study.arms:
     raise ConfigError("config.arms is empty; write arms=dict(name=dict()) for a single run of the base")
@@ -123,12 +126,12 @@ def parse_config(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]
 
 
 def study_class(path: str) -> type:
-  """The dataclass that a study's generator takes."""
+  """Returns the dataclass that a study's generator takes."""
   rows = config_lib.find(path, at="config.study")
   try:
     parameters = list(inspect.signature(rows).parameters)
     hint = typing.get_type_hints(rows).get(parameters[0]) if parameters else None
-  except (NameError, TypeError, ValueError):  # a function in C, or annotations that lead nowhere
+  except (NameError, TypeError, ValueError):  # a function in C, or annotations that cannot be resolved
     hint = None
   if not dataclasses.is_dataclass(hint):
     raise ConfigError(

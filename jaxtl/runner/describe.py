@@ -1,4 +1,4 @@
-"""A config in numbers, before anything runs: parameters, what decays, steps, images per device."""
+"""Describes a config before anything runs: parameters, weight decay, steps, and images per device."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from jaxtl.train.experiment import Experiment, Program, total_steps
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Params, TrainState
 
-# Lines about what is not there, of which a study of many data sets may have many.
+# The most lines about missing inputs that are shown; a study of many data sets may have many of them.
 MOST_MISSING = 4
-UNKNOWN = "unknown"  # how many images there are
+UNKNOWN = "unknown"  # shown for a number of images that is not known
 
 
 def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "none") -> str:
-  """What every arm amounts to: the lines and the trainings of its plan, traced by `jax.eval_shape`.
+  """Describes every arm: the lines and the trainings of its plan, traced by `jax.eval_shape`.
 
-  Needs no accelerator, and no data where the config says `num_examples`, `num_classes` and the transforms say
-  the image size. Missing data and checkpoints are lines. The first arm is described whole, the others by what
-  differs from it.
+  It needs no accelerator. It needs no data either if the config specifies `num_examples` and `num_classes`,
+  and its transforms specify the image size. Missing data and checkpoints are reported as lines. The first arm
+  is described in full, the others by their differences from it.
 
   Args:
-    config: of `config_file.load_config`.
-    runtime: its mesh is what sizes are computed for.
-    compiled: "first", "all" or "none": which arms' steps are compiled, for the memory of their activations.
+    config: from `config_file.load_config`.
+    runtime: its mesh is the one for which sizes are computed.
+    compiled: which arms' steps are compiled, for the memory of their activations: "first", "all" or "none".
 
   Raises:
     ConfigError: a mistake anywhere in the config.
@@ -68,10 +68,10 @@ def describe(config: Mapping[str, Any], runtime: Runtime, *, compiled: str = "no
 
 
 class _Described:
-  """Describes one arm after the other, and remembers what has been described.
+  """A description of one arm after the other, which remembers what it has described.
 
   Attributes:
-    table: the parameters of the first training that is described whole.
+    table: the parameters of the first training that is described in full.
   """
 
   def __init__(self, runtime: Runtime, compiled: str) -> None:
@@ -83,7 +83,7 @@ class _Described:
     self._weights: dict[str, Weights | None] = {}
 
   def arm(self, plan: Plan) -> list[str]:
-    """The lines of a plan; those that follow a whole training are left out if the first arm has the same."""
+    """Returns the lines of a plan; omits those after the whole trainings if the first arm has the same."""
     whole = [training for training in plan.trainings.values() if training.is_whole]
     head = [line for training in whole for line in self._whole(training)]
     lines = self._lines(plan, may_compile=False)
@@ -98,7 +98,7 @@ class _Described:
     return [*head, *(self._lines(plan, may_compile=True) if self._may_compile else lines)]
 
   def _lines(self, plan: Plan, *, may_compile: bool) -> list[str]:
-    """What is missing, the networks, the plan's own lines, and its trainings."""
+    """Returns lines about missing inputs, the networks, the plan's own lines, and its trainings."""
     missing: list[str] = []
     for path in plan.starts.values():
       if self._start(path) is None:
@@ -114,13 +114,13 @@ class _Described:
     return [*first, *([f"missing    {more} more"] if more > 0 else []), *lines]
 
   def _compiles(self) -> bool:
-    """Whether the next training that is known is compiled."""
+    """Returns whether to compile the next training whose model and images are known."""
     now = self._may_compile
     self._may_compile = now and self._compiled == "all"
     return now
 
   def _start(self, path: str) -> Weights | None:
-    """The checkpoint at a path, read once; None if it is missing."""
+    """Loads the checkpoint at a path, once; returns None if it is missing."""
     if path not in self._weights:
       self._weights[path] = existing_start(path)
     return self._weights[path]
@@ -135,7 +135,7 @@ class _Described:
     ]
 
   def _line(self, line: Any, missing: list[str]) -> list[str]:
-    """One line of a plan; adds what is missing for it."""
+    """Formats one line of a plan; adds the inputs that it lacks to `missing`."""
     if not isinstance(line, Images):
       what, text = line
       try:
@@ -176,7 +176,7 @@ class _Described:
     return lines
 
   def _whole(self, training: Training) -> list[str]:
-    """An experiment with its loss, optimiser and devices; the first one's parameters go into the table."""
+    """Describes an experiment with loss, optimiser and devices; tabulates the parameters of the first one."""
     missing: list[str] = []
     known = self._facts(training, missing)
     experiment = training.experiment(known)
@@ -200,7 +200,7 @@ class _Described:
     return [*lines, *traced.lines(experiment, known, mesh, self._compiles())]
 
   def _facts(self, training: Training, missing: list[str]) -> DataFacts:
-    """What is known of a training's images, data that can be opened included."""
+    """Returns the facts about a training's images, from the config alone if the data cannot be opened."""
     try:
       return training.facts(self._runtime)
     except DataError as error:
@@ -222,7 +222,7 @@ class _Traced:
   decayed: Mapping[str, bool]
 
   def lines(self, experiment: Experiment, known: DataFacts, mesh: Any, compiled: bool) -> list[str]:
-    """Parameters and memory."""
+    """Returns one line about parameters and one about memory."""
     params = self.state.params
     sizes = {path: leaf.size for path, leaf in zip(tree.paths(params), jax.tree.leaves(params))}
     memory = predict(
@@ -258,7 +258,7 @@ def _steps(experiment: Experiment, known: DataFacts) -> str:
 
 
 def _table(program: Program, params: Params, decayed: Mapping[str, bool], mesh: Any) -> list[str]:
-  """Every parameter: its shape, its part on a device, whether it decays."""
+  """Returns a table of all parameters: shape, part on a device, and whether it decays."""
   placed = jax.tree.leaves(sharding.placed(params, program.placement, mesh))
   rows = [("parameter", "shape", "on a device", "decayed")]
   for path, leaf, where in zip(tree.paths(params), jax.tree.leaves(params), placed, strict=True):
@@ -270,13 +270,13 @@ def _table(program: Program, params: Params, decayed: Mapping[str, bool], mesh: 
 
 
 def _devices(mesh: Any) -> str:
-  """How many, and how they are arranged where that is not a single row."""
+  """Returns the number of devices, and their arrangement unless it is a single row."""
   data, model = mesh.shape[sharding.DATA], mesh.shape[sharding.MODEL]
   return f"{mesh.size}" if model == 1 else f"{mesh.size} = {data} x {model} (data x model)"
 
 
 def decays(program: Program, params: Params) -> dict[str, bool]:
-  """Whether weight decay moves each parameter: what the optimiser does to it when its gradient is zero."""
+  """Returns whether weight decay moves each parameter: whether it is updated when all gradients are zero."""
   ones = jax.tree.map(lambda _: jnp.ones(()), params)
   zeros, state = tree.zeros_like(ones), program.tx.init(ones)
   _, state = program.tx.update(zeros, state, ones)  # a warm-up from 0 moves nothing in its first step
@@ -285,7 +285,7 @@ def decays(program: Program, params: Params) -> dict[str, bool]:
 
 
 def _outline(name: str, value: Any, *, depth: int = 0) -> list[str]:
-  """One line per value, nested mappings indented; components and lists as calls."""
+  """Returns one line per value, with nested mappings indented, and components and lists written as calls."""
   indent = "  " * depth
   if not isinstance(value, Mapping) or any(kind in value for kind in config_lib.KINDS):
     return [f"{indent}{name:10} {_text(value)}"]
@@ -301,7 +301,7 @@ def _call(spec: Spec) -> str:
 
 
 def _text(value: Any) -> str:
-  """A spec as a call: `.optim.sam(rho=0.05)`."""
+  """Formats a spec as a call, such as `.optim.sam(rho=0.05)`."""
   if isinstance(value, (list, tuple)):
     return f"[{', '.join(map(_text, value))}]"
   if not isinstance(value, Mapping):

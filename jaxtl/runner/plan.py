@@ -1,8 +1,8 @@
-"""What a study amounts to before it runs, as data.
+"""The plan of a study: what it will open, train and measure, as data.
 
-A study says it once, in `plan(study, runtime) -> Plan` next to its `rows`. From the plan follow the rehearsal
-of every training, the checks of data and checkpoints, what `jaxtl check` prints, and the time left
-(`runner.preflight`, `runner.describe`). A plan opens no data: it says what will be opened.
+A study defines it once, in `plan(study, runtime) -> Plan` next to its `rows`. The plan determines the
+rehearsal of every training, the checks of data and checkpoints, the output of `jaxtl check`, and the estimate
+of the time left (`runner.preflight`, `runner.describe`). A plan opens no data; it lists what will be opened.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxtl.types import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-  """What is known of images: how many, of how many classes, and the side of those that a model sees."""
+  """Facts about images: number, number of classes, and the side that a model sees; None if unknown."""
 
   num_examples: int | None = None
   num_classes: int | None = None
@@ -33,22 +33,22 @@ class DataFacts:
 
   @property
   def is_complete(self) -> bool:
-    """Whether all of it is known."""
+    """True if all facts are known."""
     return None not in dataclasses.astuple(self)
 
   def or_else(self, other: DataFacts) -> DataFacts:
-    """These facts, with gaps filled from other ones."""
+    """Returns these facts, with gaps filled from `other`."""
     mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
     return DataFacts(**{name: theirs[name] if value is None else value for name, value in mine.items()})
 
 
 def facts_in_config(data: Data) -> DataFacts:
-  """What the config says of images."""
+  """Returns what the config specifies about images."""
   return DataFacts(data.num_examples, data.num_classes, image_size_of(data))
 
 
 def facts(data: Data, runtime: Runtime) -> DataFacts:
-  """What the config says of images, and what the source holds where the config leaves something open.
+  """Returns what the config specifies about images; opens the source if the config leaves anything open.
 
   Raises:
     DataError: the source cannot be opened.
@@ -58,7 +58,7 @@ def facts(data: Data, runtime: Runtime) -> DataFacts:
 
 
 def facts_of_source(data: Data, runtime: Runtime) -> DataFacts:
-  """What the source holds, whatever the config says.
+  """Returns what the source holds, whatever the config specifies.
 
   Raises:
     DataError: the source cannot be opened.
@@ -70,18 +70,18 @@ def facts_of_source(data: Data, runtime: Runtime) -> DataFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """A training, or another work on gradients, whose steps, parameters and memory can be told.
+  """A training, or other work on gradients, whose steps, parameters and memory can be reported.
 
   Attributes:
     data: the images that it learns from.
-    experiment: makes it from what is known of the images.
-    has_model: whether the model is known; False if the checkpoint that has it is missing.
-    known: what is known of the images besides what their own config says, and takes precedence over it.
-    at: what errors name it by; empty: they need no name.
+    experiment: makes the experiment from the known facts about the images.
+    has_model: whether the model is known; False if the checkpoint that defines it is missing.
+    known: further facts about the images, which take precedence over those in their own config.
+    at: name of the training in error messages; they show no name if it is empty.
     traced: checks the program and the shapes of its first state, once the size of the images is known.
-    times: how often a cell does it.
-    is_shared: whether the seeds of an arm do it once, together.
-    is_listed: False for repeats of a training that is listed, such as trials of rates.
+    times: number of repeats in a cell.
+    is_shared: whether it is done once for all seeds of an arm.
+    is_listed: False for repeats of a listed training, such as trials of learning rates.
     is_whole: whether `jaxtl check` describes it with its loss, optimiser and every parameter.
     takes_steps: False for gradients without steps.
   """
@@ -99,16 +99,20 @@ class Training:
   takes_steps: bool = True
 
   def facts_in_config(self) -> DataFacts:
-    """What is known without opening the data."""
+    """Returns what is known without opening the data."""
     return self.known.or_else(facts_in_config(self.data))
 
   def facts(self, runtime: Runtime) -> DataFacts:
-    """What is known, opening the data if anything is missing. Raises DataError, as `facts` does."""
+    """Returns what is known about the images; opens the data if anything is unknown.
+
+    Raises:
+      DataError: the source cannot be opened.
+    """
     found = self.facts_in_config()
     return found if found.is_complete else found.or_else(facts_of_source(self.data, runtime))
 
   def rehearse(self, known: DataFacts, mesh: Any) -> None:
-    """Makes all that the training makes and traces its first step, if model and image size are known.
+    """Creates all components of the training; traces its first step if model and image size are known.
 
     Raises:
       ConfigError: a component refuses its keywords, the model, or the parameters that it is to work on.
@@ -125,7 +129,7 @@ class Training:
       self.traced(program, state)
 
   def traced_at(self, known: DataFacts, mesh: Any) -> tuple[Program, TrainState | None]:
-    """The program, and the shapes of its first state; None if the image size is not known."""
+    """Returns the program, and the shapes of its first state, or None if the image size is not known."""
     return experiments.rehearse(
       self.experiment(known),
       num_classes=SOME_CLASSES if known.num_classes is None else known.num_classes,
@@ -135,10 +139,10 @@ class Training:
     )
 
   def check_data(self, runtime: Runtime) -> None:
-    """Opens the data; refuses evaluation sets of other classes, and a schedule that does not fit the length.
+    """Opens the data; refuses evaluation sets with other classes and a schedule that does not fit the length.
 
     Raises:
-      ConfigError, DataError: one of these.
+      ConfigError, DataError: the data cannot be opened, or one of these is refused.
     """
     found = self.known.or_else(facts_of_source(self.data, runtime))
     made = self.experiment(found)
@@ -154,7 +158,7 @@ class Training:
       self.rehearse(found, runtime.mesh)
 
   def passes(self, runtime: Runtime) -> float:
-    """Image passes of all its repeats, for the time left."""
+    """Returns the image passes of all repeats, for the estimate of the time left."""
     found = self.known.or_else(DataFacts(len(runtime.open(self.data))))
     assert found.num_examples is not None
     return self.times * image_passes(self.experiment(found), found.num_examples)
@@ -165,11 +169,11 @@ class Images:
   """A line of `jaxtl check` about images.
 
   Attributes:
-    parts: texts with `{}` for the number of images, and the images, such as ("{} train", data).
-    label: what they are of.
+    parts: pairs of a text, with `{}` for the number of images, and the images, such as ("{} train", data).
+    label: what the images belong to, such as the name of a task.
     more: further texts.
-    missing: files besides the images that do not exist; each has a line.
-    check: checks what the opened images tell.
+    missing: missing files other than the images; each gets a line.
+    check: a check that needs the opened images.
   """
 
   parts: Sequence[tuple[str, Data]]
@@ -181,16 +185,16 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """All that a study will open, train and measure.
+  """Everything that a study will open, train and measure.
 
   Attributes:
-    starts: the checkpoints that it starts from: path in the config -> path on the disk.
-    trainings: by name.
-    lines: what `jaxtl check` lists before the trainings: images, and pairs of what and a text. A text may be
-      a function that opens data; its line is left out if they are missing.
+    starts: path in the config -> path on the disk, for each checkpoint that the study starts from.
+    trainings: name -> training.
+    lines: what `jaxtl check` lists before the trainings: images, and pairs of a heading and a text. A text
+      may be a function that opens data; its line is left out if the data are missing.
     same_classes: (place for messages, images, images that must have the same class list).
-    measurements: image passes of what is measured, by name; called when the data are open.
-    checks: what only the study knows to check once data and checkpoints are open.
+    measurements: name -> function that returns the image passes of a measurement, called with open data.
+    checks: further checks that the study defines, called once data and checkpoints are open.
   """
 
   starts: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -206,18 +210,20 @@ class Plan:
     return [line for line in self.lines if isinstance(line, Images)]
 
   def cell_passes(self, runtime: Runtime) -> float:
-    """Image passes of one cell, for the time left; opens the data."""
+    """Returns the image passes of one cell, for the estimate of the time left; opens the data."""
     trained = [one for one in self.trainings.values() if one.takes_steps and not one.is_shared]
     measured = sum(measure() for measure in self.measurements.values())
     return measured + sum(training.passes(runtime) for training in trained)
 
   def shared_passes(self, runtime: Runtime) -> float:
-    """Image passes that the seeds of an arm share."""
+    """Returns the image passes that the seeds of an arm share."""
     return sum(one.passes(runtime) for one in self.trainings.values() if one.is_shared)
 
 
 def plan_of(rows: Callable[..., Any], study: Any, runtime: Runtime) -> Plan:
-  """The plan that the module of a study's `rows` makes; for an experiment without one, its training.
+  """Returns the plan that the module of a study's `rows` makes.
+
+  If the module makes none, the plan of an experiment is its training, and that of any other study is empty.
 
   Raises:
     ConfigError: a mistake in the config that shows without data.
@@ -231,10 +237,10 @@ def plan_of(rows: Callable[..., Any], study: Any, runtime: Runtime) -> Plan:
 
 
 def existing_start(path: str) -> Weights | None:
-  """The checkpoint that a study starts from; None if there is none yet.
+  """Returns the checkpoint that a study starts from, or None if it does not exist yet.
 
   Raises:
-    CheckpointError, StorageError: it exists, and `checkpoint.load` refuses it.
+    CheckpointError, StorageError: it exists, but `checkpoint.load` refuses it.
   """
   try:
     checkpoint.find(path)

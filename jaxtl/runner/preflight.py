@@ -1,4 +1,4 @@
-"""What is checked before a run starts: an arm's trainings without data, then its data and checkpoints."""
+"""Checks before a run starts: an arm's trainings without data, then its data and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxtl.train.runtime import Runtime
 
 
 def rehearse_arm(rows: Callable[..., Any], name: str, study: Any, runtime: Runtime) -> Plan:
-  """Makes what an arm will make, without data: a mistake shows now, and not after hours of training.
+  """Creates the components of an arm without data, so that mistakes show now, not after hours of training.
 
   Returns:
     The arm's plan.
 
   Raises:
-    ConfigError: names the arm.
+    ConfigError: a mistake in the arm, which the message names.
   """
   try:
     check_batch_sizes(study, runtime.mesh)
@@ -41,7 +41,7 @@ def check_data(plan: Plan, name: str, runtime: Runtime) -> None:
   """Opens the checkpoints and data of an arm, and refuses those that do not fit.
 
   Raises:
-    CheckpointError, ConfigError, DataError: names the arm.
+    CheckpointError, ConfigError, DataError: something does not fit; the message names the arm.
   """
   with _in_arm(name):
     for path in dict.fromkeys(plan.starts.values()):
@@ -60,11 +60,11 @@ def check_data(plan: Plan, name: str, runtime: Runtime) -> None:
 
 
 def expect(plans: Mapping[str, Plan], num_cells: Mapping[str, int], runtime: Runtime) -> None:
-  """Tells the progress line how much there is to do.
+  """Adds the image passes of all cells that will run to the total of the progress line.
 
   Args:
     plans: arm -> its plan.
-    num_cells: arm -> how many of its cells will run.
+    num_cells: arm -> number of its cells that will run.
   """
   for name, plan in plans.items():
     passes = plan.shared_passes(runtime) + num_cells[name] * plan.cell_passes(runtime)
@@ -73,7 +73,7 @@ def expect(plans: Mapping[str, Plan], num_cells: Mapping[str, int], runtime: Run
 
 @contextlib.contextmanager
 def _in_arm(name: str) -> Iterator[None]:
-  """Names the arm in what is refused."""
+  """Adds the name of the arm to the message of an input error."""
   try:
     yield
   except InputError as error:

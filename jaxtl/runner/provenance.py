@@ -1,4 +1,4 @@
-"""Where numbers come from: code, versions, machine and sessions, as files of a working folder."""
+"""The origin of results: code, versions, machine and sessions, recorded in files of a working folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from jaxtl.host.files import write_atomically
 
 PACKAGES = ("jaxtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 
-# Of a session: what bit-for-bit equality with another needs.
+# The keys of a session that must be equal for bit-for-bit equality with another session.
 MATTER = ("python", "versions", "code", "devices", "processes")
 
 
 def versions() -> dict[str, str]:
-  """Of Python and the packages that the numbers depend on."""
+  """Returns the versions of Python and of the packages that the numbers depend on."""
   found = {"python": platform.python_version()}
   for name in PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_digest() -> str:
-  """SHA-256 over the library's own source files."""
+  """Computes the SHA-256 of the library's own source files."""
   root = Path(__file__).resolve().parents[1]
   digest = hashlib.sha256()
   for path in sorted(root.rglob("*.py")):
@@ -45,11 +45,11 @@ def code_digest() -> str:
 
 
 def environment(command: Sequence[str], asked: Mapping[str, Sequence[Any]] | None = None) -> dict[str, Any]:
-  """What a number in the report depends on beside the config.
+  """Returns what a number in the report depends on in addition to the config.
 
   Args:
     command: the command line.
-    asked: the "arms" and "seeds" that the session is to finish; None: all.
+    asked: the "arms" and "seeds" that the session is to finish; None means all.
   """
   devices = jax.devices()
   return {
@@ -67,12 +67,13 @@ def environment(command: Sequence[str], asked: Mapping[str, Sequence[Any]] | Non
 
 
 def add_session(path: Path, session: Mapping[str, Any]) -> list[str]:
-  """`env.json` is the first session's environment; `later` has what differed in each one after it.
+  """Adds a session to `env.json`, and returns its differences from the first session.
 
-  A row's `session` is 0 for the first and n for the n-th of `later`: the session that finished its cell.
+  The file holds the environment of the first session. Its `later` lists what differs in each later session.
+  The `session` of a row is the one that finished its cell: 0 for the first, n for the n-th of `later`.
 
   Returns:
-    A line for each thing that may change numbers (`MATTER`) and differs from the first session.
+    One line per difference from the first session in what may change numbers (`MATTER`).
   """
   first = read_sessions(path) if path.exists() else None
   matter: list[str] = []
@@ -88,7 +89,7 @@ def add_session(path: Path, session: Mapping[str, Any]) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The JSON object in a file of a working folder.
+  """Reads the JSON object in a file of a working folder.
 
   Raises:
     InputError: the file is missing or damaged.
@@ -102,7 +103,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_sessions(path: Path) -> dict[str, Any]:
-  """The first session in `env.json`, with `later` ones. Raises InputError where it is damaged."""
+  """Reads the first session in `env.json`, with a list of `later` ones.
+
+  Raises:
+    InputError: the file is missing or damaged.
+  """
   found = read_json(path)
   later = found.setdefault("later", [])
   if not isinstance(later, list) or not all(isinstance(one, dict) for one in later):

@@ -1,4 +1,4 @@
-"""Cells, and the rows that they leave in a working folder."""
+"""Cells, and the rows that they write to a working folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtl.runner import provenance
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One arm with one seed: the smallest part of a study that is kept when finished."""
+  """One arm with one seed: the smallest part of a study whose rows are saved when it is finished."""
 
   arm: str
   seed: int
@@ -27,7 +27,7 @@ class Cell:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-  """The rows of one cell.
+  """Reads the rows of one cell.
 
   Raises:
     InputError: the file is damaged.
@@ -42,7 +42,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def all_rows(workdir: Path) -> list[dict[str, Any]]:
-  """The rows of all finished cells, in the order of the config's arms and seeds.
+  """Reads the rows of all finished cells, in the order of the config's arms and seeds.
 
   Raises:
     InputError: no study ran in `workdir`.

@@ -1,4 +1,4 @@
-"""The runner: arms x seeds of any study, each finished cell kept as a file.
+"""Runs arms x seeds of any study, and saves the rows of each finished cell in a file.
 
 A config is a module with `get_config()`:
 
@@ -8,8 +8,8 @@ A config is a module with `get_config()`:
   arms    name -> nested difference to `base`
   title, notes  for the report (optional)
 
-In the working folder: `config.json`, `env.json`, `data.json`, `log.txt`, `<arm>/<seed>/` with `rows.jsonl`,
-`metrics.jsonl`, `checkpoints/`, `classes.json`, and `report/`.
+The working folder contains `config.json`, `env.json`, `data.json`, `log.txt`, `<arm>/<seed>/` with
+`rows.jsonl`, `metrics.jsonl`, `checkpoints/` and `classes.json`, and `report/`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jaxtl.runner.workdir import claim, fingerprints
 from jaxtl.train import compiled
 from jaxtl.train.runtime import Runtime
 
-# For the line of a finished cell: the last parts of the keys that it shows, and what tells such rows apart.
+# For the line of a finished cell: the last parts of the keys to show, and the keys that distinguish rows.
 _MAIN_NUMBERS = ("accuracy", "top1", "lambda_max")
 _TELLS_APART = ("kind", "protocol", "method")
 _MOST_NUMBERS = 6
@@ -49,7 +49,7 @@ def run_study(
   seeds: Sequence[int] | None = None,
   command: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-  """Runs all cells that are not finished, or those of `arms` and `seeds`, and returns their rows."""
+  """Runs the unfinished cells of `arms` and `seeds` (default: all), and returns the rows of all of them."""
   study, parsed = parse_config(config)
   check_chosen(arms, seeds, study)
   rows = config_lib.find(study.study)
@@ -66,7 +66,7 @@ def run_study(
   for name, arm in runtime.moving(to_run.items()):
     plans[name] = rehearse_arm(rows, name, arm, runtime)
     compiled.next_arm()
-  # Opens the data: a folder is claimed only by a run that can start.
+  # This opens the data before the folder is claimed, since only a run that can start may claim it.
   for name, plan in runtime.moving(plans.items()):
     check_data(plan, name, runtime)
     compiled.next_arm()
@@ -81,7 +81,7 @@ def run_study(
     return _all_rows_of(cells)
   with contextlib.ExitStack() as stack:
     stack.enter_context(only_run_in(workdir, note=runtime.progress.note))
-    # Before `claim`, which writes some of these files with a digest.
+    # This comes before `claim`, which writes some of these files with a digest.
     old = processes.from_first(lambda: _files_without_digest(workdir, cells))
     changed = claim(workdir, config, command, asked=asked, data=data)
     stack.enter_context(on_record(workdir))
@@ -114,7 +114,7 @@ def _run_cells(rows: Rows, cells: Sequence[Cell], runtime: Runtime, *, session: 
 
 
 def _is_finished(cell: Cell) -> bool:
-  """Whether the rows of a cell are there, and whole."""
+  """Returns whether the rows of a cell exist and are intact."""
   try:
     return cell.rows_file.exists() and read_rows(cell.rows_file) is not None
   except InputError:
@@ -122,13 +122,13 @@ def _is_finished(cell: Cell) -> bool:
 
 
 def _files_without_digest(workdir: Path, cells: Sequence[Cell]) -> list[str]:
-  """The files of a folder that say what it is and what was measured, and have no digest."""
+  """Returns the files of config, data, sessions and rows in a folder that have no digest."""
   own = [workdir / name for name in ("config.json", "data.json", "env.json")]
   return [str(path) for path in (*own, *(cell.rows_file for cell in cells)) if sealed_json.lacks_digest(path)]
 
 
 def _put_damaged_aside(cells: Sequence[Cell], note: Callable[[str], None]) -> None:
-  """Renames damaged rows, whose cells are measured again."""
+  """Renames damaged files of rows, whose cells are then measured again."""
   for cell in cells:
     if cell.rows_file.exists() and not _is_finished(cell):
       aside = put_aside(cell.rows_file)
@@ -140,7 +140,7 @@ def _all_rows_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any]]:
-  """The cell's rows, each with its arm and seed; an error that stops the run says in which cell."""
+  """Yields the rows of a cell with their arm and seed; an error that stops the run names the cell."""
   try:
     for row in rows(cell.study, seed=cell.seed, workdir=cell.folder, runtime=runtime):
       yield {"arm": cell.arm, "seed": cell.seed, **row}
@@ -149,7 +149,7 @@ def _rows_of(cell: Cell, rows: Rows, runtime: Runtime) -> Iterator[dict[str, Any
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The main numbers of a finished cell in one line: means over the rows of one kind, protocol and method."""
+  """Summarises a finished cell in one line: its main numbers, averaged per kind, protocol and method."""
   values: dict[str, list[float]] = {}
   for row in rows:
     what = " ".join(str(row[key]) for key in _TELLS_APART if row.get(key))

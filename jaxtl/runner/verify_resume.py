@@ -1,8 +1,8 @@
-"""Whether a run that was killed and started again ends where an uninterrupted one does, bit for bit.
+"""Checks that a run that was killed and resumed ends where an uninterrupted one does, bit for bit.
 
-Three processes train the same experiment: one without interruption; one that ends itself by SIGKILL, which
-nothing can catch, whatever it is just writing; and one that goes on from what that left behind. Then every
-array of the two last checkpoints is compared, and every metrics record.
+Three processes train the same experiment. The first is not interrupted. The second ends itself by SIGKILL,
+which nothing can catch, whatever it is writing at that moment. The third resumes from what the second left
+behind. Then every array of the two last checkpoints is compared, and every metrics record.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from jaxtl.train.loop import RATES, Observer
 from jaxtl.train.runtime import Runtime
 
 WHOLE, CUT, REST = "whole", "cut", "rest"
-# What can be tried instead of a study that starts from checkpoints.
+# The config that is suggested instead of a study that starts from checkpoints.
 _EXAMPLE = "configs/quickstart.py"
 _PART, _FOLDER = "JAXTL_RESUME_PART", "JAXTL_RESUME_FOLDER"
 
 
 @dataclasses.dataclass(frozen=True)
 class ResumePlan:
-  """What is tried.
+  """The plan of a trial.
 
   Attributes:
-    arm: its name.
-    experiment: what is trained.
-    seed: of everything.
-    steps: where both runs end.
-    kill_after: the step after which one is killed.
+    arm: name of the arm.
+    experiment: the experiment that is trained.
+    seed: seed of all runs.
+    steps: the step at which both runs end.
+    kill_after: the step after which one run is killed.
   """
 
   arm: str
@@ -53,14 +53,14 @@ class ResumePlan:
 
 @dataclasses.dataclass(frozen=True)
 class ResumeFinding:
-  """What came of it.
+  """The result of a trial.
 
   Attributes:
-    plan: what was tried.
-    resumed_from: the step of the checkpoint that was gone on from; 0 where there was none.
+    plan: the plan of the trial.
+    resumed_from: step of the checkpoint from which the run resumed; 0 if there was no checkpoint.
     uninterrupted, resumed: array path -> digest at the end.
-    records: metrics records compared.
-    unequal: what differs, a line each; empty for bit-for-bit equality.
+    records: number of metrics records compared.
+    unequal: one line per difference; empty for bit-for-bit equality.
   """
 
   plan: ResumePlan
@@ -93,11 +93,13 @@ class ResumeFinding:
 def make_plan(
   config: Mapping[str, Any], *, arm: str | None = None, seed: int | None, steps: int, kill_after: int
 ) -> ResumePlan:
-  """The experiment of an arm, of the first that trains where none is named, with the periods of the trial.
+  """Plans the trial of an arm; without a name, of the first arm that trains.
+
+  The experiment logs every step, saves every second step and evaluates nothing.
 
   Raises:
-    ConfigError: the config has no such arm, it has no training of one network, as a study that starts from
-      checkpoints, or trains for no step; or the numbers do not fit.
+    ConfigError: the config has no such arm, the arm does not train one network (as in a study that starts
+      from checkpoints) or trains for no step, or the numbers do not fit.
   """
   study, arms = parse_config(config)
   if arm is not None and arm not in arms:
@@ -120,14 +122,14 @@ def make_plan(
 
 
 def part(environment: Mapping[str, str]) -> tuple[str, Path] | None:
-  """Which of the three processes this is, and where it writes; None for the one that starts them."""
+  """Returns which of the three processes this is and where it writes; None for the one that starts them."""
   if _PART not in environment:
     return None
   return environment[_PART], Path(environment[_FOLDER])
 
 
 def train_part(plan: ResumePlan, name: str, folder: Path, runtime: Runtime) -> None:
-  """What one of the three processes does.
+  """Runs the training of one of the three processes.
 
   Raises:
     ConfigError: the run has fewer steps than the plan.
@@ -150,10 +152,10 @@ def train_part(plan: ResumePlan, name: str, folder: Path, runtime: Runtime) -> N
 
 
 def verify(plan: ResumePlan, command: Sequence[str], folder: Path) -> ResumeFinding:
-  """Runs the three processes with the command line that ran this one, and compares.
+  """Runs the three processes with the command line of this one, and compares their results.
 
   Raises:
-    RunError: one of them ended otherwise than planned; its own message is above.
+    RunError: a process did not end as planned; its own message appears above.
   """
   resumed_from = 0
   for name in (WHOLE, CUT, REST):
@@ -191,13 +193,13 @@ def _digests(folder: Path, step: int) -> dict[str, str | None]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-  """The metrics records of a run, without what they say of the machine."""
+  """Reads the metrics records of a run, without the rates, which depend on the machine."""
   found = sealed_json.read_records(folder / "metrics.jsonl")
   return [{key: value for key, value in record.items() if key not in RATES} for record in found]
 
 
 def _experiments(value: Any) -> Iterator[Experiment]:
-  """The experiment that a study is, or that is a field of it."""
+  """Yields the experiment that a study is, or those among its fields."""
   if isinstance(value, Experiment):
     yield Experiment(**{field.name: getattr(value, field.name) for field in dataclasses.fields(Experiment)})
   elif dataclasses.is_dataclass(value):
@@ -215,7 +217,7 @@ def _killer(step: int) -> Observer:
 
 
 class _StopAt:
-  """In the place of an `Interruption`: saves and stops after a step."""
+  """A substitute for `Interruption` that makes a run save and stop after a given step."""
 
   def __init__(self, step: int):
     self._step = step

@@ -1,4 +1,4 @@
-"""The working folder of a run: whose it is, and with which config and data it was begun."""
+"""The working folder of a run, and the config and data that it belongs to."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def claim(
   asked: Mapping[str, Sequence[Any]] | None = None,
   data: Mapping[str, Any] | None = None,
 ) -> list[str]:
-  """Makes the working folder this config's and these data's; refuses another's, with the difference.
+  """Claims a working folder for a config and its data; refuses the folder of others, with the difference.
 
   Args:
-    asked: the "arms" and "seeds" of this session; None: all.
-    data: of `fingerprints`; None where nothing is left to run: such a session leaves no trace.
+    asked: the "arms" and "seeds" of this session; None means all.
+    data: from `fingerprints`; None if nothing is left to run; such a session leaves no trace.
 
   Returns:
-    How this session differs from the folder's first in what may change numbers: code, versions, devices.
+    One line per difference from the folder's first session in what may change numbers: code, versions,
+    devices.
 
   Raises:
     InputError: the folder cannot be written, is damaged, or was made with another config or other data.
@@ -62,8 +63,11 @@ def claim(
 
 
 def fingerprints(studies: Iterable[Any], runtime: Runtime) -> dict[str, Any]:
-  """What every source of the studies holds: spec -> name, number of examples, fingerprint of all of them, and
-  the version of the order in which they are drawn."""
+  """Returns what every source of the studies holds.
+
+  The result maps each spec to its name, the number of examples, the fingerprint of all of them, and the
+  version of the order in which they are drawn.
+  """
   sources = {
     json.dumps(config_lib.plain(data.source), sort_keys=True): data
     for study in studies
@@ -82,7 +86,7 @@ def fingerprints(studies: Iterable[Any], runtime: Runtime) -> dict[str, Any]:
 
 
 def _known_data(path: Path) -> dict[str, Any]:
-  """What the sources held in the sessions before; nothing where there was none."""
+  """Reads what the sources held in earlier sessions; returns an empty dict if there were none."""
   known = provenance.read_json(path) if path.exists() else {}
   for name, found in known.items():
     if not isinstance(found, dict) or not {"name", "num_examples", "fingerprint"} <= set(found):
@@ -94,7 +98,7 @@ def _known_data(path: Path) -> dict[str, Any]:
 
 def _same_data(known: Mapping[str, Any], found: Mapping[str, Any], workdir: Path) -> None:
   for name, now in found.items():
-    # Folders without a version have the first.
+    # Folders without a version have version 1.
     old = {"order": 1, **known.get(name, now)}
     if old["order"] != now["order"]:
       raise InputError(

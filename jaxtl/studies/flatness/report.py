@@ -10,7 +10,7 @@ from jaxtl.studies.flatness.figures import make_figures
 
 
 def section(results: Results) -> Section:
-  """Curvature and sharpness of every checkpoint, its blocks, and how each number came to be."""
+  """Reports curvature and sharpness of every checkpoint and its blocks, and how each number was measured."""
   values = results.values("lambda_max", kind="flatness", loss="cross_entropy")
   images = {row["num_examples"] for row in results.rows if row.get("kind") == "flatness"}
   headline = Headline(

@@ -1,8 +1,8 @@
 """Flatness of checkpoints: the spectrum of the Hessian, sharpness, and the loss around the weights.
 
-Curvatures of different losses cannot be compared, so all is measured for the cross-entropy, and the
-spectrum and the sharpness also for the loss that a checkpoint was trained with. Images are a fixed subset,
-without augmentation; normalisation uses the stored statistics.
+Curvatures of different losses cannot be compared, so everything is measured for the cross-entropy. All but
+blocks and planes are also measured for the loss that a checkpoint was trained with. The images are a fixed
+subset without augmentation. Normalisation uses the stored statistics.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TRAINING = "training"
 
 
 def rows(study: FlatnessStudy, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """Rows of the kinds flatness (one for each loss), layer, slice and plane; `seed` draws another subset."""
+  """Yields rows of the kinds flatness (one per loss), layer, slice and plane; `seed` draws another subset."""
   images, network, other = _prepared(study, runtime)
   about = networks.about(study.start, network)
   networks.same_weights(workdir, about)
@@ -64,12 +64,12 @@ def rows(study: FlatnessStudy, *, seed: int, workdir: Path, runtime: Runtime) ->
 
 
 def config_of(start: str, data: dict[str, Any], *, num_examples: int) -> dict[str, Any]:
-  """The config of a study of one checkpoint, as `jaxtl run` would read it.
+  """Returns the config of a study of one checkpoint, as `jaxtl run` would read it.
 
   Args:
-    start: the checkpoint; the config holds the digest of its weights, so that others are another study.
-    data: of `network.data_config`.
-    num_examples: images of the subset.
+    start: the checkpoint. The config holds the digest of its weights, so other weights are another study.
+    data: from `network.data_config`.
+    num_examples: number of images in the subset.
   """
   return dict(
     study=".studies.flatness.rows",
@@ -89,7 +89,7 @@ def _measured(
   work: dict[str, float],
   other: tuple[Params, Params] | None,
 ) -> list[Row]:
-  """All rows of one loss: of the parts that `work` has."""
+  """Returns all rows of one loss, from the parts in `work`."""
 
   def part(name: str) -> AbstractContextManager[None]:
     return at.meter.part(name, work=work[name])
@@ -117,7 +117,7 @@ def _around(
   eigenvector: Params,
   other: tuple[Params, Params] | None,
 ) -> list[Row]:
-  """The rows of blocks, lines and the plane."""
+  """Returns the rows of blocks, lines and the plane."""
   found: list[Row] = []
   if study.layers is not None and "blocks" in work:
     with at.meter.part("blocks", work=work["blocks"]):
@@ -140,7 +140,7 @@ def _note(at: Landscape, text: str) -> None:
 
 
 def _work(study: FlatnessStudy, network: Network, runtime: Runtime) -> dict[str, dict[str, float]]:
-  """loss -> part -> image passes at most; blocks and planes, which cost most, of the cross-entropy only."""
+  """Returns loss -> part -> maximum image passes; only the cross-entropy has the costly blocks and planes."""
   flatness = study.flatness
   images = min(flatness.num_examples, len(runtime.open(flatness.data)))
   passes = {"λ_max": FORWARD + PRODUCT * flatness.num_iters}
@@ -157,7 +157,7 @@ def _work(study: FlatnessStudy, network: Network, runtime: Runtime) -> dict[str,
 
 
 def _losses(network: Network) -> dict[str, PerExampleLoss]:
-  """The cross-entropy, and the loss that the network was trained with if that is another."""
+  """Returns the cross-entropy, and the loss that the network was trained with if it is another one."""
   found: dict[str, PerExampleLoss] = {CROSS_ENTROPY: losses.softmax_cross_entropy}
   if config_lib.plain(network.task).get("loss") != {"fn": ".losses.softmax_cross_entropy"}:
     found[TRAINING] = network.loss
@@ -165,7 +165,7 @@ def _losses(network: Network) -> dict[str, PerExampleLoss]:
 
 
 def plan(study: FlatnessStudy, runtime: Runtime) -> Plan:
-  """Plans the measurements, and a gradient of the loss for the memory that it needs."""
+  """Plans the measurements, and a gradient of the loss, whose memory is then predicted."""
   starts, data = {"start": study.start}, study.flatness.data
   if study.slice is not None and study.slice.towards is not None:
     starts["slice.towards"] = study.slice.towards
@@ -181,7 +181,7 @@ def plan(study: FlatnessStudy, runtime: Runtime) -> Plan:
 
 
 def _gradient(study: FlatnessStudy, start: Weights, runtime: Runtime) -> Training:
-  """A step without any memory of the last ones, in place of a gradient."""
+  """Returns a step of plain SGD in place of a gradient, because its optimiser remembers no earlier steps."""
   data = networks.filled(study.start, study.flatness.data, trust=runtime.trust)
   model, task = start.model_spec(trust=runtime.trust), networks.task_of(start, trust=runtime.trust)
   plain = Spec("optax.sgd", "make", {"learning_rate": 1.0}, optax.sgd)
@@ -194,14 +194,18 @@ def _gradient(study: FlatnessStudy, start: Weights, runtime: Runtime) -> Trainin
 
 
 def _passes(study: FlatnessStudy, runtime: Runtime) -> float:
-  """Image passes of all losses; most stop earlier, at their tolerance."""
+  """Returns the maximum image passes over all losses; most measurements stop earlier, at their tolerance."""
   _, network, _ = _prepared(study, runtime)
   return sum(sum(parts.values()) for parts in _work(study, network, runtime).values())
 
 
 def _check(study: FlatnessStudy, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not the one that is meant or not finite, images of other classes, another
-  checkpoint that does not match, and names of parameters that do not exist."""
+  """Makes the checks that need open data and checkpoints.
+
+  It refuses a checkpoint with another digest or weights that are not finite, images of other classes, more
+  eigenvalues than parameters, names of parameters that do not exist, and a second checkpoint that does not
+  match.
+  """
   networks.check_start(study.start, study.digest, study.flatness.data, runtime, at="flatness.data")
   _, network, other = _prepared(study, runtime)
   networks.check_finite(network.params, network.batch_stats)
@@ -219,7 +223,7 @@ def _check(study: FlatnessStudy, runtime: Runtime) -> None:
 
 
 def _prepared(study: FlatnessStudy, runtime: Runtime) -> tuple[Data, Network, tuple[Params, Params] | None]:
-  """The images with the transforms that count, the network for their size, and the other one's weights."""
+  """Returns the images with their transforms, the network for their size, and the weights of `towards`."""
   data, network = networks.prepared(study.start, study.flatness.data, runtime)
   if study.slice is None or study.slice.towards is None:
     return data, network, None
@@ -228,7 +232,7 @@ def _prepared(study: FlatnessStudy, runtime: Runtime) -> tuple[Data, Network, tu
 
 
 def _loss_name(name: str, task: Spec) -> str:
-  """The loss that was differentiated, as a short call."""
+  """Returns the loss that was differentiated, as a short call."""
   if name == CROSS_ENTROPY:
     return "softmax_cross_entropy"
   return call(config_lib.plain(task).get("loss"))

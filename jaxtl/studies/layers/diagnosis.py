@@ -19,12 +19,12 @@ from jaxtl.types import Row
 
 @dataclasses.dataclass(frozen=True)
 class DiagnosisStudy:
-  """The study: one checkpoint per arm.
+  """A study of one checkpoint per arm.
 
   Attributes:
     start: the checkpoint, a run's folder or an imported weight.
-    diagnosis: the images and the search. Where its data have no transforms, they are the checkpoint's own.
-    digest: what the weights must be, as `weights` of a row says; None: any.
+    diagnosis: the images and the search. Data without transforms use those of the checkpoint.
+    digest: the required digest of the weights, as `weights` in a row; None accepts any.
   """
 
   start: str
@@ -33,7 +33,7 @@ class DiagnosisStudy:
 
 
 def rows(study: DiagnosisStudy, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """Rows of the kind layer_diagnosis, for the cross-entropy; `seed` draws another subset."""
+  """Yields rows of the kind layer_diagnosis, for the cross-entropy; `seed` draws another subset."""
   images, network = networks.prepared(study.start, study.diagnosis.data, runtime)
   about = networks.about(study.start, network)
   networks.same_weights(workdir, about)
@@ -60,8 +60,11 @@ def plan(study: DiagnosisStudy, runtime: Runtime) -> Plan:
 
 
 def _check(study: DiagnosisStudy, runtime: Runtime) -> None:
-  """Refuses a checkpoint that is not the one that is meant or not finite, images of other classes, and layers
-  that the model does not have."""
+  """Makes the checks that need open data and checkpoints.
+
+  It refuses a checkpoint with another digest or weights that are not finite, images of other classes, and
+  layers that the model does not have.
+  """
   networks.check_start(study.start, study.digest, study.diagnosis.data, runtime, at="diagnosis.data")
   _, network = networks.prepared(study.start, study.diagnosis.data, runtime)
   networks.check_finite(network.params, network.batch_stats)
@@ -69,11 +72,11 @@ def _check(study: DiagnosisStudy, runtime: Runtime) -> None:
 
 
 def config_of(start: str, diagnosis: dict[str, Any]) -> dict[str, Any]:
-  """The config of a study of one checkpoint, as `jaxtl run` would read it.
+  """Returns the config of a study of one checkpoint, as `jaxtl run` would read it.
 
   Args:
-    start: the checkpoint; the config holds the digest of its weights, so that others are another study.
-    diagnosis: fields of `Diagnosis`, the data as `network.data_config` makes them.
+    start: the checkpoint. The config holds the digest of its weights, so other weights are another study.
+    diagnosis: fields of `Diagnosis`, with data from `network.data_config`.
   """
   return dict(
     study=".studies.layers.diagnosis.rows",

@@ -1,4 +1,4 @@
-"""The plan of a layers study: the base run, the methods, and what is refused before anything is trained."""
+"""The plan of a layers study: the base run, the methods, and the checks before anything is trained."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from jaxtl.train.post_training import PostTraining
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.step import init_model
 
-# Forward passes over the images of a diagnosis of eleven layers, ResNet-20's (docs/layers.md): with their
-# inputs kept, and without.
+# Forward passes over the images of a diagnosis of eleven layers, as in ResNet-20 (docs/layers.md), with the
+# inputs of the layers cached (True) and without.
 _FORWARDS = {True: 55, False: 95}
 
 
@@ -67,7 +67,7 @@ def _diagnosed_again(study: Layers, name: str, every: float, runtime: Runtime) -
 
 
 def _trainings(study: Layers, start: Weights | None, runtime: Runtime) -> dict[str, Training]:
-  """The base run, and the methods if their model is known."""
+  """Returns the base run, and the methods if their model is known."""
   found: dict[str, Training] = {}
   if study.base is not None:
     base, model, classes = study.base, study.base.model, study.base.data.num_classes
@@ -92,7 +92,7 @@ def _method(study: Layers, model: Spec, name: str, known: DataFacts) -> Experime
 def _methods(
   study: Layers, model: Spec, *, num_classes: int, image_size: int | None = None
 ) -> dict[str, Experiment]:
-  """Every method as an experiment on a model; for layers that a diagnosis will choose, some others."""
+  """Returns every method as an experiment, with placeholders for layers that a diagnosis will choose."""
   made = make_model(model, num_classes=num_classes)
   if study.diagnosis is not None and not made.blocks:
     raise ConfigError(
@@ -100,7 +100,7 @@ def _methods(
     )
   found = {}
   for name, method in study.methods.items():
-    # The last block but one, or the only one.
+    # Placeholders: the last block, and the last but one, which is the same if there is only one.
     chosen: dict[str, Any] = (
       dict(perturb=[made.blocks[-1]], update=[made.blocks[-2:][0]]) if method.diagnosed else {}
     )
@@ -120,10 +120,10 @@ def _check_parts(
   image_size: int | None,
   opened: bool = False,
 ) -> None:
-  """Refuses layers that a model does not have, and caches that cannot be, as far as the image size is known.
+  """Refuses layers that a model does not have and illegal caches; checks nothing without an image size.
 
   Args:
-    opened: also whether caches fit: the data are there.
+    opened: whether the data can be opened, so that the size of caches is checked as well.
   """
   if image_size is None:
     return
@@ -146,8 +146,8 @@ def _check_parts(
 def _check_cache(
   name: str, method: Method, data: Data, program: Any, state: Any, runtime: Runtime | None
 ) -> None:
-  """Whether a cache is legal and, with a runtime, fits."""
-  # What the layers that a diagnosis will choose need is not known yet, nor is the run's folder.
+  """Checks that a cache is legal and, if a runtime is given, that it fits."""
+  # The layers that a diagnosis will choose, and so their cache, are not known yet, nor is the run's folder.
   unknown = method.diagnosed or (method.cache.where == "memmap" and method.cache.folder is None)
   try:
     prefix_cache.check_legal(method.cache, program, state, data)
@@ -158,7 +158,7 @@ def _check_cache(
 
 
 def _check(study: Layers, runtime: Runtime) -> None:
-  """Refuses a checkpoint that was trained on held-out images, and layers and caches that cannot be."""
+  """Refuses a checkpoint that was trained on held-out images, missing layers, and impossible caches."""
   start = None if study.start is None else checkpoint.load(study.start)
   if start is not None:
     check_apart(study, _learned(start))
@@ -171,13 +171,13 @@ def _check(study: Layers, runtime: Runtime) -> None:
 
 
 def _learned(start: Weights) -> dict[str, Any]:
-  """The source of the images that a checkpoint was trained on, as it has it; none where it does not say."""
+  """Returns the source of the images that a checkpoint was trained on; empty if it has no record of it."""
   data = (start.config.get("experiment") or {}).get("data") or {}
   return {f"the training of {start.path}": data["source"]} if "source" in data else {}
 
 
 def method_passes(study: Layers, name: str, runtime: Runtime) -> float:
-  """Image passes of a method, with its later diagnoses."""
+  """Returns the image passes of a method, including its later diagnoses."""
   num_examples = len(runtime.open(study.data))
   steps = optim.steps_of(study.epochs, steps_per_epoch=num_examples / study.data.batch_size)
   trained = steps * study.data.batch_size * experiment.work_of(study.methods[name].gradient)
@@ -185,7 +185,7 @@ def method_passes(study: Layers, name: str, runtime: Runtime) -> float:
 
 
 def diagnosis_passes(study: Layers, name: str, runtime: Runtime) -> float:
-  """Image passes of the diagnosis of the base network, or of the later ones of a method."""
+  """Returns the image passes of the diagnosis of the base network, or of the later ones of a method."""
   assert study.diagnosis is not None
   if name == BASE:
     return diagnosis_work(study.diagnosis)
@@ -194,7 +194,7 @@ def diagnosis_passes(study: Layers, name: str, runtime: Runtime) -> float:
 
 
 def diagnosis_work(diagnosis: Diagnosis) -> float:
-  """About how many image passes a diagnosis costs; how many layers there are is not known before."""
+  """Estimates the image passes of a diagnosis, since the number of layers is not known in advance."""
   return round(diagnosis.num_examples * (GRADIENT + _FORWARDS[diagnosis.cache] * FORWARD))
 
 

@@ -8,9 +8,9 @@ from jaxtl.studies.layers import diagnosis_figures, diagnosis_tables, tables
 
 
 def section(results: Results) -> Section:
-  """Every method beside its base, and the layers of every network.
+  """Reports every method together with its base, and the layers of every network.
 
-  There is no headline: a study of layers compares methods, and each of its arms says what came of them.
+  There is no headline, because a study of layers compares methods, and each arm reports all of them.
   """
   kind = diagnosis_tables.KIND
   images = {row["num_examples"] for row in results.rows if row.get("kind") == kind}

@@ -1,10 +1,10 @@
-"""Layers: which layer over-fits, and what post-training that repairs only it is worth beside its controls.
+"""Finds the layer that overfits, and compares post-training that repairs only this layer with its controls.
 
 Diagnosis and PoL are those of Terauchi, Sato, Kawakami, "Model diagnosis for better generalisation" (in
-Japanese); PoF is Sato et al., "PoF: Post-Training of Feature Extractor for Improving Generalization", 2022,
-arXiv 2207.01847. A large fall of the test loss without one of the error is what a change of temperature looks
-like, so every method is also measured with a temperature of its own, fitted on the validation images (Guo et
-al., "On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599).
+Japanese). PoF is that of Sato et al., "PoF: Post-Training of Feature Extractor for Improving Generalization",
+2022, arXiv 2207.01847. A change of temperature can lower the test loss a lot without lowering the error.
+Every method is therefore also measured with its own temperature, fitted on the validation images (Guo et al.,
+"On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from jaxtl.studies.layers.settings import BASE, Layers
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
 
-# What the runner looks for beside `rows`.
+# The runner looks up `plan` next to `rows`.
 __all__ = ["plan", "rows"]
 
 
 def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """The diagnosis's rows, then one for the base network and one for each method.
+  """Yields the rows of the diagnosis, then one row for the base network and one per method.
 
-  A method whose layers the diagnosis does not find has a row of the kind not_run, which says why.
+  A method whose layers the diagnosis does not find has a row of the kind not_run, which gives the reason.
   """
   runtime.progress.title = f"{title(workdir)} | base"
   base = _base(study, seed, workdir, runtime)

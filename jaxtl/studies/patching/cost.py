@@ -1,4 +1,4 @@
-"""How much a patching study has to do, in image passes: for the time left."""
+"""The work of a patching study in image passes, for the estimate of the time left."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from jaxtl.train.experiment import PLAIN, image_passes
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
 
-# Coefficients that a pair is evaluated at: 21 of the grid; of the search, from nothing and from the grid; and
-# those that are reported, on the test images.
+# Coefficients at which a pair is evaluated: 21 of the grid, those of the cold search and of the one that
+# starts from the grid, and those that are reported, on the test images.
 _GRID, _SEARCHED, _REPORTED = 21, 14, 8
-_SEARCH = 11  # of one search alone
+_SEARCH = 11  # of a single search
 
 
 def all_pairs(study: Patching, runtime: Runtime) -> float:
-  """The evaluations of every pair."""
+  """Returns the work of evaluating every pair."""
   return sum(pair(study, runtime, old, new) for new in study.patching for old in study.supported)
 
 
 def all_merges(study: Patching, runtime: Runtime) -> float:
-  """The evaluations of every merge, and the fine-tunings that merges need."""
+  """Returns the work of evaluating every merge, and of the fine-tunings that merges need."""
   if (plan := study.merging) is None:
     return 0.0
   return sum(
@@ -33,7 +33,7 @@ def all_merges(study: Patching, runtime: Runtime) -> float:
 
 
 def methods(study: Patching, plan: Merging) -> list[tuple[str, str]]:
-  """(method, task that is forgotten or "") of every merge."""
+  """Returns (method, task that is forgotten or "") for every merge."""
   return [
     (method, patch)
     for method in plan.methods
@@ -42,12 +42,12 @@ def methods(study: Patching, plan: Merging) -> list[tuple[str, str]]:
 
 
 def tuning(study: Patching, runtime: Runtime, patch: str) -> float:
-  """The fine-tuning on a patching task."""
+  """Returns the work of fine-tuning on a patching task."""
   return _tuning(study, patch, _images(study, runtime, "train", [patch]))
 
 
 def pair(study: Patching, runtime: Runtime, supported: str, patch: str) -> float:
-  """The evaluations of a pair. The grid is known of a patching task from its first pair on."""
+  """Returns the work of evaluating a pair; only the first pair evaluates its patching task on the grid."""
   old, new = (_images(study, runtime, "validation", [name]) for name in (supported, patch))
   first = supported == next(iter(study.supported))
   alphas = _GRID + _SEARCHED
@@ -57,13 +57,13 @@ def pair(study: Patching, runtime: Runtime, supported: str, patch: str) -> float
 
 
 def statistics(study: Patching, patch: str) -> float:
-  """The images that the statistics of one coefficient are estimated from."""
+  """Returns the number of images from which the statistics of one coefficient are estimated."""
   train = study.patching[patch].train
   return study.statistics_batches * train.batch_size if train is not None else 0.0
 
 
 def merge(study: Patching, plan: Merging, runtime: Runtime, method: str) -> float:
-  """The evaluations of one merge, on all tasks."""
+  """Returns the work of evaluating one merge on all tasks."""
   names = list(study.tasks)
   first = next(iter(study.patching))
   seen = _images(study, runtime, "validation", names) + statistics(study, first)
@@ -73,7 +73,7 @@ def merge(study: Patching, plan: Merging, runtime: Runtime, method: str) -> floa
 
 
 def merge_tuning(study: Patching, runtime: Runtime, method: str) -> float:
-  """The fine-tuning that a merge needs beside that of each task."""
+  """Returns the work of fine-tuning that a merge needs in addition to that of each task."""
   if method == "sequential":
     return sum(tuning(study, runtime, patch) for patch in study.patching)
   if method == "joint":
@@ -83,7 +83,7 @@ def merge_tuning(study: Patching, runtime: Runtime, method: str) -> float:
 
 
 def _evaluations(plan: Merging, method: str, tasks: int) -> float:
-  """On all tasks, about."""
+  """Estimates how often a merge is evaluated on all tasks."""
   steps = int(1 / plan.step + 1e-9) + 1
   return {
     "joint": _SEARCH + 1,

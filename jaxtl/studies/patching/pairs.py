@@ -13,9 +13,9 @@ from jaxtl.studies.patching.path import WeightPath
 from jaxtl.types import Row
 from jaxtl.weights import AlphaResult, PaintObjective
 
-# The exhaustive searches in use: 0.1 in the authors' code, 0.05 in later work.
+# Steps of the exhaustive searches in use: 0.1 in the authors' code, 0.05 in later work.
 GRIDS = {"grid_0.1": 0.1, "grid_0.05": 0.05}
-# The accuracy on the supported task, in parts of 1, that the "constrained" rule may give up.
+# The most accuracy on the supported task, as a fraction, that the "constrained" rule may give up.
 MOST_LOST = 0.01
 
 
@@ -31,7 +31,7 @@ def pair_row(bench: FineTunedTasks, supported: str, patch: str, work: float) -> 
 
 
 def _swept(bench: FineTunedTasks, path: WeightPath, supported: str, patch: str) -> Row:
-  """All coefficients of a pair."""
+  """Finds all coefficients of a pair, and returns its row."""
   began = time.monotonic()
   note = bench.runtime.progress.note
   objective = bench.objective(path, [supported], [patch])
@@ -58,7 +58,7 @@ def _swept(bench: FineTunedTasks, path: WeightPath, supported: str, patch: str) 
     "num_evaluations": found.num_evaluations,
     "warm_started/num_evaluations": warm.num_evaluations,
     **{f"{name}/num_evaluations": len(grid.evaluations) for name, grid in grids.items()},
-    # A part of what the grid found; a task that is solved has an objective of 0, and nothing to gain.
+    # Relative to the value of the grid; a solved task has an objective of 0, and nothing to gain.
     "gain": (finest.value - found.value) / abs(finest.value) if finest.value else 0.0,
     "normalisation": objective.normalisation,
     **_diagnostics(found),
@@ -71,7 +71,7 @@ def _swept(bench: FineTunedTasks, path: WeightPath, supported: str, patch: str) 
 
 
 def _at(objective: PaintObjective, path: WeightPath, supported: str, patch: str, alpha: float) -> Row:
-  """The numbers of one coefficient."""
+  """Returns the objective and the scores at one coefficient."""
   row: Row = {"alpha": alpha, "objective": objective(alpha)}
   for part in ("validation", "test"):
     scores = path.scores(alpha, [supported, patch], part)
@@ -81,11 +81,12 @@ def _at(objective: PaintObjective, path: WeightPath, supported: str, patch: str,
 
 
 def _by_accuracy(path: WeightPath, supported: str, patch: str, grid: AlphaResult) -> dict[str, float]:
-  """The coefficients that rules on validation accuracy choose from the grid of 0.1.
+  """Returns the coefficients that rules on validation accuracy choose from the grid of 0.1.
 
-  "mean_accuracy" takes the best mean of both tasks; "constrained" the best accuracy on the patching task
-  among those where the supported one loses at most one point (Cherti et al., "Reproducible scaling laws for
-  contrastive language-image learning", 2022, arXiv 2212.07143, appendix B.2.2). The first of equal ones.
+  "mean_accuracy" takes the best mean of both tasks. "constrained" takes the best accuracy on the patching
+  task among those where the supported one loses at most one point (Cherti et al., "Reproducible scaling laws
+  for contrastive language-image learning", 2022, arXiv 2212.07143, appendix B.2.2). Ties go to the smallest
+  coefficient.
   """
   found = {alpha: path.scores(alpha, [supported, patch]) for alpha in sorted(grid.evaluations)}
   accuracy = {alpha: (scores[supported]["top1"], scores[patch]["top1"]) for alpha, scores in found.items()}
@@ -98,7 +99,7 @@ def _by_accuracy(path: WeightPath, supported: str, patch: str, grid: AlphaResult
 
 
 def _diagnostics(found: AlphaResult) -> Row:
-  """How the coefficient was found."""
+  """Returns the details of how the coefficient was found."""
   return {
     "bracket": list(found.bracket),
     "coefficients": None if found.coefficients is None else found.coefficients.tolist(),
@@ -113,12 +114,12 @@ def _diagnostics(found: AlphaResult) -> Row:
 def _indicators(
   bench: FineTunedTasks, path: WeightPath, supported: str, objective: PaintObjective, patch: str
 ) -> Row:
-  """What one gradient says about the supported task in advance, and what the path then shows."""
+  """Returns what one gradient predicts for the supported task, and what the path then shows."""
   before, after = path.weights(0.0), path.weights(1.0)
   gradient = bench.tasks.gradient(supported, before["params"], before["batch_stats"])
   direction = weights.between(before["params"], after["params"])
   slope, distance = weights.slope_along(gradient, direction)
-  # What is not interpolated would lengthen the gradient alone.
+  # Leaves that are not interpolated would lengthen the gradient but not the direction.
   interpolated = jax.tree.map(lambda g, is_trained: g * is_trained, gradient, bench.is_trained(patch))
   similarity = weights.gradient_similarity(interpolated, direction)
   losses = {alpha: scores[supported] for alpha, scores in objective.losses.items()}
@@ -137,7 +138,7 @@ def _indicators(
 def _curve(
   objective: PaintObjective, path: WeightPath, supported: str, patch: str, found: AlphaResult
 ) -> dict[str, list[Any]]:
-  """All evaluated points, and which of them the search has chosen."""
+  """Returns all evaluated points, and which of them the search evaluated."""
   alphas = sorted(objective.losses)
   scores = [path.scores(alpha, [supported, patch]) for alpha in alphas]
   return {

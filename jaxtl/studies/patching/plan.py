@@ -1,4 +1,4 @@
-"""The plan of a patching study, and what it refuses before anything is written: heads, sizes and search."""
+"""The plan of a patching study, and its checks of heads, sizes and search before anything is written."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def plan(study: Patching, runtime: Runtime) -> Plan:
 
 
 def _images(study: Patching, name: str, start: Weights | None, runtime: Runtime) -> Images:
-  """The images of a task, and the files that its head needs."""
+  """Returns the images of a task, and the missing files that its head needs."""
   task = study.tasks[name]
   parts = {part: getattr(task, part) for part in ("train", "validation", "test")}
   absent = frozen_heads.missing((task.head or study.head).realize())
@@ -72,8 +72,8 @@ def _images(study: Patching, name: str, start: Weights | None, runtime: Runtime)
 
 
 def _trainings(study: Patching, start: Weights | None, runtime: Runtime) -> dict[str, Training]:
-  """The fine-tuning on every patching task, and the joint one on all of them."""
-  # All tasks must have images of one size, which not every one's transforms tell.
+  """Returns the fine-tuning on every patching task, and the joint one on all of them."""
+  # All tasks must have images of one size, but not all of their transforms specify it.
   size = next(filter(None, map(image_size_of, (task.test for task in study.tasks.values()))), None)
   model = PLAIN if start is None else start.model_spec(trust=runtime.trust)
   found = {}
@@ -108,22 +108,22 @@ def _joint(
 
 
 def _num_classes(task: PatchTask) -> int | None:
-  """What the config says of the data."""
+  """Returns the number of classes that the config specifies; None if it specifies none."""
   parts = (task.train, task.validation, task.test)
   return next((data.num_classes for data in parts if data is not None and data.num_classes), None)
 
 
 def head_of(model: Spec) -> str:
-  """The name of a model's head among its parameters."""
+  """Returns the name of a model's head among its parameters."""
   name: str = make_model(model, num_classes=0).head
   return name
 
 
 def one_size(study: Patching, runtime: Runtime) -> int:
-  """The side of all tasks' images, in pixels: one backbone is interpolated, so they must agree.
+  """Returns the side of all tasks' images, in pixels; they must agree, since one backbone is interpolated.
 
   Raises:
-    DataError: they do not, or are not square.
+    DataError: the sides do not agree, or images are not square.
   """
   sides: dict[str, int] = {}
   for name, task in study.tasks.items():
@@ -167,7 +167,7 @@ def _check_head(study: Patching, name: str, start: Weights, runtime: Runtime) ->
 
 @contextlib.contextmanager
 def _head_of_task(name: str) -> Iterator[None]:
-  """Says of what is refused within whose head it is."""
+  """Adds the name of the head's task to the message of an input error."""
   try:
     yield
   except InputError as error:
@@ -179,7 +179,7 @@ def _no_features() -> Any:
 
 
 def _try_search(study: Patching) -> None:
-  """Runs the search on a parabola, as it is called later: cold, and with a sweep that is known."""
+  """Runs the search on a parabola in both ways of later calls: cold, and with the known values of a grid."""
   for name in ("warm", "bounds"):
     if name not in inspect.signature(study.search.target).parameters:
       raise ConfigError(

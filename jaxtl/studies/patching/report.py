@@ -10,7 +10,7 @@ from jaxtl.studies.patching.figures import make_figures
 
 
 def section(results: Results) -> Section:
-  """Accuracies at each coefficient, every pair, and every way to merge."""
+  """Reports accuracies at each coefficient, every pair, and every way to merge."""
   return Section(
     headline=headline(results),
     lead=tables.lead(results),
@@ -22,9 +22,9 @@ def section(results: Results) -> Section:
 
 
 def headline(results: Results) -> Headline | None:
-  """The mean of both accuracies over the pairs.
+  """Returns the mean of both accuracies over the pairs; None without pairs.
 
-  Not the sum that was minimised: arms may normalise their losses each in its own way.
+  It is not the sum that was minimised, because arms may normalise their losses differently.
   """
   values = results.means(
     lambda row: (row["optimised/test_supported_top1"] + row["optimised/test_patching_top1"]) / 2,
@@ -35,7 +35,7 @@ def headline(results: Results) -> Headline | None:
 
 
 def warnings(results: Results) -> list[str]:
-  """Fine-tuning that ends below where it began."""
+  """Warns of fine-tuning that ends below its starting accuracy."""
   worse = [
     f"{row['arm']} on {row['patching']} ({end:.3f} after {start:.3f})"
     for row in tables.pairs(results)

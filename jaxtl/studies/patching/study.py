@@ -1,7 +1,8 @@
-"""Patching: fine-tune on a new task, and go as far towards the result as old and new tasks gain together.
+"""Fine-tunes on a new task, and interpolates to the point that is best for old and new tasks together.
 
-Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv 2208.05592, with the
-coefficient found by a polynomial fit of normalised losses, and compared with the exhaustive grids in use.
+The method is that of Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv
+2208.05592. Here a polynomial fit of normalised losses finds the coefficient, which is compared with the
+exhaustive grids in use.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from jaxtl.studies.patching.settings import Patching
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
 
-# What the runner looks for beside `rows`.
+# The runner looks up `plan` next to `rows`.
 __all__ = ["plan", "rows"]
 
 
 def rows(study: Patching, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """One row for every pair of a supported and a patching task, then one for every way to merge them all."""
+  """Yields one row per pair of a supported and a patching task, then one per way to merge them all."""
   bench = FineTunedTasks.of(study, runtime, side=one_size(study, runtime), seed=seed, workdir=workdir)
   for patch in study.patching:
     for supported in study.supported:

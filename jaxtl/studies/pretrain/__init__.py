@@ -1,4 +1,4 @@
-"""Pre-training with several losses, and what each weight is worth for transfer."""
+"""Pre-training with several losses, and the transfer of the resulting weights."""
 
 from jaxtl.studies.pretrain.settings import Pretrain, Tune
 from jaxtl.studies.pretrain.study import rows

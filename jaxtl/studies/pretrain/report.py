@@ -1,4 +1,4 @@
-"""The report of a pre-training: what was trained, how flat it is, and what it is worth for transfer."""
+"""The report of a pre-training: its accuracy, its flatness, and its transfer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtl.studies.transfer.results import protocols
 
 
 def section(results: Results) -> Section:
-  """Pre-training accuracy and curvature beside transfer, the trials of rates, and the curves."""
+  """Reports pre-training accuracy and curvature with transfer, the trials of rates, and the curves."""
   tables = [(make_table(results, name), name) for name in protocols(results) or ("",)]
   images = {
     row["num_examples"] for row in results.rows if row.get("kind") == "pretrain" and "num_examples" in row
@@ -37,13 +37,13 @@ def section(results: Results) -> Section:
 
 
 def warnings(results: Results) -> list[str]:
-  """Rates at an end of those tried, and what a transfer warns of."""
+  """Warns of rates at an end of those tried; includes the warnings of the transfer."""
   ends = end_of_grid(ends_of_rates(results))
   return [*([ends] if ends else []), *transfer_report.warnings(results)]
 
 
 def _headline(results: Results) -> Headline | None:
-  """Accuracy of the pre-training, else curvature; None before anything is trained."""
+  """Returns the accuracy of the pre-training, else its curvature; None before anything is trained."""
   for name in evaluations(results):
     if values := accuracies(results, name):
       measure = f"pre-training accuracy on {name}"
@@ -57,7 +57,7 @@ def _headline(results: Results) -> Headline | None:
 
 
 def _measures(results: Results, table: Table) -> Caption:
-  """How to read the columns that are not of the transfer."""
+  """Explains how to read the columns that are not about the transfer."""
   titles = {column.title for column in table.columns}
   topics = []
   if "accuracy" in titles:

@@ -1,8 +1,8 @@
-"""Pre-training with each loss: train, measure how flat it ended, transfer.
+"""Pre-trains with each loss, measures the flatness of the result, and transfers it.
 
-The protocol of Kim, Tanaka, Okutomi, Nosato, "Multi-class Smoothed Hinge Loss Function in Pre-training for
-Transfer Learning", IEEE ICIP 2025: every loss pre-trains the same network, every checkpoint is transferred to
-the same data sets with cross-entropy, and the largest curvature at each checkpoint is reported beside it.
+The protocol is that of Kim, Tanaka, Okutomi, Nosato, "Multi-class Smoothed Hinge Loss Function in
+Pre-training for Transfer Learning", IEEE ICIP 2025. Every loss pre-trains the same network. Every checkpoint
+is transferred to the same data sets with cross-entropy, and reported with its largest curvature.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from jaxtl.train.runtime import Runtime
 from jaxtl.train.training import Trained
 from jaxtl.types import Row
 
-# What the runner looks for.
+# The runner looks up `plan` next to `rows`.
 __all__ = ["plan", "rows"]
 
 
 def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """One row for the pre-training, one per learning-rate trial, one per target and protocol."""
+  """Yields one row per learning-rate trial, one for the pre-training, and one per target and protocol."""
   title = "/".join(workdir.parts[-2:])
   if study.tune is not None:
     trials, study = tune(study, study.tune, workdir=workdir.parent / "tune", runtime=runtime)

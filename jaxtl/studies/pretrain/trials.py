@@ -11,7 +11,7 @@ from jaxtl.report.table import ABSENT
 
 
 def ends_of_rates(results: Results) -> dict[str, str]:
-  """arm -> "smallest" or "largest", if the best of several rates is at that end of those that were tried."""
+  """Returns arm -> "smallest" or "largest", for arms whose best of several rates is at that end of them."""
   trials: dict[str, dict[float, float]] = {}
   for row in results.rows:
     if row.get("kind") == "tune":
@@ -25,7 +25,7 @@ def ends_of_rates(results: Results) -> dict[str, str]:
 
 
 def end_of_grid(ends: Mapping[str, str]) -> str:
-  """A warning for arms whose best rate is the "smallest" or the "largest" that was tried; else nothing."""
+  """Returns a warning of arms whose best rate is the "smallest" or the "largest" tried, or "" without any."""
   if not ends:
     return ""
   names = ", ".join(f"{arm} ({end})" for arm, end in ends.items())
@@ -33,7 +33,7 @@ def end_of_grid(ends: Mapping[str, str]) -> str:
 
 
 def rates(results: Results) -> Grid | None:
-  """Accuracy of each learning-rate trial, the chosen one marked."""
+  """Returns the accuracy of each learning-rate trial, with the chosen one marked; None without trials."""
   trials: dict[str, dict[float, Mapping[str, Any]]] = {}
   for row in results.rows:
     if row.get("kind") == "tune":  # the seeds of an arm share their trials

@@ -41,13 +41,13 @@ def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> t
 
 
 def experiment_of(study: Pretrain) -> Experiment:
-  """The experiment inside the study."""
+  """Returns the experiment inside the study."""
   names = [field.name for field in dataclasses.fields(Experiment)]
   return Experiment(**{name: getattr(study, name) for name in names})
 
 
 def with_rate(optimizer: Spec, rate: float) -> Spec:
-  """The optimiser with another peak rate."""
+  """Returns the optimiser with another peak rate."""
   if "peak_rate" not in inspect.signature(optimizer.target).parameters:
     raise ConfigError(
       f"tune sets 'peak_rate', which {optimizer.path} does not have; use .optim.sgd, adam or adamw"
@@ -78,7 +78,7 @@ def _trial(study: Pretrain, tuning: Tune, rate: float) -> Experiment:
 
 
 def held_out(study: Pretrain, tuning: Tune) -> Data:
-  """The evaluation set whose transforms the held-out part is seen through."""
+  """Returns the evaluation set whose transforms apply to the held-out part."""
   if tuning.evaluation not in study.evaluation:
     raise ConfigError(
       f"tune.evaluation is {tuning.evaluation!r}; the study evaluates on "
@@ -107,7 +107,7 @@ def _trial_row(trial: Experiment, rate: float, tuning: Tune, runtime: Runtime) -
 
 
 def trial_training(study: Pretrain, tuning: Tune) -> Training:
-  """The trials of all rates, for a plan: with the study's own rate, so that nothing is traced twice."""
+  """Returns the trials of all rates for a plan, at the study's own rate so that nothing is traced twice."""
   trial = dataclasses.replace(_trial(study, tuning, tuning.peak_rates[0]), optimizer=study.optimizer)
   times = len(tuning.peak_rates)
   return Training(trial.data, lambda facts: trial, at=TUNING, times=times, is_shared=True, is_listed=False)

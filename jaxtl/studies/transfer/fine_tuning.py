@@ -1,4 +1,4 @@
-"""The fine-tuning on a target as an experiment, and targets with the transforms that count."""
+"""The fine-tuning on a target as an experiment, and targets with their transforms filled in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxtl.studies.transfer.settings import FineTune, Protocols, Target
 from jaxtl.train.experiment import Experiment, frozen, steps_in
 from jaxtl.train.runtime import Runtime
 
-# Metrics records of a fine-tuning in each epoch, over which its curve takes the mean.
+# Metrics records per epoch of a fine-tuning, over which its curve takes the mean.
 RECORDS = 10
 
 
 def filled_protocols(protocols: Protocols, start: Weights, runtime: Runtime) -> Protocols:
-  """The protocols with transforms for every target."""
+  """Returns the protocols with transforms for every target."""
   targets = {
     name: Target(
       *preprocessing.filled(target.train, target.test, start, at=f"targets.{name}", trust=runtime.trust)
@@ -27,10 +27,10 @@ def filled_protocols(protocols: Protocols, start: Weights, runtime: Runtime) -> 
 
 
 def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:
-  """The experiment that fine-tunes `model` on a target.
+  """Returns the experiment that fine-tunes `model` on a target.
 
   Args:
-    num_examples: of the training set; None if it is not known, for an experiment that is only traced.
+    num_examples: size of the training set; None if it is not known, for an experiment that is only traced.
   """
   every = fine_tune.evaluate_every_epochs
   return Experiment(

@@ -27,12 +27,12 @@ def plan(study: Transfer, runtime: Runtime) -> Plan:
 
 
 def plan_protocols(protocols: Protocols, model: Spec | None, *, starts: dict[str, str] | None = None) -> Plan:
-  """Plans what is measured on every target.
+  """Plans the measurements on every target.
 
   Args:
     protocols: the targets, with transforms if the checkpoint is known.
     model: the network that is transferred; None if it is not known.
-    starts: the checkpoints that it begins from; see `Plan`.
+    starts: the checkpoints that the study starts from; see `Plan`.
   """
   targets, probe, fine_tune = protocols.targets, protocols.linear_probe, protocols.fine_tune
   lines: list[Any] = [

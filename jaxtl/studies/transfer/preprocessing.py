@@ -23,15 +23,15 @@ def filled(train: Data, test: Data, start: Weights, *, at: str, trust: bool = Fa
   """Fills in the transforms that the training or the test side of a data set leaves out.
 
   Test images without transforms get the checkpoint's preprocessing. Training images without transforms get
-  those of the test images with a standard augmentation: a random crop resized to the size where the
-  preprocessing cuts the middle out, and a flip.
+  those of the test images with a standard augmentation: a flip, and a random resized crop if the
+  preprocessing has a central crop.
 
   Args:
-    at: the data set, for messages.
+    at: name of the data set in error messages.
     trust: as in `Weights.model_spec`.
 
   Raises:
-    ConfigError: the checkpoint does not say what it was evaluated with.
+    ConfigError: the checkpoint has no record of the preprocessing with which it was evaluated.
   """
   if not test.transforms:
     specs = _own(start, at=at)
@@ -44,7 +44,7 @@ def filled(train: Data, test: Data, start: Weights, *, at: str, trust: bool = Fa
 
 
 def differs(data: Data, start: Weights) -> bool:
-  """Whether the config normalises these images differently from the checkpoint's."""
+  """Returns whether the config normalises these images differently from the checkpoint's."""
   own = start.config.get("transforms")
   if not own or not data.transforms:
     return False
@@ -55,7 +55,7 @@ def differs(data: Data, start: Weights) -> bool:
 
 
 def normalization_text(start: Weights) -> str:
-  """Mean and standard deviation of a checkpoint's channels, in words."""
+  """Formats the mean and the standard deviation of a checkpoint's channels."""
   found = _normalization(start.config.get("transforms") or ())
   mean, std = found if found else ((), ())
   return " and std ".join(", ".join(f"{x:.3g}" for x in row) for row in (mean, std))
@@ -69,7 +69,7 @@ def _own(start: Weights, *, at: str) -> list[dict[str, Any]]:
       "transforms, for example [dict(fn='.data.resize', size=[224, 224]), dict(fn='.data.normalize')]"
     )
   known = data_lib.Preprocessing.of(own, size=_side(start))
-  # Written out: images of another size than the checkpoint's are resized to it.
+  # All steps are written out, so that images of another size are resized to the checkpoint's.
   return known.specs() if known is not None else own
 
 
@@ -91,7 +91,7 @@ def _parsed(specs: Sequence[Any], *, trust: bool) -> Transforms:
 
 
 def _normalization(specs: Sequence[Any]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-  """Mean and std of the last normalisation, with the defaults of what is left open."""
+  """Returns mean and std of the last normalisation, with defaults for omitted values; None without one."""
   for one in reversed(specs):
     if one.get("fn") in (".data.normalize", "jaxtl.data.normalize"):
       defaults = data_lib.Preprocessing()

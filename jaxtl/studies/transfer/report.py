@@ -18,7 +18,7 @@ from jaxtl.studies.transfer.tables import make_table
 
 
 def section(results: Results) -> Section:
-  """Accuracy on every target, by protocol."""
+  """Reports accuracy on every target, by protocol."""
   measured = protocols(results)
   tables = [(make_table(results, name), name) for name in measured]
   curves = charts.training_curves(results)
@@ -33,7 +33,7 @@ def section(results: Results) -> Section:
 
 
 def headline(results: Results) -> Headline | None:
-  """Mean accuracy over the targets, by the first protocol that has one; None before anything is measured."""
+  """Returns mean accuracy over the targets, by the first protocol that has it; None before it is measured."""
   names = targets(results)
   for protocol in protocols(results):
     values = mean_accuracies(results, protocol)
@@ -45,13 +45,13 @@ def headline(results: Results) -> Headline | None:
 
 
 def facts(results: Results) -> dict[str, str]:
-  """The number of targets, for the head of the page."""
+  """Returns the number of targets, for the head of the page."""
   count = len(targets(results))
   return {"targets": str(count)} if count else {}
 
 
 def sizes(results: Results) -> dict[str, tuple[int | None, int | None]]:
-  """Images and classes of each target, as its rows recorded them."""
+  """Returns the images and classes of each target, as recorded in its rows."""
   return {
     f"transfer.targets.{row['target']}.{part}": (row.get(f"num_{part}"), row.get("num_classes"))
     for row in results.rows
@@ -61,7 +61,7 @@ def sizes(results: Results) -> dict[str, tuple[int | None, int | None]]:
 
 
 def warnings(results: Results) -> list[str]:
-  """Penalties at an end of their grid, and fine-tuning that ends below the linear probe."""
+  """Warns of penalties at an end of their grid, and of fine-tuning that ends below the linear probe."""
   sentences = []
   places = list(dict.fromkeys(_at_ends(results)))
   if places:
@@ -87,7 +87,7 @@ def _penalties(results: Results, arm: str) -> tuple[float, ...]:
   recipe = (results.arm_config(arm).get("transfer") or {}).get("linear_probe") or {}
   try:
     return config_lib.parse(recipe, LinearProbe).l2
-  except ConfigError:  # a folder of another version
+  except ConfigError:  # the folder is from another version
     return ()
 
 

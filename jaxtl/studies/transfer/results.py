@@ -9,32 +9,32 @@ _TITLES = {"fine_tune": "Fine-tuning", "linear_probe": "Linear probe"}
 
 
 def protocol_title(protocol: str) -> str:
-  """A protocol's name in words."""
+  """Returns the title of a protocol."""
   return _TITLES.get(protocol, protocol)
 
 
 def protocols(results: Results) -> tuple[str, ...]:
-  """The protocols that were measured; fine-tuning first."""
+  """Returns the protocols that were measured, with fine-tuning first."""
   found = dict.fromkeys(row["protocol"] for row in results.rows if row.get("kind") == "transfer")
   return tuple(sorted(found, key=lambda name: (name != "fine_tune", name)))
 
 
 def targets(results: Results) -> tuple[str, ...]:
-  """The data sets that were transferred to."""
+  """Returns the data sets to which weights were transferred."""
   return tuple(dict.fromkeys(row["target"] for row in results.rows if row.get("kind") == "transfer"))
 
 
 def accuracies(results: Results, protocol: str, target: str) -> dict[str, dict[int, float]]:
-  """arm -> seed -> accuracy on a target."""
+  """Returns arm -> seed -> accuracy on a target."""
   return results.values("accuracy", kind="transfer", protocol=protocol, target=target)
 
 
 def mean_accuracies(results: Results, protocol: str) -> dict[str, dict[int, float]]:
-  """arm -> seed -> mean accuracy over the targets, where every target was measured."""
+  """Returns arm -> seed -> mean accuracy over the targets, where every target was measured."""
   return mean_over([accuracies(results, protocol, name) for name in targets(results)])
 
 
 def is_from_scratch(results: Results, arm: str) -> bool:
-  """Whether an arm transfers weights that nothing was learned into: the control."""
+  """Returns whether an arm transfers untrained weights, as the control."""
   merged = results.arm_config(arm)
   return 0 in (merged.get("epochs"), merged.get("steps")) and not merged.get("start")

@@ -1,4 +1,4 @@
-"""Transfer: what a pre-trained weight is worth on other data sets, by linear probe and by fine-tuning."""
+"""Transfers pre-trained weights to other data sets, by linear probe and by fine-tuning."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from jaxtl.train.runtime import Runtime
 from jaxtl.train.training import run
 from jaxtl.types import Row
 
-# What the runner looks for beside what others use.
+# The runner looks up `plan` next to `rows`; other studies use `measure`.
 __all__ = ["measure", "plan", "rows"]
 
 
 def rows(study: Transfer, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """One row per target and protocol."""
+  """Yields one row per target and protocol."""
   start = checkpoint.load(study.start)
   model = start.model_spec(trust=runtime.trust)
   folder = workdir / "transfer"
@@ -53,11 +53,11 @@ def rows(study: Transfer, *, seed: int, workdir: Path, runtime: Runtime) -> Iter
 def measure(
   protocols: Protocols, model: Spec, start: Weights, *, seed: int, workdir: Path, runtime: Runtime
 ) -> Iterator[Row]:
-  """The rows of `start` on every target; finished ones are read back from `workdir`.
+  """Yields the rows of `start` on every target; finished ones are read back from `workdir`.
 
-  In `workdir/<target>/`: each protocol's row, and the fine-tuning as `fine_tune/`, which is a run's folder:
-  checkpoints, `metrics.jsonl`, `curve.csv`, `classes.json`. Targets that leave transforms out get the
-  checkpoint's; one note names those that normalise otherwise.
+  The folder `workdir/<target>/` contains the row of each protocol, and the run of the fine-tuning in
+  `fine_tune/`, with checkpoints, `metrics.jsonl`, `curve.csv` and `classes.json`. Targets without transforms
+  use those of the checkpoint. One note names the targets that normalise differently.
   """
   _note_normalization(protocols, start, runtime)
   protocols = filled_protocols(protocols, start, runtime)
@@ -115,7 +115,7 @@ class _ProbeFit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class _OnTarget:
-  """One checkpoint on one target; fits the probe when it is first asked for, and keeps it."""
+  """One checkpoint on one target, with a probe that is fitted on first use and cached."""
 
   name: str
   target: Target
@@ -127,7 +127,7 @@ class _OnTarget:
 
   @functools.cached_property
   def fit(self) -> _ProbeFit:
-    """The probe of the training images, which it sees as it sees the test images."""
+    """The probe that is fitted to the training images, preprocessed like the test images."""
     began = time.monotonic()
     features, labels = self.features(_unaugmented(self.target))
     choice = self.probe.choose(
@@ -185,7 +185,7 @@ def _probe_row(here: _OnTarget) -> Row:
 
 
 def _unaugmented(target: Target) -> Data:
-  """The training images as the test images are seen."""
+  """Returns the training images with the transforms of the test images."""
   return dataclasses.replace(target.train, transforms=target.test.transforms)
 
 
