@@ -47,10 +47,12 @@ class Checkpointer:
     keep: how many of the newest steps are retained; 2 leaves a fallback if the newest is damaged.
     note: reports events to the user.
     patience: seconds between the attempts of the last save.
-    anew: if the folder has steps but all are damaged, reports that and acts as if there were none.
+    restart_if_damaged: if the folder has steps but all are damaged, reports that and acts as if there were
+      none.
 
   Raises:
-    StorageError: the folder has steps and all are damaged, without `anew`; or it cannot be read.
+    StorageError: the folder has steps and all are damaged, without `restart_if_damaged`; or it cannot be
+      read.
     CheckpointError: the manifest of its newest step has another format.
   """
 
@@ -61,13 +63,13 @@ class Checkpointer:
     keep: int = 2,
     note: Callable[[str], None] = print,
     patience: Sequence[float] = PATIENCE,
-    anew: bool = False,
+    restart_if_damaged: bool = False,
   ):
     self._folder = folder.absolute()
     self._keep = keep
     self._note = note
     self._patience = patience
-    self._anew = anew
+    self._restart_if_damaged = restart_if_damaged
     self._writer = checkpoint.writer()
     self._thread: threading.Thread | None = None
     self._problem: Exception | None = None
@@ -81,7 +83,7 @@ class Checkpointer:
   def latest_step(self) -> int | None:
     """Returns the newest step that is complete and undamaged, or None."""
     if not self._sure:
-      self._newest = newest_whole(self._folder, self._note, anew=self._anew)
+      self._newest = newest_whole(self._folder, self._note, restart_if_damaged=self._restart_if_damaged)
       self._sure = True
     return self._newest
 
@@ -171,7 +173,7 @@ class Checkpointer:
   def restore(self, like: TrainState) -> TrainState:
     """Returns the newest undamaged state, placed like `like`, with every array checked against its digest.
 
-    Returns `like` itself if every step turns out to be damaged and `anew` is set.
+    Returns `like` itself if every step turns out to be damaged and `restart_if_damaged` is set.
 
     Raises:
       CheckpointError: the step does not have the structure and shapes of `like`; lists the differences.
@@ -237,7 +239,9 @@ class Checkpointer:
   def _find(self) -> int | None:
     """Cleans up the folder and returns the newest undamaged step."""
     manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
-    return newest_whole(self._folder, self._note, but_arrays=not self._sure, anew=self._anew)
+    return newest_whole(
+      self._folder, self._note, but_arrays=not self._sure, restart_if_damaged=self._restart_if_damaged
+    )
 
   def _agree(self) -> None:
     """Adopts process 0's result of a save, because only its disk counts."""
@@ -303,7 +307,7 @@ class Checkpointer:
 
 
 def newest_whole(
-  folder: Path, note: Callable[[str], None], *, but_arrays: bool = False, anew: bool = False
+  folder: Path, note: Callable[[str], None], *, but_arrays: bool = False, restart_if_damaged: bool = False
 ) -> int | None:
   """Returns the newest step whose files match what was saved.
 
@@ -313,11 +317,11 @@ def newest_whole(
     folder: the folder of a run's checkpoints.
     note: receives a line for each damaged step, with the file.
     but_arrays: as for `manifest.verify_files`.
-    anew: if all steps are damaged, reports that and returns None.
+    restart_if_damaged: if all steps are damaged, reports that and returns None.
 
   Raises:
-    StorageError: all steps are damaged, without `anew`, because a run must not restart silently; or a step
-      cannot be read, so that its condition is unknown.
+    StorageError: all steps are damaged, without `restart_if_damaged`, because a run must not restart
+      silently; or a step cannot be read, so that its condition is unknown.
     CheckpointError: a manifest has another format.
   """
   steps = sorted(manifest_lib.patiently(lambda: checkpoint.steps_in(folder), folder), reverse=True)
@@ -332,7 +336,7 @@ def newest_whole(
       note(f"checkpoint damaged: {error}. Renamed to {aside.name}; {then}")
   if damaged := len(list(folder.glob(f"*{DAMAGED}*"))):
     found = f"{folder} has no intact step, and {damaged} damaged"
-    if not anew:
+    if not restart_if_damaged:
       raise StorageError(f"{found}; restore one, or give another --workdir to start over")
     note(f"{found}; this training starts over")
   return None

@@ -36,7 +36,7 @@ host="${hosts%%,*}"
 host="${host##*:}"
 """
 _OF_GROUP = """\
-# Machines are called NAME-INDEX, and keep their names when the group makes them anew.
+# Machines are called NAME-INDEX, and keep their names when the group recreates them.
 self=$(metadata name) || exit 1
 index="${self##*-}"
 host="${self%-*}-0"

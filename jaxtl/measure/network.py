@@ -103,7 +103,7 @@ def about(start: str, found: Network) -> Row:
 
 
 def same_weights(workdir: Path, now: Row) -> None:
-  """Refuses to resume in a folder that was begun with weights other than those that `now` describes.
+  """Refuses to resume in a folder that was started with weights other than those that `now` describes.
 
   Args:
     workdir: the folder of the study.

@@ -315,16 +315,16 @@ class _PostTraining:
   def _remembered(self, memory: SearchMemory, search: Callable[[Array], Found]) -> SearchMemory:
     """Returns the memory with the length of this step, after a search if one is due."""
 
-    def anew(memory: SearchMemory) -> SearchMemory:
+    def refreshed(memory: SearchMemory) -> SearchMemory:
       found = search(memory.start)
       rejected = found.unbounded & (self.on_unbounded == "reject")
       eta = jnp.where(rejected, 0.0, found.eta).astype(jnp.float32)
       return memory._replace(start=found.start.astype(jnp.float32), eta=eta, rejected=rejected)
 
     if self.refresh_every == 1:
-      memory = anew(memory)
+      memory = refreshed(memory)
     else:
-      memory = jax.lax.cond(memory.steps % self.refresh_every == 0, anew, lambda same: same, memory)
+      memory = jax.lax.cond(memory.steps % self.refresh_every == 0, refreshed, lambda same: same, memory)
     return memory._replace(steps=memory.steps + 1, rejects=memory.rejects + memory.rejected)
 
   def _staged(self, model: Model, parts: Parts, *, hidden: bool) -> Model:

@@ -96,7 +96,7 @@ def check_loss(
     class_symmetric: renaming the classes renames the gradient. False for a loss with weights or groups of
       classes.
     shift_invariant: a constant added to all logits changes nothing. False asserts that it does, for a loss of
-      scores that are no softmax's, such as a sigmoid one; None asserts neither.
+      scores that do not enter a softmax, such as those of a sigmoid loss; None asserts neither.
     derivatives: how many orders agree with differences. 1 for a loss with kinks, such as a hinge; 0 for one
       that stops a gradient on purpose.
     variants: compiled, not compiled, of NumPy arrays and on each device, the loss is the same. False for a
@@ -233,7 +233,7 @@ def _independent_examples(case: _LossCase) -> None:
   others = case.logits.at[1:].set(1 - 2 * case.logits[1:])
   for kind, labels in case.targets.items():
     found, expected = case.value(others, labels)[:1], case.value(case.logits, labels)[:1]
-    claim.close(found, expected, f"the loss of an example beside others, with {kind},", rtol=1e-6)
+    claim.close(found, expected, f"the loss of an example among others, with {kind},", rtol=1e-6)
 
 
 def _permuted_classes(case: _LossCase) -> None:

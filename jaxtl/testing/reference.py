@@ -101,7 +101,7 @@ def check_against(
     expected: the same in float64, or the losses alone.
     where: the input in words.
     rtol: relative difference.
-    gradient_floor: what the gradient may be off beside that, for parts that cancel.
+    gradient_floor: the additional error that the gradient may have, for parts that cancel.
   """
   losses, slopes = expected if isinstance(expected, tuple) else (expected, None)
   # float32's smallest numbers are lost, once for each class.

@@ -100,7 +100,7 @@ def run(
   fresh_head: bool = False,
   cache: PrefixCache | None = None,
   observers: Mapping[str, tuple[int | None, Callable[[Program], Observer]]] | None = None,
-  anew: bool = False,
+  restart_if_damaged: bool = False,
 ) -> Trained:
   """Trains an experiment, or resumes where an earlier run of it was stopped.
 
@@ -113,7 +113,8 @@ def run(
       0 to 9 are not the same task.
     cache: caches the input of the part that the gradient rule moves; None caches nothing.
     observers: name -> (period, program -> observer), in addition to the evaluations.
-    anew: starts over, and reports it, if steps were saved and none is intact; False raises StorageError then.
+    restart_if_damaged: starts over, and reports it, if steps were saved and none is intact; False raises
+      StorageError then.
 
   Raises:
     NonFiniteError: the loss or the gradient is not finite, and `experiment.on_nonfinite` does not help.
@@ -134,7 +135,9 @@ def run(
     saved, begun = None, None
     if workdir is not None:
       folder = workdir / checkpoint.FOLDER
-      saved = Checkpointer(folder, keep=experiment.keep, note=runtime.progress.note, anew=anew)
+      saved = Checkpointer(
+        folder, keep=experiment.keep, note=runtime.progress.note, restart_if_damaged=restart_if_damaged
+      )
       stack.enter_context(contextlib.closing(saved))
       begun = saved.config() if saved.has_steps() else None
     planned = prefix_cache.plan(cache, program, state, experiment.data, runtime, folder=workdir, begun=begun)

@@ -89,7 +89,7 @@ class FineTunedTasks:
     folder = self.workdir / "fine_tune" / name
     # A short training, of one pair of many: one that has rotted away is worth less than all the others.
     found = run(
-      experiment, seed=self.seed, runtime=self.runtime, workdir=folder, start=model, anew=True
+      experiment, seed=self.seed, runtime=self.runtime, workdir=folder, start=model, restart_if_damaged=True
     ).weights
     body = {key: part for key, part in found.params.items() if key != backbone.head}
     both = {"params": body, "batch_stats": found.batch_stats}
@@ -130,7 +130,7 @@ class FineTunedTasks:
     )
 
   def statistics(self, *patches: str) -> Any:
-    """What estimates statistics anew, from the images of the patching tasks and of all supported ones."""
+    """Returns the estimate of statistics from images of the patching tasks and of all supported ones."""
     count = self.study.statistics_batches
     names = [*patches, *(name for name, task in self.study.supported.items() if task.train is not None)]
     return functools.partial(self.tasks.statistics, names, count) if count else None

@@ -203,7 +203,7 @@ def _fine_tune_row(here: _OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
     workdir=workdir,
     start=start,
     fresh_head=fresh,
-    anew=True,
+    restart_if_damaged=True,
   )
   return {
     "kind": "transfer",
