@@ -41,17 +41,19 @@ def plan(study: Layers, runtime: Runtime) -> Plan:
   same = [(name, study.data, getattr(study, name)) for name in ("validation", "test")]
   if study.base is not None:
     same.append(("base.data", study.data, study.base.data))
+  model = _model(study, start, runtime)
+  check = None if model is None else functools.partial(_check_layers, study, model, runtime)
   return Plan(
     starts={} if begin is None else {"start": begin},
     lines=[
-      Images(parts, more=more),
+      Images(parts, more=more, check=check),
       *(
         ("diagnosis", functools.partial(_diagnosed_again, study, name, every, runtime))
         for name, every in again.items()
       ),
     ],
     same_classes=same,
-    trainings=_trainings(study, start, runtime),
+    trainings=_trainings(study, start, model, runtime),
     measurements={
       name: functools.partial(diagnosis_passes, study, name, runtime)
       for name in (BASE, *study.methods)
@@ -66,15 +68,23 @@ def _diagnosed_again(study: Layers, name: str, every: float, runtime: Runtime) -
   return f"{name}: again every {every:g} epochs, {count} parts in all"
 
 
-def _trainings(study: Layers, start: Weights | None, runtime: Runtime) -> dict[str, Training]:
+def _model(study: Layers, start: Weights | None, runtime: Runtime) -> Spec | None:
+  """Returns the model that the methods train; None if its checkpoint is missing."""
+  if study.base is not None:
+    return study.base.model
+  return None if start is None else start.model_spec(trust=runtime.trust)
+
+
+def _trainings(
+  study: Layers, start: Weights | None, model: Spec | None, runtime: Runtime
+) -> dict[str, Training]:
   """Returns the base run, and the methods if their model is known."""
   found: dict[str, Training] = {}
-  if study.base is not None:
-    base, model, classes = study.base, study.base.model, study.base.data.num_classes
+  base, classes = study.base, None if start is None else len(start.classes)
+  if base is not None:
     found[BASE] = Training(base.data, lambda facts: base)
-  elif start is not None:
-    model, classes = start.model_spec(trust=runtime.trust), len(start.classes)
-  else:
+    classes = base.data.num_classes
+  if model is None:
     return found
   size = image_size_of(study.data) or image_size_of(study.test)
   known = DataFacts(num_classes=classes, image_size=size)
@@ -162,12 +172,15 @@ def _check(study: Layers, runtime: Runtime) -> None:
   start = None if study.start is None else checkpoint.load(study.start)
   if start is not None:
     check_apart(study, _learned(start))
-    model = start.model_spec(trust=runtime.trust)
-  else:
-    assert study.base is not None  # the study has checked it
-    model = study.base.model
-  size, classes = runtime.image_shape(study.data)[0], runtime.open(study.data).classes
-  _check_parts(study, model, runtime, num_classes=len(classes), image_size=size, opened=True)
+  model = _model(study, start, runtime)
+  assert model is not None  # the study has one or the other
+  _check_layers(study, model, runtime, has_room=True)
+
+
+def _check_layers(study: Layers, model: Spec, runtime: Runtime, *, has_room: bool = False) -> None:
+  """Refuses layers and caches that do not fit the opened images; with `has_room`, also caches without room."""
+  size, classes = runtime.image_shape(study.data)[0], len(runtime.open(study.data).classes)
+  _check_parts(study, model, runtime, num_classes=classes, image_size=size, opened=has_room)
 
 
 def _learned(start: Weights) -> dict[str, Any]:
