@@ -178,7 +178,7 @@ def _check(study: Layers, runtime: Runtime) -> None:
 
 
 def _check_layers(study: Layers, model: Spec, runtime: Runtime, *, has_room: bool = False) -> None:
-  """Refuses layers and caches that do not fit the opened images; with `has_room`, also caches without room."""
+  """Refuses layers and caches that do not fit the images; with `has_room`, also caches without room."""
   size, classes = runtime.image_shape(study.data)[0], len(runtime.open(study.data).classes)
   _check_parts(study, model, runtime, num_classes=classes, image_size=size, opened=has_room)
 
