@@ -174,10 +174,10 @@ def test_any_argument_is_read_or_refused(name, text):
 @example(arguments=["data", "check", "~nobody-is-called-so/x"])
 def test_any_command_line_ends_with_one_line(capsys, arguments):
   # What would be done is not the matter here.
-  if any(argument in ("-h", "--help", "--version") or argument.startswith("--h") for argument in options):
+  if any(argument in ("-h", "--help", "--version") or argument.startswith("--h") for argument in arguments):
     return
   try:
-    code = cli.main(options)
+    code = cli.main(arguments)
   except SystemExit as stop:
     code = stop.code
   captured = capsys.readouterr()

@@ -208,7 +208,7 @@ def test_a_pair_whose_fine_tuned_weights_have_rotted_is_tuned_anew(base, runtime
   differing = {key for key in first[0] if again[0][key] != first[0][key]}
   assert differing <= {"seconds", "search_seconds", "session"}
   said = (tmp_path / "run" / "log.txt").read_text()
-  assert f"It is {step.name}.damaged; there is no older step" in said
+  assert f"Renamed to {step.name}.damaged; there is no older step" in said
   assert "no intact step, and 1 damaged; this training starts over" in said
   assert {path.name for path in steps.iterdir()} == {step.name, f"{step.name}.damaged"}
   after = (folder / "fine_tune" / "two" / "metrics.jsonl").read_text()
