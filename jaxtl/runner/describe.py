@@ -155,7 +155,7 @@ class _Described:
       texts.append(text.format(count))
     for text in line.missing:
       _add(missing, text)
-    if opened and line.check is not None:
+    if opened and not line.missing and line.check is not None:
       line.check()
     label = f": {line.label}" if line.label else ""
     return [f"images     {', '.join([*texts, *line.more])}{label}"]

@@ -60,9 +60,7 @@ def _images(study: Patching, name: str, start: Weights | None, runtime: Runtime)
   task = study.tasks[name]
   parts = {part: getattr(task, part) for part in ("train", "validation", "test")}
   absent = frozen_heads.missing((task.head or study.head).realize())
-  check = None
-  if start is not None and not absent:
-    check = functools.partial(_check_head, study, name, start, runtime)
+  check = None if start is None else functools.partial(_check_head, study, name, start, runtime)
   return Images(
     [(f"{{}} {part}", data) for part, data in parts.items() if data is not None],
     label=name,

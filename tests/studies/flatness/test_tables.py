@@ -77,7 +77,7 @@ def test_titles_that_groups_tell_apart_are_all_with_their_group(results):
   assert titles[0] == "Hessian: λ\\_max"
   assert all(": " in title for title in titles)
   assert len(set(titles)) == len(titles)
-  latex = text_formats.to_latex(results, [table], [[]])
+  latex = text_formats.to_latex(results, [(table, [])])
   assert (
     r"\multicolumn{4}{c}{Hessian} & \multicolumn{4}{c}{Gauss-Newton} & \multicolumn{1}{c}{Sharpness}" in latex
   )

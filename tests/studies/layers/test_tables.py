@@ -2,7 +2,7 @@
 
 from jaxtl.report import findings
 from jaxtl.report.results import Results
-from jaxtl.studies.layers import report
+from jaxtl.report.section import Section
 from jaxtl.studies.layers import tables as layers_tables
 
 
@@ -64,7 +64,7 @@ def test_without_a_base_or_methods_nothing_is_said():
 
 def test_the_head_of_the_page_picks_no_arm_by_its_best_method():
   results = results_of(ROWS)
-  assert findings.finding(results, report.section(results)) == []
+  assert findings.finding(results, Section(lead=layers_tables.lead(results))) == []
   assert findings.qualifications(results) == []
 
 

@@ -109,6 +109,10 @@ def test_batch_transforms_are_shared_too(many):
   assert [spec.path for spec in shared.batch_transforms] == [".data.mixup"]
 
 
+def rehearse(study, runtime):
+  preflight.rehearse_arm(patching.rows, "a", study, runtime)
+
+
 @pytest.mark.parametrize(
   ("transforms", "message"),
   [
@@ -117,10 +121,6 @@ def test_batch_transforms_are_shared_too(many):
     ([CROP, NORMALIZE], r"random_resized_crop\(size=8\), which three does not have"),
   ],
 )
-def rehearse(study, runtime):
-  preflight.rehearse_arm(patching.rows, "a", study, runtime)
-
-
 def test_tasks_that_differ_in_more_are_refused_before_anything_is_made(
   many, runtime, tmp_path, transforms, message
 ):
