@@ -64,8 +64,9 @@ def test_without_a_base_or_methods_nothing_is_said():
 
 def test_the_head_of_the_page_picks_no_arm_by_its_best_method():
   results = results_of(ROWS)
-  assert findings.finding(results, Section(lead=layers_tables.lead(results))) == []
-  assert findings.qualifications(results) == []
+  section = Section(lead=layers_tables.lead(results))
+  assert findings.finding(results, section) == []
+  assert findings.qualifications(results, section) == []
 
 
 def test_the_last_epoch_has_columns_of_its_own_and_the_caption_says_why():
