@@ -136,7 +136,7 @@ def test_what_begins_anew_where_no_step_is_whole_says_so_and_leaves_them(folder,
       if kind in str(file):
         file.write_bytes(flipped(file.read_bytes(), 0))
   notes = []
-  saver = Checkpointer(folder, note=notes.append, anew=True)
+  saver = Checkpointer(folder, note=notes.append, restart_if_damaged=True)
   like = made_state(0)
   assert saver.has_steps() == (kind == "/d/")
   assert saver.restore(like) is like
