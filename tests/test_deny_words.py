@@ -69,7 +69,7 @@ def test_comments_docstrings_and_strings_are_searched(repository):
     '"""Starts over."""',
     "# There is no step, and there are no others; this one is no longer here, and is no larger than that.",
     "# It is None, and is none of these.",
-    "anew, whom.told = start_anew(restart_if_damaged=True), 1",
+    "anew, whom.told = start_anew(anew=True), 1",
     "# `anew` and start_anew, state.told and whom_it_concerns: names.",
     'kind = dict(beside="beside")["beside"]',
     'raise ValueError(f"{anew} and {told!r}")',
