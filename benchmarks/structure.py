@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
-import functools
+import graphlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +46,16 @@ def package(name: str) -> str:
   return ".".join(parts[: 3 if parts[1:2] == ["studies"] and len(parts) > 3 else 2])
 
 
-def depth(graph: dict[str, set[str]], inside: set[str]) -> int:
-  """Returns the length of the longest chain of imports among modules; a cycle counts each module once."""
-
-  @functools.cache
-  def below(name: str) -> int:
-    seen.add(name)
-    found = [below(other) for other in graph[name] & inside if other not in seen]
-    seen.discard(name)
-    return 1 + max(found, default=0)
-
-  seen: set[str] = set()
-  sys.setrecursionlimit(10_000)
-  return max(map(below, sorted(inside)), default=0)
+def depth(parsed: dict[str, ast.Module], inside: set[str]) -> int:
+  """Returns the length of the longest chain of imports among modules; imports in functions do not count."""
+  below: dict[str, set[str]] = {}
+  for name in inside:
+    top = [node for node in parsed[name].body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    below[name] = (imported(ast.Module(top, []), set(parsed)) - {name}) & inside
+  levels: dict[str, int] = {}
+  for name in graphlib.TopologicalSorter(below).static_order():
+    levels[name] = 1 + max((levels[other] for other in below[name]), default=0)
+  return max(levels.values(), default=0)
 
 
 def files_that_name(root: Path, study: str) -> list[str]:
@@ -92,7 +88,7 @@ def _without_comments(path: Path) -> str:
   return "\n".join(part for name in names for part in re.split(r"[./]", name))
 
 
-def receivers(root: Path) -> Iterator[str]:
+def receivers(root: Path) -> list[str]:
   """Yields the library's functions that receive the working folder or its rows while its report is made."""
   sys.path.insert(0, str(root))
   from tests.report import example_study
@@ -117,7 +113,7 @@ def receivers(root: Path) -> Iterator[str]:
     sys.setprofile(watch)
     report.write(workdir, workdir / "report")
     sys.setprofile(None)
-  yield from sorted(seen)
+  return sorted(seen)
 
 
 def main() -> None:
@@ -144,11 +140,11 @@ def main() -> None:
   inside = {name for name in parsed if name.startswith("jaxtl.studies.")}
   print(f"imports between packages: {between}")
   print(f"imports among studies: {sum(len(graph[name] & inside) for name in inside)}")
-  print(f"levels within studies: {depth(graph, inside)}")
+  print(f"levels within studies: {depth(parsed, inside)}")
   for study in ("pretrain", "transfer", "flatness", "patching", "layers"):
     print(f"library files outside its own that name {study}: {len(files_that_name(root, study))}")
   if options.trace:
-    found = list(receivers(root))
+    found = receivers(root)
     places = {one.partition(":")[0] for one in found}
     print(f"functions that receive the folder or its rows in a report: {len(found)} in {len(places)} files")
 

@@ -93,33 +93,42 @@ def spec(value: Any, *, at: str = "config", trusted: Sequence[str] | None = None
   return Spec(path, kind, _check_keywords(path, kind, target, keywords, at=at, trusted=trusted), target)
 
 
+def names_component(value: Any) -> bool:
+  """Returns whether a value of a config is a component: `dict(make=...)` or `dict(fn=...)`."""
+  return isinstance(value, Mapping) and any(kind in value for kind in KINDS)
+
+
 def find(path: Any, *, at: str = "config", trusted: Sequence[str] | None = None) -> Callable[..., Any]:
   """Returns the function or class at an import path; a leading dot means inside jaxtl."""
   if not isinstance(path, str) or "." not in path:
     raise ConfigError(f"{at} names {path!r}; expected an import path like '.losses.poly1' or 'optax.adamw'")
   full = f"jaxtl{path}" if path.startswith(".") else path
-  if moved := _moved_to(full):
-    raise ConfigError(f"{at} names {path!r}, which is {moved!r} now; write that")
   module_path, _, name = full.rpartition(".")
   if trusted is not None and (module_path not in trusted or name.startswith("_")):
     raise ConfigError(
       f"{at} names {path!r}, which is not a public part of {', '.join(trusted)}; pass --trust"
     )
-  module = _module(module_path, path, at)
+  try:
+    module = _module(module_path, path, at)
+  except ConfigError:
+    _refuse_if_moved(full, path, at)
+    raise
   target = getattr(module, name, None)
   if not callable(target) or inspect.ismodule(target):
+    _refuse_if_moved(full, path, at)
     public = [x for x in getattr(module, "__all__", dir(module)) if not x.startswith("_")]
     raise ConfigError(f"{at} names {path!r}, but {module_path} has no {name!r}{nearest(name, public)}")
   return target
 
 
-def _moved_to(full: str) -> str | None:
-  """Returns the new path of a component if the jaxtl package that had it lists it in `MOVED`, else None."""
+def _refuse_if_moved(full: str, path: str, at: str) -> None:
+  """Raises ConfigError with the new path of a component that its former jaxtl package lists in `MOVED`."""
   top, _, rest = full.partition(".")
   package, _, old = rest.partition(".")
   if top != "jaxtl" or not old or importlib.util.find_spec(f"jaxtl.{package}") is None:
-    return None
-  return getattr(importlib.import_module(f"jaxtl.{package}"), "MOVED", {}).get(old)
+    return
+  if new := getattr(importlib.import_module(f"jaxtl.{package}"), "MOVED", {}).get(old):
+    raise ConfigError(f"{at} names {path!r}, which is {new!r} now; write that")
 
 
 def _module(name: str, path: str, at: str) -> types.ModuleType:
@@ -387,7 +396,7 @@ def _convert(value: Any, hint: Any, *, at: str, trusted: Sequence[str] | None) -
     if not isinstance(value, Mapping):
       raise ConfigError(f"{at} is {value!r}; expected a mapping")
     return Verbatim(value)
-  if isinstance(value, Mapping) and any(kind in value for kind in KINDS):
+  if names_component(value):
     return spec(value, at=at, trusted=trusted)
   origin, args = get_origin(hint), get_args(hint)
   if hint is Spec:

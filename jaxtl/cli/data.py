@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from jaxtl.cli.evaluate import column_choice
+from jaxtl.cli.options import column_choice
 from jaxtl.cli.output import show
 
 

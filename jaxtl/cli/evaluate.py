@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxtl import zero_shot
 from jaxtl.checkpoints import checkpoint
+from jaxtl.cli.options import column_choice, preprocessing_choice
 from jaxtl.cli.output import show
 from jaxtl.cli.report import write_report
 from jaxtl.cli.runtime import make_runtime
@@ -195,22 +196,3 @@ def _as_typed(said: str) -> str:
   said = re.sub(field + r"data(\.source(\.name)?\b|\b(?!\.))", "--data", said)
   said = re.sub(field + r"(?:data\.)?([a-z]\w*)", lambda found: "--" + found[1].replace("_", "-"), said)
   return re.sub(r"(?<![\w./])base\.start\b", "CHECKPOINT", said).replace("--workdir", "--out")
-
-
-def preprocessing_choice(options: argparse.Namespace) -> dict[str, Any]:
-  """Returns the fields of `data.Preprocessing` that the options set."""
-  given = {
-    "size": options.image_size,
-    "crop_fraction": options.crop_fraction,
-    "interpolation": options.interpolation,
-    "mean": options.mean,
-    "std": options.std,
-    "upright": None if options.orientation is None else options.orientation == "upright",
-  }
-  return {name: None if value == "none" else value for name, value in given.items() if value is not None}
-
-
-def column_choice(options: argparse.Namespace) -> dict[str, Any]:
-  """Returns the columns of Parquet files that the options name."""
-  given = {"label_column": options.label_column, "image_column": options.image_column}
-  return {name: column for name, column in given.items() if column is not None}

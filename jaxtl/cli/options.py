@@ -363,3 +363,22 @@ def default_workdir(config: Path) -> Path:
   parts = config.with_suffix("").parts
   below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
   return Path("runs", *below)
+
+
+def preprocessing_choice(options: argparse.Namespace) -> dict[str, Any]:
+  """Returns the fields of `data.Preprocessing` that the options set."""
+  given = {
+    "size": options.image_size,
+    "crop_fraction": options.crop_fraction,
+    "interpolation": options.interpolation,
+    "mean": options.mean,
+    "std": options.std,
+    "upright": None if options.orientation is None else options.orientation == "upright",
+  }
+  return {name: None if value == "none" else value for name, value in given.items() if value is not None}
+
+
+def column_choice(options: argparse.Namespace) -> dict[str, Any]:
+  """Returns the columns of Parquet files that the options name."""
+  given = {"label_column": options.label_column, "image_column": options.image_column}
+  return {name: column for name, column in given.items() if column is not None}

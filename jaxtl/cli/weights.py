@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxtl import config as config_lib
 from jaxtl.checkpoints import checkpoint
-from jaxtl.cli.evaluate import preprocessing_choice
+from jaxtl.cli.options import preprocessing_choice
 from jaxtl.cli.output import show
 from jaxtl.cli.runtime import make_runtime
 from jaxtl.errors import InputError

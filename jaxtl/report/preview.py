@@ -65,18 +65,13 @@ def named_data(value: Mapping[str, Any], at: str = "") -> dict[str, Mapping[str,
 
   It does not look inside components: a source inside one is part of it.
   """
-  if is_component(value.get("source")):
+  if config_lib.names_component(value.get("source")):
     return {at: value}
   found: dict[str, Mapping[str, Any]] = {}
   for key, item in value.items():
-    if isinstance(item, Mapping) and not is_component(item):
+    if isinstance(item, Mapping) and not config_lib.names_component(item):
       found |= named_data(item, f"{at}.{key}" if at else str(key))
   return found
-
-
-def is_component(value: Any) -> bool:
-  """Returns whether a config value is a component: `dict(make=...)` or `dict(fn=...)`."""
-  return isinstance(value, Mapping) and any(kind in value for kind in config_lib.KINDS)
 
 
 def preview(config: Mapping[str, Any], *, data_dir: str | None, trust: bool = False) -> Preview:

@@ -287,7 +287,7 @@ def decays(program: Program, params: Params) -> dict[str, bool]:
 def _outline(name: str, value: Any, *, depth: int = 0) -> list[str]:
   """Returns one line per value, with nested mappings indented, and components and lists written as calls."""
   indent = "  " * depth
-  if not isinstance(value, Mapping) or any(kind in value for kind in config_lib.KINDS):
+  if not isinstance(value, Mapping) or config_lib.names_component(value):
     return [f"{indent}{name:10} {_text(value)}"]
   lines = [f"{indent}{name}"]
   for key, item in value.items():

@@ -47,16 +47,6 @@ def facts_in_config(data: Data) -> DataFacts:
   return DataFacts(data.num_examples, data.num_classes, image_size_of(data))
 
 
-def facts(data: Data, runtime: Runtime) -> DataFacts:
-  """Returns what the config specifies about images; opens the source if the config leaves anything open.
-
-  Raises:
-    DataError: the source cannot be opened.
-  """
-  found = facts_in_config(data)
-  return found if found.is_complete else found.or_else(facts_of_source(data, runtime))
-
-
 def facts_of_source(data: Data, runtime: Runtime) -> DataFacts:
   """Returns what the source holds, whatever the config specifies.
 
@@ -117,8 +107,8 @@ class Training:
     Raises:
       ConfigError: a component refuses its keywords, the model, or the parameters that it is to work on.
     """
-    made = self.experiment(known)
     if not self.has_model:
+      made = self.experiment(known)
       context: dict[str, Any] = dict(total_steps=ANY_LENGTH, steps_per_epoch=1, blocks=(), mesh=None)
       made.task.realize(num_classes=SOME_CLASSES if known.num_classes is None else known.num_classes)
       made.optimizer.realize(**context)
@@ -180,7 +170,7 @@ class Images:
   label: str = ""
   more: Sequence[str] = ()
   missing: Sequence[str] = ()
-  check: Callable[[], None] | None = None
+  check: Callable[[], object] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +192,7 @@ class Plan:
   lines: Sequence[Images | tuple[str, str | Callable[[], str]]] = ()
   same_classes: Sequence[tuple[str, Data, Data]] = ()
   measurements: Mapping[str, Callable[[], float]] = dataclasses.field(default_factory=dict)
-  checks: Sequence[Callable[[], None]] = ()
+  checks: Sequence[Callable[[], object]] = ()
 
   @property
   def images(self) -> list[Images]:

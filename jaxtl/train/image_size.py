@@ -19,10 +19,13 @@ def image_size_of(data: Data) -> int | None:
   return next((size for size in sizes if isinstance(size, int)), None)
 
 
-def at_size(spec: Spec, size: int) -> Spec:
-  """Returns the spec for square images of `size` pixels; the same spec if the model takes any size."""
+def at_size(spec: Spec, size: int | None) -> Spec:
+  """Returns the spec for square images of `size` pixels.
+
+  It is the same spec if the model takes any size, or if the size is not known (None).
+  """
   parameter = inspect.signature(spec.target).parameters.get("image_size")
-  if parameter is None or spec.keywords.get("image_size", parameter.default) == size:
+  if size is None or parameter is None or spec.keywords.get("image_size", parameter.default) == size:
     return spec
   return dataclasses.replace(spec, keywords={**spec.keywords, "image_size": size})
 

@@ -65,8 +65,8 @@ class PostTraining:
     """
     fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
     del fields["cache"]
-    sized = at_size(model, image_size) if image_size else model
-    return Experiment(model=sized, **{**fields, "gradient": _named(self.gradient, perturb, update)})
+    fields["gradient"] = _named(self.gradient, perturb, update)
+    return Experiment(model=at_size(model, image_size), **fields)
 
 
 def post_train(

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -7,11 +6,11 @@ import pytest
 
 from jaxtl.errors import InputError
 from jaxtl.host import sealed_json
-from jaxtl.report import charts, page
+from jaxtl.report import page
 from jaxtl.report import write as report
 from jaxtl.report.grid import Grid
 from jaxtl.studies.flatness import report as flatness_report
-from jaxtl.studies.pretrain import figures as pretrain_figures
+from jaxtl.studies.layers import diagnosis_figures
 from jaxtl.studies.pretrain import report as pretrain_report
 from jaxtl.studies.transfer import report as transfer_report
 from tests.report import example_study
@@ -58,16 +57,8 @@ def write(workdir, out=None, **keywords):
 @pytest.fixture
 def no_figures(monkeypatch):
   """Drawing takes most of the time of a report; tests of its text go without."""
-  section_of = report.section_of
-  for module in (pretrain_figures, pretrain_report, transfer_report, flatness_report):
-    for name in ("transfer_bars", "make_figures", "training_curves"):
-      monkeypatch.setattr(module, name, lambda *_, **__: [], raising=False)
-  monkeypatch.setattr(charts, "training_curves", lambda *_, **__: None)
-  monkeypatch.setattr(
-    report,
-    "section_of",
-    lambda *results, **how: dataclasses.replace(section_of(*results, **how), figures=()),
-  )
+  for module in (pretrain_report, transfer_report, flatness_report, diagnosis_figures):
+    monkeypatch.setattr(module, "make_figures", lambda results: [])
 
 
 @pytest.fixture(scope="module")

@@ -319,7 +319,7 @@ def checked_targets(
   for key, array in targets.items():
     if key in TAKEN:
       raise DataError(f"{name}: a target is called {key!r}, which batches use; choose another name")
-    array = np.asarray(array).copy() if np.asarray(array).flags.writeable else np.asarray(array)
+    array = np.asarray(array).view()  # read-only for the source, without a copy
     if array.ndim < 1 or len(array) != num_images:
       raise DataError(
         f"{name}: {num_images} images but {key!r} of shape {array.shape}; expected one entry per image"

@@ -187,8 +187,7 @@ def _gradient(study: FlatnessStudy, start: Weights, runtime: Runtime) -> Trainin
   plain = Spec("optax.sgd", "make", {"learning_rate": 1.0}, optax.sgd)
 
   def experiment(known: DataFacts) -> Experiment:
-    sized = model if known.image_size is None else at_size(model, known.image_size)
-    return Experiment(sized, task, data, plain, steps=1)
+    return Experiment(at_size(model, known.image_size), task, data, plain, steps=1)
 
   return Training(data, experiment, known=DataFacts(num_classes=len(start.classes)), takes_steps=False)
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxtl import optim
 from jaxtl import weights as weights_lib
-from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError, StorageError
@@ -19,7 +17,7 @@ from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
 from jaxtl.studies.layers import stages
 from jaxtl.studies.layers.settings import BASE, Layers, Method, check_apart
 from jaxtl.train import experiment, prefix_cache
-from jaxtl.train.experiment import Experiment, make_model
+from jaxtl.train.experiment import PLAIN, Experiment, image_passes, make_model
 from jaxtl.train.image_size import at_size, image_size_of
 from jaxtl.train.inputs import Data
 from jaxtl.train.post_training import PostTraining
@@ -59,7 +57,7 @@ def plan(study: Layers, runtime: Runtime) -> Plan:
       for name in (BASE, *study.methods)
       if study.diagnosis is not None
     },
-    checks=[lambda: _check(study, runtime)],
+    checks=[lambda: _check(study, start, model, runtime)],
   )
 
 
@@ -114,11 +112,12 @@ def _methods(
     chosen: dict[str, Any] = (
       dict(perturb=[made.blocks[-1]], update=[made.blocks[-2:][0]]) if method.diagnosed else {}
     )
-    settings = PostTraining(
-      study.task, study.data, study.optimizer, epochs=study.epochs, gradient=method.gradient
-    )
-    found[name] = settings.experiment(model, image_size=image_size, **chosen)
+    found[name] = _settings(study, method).experiment(model, image_size=image_size, **chosen)
   return found
+
+
+def _settings(study: Layers, method: Method) -> PostTraining:
+  return PostTraining(study.task, study.data, study.optimizer, epochs=study.epochs, gradient=method.gradient)
 
 
 def _check_parts(
@@ -167,13 +166,11 @@ def _check_cache(
     raise type(error)(f"methods.{name}.cache: {error}") from error
 
 
-def _check(study: Layers, runtime: Runtime) -> None:
+def _check(study: Layers, start: Weights | None, model: Spec | None, runtime: Runtime) -> None:
   """Refuses a checkpoint that was trained on held-out images, missing layers, and impossible caches."""
-  start = None if study.start is None else checkpoint.load(study.start)
-  if start is not None:
+  assert model is not None  # its checkpoint has been opened
+  if study.base is None and start is not None:
     check_apart(study, _learned(start))
-  model = _model(study, start, runtime)
-  assert model is not None  # the study has one or the other
   _check_layers(study, model, runtime, has_room=True)
 
 
@@ -191,9 +188,8 @@ def _learned(start: Weights) -> dict[str, Any]:
 
 def method_passes(study: Layers, name: str, runtime: Runtime) -> float:
   """Returns the image passes of a method, including its later diagnoses."""
-  num_examples = len(runtime.open(study.data))
-  steps = optim.steps_of(study.epochs, steps_per_epoch=num_examples / study.data.batch_size)
-  trained = steps * study.data.batch_size * experiment.work_of(study.methods[name].gradient)
+  settings = _settings(study, study.methods[name])
+  trained = image_passes(settings.experiment(PLAIN), len(runtime.open(study.data)))
   return trained + (0.0 if study.diagnosis is None else diagnosis_passes(study, name, runtime))
 
 

@@ -19,9 +19,8 @@ from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.host.progress import title
 from jaxtl.host.remember import remember
 from jaxtl.measure import layer_diagnosis as diagnosis_lib
-from jaxtl.studies.layers import plan as layers_plans
 from jaxtl.studies.layers.methods import Methods
-from jaxtl.studies.layers.plan import plan
+from jaxtl.studies.layers.plan import diagnosis_work, method_passes, plan
 from jaxtl.studies.layers.settings import BASE, Layers
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
@@ -42,14 +41,14 @@ def rows(study: Layers, *, seed: int, workdir: Path, runtime: Runtime) -> Iterat
   if study.diagnosis is not None:
     runtime.progress.title = f"{title(workdir)} | diagnosis"
     found = scene.diagnosed()
-    runtime.progress.skip(layers_plans.diagnosis_work(study.diagnosis))
+    runtime.progress.skip(diagnosis_work(study.diagnosis))
     yield from found
   note = runtime.progress.note
   yield remember(workdir / "methods" / f"{BASE}.json", lambda: scene.report(BASE, base), note=note)
   chosen = diagnosis_lib.chosen(found) if found else (None, None)
   for name in study.methods:
     runtime.progress.title = f"{title(workdir)} | {name}"
-    left_out = functools.partial(runtime.progress.skip, layers_plans.method_passes(study, name, runtime))
+    left_out = functools.partial(runtime.progress.skip, method_passes(study, name, runtime))
     if missing := scene.missing(name, chosen):
       left_out()
       runtime.progress.note(f"{name} is not run: {missing}")

@@ -51,7 +51,7 @@ def plan(study: Patching, runtime: Runtime) -> Plan:
       "pairs": lambda: cost.all_pairs(study, runtime),
       "merges": lambda: cost.all_merges(study, runtime),
     },
-    checks=[lambda: _check_size(study, runtime)],
+    checks=[lambda: one_size(study, runtime)],
   )
 
 
@@ -89,19 +89,20 @@ def _trainings(study: Patching, start: Weights | None, runtime: Runtime) -> dict
     joint = functools.partial(_joint, study, model, start is not None, counts)
     known = DataFacts(num_classes=sum(counts.values()), image_size=size)
     data = joint(known).data
+    # The measurement of the merges counts it.
     found["joint"] = Training(data, joint, has_model=start is not None, known=known, is_listed=False, times=0)
   return found
 
 
 def _fine_tuning(study: Patching, patch: str, model: Spec, has_model: bool, known: DataFacts) -> Experiment:
-  sized = model if known.image_size is None or not has_model else at_size(model, known.image_size)
+  sized = at_size(model, known.image_size)
   return fine_tuning(study, patch, sized, head_of(sized) if has_model else "head")
 
 
 def _joint(
   study: Patching, model: Spec, has_model: bool, counts: Mapping[str, int], known: DataFacts
 ) -> Experiment:
-  sized = model if known.image_size is None or not has_model else at_size(model, known.image_size)
+  sized = at_size(model, known.image_size)
   return joint_experiment(study, sized, head_of(sized) if has_model else "head", sizes=counts)
 
 
@@ -143,10 +144,6 @@ def one_size(study: Patching, runtime: Runtime) -> int:
         "the same size in their transforms"
       )
   return side
-
-
-def _check_size(study: Patching, runtime: Runtime) -> None:
-  one_size(study, runtime)
 
 
 def _check_head(study: Patching, name: str, start: Weights, runtime: Runtime) -> None:

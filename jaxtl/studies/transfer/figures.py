@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxtl.report import canvas as drawing
 from jaxtl.report.canvas import MUTED, Figure
-from jaxtl.report.charts import grouped
+from jaxtl.report.charts import grouped, training_curves
 from jaxtl.report.results import Results, Values
 from jaxtl.report.table import spearman
 from jaxtl.studies.transfer.results import (
@@ -19,6 +19,12 @@ from jaxtl.studies.transfer.results import (
 )
 
 _MEAN = "mean over targets"
+
+
+def make_figures(results: Results) -> list[Figure]:
+  """Draws the accuracies of every protocol, and the training curves if there are any."""
+  curves = training_curves(results)
+  return [*(transfer_bars(results, name) for name in protocols(results)), *([curves] if curves else [])]
 
 
 def transfer_bars(results: Results, protocol: str) -> Figure:

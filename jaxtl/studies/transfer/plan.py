@@ -54,9 +54,7 @@ def plan_protocols(protocols: Protocols, model: Spec | None, *, starts: dict[str
 
 def _training(fine_tune: FineTune, name: str, target: Target, model: Spec | None) -> Training:
   def experiment(known: DataFacts) -> Experiment:
-    sized = (
-      PLAIN if model is None else model if known.image_size is None else at_size(model, known.image_size)
-    )
+    sized = at_size(PLAIN if model is None else model, known.image_size)
     return fine_tuning(fine_tune, target, sized, known.num_examples)
 
   check_head = functools.partial(_check_linear, model) if model and fine_tune.head == "probe" else None

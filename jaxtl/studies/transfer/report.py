@@ -7,26 +7,23 @@ from collections.abc import Iterator
 from jaxtl import config as config_lib
 from jaxtl.errors import ConfigError
 from jaxtl.measure.linear_probe import LinearProbe
-from jaxtl.report import charts
 from jaxtl.report.findings import capital, mean_of, some
 from jaxtl.report.results import Results, is_number
 from jaxtl.report.section import Headline, Section
 from jaxtl.studies.transfer.captions import caption
-from jaxtl.studies.transfer.figures import transfer_bars
+from jaxtl.studies.transfer.figures import make_figures
 from jaxtl.studies.transfer.results import accuracies, mean_accuracies, protocols, targets
 from jaxtl.studies.transfer.tables import make_table
 
 
 def section(results: Results) -> Section:
   """Reports accuracy on every target, by protocol."""
-  measured = protocols(results)
-  tables = [(make_table(results, name), name) for name in measured]
-  curves = charts.training_curves(results)
+  tables = [(make_table(results, name), name) for name in protocols(results)]
   return Section(
     headline=headline(results),
     warnings=warnings(results),
     tables=[(table, caption(results, table, name)) for table, name in tables if table.columns],
-    figures=[*(transfer_bars(results, name) for name in measured), *([curves] if curves else [])],
+    figures=make_figures(results),
     facts=facts(results),
     sizes=sizes(results),
   )
