@@ -26,6 +26,8 @@ from jaxtl.host.files import write_atomically
 from jaxtl.types import Params
 
 FOLDER = "checkpoints"
+# The weights that a run with `Experiment.select` uses; its `checkpoints` are those to resume from.
+SELECTED = "selected"
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs its every step
 
 
@@ -111,7 +113,7 @@ def read_item(folder: Path) -> Any:
 
 
 def find(path: str | Path) -> Path:
-  """Returns the newest step folder at or below `path`."""
+  """Returns the step folder to use at or below `path`: the selected weights of a run, else the newest."""
   if "://" in str(path):
     raise CheckpointError(f"expected a checkpoint on this machine, got {str(path)!r}; mount or copy it first")
   path = Path(path).absolute()
@@ -127,7 +129,9 @@ def find(path: str | Path) -> Path:
 
 
 def steps_folder(path: Path) -> Path:
-  """Returns the folder that contains the steps: a run's `checkpoints`, or `path` itself."""
+  """Returns the folder of the steps: a run's `selected`, else its `checkpoints`, or `path` itself."""
+  if steps_in(path / SELECTED):
+    return path / SELECTED
   return path / FOLDER if (path / FOLDER).is_dir() else path
 
 

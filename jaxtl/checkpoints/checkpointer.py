@@ -11,7 +11,7 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,13 @@ class Checkpointer:
       started = time.monotonic()
       self._start(step, items, config)
 
+  def retain(self, steps: Iterable[int]) -> None:
+    """Removes all steps but these; a step that cannot be removed stays, with a note."""
+    self.wait()
+    needed = set(steps)
+    if is_first_process():
+      self._remove([step for step in checkpoint.steps_in(self._folder) if step not in needed])
+
   def wait(self) -> None:
     """Waits until the current save has succeeded or failed.
 
@@ -297,11 +304,14 @@ class Checkpointer:
   def _prune(self) -> None:
     if not is_first_process():
       return
+    # A folder with a later number is not from this run, and must not displace one of its steps.
+    own = [number for number in checkpoint.steps_in(self._folder) if number <= (self._newest or 0)]
+    self._remove(sorted(own)[: -self._keep])
+
+  def _remove(self, steps: Sequence[int]) -> None:
     try:
-      # A folder with a later number is not from this run, and must not displace one of its steps.
-      own = [number for number in checkpoint.steps_in(self._folder) if number <= (self._newest or 0)]
-      for number in sorted(own)[: -self._keep]:
-        _remove(self._folder / str(number))
+      for step in steps:
+        _remove(self._folder / str(step))
     except OSError as error:  # surplus steps stay; the new step itself is saved
       self._note(f"an old checkpoint cannot be removed: {error}")
 

@@ -15,6 +15,7 @@ from jaxtl.data.pipeline import (
   train_order,
 )
 from jaxtl.data.preview import augmented_preview, contact_sheet, gallery
+from jaxtl.data.shared_images import shared_images
 from jaxtl.data.sources.bundled import digits, photo_patches, scene_patches
 from jaxtl.data.sources.by_name import choose_split, from_name, open_source
 from jaxtl.data.sources.files import from_npz, from_sheets
@@ -97,6 +98,7 @@ __all__ = [
   "resize",
   "rotate",
   "scene_patches",
+  "shared_images",
   "subset",
   "to_gray",
   "to_rgb",

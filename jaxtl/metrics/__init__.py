@@ -3,6 +3,7 @@
 from jaxtl.metrics.calibration import Bins, confidence_bins, expected_calibration_error, fit_temperature
 from jaxtl.metrics.classification import in_top
 from jaxtl.metrics.confusion import balanced_accuracy, confusion_matrix
+from jaxtl.metrics.geometry import effective_rank, scatter_traces
 from jaxtl.metrics.means import Mean, compute, merge
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
   "compute",
   "confidence_bins",
   "confusion_matrix",
+  "effective_rank",
   "expected_calibration_error",
   "fit_temperature",
   "in_top",
   "merge",
+  "scatter_traces",
 ]

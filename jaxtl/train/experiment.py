@@ -17,9 +17,10 @@ from jaxtl.config import Spec
 from jaxtl.data.class_names import same_classes
 from jaxtl.errors import ConfigError, DataError
 from jaxtl.tasks import Task
-from jaxtl.train import compiled, feed, sharding
+from jaxtl.train import compiled, feed, selection, sharding
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
+from jaxtl.train.selection import Select
 from jaxtl.train.step import Step, init_model, init_state, make_train_step, skip_nonfinite
 from jaxtl.types import GradientRule, Model, TrainState
 
@@ -57,6 +58,7 @@ class Experiment:
     spike_factor: a loss above this many times the median of the last hundred counts as not finite, but cannot
       be skipped; None disables this.
     steps: updates in the whole run, in place of `epochs`.
+    select: uses the weights of the best evaluation; None uses the last ones.
   """
 
   model: Spec
@@ -75,10 +77,12 @@ class Experiment:
   spike_factor: float | None = None
   sharding: Spec = REPLICATE
   steps: int | None = None
+  select: Select | None = None
 
   def __post_init__(self) -> None:
     periods = {name: getattr(self, name) for name in PERIODS}
     check_length(self.epochs, self.steps)
+    selection.check(self.select, self.evaluation)
     config_lib.require(
       on_nonfinite=(self.on_nonfinite, self.on_nonfinite in NONFINITE, f"one of {', '.join(NONFINITE)}"),
       spike_factor=(

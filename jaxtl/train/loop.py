@@ -66,8 +66,9 @@ def fit(
   recent: collections.deque[float] | None = None,
   stop_due: Callable[[int], bool] = lambda step: False,
   beat: Callable[[], None] = lambda: None,
+  has_ended: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-  """Runs `train_step` from `state.step` to `num_steps`.
+  """Runs `train_step` from `state.step` to `num_steps`, or until `has_ended`.
 
   Args:
     state: the state to start from; it is donated.
@@ -82,6 +83,7 @@ def fit(
       is kept up to date, and is complete whenever `save` is called.
     stop_due: whether to save and stop after this step.
     beat: called whenever there is progress.
+    has_ended: whether training ends now, although steps are left; asked after observers ran.
 
   Raises:
     NonFiniteError: the loss or the gradient is not finite, or the loss has spiked; it holds the step.
@@ -102,10 +104,13 @@ def fit(
     if due or saving:
       with told.resting():
         _observe(due, number, state, writer=writer, save=save, beat=beat)
-        if save is not None and saving:
+        last = last or has_ended()
+        if save is not None and (saving or last):
           save(state, last=last or stopping)
           beat()
-    if stopping and not last:
+    if last:
+      break
+    if stopping:
       raise _stopped(number, saved=save is not None)
   return state
 

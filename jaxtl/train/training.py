@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import config as config_lib
@@ -47,6 +48,7 @@ from jaxtl.train.inputs import Data, check_batch_sizes
 from jaxtl.train.loop import RECENT, Observer, Periods, fit
 from jaxtl.train.prefix_cache import HiddenStateStore, PrefixCache
 from jaxtl.train.runtime import Runtime
+from jaxtl.train.selection import SELECTED, Selection
 from jaxtl.train.step import init_model, init_state
 from jaxtl.types import Params, TrainState
 
@@ -60,7 +62,8 @@ class Trained:
 
   Attributes:
     program: its compiled parts.
-    weights: the parameters to use (the moving average if one is kept), their statistics, and config.
+    weights: the parameters to use (the selected ones, or the moving average if one is kept), their
+      statistics, and config.
     history: the metrics records, oldest first.
     total_steps: length of the run.
     cache: where hidden states were cached; None if none were.
@@ -73,8 +76,12 @@ class Trained:
   cache: PrefixCache | None = None
 
   def last(self, name: str) -> float:
-    """Returns the newest value of a metric; NaN if it was never measured."""
-    return next((record[name] for record in reversed(self.history) if name in record), float("nan"))
+    """Returns a metric at the weights to use, or its newest value; NaN if it was never measured."""
+    for key in (SELECTED + name, name):
+      for record in reversed(self.history):
+        if key in record:
+          return record[key]
+    return float("nan")
 
   def best(self, name: str) -> float:
     """Returns the largest value of a metric; NaN if it was never measured."""
@@ -155,11 +162,15 @@ def run(
       experiment, program, runtime, seed, noise_key, steps, watching, saved, about, workdir, kept, averages
     )
     runtime.progress.skip(int(state.step) * session.work_per_step)
-    state, history = session.train(state)
+    state, history, selected = session.train(state)
   if workdir is not None and is_first_process():
     _describe(workdir, about, history, experiment, num_examples)
-  weights = _weights(state, averages.statistics(state), about, steps, workdir)
+  weights = selected or _weights(state, averages.statistics(state), about, int(state.step), workdir)
   return Trained(program, weights, history, steps, planned)
+
+
+# The last state, all records, and the selected weights.
+_Outcome = tuple[TrainState, list[dict[str, float]], Weights | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +194,12 @@ class _Session:
   def work_per_step(self) -> float:
     return self.experiment.data.batch_size * work_per_image(self.experiment)
 
-  def train(self, state: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
-    """Trains to the end, with rollbacks if the policy says so; returns the last state and all records."""
+  def train(self, state: TrainState) -> _Outcome:
+    """Trains to the end, with rollbacks if the policy says so.
+
+    Returns:
+      The last state, all records, and the selected weights, if the experiment selects any.
+    """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     detours = Detours(self.workdir)
     while True:
@@ -207,37 +222,92 @@ class _Session:
         self.runtime.progress.note(f"{error}; resuming from step {step} and skipping those batches")
         state = self.saved.restore(like)
 
-  def _attempt(self, state: TrainState, detours: Detours) -> tuple[TrainState, list[dict[str, float]]]:
+  def _attempt(self, state: TrainState, detours: Detours) -> _Outcome:
+    runtime = self.runtime
+    with contextlib.ExitStack() as stack:
+      writer = MetricsWriter(self.workdir, start_step=int(state.step), note=runtime.progress.note)
+      stack.enter_context(contextlib.closing(writer))
+      selection = self._selection(writer)
+      if selection is not None:
+        stack.enter_context(contextlib.closing(selection))
+      state = self._reach_end(state, detours, writer, selection)
+      if selection is None:
+        return state, writer.records, None
+      return state, writer.records, self._measure_selected(selection, int(state.step), writer)
+
+  def _reach_end(
+    self, state: TrainState, detours: Detours, writer: MetricsWriter, selection: Selection | None
+  ) -> TrainState:
+    """Trains from `state` to the last step, or to where the selection ends the training."""
     experiment, runtime, start = self.experiment, self.runtime, int(state.step)
     recent = self._recent_losses()
-    save = functools.partial(self._save, recent=recent) if self.saved else None
-    note = runtime.progress.note
-    with contextlib.closing(MetricsWriter(self.workdir, start_step=start, note=note)) as writer:
-      if start < self.steps:
-        state = fit(
-          state,
-          self.program.train_step,
-          self._batches(start + detours.offset(start)),
-          num_steps=self.steps,
-          key=self.key,
-          mesh=runtime.mesh,
-          writer=writer,
-          progress=runtime.progress,
-          work_per_image=work_per_image(experiment),
-          periods=Periods(experiment.log_every, experiment.checkpoint_every),
-          observers=self.observers,
-          save=save,
-          spike_factor=experiment.spike_factor,
-          recent=recent,
-          stop_due=runtime.stop_due,
-          beat=runtime.beat,
-        )
-      elif self.saved is None or self.saved.latest_step() is None:  # no updates: the start is the end
-        for _, observe in self.observers.values():
-          writer.write(self.steps, observe(state))
-        if save:
-          save(state, last=True)
-      return state, writer.records
+    save = functools.partial(self._save, recent=recent, selection=selection) if self.saved else None
+    observers = dict(self.observers)
+    if selection is not None and experiment.select is not None:
+      every, observe = observers[experiment.select.evaluation]
+      observers[experiment.select.evaluation] = every, self._seen_by(selection, observe)
+    ended = selection is not None and selection.has_ended
+    if start < self.steps and not ended:
+      state = fit(
+        state,
+        self.program.train_step,
+        self._batches(start + detours.offset(start)),
+        num_steps=self.steps,
+        key=self.key,
+        mesh=runtime.mesh,
+        writer=writer,
+        progress=runtime.progress,
+        work_per_image=work_per_image(experiment),
+        periods=Periods(experiment.log_every, experiment.checkpoint_every),
+        observers=observers,
+        save=save,
+        spike_factor=experiment.spike_factor,
+        recent=recent,
+        stop_due=runtime.stop_due,
+        beat=runtime.beat,
+        has_ended=(lambda: selection.has_ended) if selection is not None else (lambda: False),
+      )
+    elif not ended and (self.saved is None or self.saved.latest_step() is None):
+      # No updates: the start is the end.
+      for _, observe in observers.values():
+        writer.write(self.steps, observe(state))
+      if save:
+        save(state, last=True)
+    runtime.progress.skip((self.steps - int(state.step)) * self.work_per_step)
+    return state
+
+  def _selection(self, writer: MetricsWriter) -> Selection | None:
+    select = self.experiment.select
+    if select is None:
+      return None
+    return Selection(select, self.workdir, writer.records, self.about, self.runtime.progress.note)
+
+  def _seen_by(self, selection: Selection, observe: Observer) -> Observer:
+    """Wraps the evaluation that decides, so that the selection sees what was evaluated."""
+
+    def observer(state: TrainState) -> Mapping[str, float]:
+      values = observe(state)
+      statistics = self.averages.statistics(state)
+      selection.observe(dataclasses.replace(state, batch_stats=statistics), values)
+      return values
+
+    return observer
+
+  def _measure_selected(self, selection: Selection, end: int, writer: MetricsWriter) -> Weights | None:
+    """Returns the selected weights; all observers have measured them, and their records are kept."""
+    weights = selection.weights()
+    if weights is None or any(name.startswith(SELECTED) for one in writer.records for name in one):
+      return weights
+    mesh = self.runtime.mesh
+    step = jnp.int32(weights.config["step"])
+    state = TrainState(step, weights.params, weights.batch_stats, ())
+    state = sharding.put(state, self.program.placement, mesh)
+    values: dict[str, float] = {"step": int(step)}
+    for _, observe in self.observers.values():
+      values.update(observe(state))
+      self.runtime.beat()
+    writer.write(end, {SELECTED + name: float(value) for name, value in values.items()})
+    return weights
 
   def _batches(self, start_step: int) -> Iterator[Mapping[str, Any]]:
     data, rule = self.experiment.data, self.program.gradient
@@ -248,13 +318,17 @@ class _Session:
     known = self.saved.config() if self.saved is not None and self.saved.has_steps() else {}
     return collections.deque(known.get("recent_losses", ()), maxlen=RECENT)
 
-  def _save(self, state: TrainState, *, last: bool, recent: collections.deque[float]) -> None:
+  def _save(
+    self, state: TrainState, *, last: bool, recent: collections.deque[float], selection: Selection | None
+  ) -> None:
     assert self.saved is not None
     also = {} if self.experiment.spike_factor is None else {"recent_losses": list(recent)}
     # A run that was asked to stop has no time to compile and to read images; its checkpoint is for resuming.
     stopping = last and int(state.step) < self.steps
     statistics = self.averages.known(state) if stopping else self.averages.statistics(state)
     self.saved.save(state, {**self.about, **also}, last=last, statistics=statistics)
+    if selection is not None:
+      selection.forget(int(state.step))
 
 
 class Detours:
@@ -376,8 +450,10 @@ def same_run(saved: dict[str, Any], new: dict[str, Any], *, at: Path | None) -> 
 
   def what_matters(about: dict[str, Any]) -> dict[str, Any]:
     # Imported weights have no experiment, and older versions lack some fields, which are then None here.
-    fields = (about.get("experiment") or {}).items()
-    experiment = {k: value for k, value in fields if k not in CIRCUMSTANCES and value is not None}
+    fields = about.get("experiment") or {}
+    # The evaluations of a run that selects among them decide which weights it uses.
+    free = [name for name in CIRCUMSTANCES if name != "evaluate_every" or not fields.get("select")]
+    experiment = {k: value for k, value in fields.items() if k not in free and value is not None}
     rest = {name: about.get(name) for name in ("seed", "prefix_cache")}
     return {"experiment": experiment, "classes": about["classes"], **rest}
 

@@ -11,7 +11,6 @@ from jaxtl.studies.patching import report as patching_report
 from jaxtl.studies.pretrain import report as pretrain_report
 from jaxtl.studies.pretrain import tables
 from jaxtl.studies.pretrain.tables import make_table
-from jaxtl.studies.pretrain.trials import end_of_grid
 from jaxtl.studies.transfer import report as transfer_report
 from jaxtl.studies.transfer.captions import caption
 from jaxtl.studies.transfer.results import protocols
@@ -123,8 +122,9 @@ def test_a_rate_or_penalty_at_the_end_of_its_grid_is_told_at_the_head(chosen, en
     for rate in (0.05, 0.1, 0.2)
   ]
   rates = dataclasses.replace(results, rows=[*results.rows, *trials])
-  told = [text for text in qualifications(rates) if text.startswith("At an end of the rates tried")]
-  assert told == ([f"At an end of the rates tried: a ({end}). A better rate may lie beyond."] if end else [])
+  told = [text for text in qualifications(rates) if text.startswith("At an end of the values tried")]
+  expected = f"At an end of the values tried: a ({end} rate). A better value may lie beyond."
+  assert told == ([expected] if end else [])
   probes = [row | {"protocol": "linear_probe", "l2": chosen} for row in results.rows]
   config = results.config | {"base": {"transfer": {"targets": {}, "linear_probe": {"l2": [0.05, 0.1, 0.2]}}}}
   penalties = dataclasses.replace(results, rows=[*results.rows, *probes], config=config)
@@ -251,11 +251,6 @@ def test_curvature_says_how_it_was_measured(tmp_path):
   said = tables.curvature_sentence(results_lib.load(example_study.write(tmp_path)))
   assert "cross-entropy on 512 images" in said
   assert "15 of 15 measurements reached their tolerance" in said
-
-
-def test_rates_at_the_end_are_warned_of():
-  assert "sam (largest)" in end_of_grid({"sam": "largest"})
-  assert end_of_grid({}) == ""
 
 
 @pytest.mark.parametrize(

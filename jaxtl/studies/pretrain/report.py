@@ -7,8 +7,16 @@ from jaxtl.report.results import Results
 from jaxtl.report.section import Caption, Headline, Section
 from jaxtl.report.table import Table, decimals_for
 from jaxtl.studies.pretrain.figures import make_figures
-from jaxtl.studies.pretrain.tables import accuracies, curvatures, evaluations, make_table
-from jaxtl.studies.pretrain.trials import end_of_grid, ends_of_rates, rates
+from jaxtl.studies.pretrain.tables import (
+  accuracies,
+  curvatures,
+  evaluations,
+  make_table,
+  outputs,
+  outputs_table,
+  test_losses,
+)
+from jaxtl.studies.pretrain.trials import trial_grid, warnings_of_trials
 from jaxtl.studies.transfer import report as transfer_report
 from jaxtl.studies.transfer.captions import caption
 from jaxtl.studies.transfer.results import protocols
@@ -24,22 +32,35 @@ def section(results: Results) -> Section:
     headline=transfer_report.headline(results) or _headline(results),
     warnings=warnings(results),
     tables=[
-      (table, caption(results, table, name, measures=_measures(results, table)))
-      for table, name in tables
-      if table.columns
+      *(
+        (table, caption(results, table, name, measures=_measures(results, table)))
+        for table, name in tables
+        if table.columns
+      ),
+      *((table, _notes(table)) for table in _further_tables(results) if table.columns),
     ],
     figures=make_figures(results),
-    trials=rates(results),
+    trials=trial_grid(results),
     facts=transfer_report.facts(results),
     drawn={"flatness.data": sorted(images)},
     sizes=transfer_report.sizes(results),
   )
 
 
+def _further_tables(results: Results) -> list[Table]:
+  if not outputs(results):
+    return []  # without them, one evaluation at the end is usual, which the first table has
+  return [test_losses(results), *(outputs_table(results, name) for name in outputs(results))]
+
+
+def _notes(table: Table) -> Caption:
+  """Explains each column of a table."""
+  return [(column.title, f"{capital(column.measure)}.") for column in table.columns]
+
+
 def warnings(results: Results) -> list[str]:
-  """Warns of rates at an end of those tried; includes the warnings of the transfer."""
-  ends = end_of_grid(ends_of_rates(results))
-  return [*([ends] if ends else []), *transfer_report.warnings(results)]
+  """Warns of the trials, and includes the warnings of the transfer."""
+  return [*warnings_of_trials(results), *transfer_report.warnings(results)]
 
 
 def _headline(results: Results) -> Headline | None:

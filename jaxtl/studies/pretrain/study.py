@@ -7,13 +7,13 @@ is transferred to the same data sets with cross-entropy, and reported with its l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxtl import config as config_lib
 from jaxtl import train
-from jaxtl.measure import lambda_max
+from jaxtl.measure import lambda_max, outputs
 from jaxtl.measure.lambda_max import EigenvectorCache
 from jaxtl.studies.pretrain.plan import plan
 from jaxtl.studies.pretrain.settings import Pretrain
@@ -28,19 +28,22 @@ __all__ = ["plan", "rows"]
 
 
 def rows(study: Pretrain, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """Yields one row per learning-rate trial, one for the pre-training, and one per target and protocol."""
+  """Yields one row per trial, one for the pre-training, and one per target and protocol."""
   title = "/".join(workdir.parts[-2:])
   if study.tune is not None:
     trials, study = tune(study, study.tune, workdir=workdir.parent / "tune", runtime=runtime)
     yield from trials
   runtime.progress.title = f"{title} | pre-train"
-  observers: Mapping[str, Any] = {}
+  observers: dict[str, Any] = {
+    f"outputs/{name}": (one.evaluate_every or study.evaluate_every, outputs.observer(one, name, runtime))
+    for name, one in (study.outputs or {}).items()
+  }
   if study.flatness is not None:
     every = study.flatness.evaluate_every or study.checkpoint_every
     reach = study.keep * (study.checkpoint_every or 0)
     place, note = workdir / "eigenvectors", runtime.progress.note
     trail = EigenvectorCache(place, every, reach, runtime.mesh, note) if every else None
-    observers = {"flatness": (every, lambda_max.observer(study.flatness, runtime, trail))}
+    observers |= {"flatness": (every, lambda_max.observer(study.flatness, runtime, trail))}
   trained = train.run(experiment_of(study), seed=seed, runtime=runtime, workdir=workdir, observers=observers)
   yield _pretrain_row(study, trained)
   if study.transfer is not None:
@@ -59,6 +62,7 @@ def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
     "kind": "pretrain",
     "steps": trained.total_steps,
     "peak_rate": study.optimizer.keywords.get("peak_rate"),
+    "optimizer": config_lib.plain(study.optimizer),
     "train_loss": trained.last("train/loss"),
     "images_per_second": trained.median("train/images_per_second"),
     "data_wait": trained.median("train/data_wait"),
@@ -68,6 +72,15 @@ def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
   for name in study.evaluation:
     for measure in ("top1", "top5", "cross_entropy", "loss"):
       row[f"{name}/{measure}"] = trained.last(f"eval/{name}/{measure}")
+    least = min(
+      ((one[key], one["step"]) for one in trained.history if (key := f"eval/{name}/cross_entropy") in one),
+      default=(None, None),
+    )
+    row |= {f"{name}/least_cross_entropy": least[0], f"{name}/least_step": least[1]}
+  if study.select is not None:
+    row |= {"selected_step": int(trained.last("step")), "end_step": int(trained.history[-1]["step"])}
+  for name in study.outputs or ():
+    row |= {key: trained.last(key) for key in outputs.keys(name)}
   for name in ("lambda_max", "residual", "num_products", "converged", "num_examples"):
     if study.flatness is not None:
       row[name] = trained.last(f"flatness/{name}")

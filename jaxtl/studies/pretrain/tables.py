@@ -18,6 +18,52 @@ def make_table(results: Results, protocol: str) -> Table:
   return filled_table(results, title, [*_pretraining(results), *transferred, *_speed(results)])
 
 
+# Title, measure, direction that is better (0: none), and digits of the columns about outputs.
+_OUTPUTS = (
+  ("top-1", "top1", "top-1", 1, 3),
+  ("cross-entropy", "cross_entropy", "mean cross-entropy", -1, 3),
+  ("zero loss", "zero_loss", "share of images whose training loss is exactly 0", 0, 3),
+  ("zero gradient", "zero_gradient", "share of images whose gradient by the logits is exactly 0", 0, 3),
+  ("gap, 5 %", "gap_p05", "5th percentile of the true logit minus the largest other one", 0, 2),
+  ("gap, median", "gap_p50", "median of the true logit minus the largest other one", 0, 2),
+  ("norm", "logit_norm", "mean norm of the centred logits", 0, 1),
+  ("ECE", "calibration_error", "expected calibration error, 15 bins", -1, 3),
+  ("within/between", "within_between", "trace of the features' covariance within classes over between", 0, 2),
+  ("rank", "effective_rank", "effective rank of the features' covariance", 0, 1),
+)
+
+
+def outputs(results: Results) -> tuple[str, ...]:
+  """Returns the sets of images on which outputs were measured, by name."""
+  found = (key.split("/")[1] for row in results.rows for key in row if key.startswith("outputs/"))
+  return tuple(dict.fromkeys(found))
+
+
+def outputs_table(results: Results, name: str) -> Table:
+  """Makes a table of the outputs on one set of images at the end of the pre-training."""
+  columns = [
+    Column(
+      title, "Outputs", measure, results.values(f"outputs/{name}/{key}", kind="pretrain"), better, digits
+    )
+    for title, key, measure, better, digits in _OUTPUTS
+  ]
+  return filled_table(results, f"Outputs on {name} images", columns)
+
+
+def test_losses(results: Results) -> Table:
+  """Makes a table of the cross-entropy on each evaluation set: the least, its step, and the weights'."""
+  columns = []
+  for name in evaluations(results):
+    for title, key, better, digits in (
+      ("least", "least_cross_entropy", -1, 3),
+      ("at step", "least_step", 0, 0),
+      ("used", "cross_entropy", -1, 3),
+    ):
+      values = results.values(f"{name}/{key}", kind="pretrain")
+      columns.append(Column(title, name, f"{title} cross-entropy on {name}", values, better, digits))
+  return filled_table(results, "Cross-entropy during pre-training", columns)
+
+
 def evaluations(results: Results) -> tuple[str, ...]:
   """Returns the evaluation sets of the pre-training, by name."""
   ends = [

@@ -1,4 +1,4 @@
-"""The choice of a learning rate by short trainings."""
+"""The choice of a learning rate, and of one more value, by short trainings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import dataclasses
 import functools
 import inspect
 from pathlib import Path
+from typing import Any
 
+from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl import train
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError, NonFiniteError
 from jaxtl.host.remember import remember
-from jaxtl.runner.plan import Training
+from jaxtl.runner.plan import DataFacts, Training
 from jaxtl.studies.pretrain.settings import Pretrain, Tune
 from jaxtl.train.experiment import Experiment, image_passes
 from jaxtl.train.inputs import Data
@@ -23,21 +25,63 @@ TUNING = "tuning"
 
 
 def tune(study: Pretrain, tuning: Tune, *, workdir: Path, runtime: Runtime) -> tuple[list[Row], Pretrain]:
-  """Tries every rate; returns a row per trial, and the study with the best one.
+  """Tries every combination; returns a row per trial, and the study with the best one.
 
   A trial whose loss is not finite counts as accuracy 0: a rate that diverges is a bad rate, not an accident.
   """
   trials = []
-  for rate in tuning.peak_rates:
-    runtime.progress.title = f"{workdir.parent.name} | rate {rate:g}"
-    trial = _trial(study, tuning, rate)
-    compute = functools.partial(_trial_row, trial, rate, tuning, runtime)
+  for rate, value in _grid(tuning):
+    text = f"rate {rate:g}" if value is None else f"rate {rate:g}, {_last(tuning.field)} {value:g}"
+    runtime.progress.title = f"{workdir.parent.name} | {text}"
+    trial = _trial(_with(study, tuning, rate, value), tuning)
+    compute = functools.partial(_trial_row, trial, rate, value, tuning, runtime)
     passes = image_passes(trial, len(runtime.open(trial.data)))
     recalled = functools.partial(runtime.progress.skip, passes)
-    note = runtime.progress.note
-    trials.append(remember(workdir / f"{rate!r}.json", compute, recalled=recalled, note=note))
-  best = max(trials, key=lambda row: row["accuracy"])["peak_rate"]
-  return trials, dataclasses.replace(study, optimizer=with_rate(study.optimizer, best))
+    name = f"{rate!r}.json" if value is None else f"{rate!r}_{value!r}.json"
+    trials.append(remember(workdir / name, compute, recalled=recalled, note=runtime.progress.note))
+  best = max(trials, key=lambda row: row["accuracy"])
+  return trials, _with(study, tuning, best["peak_rate"], best.get("value"))
+
+
+def _grid(tuning: Tune) -> list[tuple[float, float | None]]:
+  """Returns every rate with every value; the value is None if only the rate is chosen."""
+  values: tuple[float | None, ...] = tuning.values or (None,)
+  return [(rate, value) for value in values for rate in tuning.peak_rates]
+
+
+def _last(path: str | None) -> str:
+  return (path or "").rpartition(".")[2]
+
+
+def _with(study: Pretrain, tuning: Tune, rate: float, value: float | None) -> Pretrain:
+  """Returns the study with these values."""
+  study = dataclasses.replace(study, optimizer=with_rate(study.optimizer, rate))
+  return study if value is None else with_value(study, str(tuning.field), value)
+
+
+def with_value(study: Pretrain, path: str, value: float) -> Pretrain:
+  """Returns the study with another value at a path such as `task.loss.margin`.
+
+  Raises:
+    ConfigError: the first part of the path is not a component of the study, or the component does not have
+      the keyword.
+  """
+  first, *rest = path.split(".")
+  component = getattr(study, first, None)
+  if not isinstance(component, Spec) or not rest:
+    raise ConfigError(
+      f"tune.field is {path!r}; expected a keyword of the model, task, optimizer or gradient, such as "
+      "'task.loss.margin'"
+    )
+  plain: Any = config_lib.plain(component)
+  node = plain
+  for key in rest[:-1]:
+    node = node.get(key) if isinstance(node, dict) else None
+  if not isinstance(node, dict):
+    raise ConfigError(f"tune.field is {path!r}; nothing in the config is at {path.rpartition('.')[0]!r}")
+  node[rest[-1]] = value
+  changed: dict[str, Any] = {first: config_lib.spec(plain, at=f"tune.field {path!r}")}
+  return dataclasses.replace(study, **changed)
 
 
 def experiment_of(study: Pretrain) -> Experiment:
@@ -55,14 +99,14 @@ def with_rate(optimizer: Spec, rate: float) -> Spec:
   return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "peak_rate": rate})
 
 
-def _trial(study: Pretrain, tuning: Tune, rate: float) -> Experiment:
+def _trial(study: Pretrain, tuning: Tune) -> Experiment:
   edge = 1 - tuning.held_out
   part = held_out(study, tuning)
   return dataclasses.replace(
     experiment_of(study),
-    optimizer=with_rate(study.optimizer, rate),
     epochs=tuning.epochs,
     steps=None,
+    select=None,
     data=_part(study.data, 0.0, edge, tuning.seed),
     evaluation={
       "held_out": dataclasses.replace(
@@ -94,8 +138,10 @@ def _part(data: Data, start: float, stop: float, seed: int) -> Data:
   )
 
 
-def _trial_row(trial: Experiment, rate: float, tuning: Tune, runtime: Runtime) -> Row:
+def _trial_row(trial: Experiment, rate: float, value: float | None, tuning: Tune, runtime: Runtime) -> Row:
   row: Row = {"kind": "tune", "peak_rate": rate, "epochs": trial.epochs}
+  if value is not None:
+    row |= {"field": tuning.field, "value": value}
   try:
     trained = train.run(trial, seed=tuning.seed, runtime=runtime)
   except NonFiniteError as error:
@@ -106,8 +152,25 @@ def _trial_row(trial: Experiment, rate: float, tuning: Tune, runtime: Runtime) -
   }
 
 
-def trial_training(study: Pretrain, tuning: Tune) -> Training:
-  """Returns the trials of all rates for a plan, at the study's own rate so that nothing is traced twice."""
-  trial = dataclasses.replace(_trial(study, tuning, tuning.peak_rates[0]), optimizer=study.optimizer)
-  times = len(tuning.peak_rates)
-  return Training(trial.data, lambda facts: trial, at=TUNING, times=times, is_shared=True, is_listed=False)
+def trial_trainings(study: Pretrain, tuning: Tune) -> dict[str, Training]:
+  """Returns the trials for a plan: a training for each further value, and one for all rates.
+
+  Every value is rehearsed, since it may be refused. The rate is the study's own, so that without further
+  values nothing is traced twice.
+
+  Raises:
+    ConfigError: `tune.field` is not a number of the config.
+  """
+  rates = len(tuning.peak_rates)
+  found = {}
+  for value in tuning.values or (None,):
+    trial = _trial(study if value is None else with_value(study, str(tuning.field), value), tuning)
+    name = TUNING if value is None else f"{TUNING} {tuning.field} = {value:g}"
+    found[name] = Training(
+      trial.data, functools.partial(_known, trial), at=name, times=rates, is_shared=True, is_listed=False
+    )
+  return found
+
+
+def _known(trial: Experiment, facts: DataFacts) -> Experiment:
+  return trial

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtl.config import Spec
 from jaxtl.errors import ConfigError
 from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
 from jaxtl.studies.transfer.fine_tuning import filled_protocols, fine_tuning
-from jaxtl.studies.transfer.settings import FineTune, Protocols, Target, Transfer
+from jaxtl.studies.transfer.probes import first_of_each_class
+from jaxtl.studies.transfer.settings import FewShot, FineTune, Protocols, Target, Transfer
 from jaxtl.train.experiment import PLAIN, Experiment, Program
 from jaxtl.train.image_size import at_size
 from jaxtl.train.runtime import Runtime
@@ -21,17 +23,20 @@ def plan(study: Transfer, runtime: Runtime) -> Plan:
   start = existing_start(study.start)
   starts = {"start": study.start}
   if start is None:
-    return plan_protocols(study.transfer, None, starts=starts)
+    return plan_protocols(study.transfer, None, runtime, starts=starts)
   model = start.model_spec(trust=runtime.trust)
-  return plan_protocols(filled_protocols(study.transfer, start, runtime), model, starts=starts)
+  return plan_protocols(filled_protocols(study.transfer, start, runtime), model, runtime, starts=starts)
 
 
-def plan_protocols(protocols: Protocols, model: Spec | None, *, starts: dict[str, str] | None = None) -> Plan:
+def plan_protocols(
+  protocols: Protocols, model: Spec | None, runtime: Runtime, *, starts: dict[str, str] | None = None
+) -> Plan:
   """Plans the measurements on every target.
 
   Args:
     protocols: the targets, with transforms if the checkpoint is known.
     model: the network that is transferred; None if it is not known.
+    runtime: opens the data for the checks.
     starts: the checkpoints that the study starts from; see `Plan`.
   """
   targets, probe, fine_tune = protocols.targets, protocols.linear_probe, protocols.fine_tune
@@ -42,14 +47,26 @@ def plan_protocols(protocols: Protocols, model: Spec | None, *, starts: dict[str
   if probe is not None:
     penalties = f"{len(probe.l2)} {'penalty' if len(probe.l2) == 1 else 'penalties'}"
     lines.append(("probe", f"{penalties}, at most {probe.max_iters} L-BFGS steps: every target"))
+  few_shot = protocols.few_shot
+  if few_shot is not None:
+    shots = ", ".join(map(str, few_shot.shots))
+    lines.append(("few shots", f"{shots} images per class, {few_shot.draws} draws: every target"))
   return Plan(
     starts=starts or {},
     lines=lines,
+    checks=[] if few_shot is None else [functools.partial(_check_shots, few_shot, targets, runtime)],
     same_classes=[(f"targets.{name}.test", target.train, target.test) for name, target in targets.items()],
     trainings={}
     if fine_tune is None
     else {f"fine-tune {name}": _training(fine_tune, name, target, model) for name, target in targets.items()},
   )
+
+
+def _check_shots(few_shot: FewShot, targets: Mapping[str, Target], runtime: Runtime) -> None:
+  """Refuses a target with a class that has fewer training images than a few-shot probe needs."""
+  for name, target in targets.items():
+    labels = runtime.open(target.train).labels
+    first_of_each_class(labels, max(few_shot.shots), seed=(0,), name=f"targets.{name}")
 
 
 def _training(fine_tune: FineTune, name: str, target: Target, model: Spec | None) -> Training:

@@ -10,13 +10,22 @@ _TITLES = {"fine_tune": "Fine-tuning", "linear_probe": "Linear probe"}
 
 def protocol_title(protocol: str) -> str:
   """Returns the title of a protocol."""
+  shots = _shots(protocol)
+  if shots:
+    return f"Linear probe on {shots} image{'s' * (shots > 1)} per class"
   return _TITLES.get(protocol, protocol)
 
 
+def _shots(protocol: str) -> int:
+  """Returns the images per class of a protocol such as `5_shot`; 0 for all others."""
+  number, _, rest = protocol.partition("_")
+  return int(number) if rest == "shot" and number.isdecimal() else 0
+
+
 def protocols(results: Results) -> tuple[str, ...]:
-  """Returns the protocols that were measured, with fine-tuning first."""
+  """Returns the protocols that were measured: fine-tuning, the probe, few-shot probes by their shots."""
   found = dict.fromkeys(row["protocol"] for row in results.rows if row.get("kind") == "transfer")
-  return tuple(sorted(found, key=lambda name: (name != "fine_tune", name)))
+  return tuple(sorted(found, key=lambda name: (name != "fine_tune", _shots(name), name)))
 
 
 def targets(results: Results) -> tuple[str, ...]:

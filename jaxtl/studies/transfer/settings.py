@@ -67,18 +67,43 @@ class FineTune:
 
 
 @dataclasses.dataclass(frozen=True)
+class FewShot:
+  """Linear probes on a few training images of each class, tested on all test images.
+
+  Attributes:
+    shots: images per class, one protocol each: `5_shot`.
+    draws: how often the images are drawn; the row holds mean and standard deviation of the accuracy. The
+      images of a draw are nested: more shots contain the fewer.
+    l2: the penalty of every probe: too few images are left to choose it on.
+  """
+
+  shots: tuple[int, ...] = (1, 5, 10)
+  draws: int = 5
+  l2: float = 0.1
+
+  def __post_init__(self) -> None:
+    shots = self.shots
+    config_lib.require(
+      shots=(shots, len(set(shots)) == len(shots) > 0 and min(shots) >= 1, "different integers from 1"),
+      draws=(self.draws, self.draws >= 1, "at least 1"),
+      l2=(self.l2, self.l2 > 0, "a number above 0"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Protocols:
   """The targets and protocols of a transfer.
 
   Attributes:
     targets: data sets by name.
-    linear_probe, fine_tune: None skips the protocol; a fine-tuning that starts from the probe then fits it
-      with the defaults.
+    linear_probe, few_shot, fine_tune: None skips the protocol; a fine-tuning that starts from the probe then
+      fits it with the defaults.
   """
 
   targets: Mapping[str, Target]
   linear_probe: LinearProbe | None = None
   fine_tune: FineTune | None = None
+  few_shot: FewShot | None = None
 
   def __post_init__(self) -> None:
     config_lib.check_names(self.targets, at="targets")

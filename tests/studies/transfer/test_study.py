@@ -126,7 +126,7 @@ def test_a_fine_tuning_that_begins_at_the_probe_is_the_probe_before_its_first_st
 
 
 def check_targets(protocols, model, place):
-  preflight.check_data(plan_protocols(protocols, model), "a", place)
+  preflight.check_data(plan_protocols(protocols, model, place), "a", place)
 
 
 def test_the_head_is_fresh_unless_it_is_to_begin_at_the_probe(study_config, start, runtime, tmp_path):

@@ -1,0 +1,147 @@
+"""The weights of the best evaluation: which they are, when training ends, and that a kill changes nothing."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxtl import train
+from jaxtl.checkpoints import checkpoint
+from jaxtl.errors import CheckpointError, ConfigError, StorageError
+from jaxtl.train.loop import RATES
+from jaxtl.train.selection import Select
+
+pytestmark = pytest.mark.slow
+
+LOSS = "eval/test/cross_entropy"
+
+
+def config(select=None, *, rate=0.3, steps=24, ema=None, **changes):
+  """A run whose test loss rises and falls: the rate is large and constant."""
+  optimizer = dict(make=".optim.sgd", peak_rate=rate, schedule=dict(make=".optim.constant"))
+  return (
+    dict(
+      optimizer=optimizer | ({"ema_decay": ema} if ema else {}),
+      epochs=None,
+      steps=steps,
+      evaluate_every=2,
+      checkpoint_every=5,
+      select=dict(evaluation="test") | (select or {}),
+    )
+    | changes
+  )
+
+
+def equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def evaluations(trained, key=LOSS):
+  return {int(record["step"]): record[key] for record in trained.history if key in record}
+
+
+def learned(trained):
+  return [{k: v for k, v in record.items() if k not in RATES} for record in trained.history]
+
+
+def kill_at(number):
+  def make(program):
+    def observe(state):
+      if int(state.step) == number:
+        raise KeyboardInterrupt
+      return {}
+
+    return observe
+
+  return {"kill": (1, make)}
+
+
+@pytest.mark.parametrize(("ema", "rate"), [(None, 0.3), (0.5, 1.0)])
+def test_the_weights_are_those_of_the_least_loss(tiny, runtime, tmp_path, ema, rate):
+  trained = train.run(tiny(**config(ema=ema, rate=rate)), seed=0, runtime=runtime(), workdir=tmp_path)
+  values = evaluations(trained)
+  best = min(values, key=values.get)
+  assert 2 < best < 24  # the case is a real one: neither the first nor the last
+  assert trained.weights.config["step"] == best == trained.last("step")
+  # The same weights, measured again, and those of a run that ends there.
+  assert trained.last(LOSS) == pytest.approx(values[best], rel=1e-6)
+  ended = train.run(
+    tiny(**config(ema=ema, rate=rate, steps=best) | {"select": None}), seed=0, runtime=runtime()
+  )
+  equal(trained.weights.params, ended.weights.params)
+  equal(trained.weights.batch_stats, ended.weights.batch_stats)
+  # The folder stands for the selected weights; its `checkpoints` are those of the end.
+  equal(checkpoint.load(tmp_path).params, ended.weights.params)
+  assert checkpoint.find(tmp_path) == tmp_path / "selected" / str(best)
+  assert checkpoint.find(tmp_path / "checkpoints").name == "24"
+
+
+def test_the_largest_accuracy_is_selected_by_its_name(tiny, runtime):
+  trained = train.run(tiny(**config(dict(measure="top1"))), seed=0, runtime=runtime())
+  values = evaluations(trained, "eval/test/top1")
+  assert trained.weights.config["step"] == max(values, key=values.get)
+  assert (Select("test", "top1").sign, Select("test", "loss").sign) == (1, -1)
+  assert (Select("test", "ap", best="largest").sign, Select("test", "top1", best="least").sign) == (1, -1)
+
+
+def test_patience_ends_the_training(tiny, runtime, tmp_path):
+  whole = train.run(tiny(**config()), seed=0, runtime=runtime())
+  values = list(evaluations(whole).items())
+  trained = train.run(tiny(**config(dict(patience=1))), seed=0, runtime=runtime(), workdir=tmp_path)
+  expected, best = [], None
+  for step, value in values:
+    expected.append(step)
+    best = step if best is None or value < dict(values)[best] else best
+    if sum(later > best for later in expected) >= 1:
+      break
+  assert list(evaluations(trained)) == expected
+  assert expected[-1] < 24
+  assert trained.weights.config["step"] == best
+  again = train.run(
+    tiny(**config(dict(patience=1))),
+    seed=0,
+    runtime=runtime(),
+    workdir=tmp_path,
+    observers=kill_at(expected[-1] + 1),
+  )
+  assert again.history == trained.history
+  equal(again.weights.params, trained.weights.params)
+
+
+@pytest.mark.parametrize("killed", [3, 9, 12, 23])
+@pytest.mark.parametrize("patience", [None, 3])
+def test_a_killed_run_selects_the_same_weights(tiny, runtime, tmp_path, killed, patience):
+  experiment = tiny(**config(dict(patience=patience)))
+  whole = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "whole")
+  end = whole.history[-1]["step"]
+  if killed < end:
+    with pytest.raises(KeyboardInterrupt):
+      train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "cut", observers=kill_at(killed))
+  resumed = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "cut")
+  assert learned(resumed) == learned(whole)
+  equal(resumed.weights.params, whole.weights.params)
+  assert resumed.weights.config["step"] == whole.weights.config["step"]
+
+
+def test_weights_that_no_resume_can_need_are_removed(tiny, runtime, tmp_path):
+  trained = train.run(tiny(**config()), seed=0, runtime=runtime(), workdir=tmp_path)
+  assert len(list((tmp_path / "selected").iterdir())) <= 2
+  assert (tmp_path / "selected" / str(trained.weights.config["step"])).is_dir()
+
+
+def test_bad_input_is_one_line(tiny, runtime, tmp_path):
+  with pytest.raises(ConfigError, match=r"select\.evaluation is 'val'; the run evaluates on test"):
+    tiny(**config(dict(evaluation="val")))
+  with pytest.raises(ConfigError, match="'least' or 'largest' for the measure 'ap'"):
+    tiny(**config(dict(measure="ap")))
+  with pytest.raises(ConfigError, match="patience"):
+    tiny(**config(dict(patience=0)))
+  with pytest.raises(
+    ConfigError, match=r"select\.measure is 'ap'; the evaluation measures cross_entropy, loss, top1"
+  ):
+    train.run(tiny(**config(dict(measure="ap", best="largest"))), seed=0, runtime=runtime())
+  trained = train.run(tiny(**config()), seed=0, runtime=runtime(), workdir=tmp_path)
+  with pytest.raises(CheckpointError, match="evaluate_every"):
+    train.run(tiny(**config(evaluate_every=3)), seed=0, runtime=runtime(), workdir=tmp_path)
+  (tmp_path / "selected" / str(trained.weights.config["step"])).rename(tmp_path / "elsewhere")
+  with pytest.raises(StorageError, match=r"the selected weights .* are missing"):
+    train.run(tiny(**config()), seed=0, runtime=runtime(), workdir=tmp_path)
