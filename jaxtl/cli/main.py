@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   options.command_line = ["jaxtl", *arguments]
   if hasattr(sys.stdout, "reconfigure"):
     sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8; stderr escapes by default
-  with streams.forgiving(output=options.command == "run.run"):
+  with streams.forgiving(output=options.command in ("run.run", "finetune.finetune")):
     return _do(options, arguments)
 
 

@@ -100,6 +100,11 @@ def run_options(parser: argparse.ArgumentParser, *, handed_on: bool) -> None:
   parser.add_argument(
     "--seeds", type=numbers, metavar="0,1", help="only these seeds (integers; default: all of the config's)"
   )
+  session_options(parser, handed_on=handed_on)
+
+
+def session_options(parser: argparse.ArgumentParser, *, handed_on: bool = False) -> None:
+  """Adds the options that set how a study runs; `handed_on` as in `run_options`."""
   parser.add_argument(
     "--no-report", action="store_true", help="do not write the report at the end (flag; default: write it)"
   )
@@ -353,6 +358,30 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
   except ValueError:
     raise argparse.ArgumentTypeError(f"expected a list of integers, got {text!r} (for example 0,1)") from None
+
+
+def positive(text: str) -> float:
+  """Parses a number above 0."""
+  try:
+    found = float(text)
+  except ValueError:
+    found = math.nan
+  if not 0 < found < math.inf:
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got {text[:40]!r} (for example 10)")
+  return found
+
+
+def rates(text: str) -> tuple[float, ...]:
+  """Parses comma-separated learning rates."""
+  try:
+    found = tuple(float(rate) for rate in text.split(","))
+  except ValueError:
+    found = ()
+  if not found or not all(0 < rate < math.inf for rate in found) or len(set(found)) < len(found):
+    raise argparse.ArgumentTypeError(
+      f"expected different rates above 0, separated by commas, got {text[:40]!r} (for example 1e-4,1e-3)"
+    )
+  return found
 
 
 def default_workdir(config: Path) -> Path:

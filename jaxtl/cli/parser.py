@@ -19,10 +19,13 @@ from jaxtl.cli.options import (
   local_path,
   number,
   pattern,
+  positive,
   preprocessing_options,
   process_options,
+  rates,
   run_options,
   seconds,
+  session_options,
   trust_option,
   zero_shot_options,
 )
@@ -43,6 +46,8 @@ LAYOUTS = (
   "mlperf_tiny",
   "tflite",
 )
+# Repeats those of jaxtl.studies.transfer.recipe.
+AUGMENTATIONS = ("standard", "none", "flip", "rand_augment")
 EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo")
 
 
@@ -193,6 +198,85 @@ def add_import(commands: Any) -> None:
   device_options(importing)
 
 
+def add_finetune(commands: Any) -> None:
+  finetune = command(
+    commands,
+    "finetune",
+    "finetune.finetune",
+    "fine-tune weights on a folder of images, and say which one to take",
+  )
+  finetune.add_argument(
+    "data",
+    metavar="DATA",
+    help="folder of class folders, or of splits of them; parquet, npz, sheets or tfds:NAME (text)",
+  )
+  finetune.add_argument(
+    "--start",
+    type=local_path,
+    nargs="+",
+    required=True,
+    metavar="WEIGHT",
+    help="checkpoints, imports, or files of other libraries, which are imported (paths)",
+  )
+  finetune.add_argument(
+    "--out", type=local_path, metavar="DIR", help="folder of the run (path; default: runs/DATA)"
+  )
+  finetune.add_argument(
+    "--probe-only", action="store_true", help="fit a linear probe alone (flag; default: both)"
+  )
+  length = finetune.add_mutually_exclusive_group()
+  length.add_argument(
+    "--epochs", type=positive, metavar="N", help="longest fine-tuning in epochs (number; default: 20)"
+  )
+  length.add_argument("--steps", type=count, metavar="N", help="the same in steps (integer; default: epochs)")
+  finetune.add_argument(
+    "--rates",
+    type=rates,
+    metavar="R,R",
+    help="peak rates to choose from on held-out images (numbers; default: 1e-4,3e-4,1e-3)",
+  )
+  finetune.add_argument(
+    "--augment",
+    choices=AUGMENTATIONS,
+    default="standard",
+    help=f"{', '.join(AUGMENTATIONS)}: standard crops and flips, rand_augment does more (text; default: "
+    "standard)",
+  )
+  finetune.add_argument(
+    "--val",
+    metavar="SPLIT|SHARE",
+    help="the images that choose rate and step: a split, or a share of the training images (text or number; "
+    "default: an unused validation split, else 0.15)",
+  )
+  finetune.add_argument(
+    "--image-size", type=count, metavar="N", help="side in pixels (integer; default: the weight's)"
+  )
+  finetune.add_argument(
+    "--seeds",
+    dest="num_seeds",
+    type=count,
+    default=1,
+    metavar="N",
+    help="number of seeds (integer; default: 1)",
+  )
+  finetune.add_argument(
+    "--batch-size", type=count, default=32, metavar="N", help="images per batch (integer; default: 32)"
+  )
+  finetune.add_argument(
+    "--as",
+    dest="model",
+    metavar="MODEL",
+    help="architecture of an imported file, e.g. resnet50 (text; default: the one that its name contains)",
+  )
+  finetune.add_argument(
+    "--layout", choices=LAYOUTS, help="whose names an imported file has (text; default: the first that fits)"
+  )
+  data_option(finetune)
+  column_options(finetune)
+  session_options(finetune)
+  process_options(finetune)
+
+
 def add_export(commands: Any) -> None:
   export = command(commands, "export", "weights.export", "write a checkpoint's weights in another format")
   checkpoint_argument(export)
@@ -330,6 +414,7 @@ def add_doctor(commands: Any) -> None:
 
 
 COMMANDS = (
+  add_finetune,
   add_run,
   launching.add,
   add_check,

@@ -5,6 +5,7 @@ from jaxtl.metrics.classification import in_top
 from jaxtl.metrics.confusion import balanced_accuracy, confusion_matrix
 from jaxtl.metrics.geometry import effective_rank, scatter_traces
 from jaxtl.metrics.means import Mean, compute, merge
+from jaxtl.metrics.proportions import wilson_interval
 
 __all__ = [
   "Bins",
@@ -19,4 +20,5 @@ __all__ = [
   "in_top",
   "merge",
   "scatter_traces",
+  "wilson_interval",
 ]

@@ -7,6 +7,7 @@ from jaxtl.train.loop import fit
 from jaxtl.train.post_training import PostTraining, post_train
 from jaxtl.train.prefix_cache import PrefixCache
 from jaxtl.train.runtime import Runtime
+from jaxtl.train.selection import Select
 from jaxtl.train.sharding import by_path, fsdp, make_mesh, per_device, replicate
 from jaxtl.train.step import init_state, make_train_step
 from jaxtl.train.training import Trained, run
@@ -21,6 +22,7 @@ __all__ = [
   "PostTraining",
   "PrefixCache",
   "Runtime",
+  "Select",
   "TrainState",
   "Trained",
   "Weights",

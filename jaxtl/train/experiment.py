@@ -284,3 +284,17 @@ def frozen(task: Spec) -> Spec:
   if "frozen_stats" not in inspect.signature(task.target).parameters:
     return task
   return dataclasses.replace(task, keywords={"frozen_stats": True, **task.keywords})
+
+
+def with_rate(optimizer: Spec, rate: float) -> Spec:
+  """Returns the optimiser with another peak rate.
+
+  Raises:
+    ConfigError: it does not have one.
+  """
+  if "peak_rate" not in inspect.signature(optimizer.target).parameters:
+    raise ConfigError(
+      f"a choice of rates sets 'peak_rate', which {optimizer.path} does not have; use .optim.sgd, "
+      ".optim.adam or .optim.adamw"
+    )
+  return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "peak_rate": rate})

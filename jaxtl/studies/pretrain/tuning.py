@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxtl.errors import ConfigError, NonFiniteError
 from jaxtl.host.remember import remember
 from jaxtl.runner.plan import DataFacts, Training
 from jaxtl.studies.pretrain.settings import Pretrain, Tune
-from jaxtl.train.experiment import Experiment, image_passes
+from jaxtl.train.experiment import Experiment, image_passes, with_rate
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
@@ -88,15 +87,6 @@ def experiment_of(study: Pretrain) -> Experiment:
   """Returns the experiment inside the study."""
   names = [field.name for field in dataclasses.fields(Experiment)]
   return Experiment(**{name: getattr(study, name) for name in names})
-
-
-def with_rate(optimizer: Spec, rate: float) -> Spec:
-  """Returns the optimiser with another peak rate."""
-  if "peak_rate" not in inspect.signature(optimizer.target).parameters:
-    raise ConfigError(
-      f"tune sets 'peak_rate', which {optimizer.path} does not have; use .optim.sgd, adam or adamw"
-    )
-  return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "peak_rate": rate})
 
 
 def _trial(study: Pretrain, tuning: Tune) -> Experiment:

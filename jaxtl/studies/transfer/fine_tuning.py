@@ -17,13 +17,16 @@ RECORDS = 10
 
 def filled_protocols(protocols: Protocols, start: Weights, runtime: Runtime) -> Protocols:
   """Returns the protocols with transforms for every target."""
-  targets = {
-    name: Target(
-      *preprocessing.filled(target.train, target.test, start, at=f"targets.{name}", trust=runtime.trust)
-    )
-    for name, target in protocols.targets.items()
-  }
+  targets = {name: _filled(name, target, start, runtime) for name, target in protocols.targets.items()}
   return dataclasses.replace(protocols, targets=targets)
+
+
+def _filled(name: str, target: Target, start: Weights, runtime: Runtime) -> Target:
+  at, validation = f"targets.{name}", target.validation
+  train, test = preprocessing.filled(target.train, target.test, start, at=at, trust=runtime.trust)
+  if validation is not None and not validation.transforms:
+    validation = dataclasses.replace(validation, transforms=test.transforms)
+  return Target(train, test, validation)
 
 
 def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: int | None) -> Experiment:
@@ -41,7 +44,11 @@ def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: 
     gradient=fine_tune.gradient,
     epochs=fine_tune.epochs,
     steps=fine_tune.steps,
-    evaluation={"test": target.test},
+    evaluation={
+      **({} if target.validation is None else {"validation": target.validation}),
+      "test": target.test,
+    },
+    select=fine_tune.select,
     evaluate_every=steps_in(every, target.train, num_examples) if every and num_examples else None,
     log_every=steps_in(1 / RECORDS, target.train, num_examples) if num_examples else 1,
     checkpoint_every=fine_tune.checkpoint_every,

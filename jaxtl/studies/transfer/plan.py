@@ -41,7 +41,14 @@ def plan_protocols(
   """
   targets, probe, fine_tune = protocols.targets, protocols.linear_probe, protocols.fine_tune
   lines: list[Any] = [
-    Images([("{} train", target.train), ("{} test", target.test)], label=name)
+    Images(
+      [
+        ("{} train", target.train),
+        *([] if target.validation is None else [("{} validation", target.validation)]),
+        ("{} test", target.test),
+      ],
+      label=name,
+    )
     for name, target in targets.items()
   ]
   if probe is not None:
@@ -55,7 +62,12 @@ def plan_protocols(
     starts=starts or {},
     lines=lines,
     checks=[] if few_shot is None else [functools.partial(_check_shots, few_shot, targets, runtime)],
-    same_classes=[(f"targets.{name}.test", target.train, target.test) for name, target in targets.items()],
+    same_classes=[
+      (f"targets.{name}.{part}", target.train, data)
+      for name, target in targets.items()
+      for part, data in (("validation", target.validation), ("test", target.test))
+      if data is not None
+    ],
     trainings={}
     if fine_tune is None
     else {f"fine-tune {name}": _training(fine_tune, name, target, model) for name, target in targets.items()},
@@ -75,7 +87,10 @@ def _training(fine_tune: FineTune, name: str, target: Target, model: Spec | None
     return fine_tuning(fine_tune, target, sized, known.num_examples)
 
   check_head = functools.partial(_check_linear, model) if model and fine_tune.head == "probe" else None
-  return Training(target.train, experiment, has_model=model is not None, at=name, traced=check_head)
+  times = len(fine_tune.peak_rates) or 1
+  return Training(
+    target.train, experiment, has_model=model is not None, at=name, traced=check_head, times=times
+  )
 
 
 def _check_linear(model: Spec, program: Program, state: TrainState) -> None:

@@ -7,23 +7,31 @@ from collections.abc import Mapping
 
 from jaxtl import config as config_lib
 from jaxtl.config import Spec
+from jaxtl.errors import ConfigError
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.train.experiment import PLAIN, check_length
 from jaxtl.train.inputs import Data
+from jaxtl.train.selection import Select
 
 HEADS = ("fresh", "probe")
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms.
+  """A data set to transfer to.
 
-  If `test` has no transforms, it uses the checkpoint's own: its size, crop and normalisation. If `train` has
-  none, it uses those of `test` with a standard augmentation.
+  Attributes:
+    train: the training images, with augmentation. Data without transforms take those of `test` and a standard
+      augmentation.
+    test: the images whose scores are reported, with evaluation transforms. Data without transforms take the
+      checkpoint's own: its size, crop and normalisation.
+    validation: images held out from training, on which a fine-tuning chooses its rate and its step. Data
+      without transforms take those of `test`.
   """
 
   train: Data
   test: Data
+  validation: Data | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +51,10 @@ class FineTune:
       the target, fitted as `Protocols.linear_probe` specifies, so that the backbone is not distorted while a
       random head is learned: Kumar, Raghunathan, Jones, Ma, Liang, "Fine-Tuning can Distort Pretrained
       Features and Underperform Out-of-Distribution", 2022, arXiv 2202.10054.
+    peak_rates: rates of which the one with the least cross-entropy on the validation images is used; empty
+      uses the optimiser's own.
+    select: which evaluation on the validation images the weights are taken from, and when the fine-tuning
+      ends; None uses the last weights. See `jaxtl.train.Select`.
   """
 
   task: Spec
@@ -54,6 +66,8 @@ class FineTune:
   checkpoint_every: int | None = 500
   keep: int = 1
   head: str = "fresh"
+  peak_rates: tuple[float, ...] = ()
+  select: Select | None = None
 
   def __post_init__(self) -> None:
     every, period = self.evaluate_every_epochs, self.checkpoint_every
@@ -63,7 +77,13 @@ class FineTune:
       checkpoint_every=(period, period is None or period >= 1, "at least 1"),
       keep=(self.keep, self.keep >= 0, "0 or more"),
       head=(self.head, self.head in HEADS, f"one of {', '.join(HEADS)}"),
+      peak_rates=(self.peak_rates, len(set(self.peak_rates)) == len(self.peak_rates), "different rates"),
     )
+
+  @property
+  def chooses(self) -> bool:
+    """Whether it needs validation images."""
+    return bool(self.peak_rates) or self.select is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +127,12 @@ class Protocols:
 
   def __post_init__(self) -> None:
     config_lib.check_names(self.targets, at="targets")
+    for name, target in self.targets.items():
+      if self.fine_tune is not None and self.fine_tune.chooses and target.validation is None:
+        raise ConfigError(
+          f"targets.{name} has no validation images, and the fine-tuning chooses its rate or its step; give "
+          "it `validation`, or leave out fine_tune.peak_rates and fine_tune.select"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

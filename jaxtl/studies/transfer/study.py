@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
+from jaxtl.errors import NonFiniteError
+from jaxtl.host import processes
 from jaxtl.host.processes import is_first_process
 from jaxtl.host.progress import title
 from jaxtl.host.remember import remember
@@ -20,10 +24,10 @@ from jaxtl.studies.transfer.fine_tuning import filled_protocols, fine_tuning
 from jaxtl.studies.transfer.plan import plan
 from jaxtl.studies.transfer.probes import OnTarget, few_shot_name, few_shot_row, probe_row
 from jaxtl.studies.transfer.settings import FineTune, Protocols, Transfer
-from jaxtl.train.experiment import image_passes
+from jaxtl.train.experiment import image_passes, with_rate
 from jaxtl.train.image_size import at_size
 from jaxtl.train.runtime import Runtime
-from jaxtl.train.training import run
+from jaxtl.train.training import Trained, run
 from jaxtl.types import Row
 
 # The runner looks up `plan` next to `rows`; other studies use `measure`.
@@ -74,6 +78,7 @@ def measure(
       fine_tune = protocols.fine_tune
       num_train = len(runtime.open(target.train))
       passes = image_passes(fine_tuning(fine_tune, target, model, num_train), num_train)
+      passes *= len(fine_tune.peak_rates) or 1
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
       yield remember(
         folder / "fine_tune.json",
@@ -82,7 +87,8 @@ def measure(
         note=runtime.progress.note,
       )
       if fine_tune.keep == 0 and is_first_process():
-        shutil.rmtree(folder / "fine_tune" / checkpoint.FOLDER, ignore_errors=True)
+        for kept in (checkpoint.FOLDER, checkpoint.SELECTED):
+          shutil.rmtree(folder / "fine_tune" / kept, ignore_errors=True)
 
 
 def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) -> None:
@@ -100,20 +106,23 @@ def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) 
 
 def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
   target, runtime = here.target, here.runtime
-  size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
-  tuned = fine_tuning(fine_tune, target, at_size(here.model, size), num_train)
-  fresh = fine_tune.head == "fresh"
-  start = here.start if fresh else here.start_at_probe()
   began = time.monotonic()  # The probe's row has the seconds of its fit.
-  trained = run(
-    tuned,
-    seed=here.seed,
-    runtime=runtime,
-    workdir=workdir,
-    start=start,
-    fresh_head=fresh,
-    restart_if_damaged=True,
+  tried: dict[str, float | None] = {}
+  if fine_tune.peak_rates:
+    rate, tried = _choose_rate(here, fine_tune, workdir)
+    fine_tune = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
+  trained = _tune(here, fine_tune, workdir)
+  chosen = (
+    {}
+    if target.validation is None
+    else {
+      "validation_accuracy": trained.last("eval/validation/top1"),
+      "validation_loss": trained.last("eval/validation/cross_entropy"),
+      "num_validation": len(runtime.open(target.validation)),
+    }
   )
+  if fine_tune.select is not None:
+    chosen |= {"selected_step": int(trained.last("step"))}
   return {
     "kind": "transfer",
     "target": here.name,
@@ -125,10 +134,72 @@ def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
     "least_loss": trained.least("eval/test/cross_entropy"),
     "train_loss": trained.last("train/loss"),
     "head": fine_tune.head,
-    "num_train": num_train,
+    "peak_rate": fine_tune.optimizer.keywords.get("peak_rate"),
+    **({"tried": tried} if tried else {}),
+    **chosen,
+    "num_train": len(runtime.open(target.train)),
     "num_test": len(runtime.open(target.test)),
     "num_classes": len(trained.weights.classes),
     "classes": list(trained.weights.classes),
     "steps": trained.total_steps,
     "seconds": time.monotonic() - began,
   }
+
+
+def _choose_rate(here: OnTarget, fine_tune: FineTune, workdir: Path) -> tuple[float, dict[str, float | None]]:
+  """Fine-tunes with every rate; the best run becomes the fine-tuning in `workdir`.
+
+  Returns:
+    The rate, and rate -> cross-entropy on the validation images; None where the training diverged.
+
+  Raises:
+    NonFiniteError: every rate diverges.
+  """
+  folder = workdir.with_name(f"{workdir.name}_rates")
+  losses: dict[float, float] = {}
+  for rate in fine_tune.peak_rates:
+    at_rate = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
+    compute = functools.partial(_validation_row, here, at_rate, folder / f"{rate!r}")
+    row = remember(folder / f"{rate!r}.json", compute, note=here.runtime.progress.note)
+    if row["loss"] is not None:
+      losses[rate] = row["loss"]
+  if not losses:
+    rates = ", ".join(f"{rate:g}" for rate in fine_tune.peak_rates)
+    raise NonFiniteError(f"the fine-tuning on {here.name} diverges at every rate ({rates}); try lower ones")
+  best = min(losses, key=lambda rate: losses[rate])
+  processes.from_first(lambda: _move(folder / f"{best!r}", workdir))
+  return best, {f"{rate!r}": losses.get(rate) for rate in fine_tune.peak_rates}
+
+
+def _move(chosen: Path, workdir: Path) -> None:
+  """Renames the chosen run, unless that is done, and removes the weights of the others."""
+  if not workdir.exists():
+    chosen.rename(workdir)
+  for other in chosen.parent.iterdir():
+    if other.is_dir():
+      shutil.rmtree(other)
+
+
+def _validation_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
+  try:
+    loss = _tune(here, fine_tune, workdir).last("eval/validation/cross_entropy")
+  except NonFiniteError as error:
+    here.runtime.progress.note(f"a rate of {fine_tune.optimizer.keywords['peak_rate']:g} diverges: {error}")
+    return {"kind": "rate", "loss": None}
+  return {"kind": "rate", "loss": loss if math.isfinite(loss) else None}
+
+
+def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Trained:
+  """Fine-tunes in a folder, or reads what was fine-tuned there."""
+  target, runtime = here.target, here.runtime
+  size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
+  fresh = fine_tune.head == "fresh"
+  return run(
+    fine_tuning(fine_tune, target, at_size(here.model, size), num_train),
+    seed=here.seed,
+    runtime=runtime,
+    workdir=workdir,
+    start=here.start if fresh else here.start_at_probe(),
+    fresh_head=fresh,
+    restart_if_damaged=True,
+  )
