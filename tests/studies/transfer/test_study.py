@@ -12,7 +12,7 @@ import pytest
 from jaxtl import train
 from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec, parse
-from jaxtl.errors import ConfigError, Restart
+from jaxtl.errors import ConfigError, NonFiniteError, Restart
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.runner import preflight
 from jaxtl.studies.transfer import study as transfer
@@ -21,6 +21,7 @@ from jaxtl.studies.transfer.settings import FineTune, Protocols
 from jaxtl.train import Experiment, training
 from jaxtl.train.experiment import make_model
 from jaxtl.train.loop import fit
+from jaxtl.train.selection import Select
 from tests.small_training import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -203,3 +204,61 @@ class StopAfter:
 
   def due(self, step: int) -> bool:
     return step >= self.step
+
+
+def choosing(study_config, rates, **changes):
+  """A fine-tuning that chooses among rates on images of its own."""
+  protocols = fine_tuning(study_config, peak_rates=rates)
+  target = protocols.targets["two"]
+  held_out = dataclasses.replace(
+    target.test, source=dataclasses.replace(target.test.source, keywords={"num_classes": 2, "seed": 9})
+  )
+  targets = {"two": dataclasses.replace(target, validation=held_out)}
+  return dataclasses.replace(
+    protocols, targets=targets, fine_tune=dataclasses.replace(protocols.fine_tune, **changes)
+  )
+
+
+def test_the_rate_of_least_validation_loss_is_used(study_config, start, runtime, tmp_path):
+  rates = (1e-9, 1e-2, 1e30)
+  (row,) = measure(choosing(study_config, rates), start, tmp_path, runtime())
+  tried = {float(rate): loss for rate, loss in row["tried"].items()}
+  assert set(tried) == set(rates)
+  assert tried[1e30] is None  # it diverges
+  assert row["peak_rate"] == 1e-2 == min((1e-9, 1e-2), key=tried.get)
+  assert row["validation_loss"] == tried[1e-2]
+  alone = fine_tuning(study_config)
+  optimizer = dataclasses.replace(
+    alone.fine_tune.optimizer, keywords={**alone.fine_tune.optimizer.keywords, "peak_rate": 1e-2}
+  )
+  alone = dataclasses.replace(alone, fine_tune=dataclasses.replace(alone.fine_tune, optimizer=optimizer))
+  (expected,) = measure(alone, start, tmp_path / "alone", runtime())
+  assert row["loss"] == expected["loss"]
+  # The chosen run is the fine-tuning; the weights of the others are gone, their losses are not.
+  folder = tmp_path / "two"
+  assert checkpoint.load(str(folder / "fine_tune")).classes == ("a", "b")
+  assert sorted(path.name for path in (folder / "fine_tune_rates").iterdir()) == sorted(
+    f"{rate!r}.json" for rate in rates
+  )
+  # Killed before its row was written: nothing is trained again.
+  (folder / "fine_tune.json").unlink()
+  (again,) = measure(choosing(study_config, rates), start, tmp_path, runtime())
+  assert {k: v for k, v in again.items() if k != "seconds"} == {
+    k: v for k, v in row.items() if k != "seconds"
+  }
+
+
+def test_a_fine_tuning_takes_the_weights_of_its_best_evaluation(study_config, start, runtime, tmp_path):
+  protocols = choosing(study_config, (), select=Select("validation", patience=1), epochs=4.0)
+  (row,) = measure(protocols, start, tmp_path, runtime())
+  assert checkpoint.load(str(tmp_path / "two" / "fine_tune")).config["step"] == row["selected_step"]
+  assert "tried" not in row
+
+
+def test_no_rate_that_converges_and_no_validation_images_are_one_line(study_config, start, runtime, tmp_path):
+  with pytest.raises(NonFiniteError, match=r"the fine-tuning on two diverges at every rate \(1e\+30\)"):
+    measure(choosing(study_config, (1e30,)), start, tmp_path, runtime())
+  with pytest.raises(ConfigError, match=r"targets\.two has no validation images"):
+    fine_tuning(study_config, peak_rates=(1e-3, 1e-2))
+  with pytest.raises(ConfigError, match="different rates"):
+    choosing(study_config, (1e-3, 1e-3))
