@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxtl.measure.losses import training_loss
 from jaxtl.measure.prepared import Prepared
 from jaxtl.tasks import Task
 from jaxtl.train import sharding
-from jaxtl.train.experiment import check_source_targets
+from jaxtl.train.experiment import check_source_targets, check_target_shapes
 from jaxtl.train.image_size import fitted
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Batch, Model, Params
@@ -67,6 +68,9 @@ def evaluate_task(
   check_source_targets(source, task, plan.task.path)
   batches = batches_of(plan, source, batch_size=batch_size, bad_records=bad_records)
   observe = make_task_observe(model, task, runtime.mesh)
+  first = next(batches)
+  check_target_shapes(first, task, name=source.name)
+  batches = itertools.chain([first], batches)
   parts, seconds = observations(
     observe, params, plan.weights.batch_stats, batches, runtime, total=len(source)
   )

@@ -19,7 +19,7 @@ from jaxtl.host.remember import remember
 from jaxtl.measure.losses import training_loss
 from jaxtl.measure.prepared import prepare, task_of
 from jaxtl.tasks import LogitsLoss
-from jaxtl.train.experiment import check_source_targets
+from jaxtl.train.experiment import check_source_targets, check_target_shapes
 from jaxtl.train.image_size import fitted
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
@@ -152,6 +152,9 @@ def check_start(start: str, expected: str | None, data: Data, runtime: Runtime, 
   if classifies or (weights.classes and source.classes):
     same_classes(weights.classes, source.classes, at=at)
   check_source_targets(source, task, spec.path)
+  if not classifies:
+    own = filled(start, data, trust=runtime.trust)
+    check_target_shapes(next(iter(runtime.eval_batches(own))), task, name=source.name)
 
 
 def check_finite(params: Params, batch_stats: Params) -> None:

@@ -249,6 +249,18 @@ def check_targets(experiment: Experiment, task: Task, runtime: Runtime) -> None:
     check_source_targets(runtime.open(data), task, experiment.task.path)
 
 
+def check_target_shapes(batch: Mapping[str, Any], task: Task, *, name: str) -> None:
+  """Refuses a batch of the source `name` whose targets have other shapes than the task reads.
+
+  Raises:
+    DataError: names the data, the target and both shapes.
+  """
+  for key, (shape, _) in task.inputs(batch["image"].shape[1]).items():
+    if key != "image" and key in batch and batch[key].shape[1:] != tuple(shape):
+      found = list(batch[key].shape[1:])
+      raise DataError(f"{name} gives {key!r} of shape {found} for each image; the task reads {list(shape)}")
+
+
 def check_source_targets(source: Any, task: Task, path: str) -> None:
   """Refuses a source that lacks a target that the task, made by `path`, reads.
 
