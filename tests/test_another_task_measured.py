@@ -129,7 +129,9 @@ def test_the_spectrum_and_the_blocks_are_those_of_the_dense_matrices(trained, de
   top = np.linalg.eigvalsh(dense.hessian)[::-1][:3]
   np.testing.assert_allclose(row["eigenvalues"], top, rtol=1e-4, atol=1e-4)
   for name, matrix in (("trace", dense.hessian), ("gauss_newton_trace", dense.gauss_newton)):
-    assert abs(row[name] - np.trace(matrix)) < 4 * row[f"{name}_error"]  # false alarms: 1 in 1,000, for a fixed key
+    assert (
+      abs(row[name] - np.trace(matrix)) < 4 * row[f"{name}_error"]
+    )  # false alarms: 1 in 1,000, for a fixed key
   values = np.linalg.eigvalsh(dense.gauss_newton)
   expected = np.sum(values / (values + 0.5))
   assert abs(row["effective_dimension"] - expected) < 4 * row["effective_dimension_error"]

@@ -63,7 +63,7 @@ def from_npz(
     layouts = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
     keys = next((layout for layout in layouts if all(key in arrays for key in layout)), None)
     images = arrays[(keys or layouts[0])[0]] if keys or layouts[0][0] in arrays else None
-    targets = {} if images is None else _npz_targets(arrays, split, len(images))
+    targets = {} if images is None else _npz_targets(arrays, split, np.shape(images)[:1])
     if images is None or not (keys or targets):
       raise DataError(f"{file} has no {enumerated(layouts[0], ' and ')}; it has {enumerated(arrays)}")
     labels = None if keys is None else arrays[keys[1]].reshape(-1)
@@ -74,18 +74,26 @@ def from_npz(
   return from_arrays(images=images, labels=labels, classes=classes, targets=targets, name=name)
 
 
-def _npz_targets(arrays: Mapping[str, np.ndarray], split: str, num_images: int) -> dict[str, np.ndarray]:
+def _npz_targets(
+  arrays: Mapping[str, np.ndarray], split: str, num_images: tuple[int, ...]
+) -> dict[str, np.ndarray]:
   """Returns the targets of a split besides its labels: arrays of numbers with an entry for each image."""
   others = [key.removesuffix("images") for key in arrays if key.endswith("_images")]
   longer = tuple(start for start in others if start.startswith(f"{split}_") and start != f"{split}_")
   named = [key for key in arrays if key.startswith(f"{split}_") and not (longer and key.startswith(longer))]
   found = {key.removeprefix(f"{split}_"): key for key in named}
-  read = {name: arrays[key] for name, key in found.items() if name not in TAKEN and name not in _NPZ_OWN}
-  return {
-    name: array
-    for name, array in read.items()
-    if array.dtype.kind in "biuf" and array.ndim and len(array) == num_images
-  }
+  read = {name: _numbers(arrays, key) for name, key in found.items() if name not in (*TAKEN, *_NPZ_OWN)}
+  return {name: array for name, array in read.items() if array.ndim and array.shape[:1] == num_images}
+
+
+def _numbers(arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+  """Returns an array of numbers, or an empty one if it holds something else."""
+  nothing = np.zeros(())
+  try:
+    array = arrays[key]
+  except ValueError:  # Python objects, which are not read
+    return nothing
+  return array if array.dtype.kind in "biuf" else nothing
 
 
 def npz_splits(file: Path) -> list[str]:
