@@ -30,6 +30,7 @@ Params = Any  # a nested dict of arrays
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 Row = dict[str, Any]  # one line of `rows.jsonl`
+ExampleLoss = Callable[[Mapping[str, Array], Batch], Array]  # (features, batch) -> [B]
 
 
 class Aux(NamedTuple):

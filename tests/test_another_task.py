@@ -41,8 +41,10 @@ def pixelwise(*, num_classes: int) -> Model:
     kernel = 0.1 * jax.random.normal(key, (3, 1))
     return {"body": {"scale": jnp.ones(3)}, "head": {"kernel": kernel, "bias": jnp.zeros(())}}, {}
 
-  def apply(params, batch_stats, images, **_):
-    hidden = images @ jnp.diag(params["body"]["scale"])
+  def apply(params, batch_stats, images, *, start=None, stop=None, **_):
+    hidden = images if start == "head" else images @ jnp.diag(params["body"]["scale"])
+    if stop == "head":
+      return {"hidden": hidden}, batch_stats
     depth = (hidden @ params["head"]["kernel"])[..., 0] + params["head"]["bias"]
     return {"depth": depth}, batch_stats
 

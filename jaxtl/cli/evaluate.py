@@ -25,6 +25,9 @@ from jaxtl.runner import run as study
 from jaxtl.studies.layers import diagnosis
 from jaxtl.train.runtime import Runtime
 
+# Options that choose among classes, or make them.
+_OF_CLASSES = ("subset", "class_map", "zero_shot", "text", "vocabulary")
+
 
 def evaluate(options: argparse.Namespace) -> None:
   """Runs `jaxtl eval`: evaluates a checkpoint on a data set; with --out it also writes the full report."""
@@ -45,6 +48,10 @@ def evaluate(options: argparse.Namespace) -> None:
   source = data_lib.from_name(
     name=options.data, split=options.split, data_dir=options.data_dir, **column_choice(options)
   )
+  task = prepared.task_of(weights, trust=options.trust)
+  if task.realize(num_classes=len(weights.classes)).loss is None:
+    _evaluate_task(options, weights, source, task.path, runtime)
+    return
   data_lib.need_two_classes(source.classes, name=source.name)
   runtime.note_left_out(source)
   if options.zero_shot:
@@ -70,6 +77,39 @@ def evaluate(options: argparse.Namespace) -> None:
   show(evaluation_tables.terminal_table(result))
   if options.out:
     write_folder(options.out, page.files(result))
+    show(f"report: {options.out / 'index.html'}")
+
+
+def _evaluate_task(
+  options: argparse.Namespace, weights: checkpoint.Weights, source: Any, task: str, runtime: Runtime
+) -> None:
+  """Evaluates a checkpoint of a task that is not a classification by the measures of the task.
+
+  Raises:
+    ConfigError: an option is for classifications.
+  """
+  from jaxtl.data import BadRecords
+  from jaxtl.evaluation import task_measures, task_page
+
+  for name in _OF_CLASSES:
+    if getattr(options, name):
+      raise ConfigError(
+        f"--{name.replace('_', '-')} is for classifications, and {weights.path} was trained on {task}; leave "
+        "it out"
+      )
+  runtime.note_left_out(source)
+  result = task_measures.evaluate_task(
+    prepared.prepare(weights, preprocessing_choice(options), trust=options.trust),
+    source,
+    batch_size=options.batch_size,
+    runtime=runtime,
+    bad_records=BadRecords(options.max_bad_records, runtime.progress.note),
+  )
+  if not is_first_process():
+    return
+  show(task_page.task_terminal_table(result))
+  if options.out:
+    write_folder(options.out, task_page.task_files(result))
     show(f"report: {options.out / 'index.html'}")
 
 
@@ -117,7 +157,7 @@ def _chosen_measure(options: argparse.Namespace) -> str | None:
   if measure != "layers" and (given := _layer_options(options)):
     raise ConfigError(f"--{next(iter(given)).replace('_', '-')} requires --layers; add that, or leave it out")
   if measure is not None:
-    for name in ("subset", "class_map", "zero_shot", "text", "vocabulary"):
+    for name in _OF_CLASSES:
       if getattr(options, name):
         raise ConfigError(f"--{name.replace('_', '-')} cannot be combined with --{measure}; leave it out")
   return measure

@@ -26,7 +26,7 @@ from jaxtl.train.image_size import fitted
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Array, Batch, Model, Params
 
-Observe = Callable[[Params, Params, Batch], Mapping[str, Array]]
+Observe = Callable[[Params, Params, Batch], Mapping[str, Any]]
 _TOP = 5
 
 
@@ -113,18 +113,12 @@ def evaluate(
   batch_stats = plan.weights.batch_stats
   task = plan.task.realize(num_classes=len(labels.classes))
   if task.loss is None:
-    raise InputError(f"{plan.weights.path} was not trained on a classification; evaluate it in its study")
+    raise InputError(
+      f"{plan.weights.path} was trained on {plan.task.path}, which is not a classification; use evaluate_task"
+    )
   observe = make_observe(model, task.loss, labels, mesh=runtime.mesh)
-  batches = data_lib.eval_batches(
-    source,
-    [spec.realize() for spec in plan.transforms],
-    batch_size=batch_size,
-    shard=(jax.process_index(), jax.process_count()),
-    bad_records=bad_records,
-  )
-  examples, seconds = _one_pass(
-    observe, params, batch_stats, _checked(batches, plan, source.name), runtime, total=len(source)
-  )
+  batches = batches_of(plan, source, batch_size=batch_size, bad_records=bad_records)
+  examples, seconds = _one_pass(observe, params, batch_stats, batches, runtime, total=len(source))
   if not len(examples):
     raise DataError(f"{source.name}: no image can be read")
   wrong = int(np.sum(~np.isfinite(examples.confidence)))
@@ -132,6 +126,20 @@ def evaluate(
     raise NonFiniteError(f"{plan.weights.path} has no finite logits for {wrong} of {len(examples)} images")
   scores = scores_of(examples, labels) | {"seconds": seconds, "images_per_second": len(examples) / seconds}
   return Evaluation(plan, labels, source, examples, scores, len(bad_records))
+
+
+def batches_of(
+  plan: Prepared, source: Any, *, batch_size: int, bad_records: data_lib.BadRecords
+) -> Iterator[Mapping[str, np.ndarray]]:
+  """Yields this process's batches of one pass; raises DataError if their images have another size."""
+  batches = data_lib.eval_batches(
+    source,
+    [spec.realize() for spec in plan.transforms],
+    batch_size=batch_size,
+    shard=(jax.process_index(), jax.process_count()),
+    bad_records=bad_records,
+  )
+  return _checked(batches, plan, source.name)
 
 
 def make_observe(model: Model, loss: PerExampleLoss, labels: LabelMap, *, mesh: Any) -> Observe:
@@ -201,13 +209,38 @@ def _one_pass(
   total: int,
 ) -> tuple[Examples, float]:
   """Returns the unmasked examples, and the seconds of the pass without compilation."""
+  parts, seconds = observations(observe, params, batch_stats, batches, runtime, total=total)
+  columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+  mask = columns.pop("mask")
+  kept = {key: values[mask] for key, values in columns.items()}
+  return Examples(row=np.flatnonzero(mask), **kept), seconds
+
+
+def observations(
+  observe: Observe,
+  params: Params,
+  batch_stats: Params,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  runtime: Runtime,
+  *,
+  total: int,
+) -> tuple[list[dict[str, Any]], float]:
+  """Returns what `observe` computes for every batch, and the seconds of the pass without compilation.
+
+  Args:
+    observe: (params, batch_stats, batch) -> a tree of arrays that every process can read.
+    params, batch_stats: the network.
+    batches: at least one batch.
+    runtime: the devices and the status line.
+    total: number of images, for the status line.
+  """
   params = sharding.put_replicated(params, runtime.mesh)
   batch_stats = sharding.put_replicated(batch_stats, runtime.mesh)
   feed = iter(batches)
   first = next(feed)
   jax.block_until_ready(observe(params, batch_stats, sharding.put_batch(first, runtime.mesh)))
-  parts: list[dict[str, np.ndarray]] = []
-  running: Mapping[str, Array] | None = None
+  parts: list[dict[str, Any]] = []
+  running: Mapping[str, Any] | None = None
   start = time.perf_counter()
   runtime.progress.title = "evaluate"
   runtime.progress.expect(total)
@@ -219,10 +252,7 @@ def _one_pass(
   parts.append(jax.device_get(running))
   seconds = time.perf_counter() - start
   runtime.progress.close()
-  columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-  mask = columns.pop("mask")
-  kept = {key: values[mask] for key, values in columns.items()}
-  return Examples(row=np.flatnonzero(mask), **kept), seconds
+  return parts, seconds
 
 
 def _timed(
@@ -258,18 +288,18 @@ def _checked(
     yield batch
 
 
-def images_at(result: Evaluation, rows: np.ndarray) -> Iterator[np.ndarray]:
+def images_at(plan: Prepared, source: Any, rows: np.ndarray) -> Iterator[np.ndarray]:
   """Yields the images of some source rows, in that order, as the network sees them: float32 [H, W, 3]."""
-  transforms = [spec.realize() for spec in result.plan.transforms]
+  transforms = [spec.realize() for spec in plan.transforms]
   size = min(max(len(rows), 1), 64)
-  if hasattr(result.source, "take"):
-    batches = data_lib.eval_batches(result.source.take(rows), transforms, batch_size=size)
+  if hasattr(source, "take"):
+    batches = data_lib.eval_batches(source.take(rows), transforms, batch_size=size)
     yield from (image for batch in batches for image in batch["image"][batch["mask"]])
     return
   # A stream of records has no random access; it is read again up to the last wanted row.
   wanted = set(map(int, rows))
   found: dict[int, np.ndarray] = {}
-  for number, batch in enumerate(data_lib.eval_batches(result.source, transforms, batch_size=64)):
+  for number, batch in enumerate(data_lib.eval_batches(source, transforms, batch_size=64)):
     found |= {row: batch["image"][row - 64 * number] for row in wanted if row // 64 == number}
     if len(found) == len(wanted):
       break

@@ -169,7 +169,8 @@ def mistakes_images(result: Evaluation, worst: Sequence[Mistakes]) -> list[list[
   indices = np.concatenate([mistakes.indices for mistakes in worst]) if worst else np.zeros(0, int)
   rows = result.examples.row[indices]
   transforms = result.plan.transforms
-  pictures = iter([pixels_of(image, transforms) for image in images_at(result, rows)] if len(rows) else [])
+  images = images_at(result.plan, result.source, rows) if len(rows) else []
+  pictures = iter([pixels_of(image, transforms) for image in images])
   return [[next(pictures) for _ in mistakes.indices] for mistakes in worst]
 
 

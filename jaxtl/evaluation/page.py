@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtl.config import call
 from jaxtl.evaluation import figures, tables
 from jaxtl.evaluation.evaluate import Evaluation
 from jaxtl.evaluation.tables import ClassScores, Mistakes, display_name, shown
+from jaxtl.evaluation.task_measures import TaskEvaluation
 from jaxtl.report import page
 from jaxtl.report.canvas import Figure
 from jaxtl.report.grid import Grid
@@ -74,7 +75,7 @@ def to_html(
     '<h2 id="classes">Classes</h2>',
     page.text_table(_classes(result, by_class)),
     '<h2 id="behind">Behind the numbers</h2>',
-    page.text_table(_behind(result)),
+    page.text_table(behind(result)),
     *_class_map(result),
     "<footer>Made by <code>jaxtl eval</code>. The same numbers are next to this page: scores.json, "
     "per_class.csv, confusion.csv, and predictions.csv with a line for each image.</footer>",
@@ -111,9 +112,13 @@ def _lead(result: Evaluation, by_class: Sequence[ClassScores]) -> list[str]:
 
 
 def _facts(result: Evaluation) -> dict[str, str]:
+  return facts(result, {"images": f"{len(result.examples):,}", "classes": f"{len(result.labels.classes):,}"})
+
+
+def facts(result: Evaluation | TaskEvaluation, counts: Mapping[str, str]) -> dict[str, str]:
+  """Returns the facts at the head of a page: the counts, and how they were evaluated."""
   return {
-    "images": f"{len(result.examples):,}",
-    "classes": f"{len(result.labels.classes):,}",
+    **counts,
     "image size": " x ".join(map(str, result.plan.image_shape)),
     "images per second": f"{result.scores['images_per_second']:,.0f}",
     "data": {"synthetic": "synthetic", "real": "real"}.get(result.source.kind, ABSENT),
@@ -182,14 +187,15 @@ def _percent(value: float | None) -> str:
   return ABSENT if value is None else f"{value:.1%}"
 
 
-def _behind(result: Evaluation) -> Grid:
+def behind(result: Evaluation | TaskEvaluation) -> Grid:
+  """Makes a table of the checkpoint, its model and task, the data and their preprocessing."""
   weights = result.plan.weights
   rows: list[Any] = [
     ["checkpoint", weights.path],
     ["model", call(weights.config["model"])],
     ["task", call(weights.config["task"])],
     ["data", result.source.name],
-    ["preprocessing", tables.transforms_text(result)],
+    ["preprocessing", tables.transforms_text(result.plan)],
   ]
   return Grid("Behind the numbers", ["", ""], rows, words=frozenset({1}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtl.config import call
 from jaxtl.data.class_names import class_key
 from jaxtl.errors import printable
 from jaxtl.evaluation.evaluate import Evaluation
+from jaxtl.measure.prepared import Prepared
 from jaxtl.report.text_formats import csv_text
 
 _NUM_WORST = 8
@@ -141,8 +143,13 @@ def terminal_table(result: Evaluation) -> str:
   texts = {
     "checkpoint": result.plan.weights.path,
     "data": result.source.name,
-    "transforms": transforms_text(result),
+    "transforms": transforms_text(result.plan),
   }
+  return aligned(texts, cells)
+
+
+def aligned(texts: Mapping[str, str], cells: Mapping[str, str]) -> str:
+  """Formats one aligned line for each text, and below them one for each number, flush right."""
   left, right = max(map(len, [*texts, *cells])), max(map(len, cells.values()))
   lines = [f"{name:{left}}  {printable(text)}" for name, text in texts.items()]
   return "\n".join([*lines, *(f"{name:{left}}  {text:>{right}}" for name, text in cells.items())])
@@ -154,9 +161,9 @@ def shown(name: str, value: float) -> str:
   return f"{value:.{digits}f}"
 
 
-def transforms_text(result: Evaluation) -> str:
+def transforms_text(plan: Prepared) -> str:
   """Formats the preprocessing in one line."""
-  return ", ".join(map(call, config_lib.plain(list(result.plan.transforms)))) or "none"
+  return ", ".join(map(call, config_lib.plain(list(plan.transforms)))) or "none"
 
 
 def per_class_csv(result: Evaluation) -> str:

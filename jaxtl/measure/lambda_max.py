@@ -1,4 +1,4 @@
-"""The largest curvature of the cross-entropy: its definition, and its measurement during training."""
+"""The largest curvature of a loss: its definition, and its measurement during training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from jaxtl import config as config_lib
-from jaxtl import losses, optim, tree
+from jaxtl import optim, tree
 from jaxtl.host.processes import gather_texts, whole
 from jaxtl.host.progress import tell
 from jaxtl.measure.images import subset
 from jaxtl.measure.landscape import Landscape, extreme_numbers, timed
+from jaxtl.measure.losses import common_loss
 from jaxtl.train import sharding
 from jaxtl.train.experiment import Program
 from jaxtl.train.inputs import Data
@@ -27,12 +28,13 @@ from jaxtl.types import Params, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Flatness:
-  """The largest eigenvalue of the Hessian of the mean cross-entropy, by power iteration.
+  """The largest eigenvalue of the Hessian of the mean loss, by power iteration.
 
   Largest is meant algebraically: if a negative eigenvalue is larger in magnitude, the iteration is shifted.
 
-  Curvatures of different losses cannot be compared. The cross-entropy makes them comparable, whatever loss
-  the weights were trained with. Normalisation uses the stored statistics, and images are not augmented.
+  Curvatures of different losses cannot be compared. The cross-entropy makes classifications comparable,
+  whatever loss the weights were trained with. Other tasks are measured in their training loss. Normalisation
+  uses the stored statistics, and images are not augmented.
 
   Attributes:
     data: images to measure on, with evaluation transforms.
@@ -87,7 +89,7 @@ def observer(
         program.model,
         params,
         state.batch_stats,
-        losses.softmax_cross_entropy,
+        common_loss(program.task),
         flatness.data,
         runtime,
         num_examples=flatness.num_examples,

@@ -15,14 +15,14 @@ from jaxtl import curvature, tree, weights
 from jaxtl.curvature import Density, Extremes, Matvec
 from jaxtl.measure import network as networks
 from jaxtl.measure.images import draw
-from jaxtl.measure.losses import logits_of, masked_logits_of, summed, summed_of_logits
+from jaxtl.measure.losses import features_of, masked_logits_of, summed, summed_of_features
 from jaxtl.measure.passes import BLOCK, FORWARD, GRADIENT, PRODUCT, PassCounter
 from jaxtl.measure.settings import Plane, Sharpness, Slice, Spectrum
-from jaxtl.tasks.classify import PerExampleLoss
+from jaxtl.tasks import LogitsLoss
 from jaxtl.train import sharding
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
-from jaxtl.types import Array, Batch, Model, Params, Row
+from jaxtl.types import Array, Batch, ExampleLoss, Model, Params, Row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,8 +33,9 @@ class Landscape:
     model: the network.
     params: its parameters, on the devices.
     loss_fn: (params, batch) -> (sum of the losses, their number).
-    logits_fn: (params, batch) -> (logits [B, K], mask [B]).
-    loss_of_logits: (logits, batch) -> as `loss_fn`.
+    features_fn: (params, batch) -> the features that the loss reads.
+    loss_of_features: (features, batch) -> as `loss_fn`.
+    logits_fn: (params, batch) -> (logits [B, K], mask [B]) of a classification; None for other tasks.
     batches: image passes per image -> a new iteration over the batches; one batch is on the devices at a
       time.
     batch_stats: its normalisation statistics, on the devices.
@@ -47,8 +48,9 @@ class Landscape:
   model: Model
   params: Params
   loss_fn: Callable[[Params, Batch], tuple[Array, Array]]
-  logits_fn: Callable[[Params, Batch], tuple[Array, Array]]
-  loss_of_logits: Callable[[Array, Batch], tuple[Array, Array]]
+  features_fn: Callable[[Params, Batch], Any]
+  loss_of_features: Callable[[Any, Batch], tuple[Array, Array]]
+  logits_fn: Callable[[Params, Batch], tuple[Array, Array]] | None
   batches: Callable[[float], Iterable[Batch]]
   batch_stats: Params
   key: Array
@@ -62,7 +64,7 @@ class Landscape:
     model: Model,
     params: Params,
     batch_stats: Params,
-    loss: PerExampleLoss,
+    loss: ExampleLoss,
     data: Data,
     runtime: Runtime,
     *,
@@ -82,8 +84,9 @@ class Landscape:
       model,
       sharding.put_replicated(params, runtime.mesh),
       summed(model, loss),
-      masked_logits_of(model),
-      summed_of_logits(loss),
+      features_of(model, loss),
+      summed_of_features(loss),
+      masked_logits_of(model) if isinstance(loss, LogitsLoss) else None,
       batches,
       stats,
       jax.random.key(seed),
@@ -114,8 +117,11 @@ class Landscape:
     return self.gauss_newton_block()
 
   def gauss_newton_block(self, where: str | None = None) -> Matvec:
-    """Returns the Gauss-Newton matrix of some parameters, selected as in `block`."""
-    of = logits_of(self.model), self.loss_of_logits, self.params
+    """Returns the Gauss-Newton matrix of some parameters, selected as in `block`.
+
+    Its outputs are the features that the loss reads: the logits of a classification.
+    """
+    of = self.features_fn, self.loss_of_features, self.params
     return curvature.ggn_over_batches(*of, self.passes(PRODUCT if where is None else BLOCK), where=where)
 
   def facts(self) -> Row:
@@ -175,7 +181,10 @@ class Landscape:
     }
 
   def sharpness(self, plan: Sharpness) -> Row:
-    """Computes the numbers of `Sharpness`, and the measures that no rescaling of the weights changes."""
+    """Computes the numbers of `Sharpness`, and the measures that no rescaling of the weights changes.
+
+    The Fisher-Rao norm is that of a softmax classifier. It is left out for other tasks.
+    """
     loss = curvature.loss_over_batches(self.loss_fn, self.passes(FORWARD))
     both = curvature.gradient_over_batches(self.loss_fn, self.passes(GRADIENT))
     gradient = lambda params: both(params)[1]  # noqa: E731
@@ -186,7 +195,6 @@ class Landscape:
     relative = curvature.adaptive_average_sharpness(
       loss, self.params, self.key_of(4), sigma=plan.adaptive_sigma, **draws
     )
-    fisher = curvature.fisher_over_batches(self.logits_fn, self.params, self.passes(PRODUCT))
     found: Row = {
       "sharpness_plan": dataclasses.asdict(plan),
       "sam_first_order": ball(rho=plan.rho),
@@ -196,8 +204,10 @@ class Landscape:
       "average_sharpness_error": average.standard_error,
       "adaptive_average_sharpness": relative.value,
       "adaptive_average_sharpness_error": relative.standard_error,
-      "fisher_rao_norm": curvature.fisher_rao_norm(fisher, self.params, num_products=1),
     }
+    if self.logits_fn is not None:
+      fisher = curvature.fisher_over_batches(self.logits_fn, self.params, self.passes(PRODUCT))
+      found["fisher_rao_norm"] = curvature.fisher_rao_norm(fisher, self.params, num_products=1)
     if (where := self._head_kernel()) is not None:
       kernel = tree.select(self.params, where)
       flat = curvature.relative_flatness(self.block(where), kernel, self.key_of(5), where=where, **draws)

@@ -21,11 +21,10 @@ from jaxtl.errors import DataError, NonFiniteError, NonFiniteLossError
 from jaxtl.measure import network as networks
 from jaxtl.measure.images import draw
 from jaxtl.measure.layer_inputs import LayerInputs, resolution
-from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import sharding
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
-from jaxtl.types import Model, Params, Row
+from jaxtl.types import ExampleLoss, Model, Params, Row
 from jaxtl.weights import Choice, Descent, Finding, Group
 
 # Range of the first length of a further descent step, in norms of the weights.
@@ -76,7 +75,7 @@ def diagnose(
   model: Model,
   params: Params,
   batch_stats: Params,
-  loss: PerExampleLoss,
+  loss: ExampleLoss,
   runtime: Runtime,
 ) -> list[Row]:
   """Measures every layer of a network, and determines which one to perturb and which one to update.
@@ -87,7 +86,7 @@ def diagnose(
   Args:
     diagnosis: the images and the search.
     model, params, batch_stats: the network.
-    loss: (logits [B, K], labels) -> [B].
+    loss: (features, batch) -> [B].
     runtime: the devices and the status line.
 
   Returns:
@@ -143,7 +142,7 @@ class _Layers:
 
   diagnosis: Diagnosis
   params: Params
-  loss: PerExampleLoss
+  loss: ExampleLoss
   direction: LayerInputs
   value: LayerInputs
   images: Row
@@ -155,7 +154,7 @@ class _Layers:
     model: Model,
     params: Params,
     batch_stats: Params,
-    loss: PerExampleLoss,
+    loss: ExampleLoss,
     runtime: Runtime,
   ) -> _Layers:
     batches, images = _drawn(diagnosis, runtime)

@@ -10,10 +10,9 @@ import numpy as np
 
 from jaxtl import tree
 from jaxtl.measure.losses import summed
-from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import compiled, sharding
 from jaxtl.train.runtime import Runtime
-from jaxtl.types import Array, Batch, Model, Params
+from jaxtl.types import Array, Batch, ExampleLoss, Model, Params
 from jaxtl.weights import Group
 
 HostBatch = Mapping[str, np.ndarray]
@@ -32,9 +31,9 @@ class LayerInputs:
   def __init__(
     self, model: Model, params: Params, batch_stats: Params, batches: Sequence[HostBatch], runtime: Runtime
   ):
-    """Takes the network, which is on the devices, and this process's batches of image, label and mask."""
+    """Takes the network, which is on the devices, and this process's batches of image, targets and mask."""
     self._model, self._params, self._stats, self._runtime = model, params, batch_stats, runtime
-    self._batches = [{key: batch[key] for key in ("image", "label", "mask")} for batch in batches]
+    self._batches = [dict(batch) for batch in batches]
     self.at = model.blocks[0]
 
   def move_to(self, block: str) -> None:
@@ -51,14 +50,12 @@ class LayerInputs:
       batch["image"] = sharding.own_rows(step(between, self._stats, there["image"]))
     self.at = block
 
-  def loss_of(
-    self, group: Group, loss: PerExampleLoss
-  ) -> tuple[LossFn, Params, Callable[[], Iterable[Batch]]]:
+  def loss_of(self, group: Group, loss: ExampleLoss) -> tuple[LossFn, Params, Callable[[], Iterable[Batch]]]:
     """Returns the loss as a function of one layer's parameters alone, evaluated from `at` on.
 
     Args:
       group: none of its blocks is below `at`.
-      loss: (logits [B, K], labels) -> [B].
+      loss: (features, batch) -> [B].
 
     Returns:
       (params of the layer, batch) -> (sum of the losses, their number), the layer's parameters, and a

@@ -16,24 +16,37 @@ from jaxtl.config import Spec
 from jaxtl.data.class_names import same_classes
 from jaxtl.errors import InputError
 from jaxtl.host.remember import remember
-from jaxtl.measure.prepared import prepare
-from jaxtl.tasks.classify import PerExampleLoss
+from jaxtl.measure.losses import training_loss
+from jaxtl.measure.prepared import prepare, task_of
+from jaxtl.tasks import LogitsLoss
+from jaxtl.train.experiment import check_source_targets, check_target_shapes
 from jaxtl.train.image_size import fitted
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
-from jaxtl.types import Model, Params, Row
+from jaxtl.types import ExampleLoss, Model, Params, Row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-  """A checkpoint that is adapted to its images."""
+  """A checkpoint that is adapted to its images.
+
+  Attributes:
+    model, params, batch_stats: the network.
+    loss: (features, batch) -> [B], the loss that it was trained with.
+    model_spec, task: the specs of its model and its task.
+  """
 
   model: Model
   params: Params
   batch_stats: Params
-  loss: PerExampleLoss
+  loss: ExampleLoss
   model_spec: Spec
   task: Spec
+
+  @property
+  def classifies(self) -> bool:
+    """True for a classification, which also has a cross-entropy."""
+    return isinstance(self.loss, LogitsLoss)
 
 
 def prepared(start: str, data: Data, runtime: Runtime) -> tuple[Data, Network]:
@@ -52,12 +65,6 @@ def filled(start: str, data: Data, *, trust: bool) -> Data:
   return dataclasses.replace(data, transforms=prepare(loaded(start), {}, trust=trust).transforms)
 
 
-def task_of(weights: checkpoint.Weights, *, trust: bool) -> Spec:
-  """The task that a checkpoint was trained on."""
-  trusted = None if trust else config_lib.TRUSTED
-  return config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
-
-
 def network(start: str, size: int, *, trust: bool) -> Network:
   """Returns the network of a checkpoint for square images of `size` pixels."""
   return _network(start, digest(start), size, trust)
@@ -70,9 +77,7 @@ def _network(start: str, digest: str, size: int, trust: bool) -> Network:
   task = task_of(weights, trust=trust)
   spec = weights.model_spec(trust=trust)
   model, params = fitted(spec, weights, size)
-  loss = task.realize(num_classes=len(weights.classes)).loss
-  if loss is None:
-    raise InputError(f"{weights.path} was trained on {task.path}; only classifications can be measured")
+  loss = training_loss(task.realize(num_classes=len(weights.classes)))
   return Network(model, params, weights.batch_stats, loss, spec, task)
 
 
@@ -121,7 +126,9 @@ def same_weights(workdir: Path, now: Row) -> None:
 
 
 def check_start(start: str, expected: str | None, data: Data, runtime: Runtime, *, at: str) -> None:
-  """Refuses a checkpoint that is missing or not the expected one, and images of other classes.
+  """Refuses a checkpoint that is missing or not the expected one, and images of other classes or targets.
+
+  Only a classification needs classes. Those of other tasks are compared if both sides have them.
 
   Args:
     start: the checkpoint.
@@ -134,11 +141,20 @@ def check_start(start: str, expected: str | None, data: Data, runtime: Runtime, 
     InputError, CheckpointError, DataError: the message says what is wrong.
   """
   weights = loaded(start)
-  if not weights.classes:
+  spec = task_of(weights, trust=runtime.trust)
+  task = spec.realize(num_classes=len(weights.classes))
+  classifies = task.loss is not None
+  if classifies and not weights.classes:
     raise InputError(f"{weights.path} has no classifier; transfer it, or train one")
   if expected not in (None, digest(start)):
     raise InputError(f"the digest of {start} is {digest(start)}; the config expects {expected}")
-  same_classes(weights.classes, runtime.open(data).classes, at=at)
+  source = runtime.open(data)
+  if classifies or (weights.classes and source.classes):
+    same_classes(weights.classes, source.classes, at=at)
+  check_source_targets(source, task, spec.path)
+  if not classifies:
+    own = filled(start, data, trust=runtime.trust)
+    check_target_shapes(next(iter(runtime.eval_batches(own))), task, name=source.name)
 
 
 def check_finite(params: Params, batch_stats: Params) -> None:

@@ -77,7 +77,7 @@ class PassCounter:
       last, before = time.monotonic(), last
       self._busy += last - before
       if self._name is not None:
-        self._tell(len(batch["label"]) * jax.process_count(), cost, what)
+        self._tell(len(batch["mask"]) * jax.process_count(), cost, what)
 
   def seconds(self) -> float:
     """Returns the seconds since the part began."""

@@ -42,17 +42,22 @@ def prepare(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
   Raises:
     InputError: a name is not trusted, or the preprocessing is unknown or cannot be changed.
   """
-  if not weights.classes:
+  trusted = None if trust else config_lib.TRUSTED
+  model, task = weights.model_spec(trust=trust), task_of(weights, trust=trust)
+  if not weights.classes and task.realize(num_classes=0).loss is not None:
     raise InputError(
       f"{weights.path} has no classifier; transfer it, train one, or give an image tower of CLIP one with "
       "--zero-shot"
     )
-  trusted = None if trust else config_lib.TRUSTED
-  model = weights.model_spec(trust=trust)
-  task = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
   values, shape = _preprocessing(weights, changes)
   transforms = [config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted) for value in values]
   return Prepared(weights, model, task, tuple(transforms), shape)
+
+
+def task_of(weights: Weights, *, trust: bool) -> Spec:
+  """Returns the task that a checkpoint was trained on."""
+  trusted = None if trust else config_lib.TRUSTED
+  return config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
 
 
 def _preprocessing(

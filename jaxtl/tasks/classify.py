@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxtl import losses
 from jaxtl.metrics import Mean, in_top
-from jaxtl.types import Array, Aux, Batch, LossFn, Model, ModelLoss, Params
+from jaxtl.types import Array, Aux, Batch, ExampleLoss, LossFn, Model, ModelLoss, Params
 
 PerExampleLoss = Callable[[Array, Array], Array]
 Measures = dict[str, Mean]
@@ -25,12 +25,12 @@ class Task:
     measure: model -> ((params, batch_stats, batch) -> {name: Mean}), on the stored statistics.
     example_loss: (features, batch) -> [B], the values of which `loss_fn` is the mean.
     inputs: image size -> what a batch needs besides `mask`: name -> (shape of one example, dtype).
-    loss: (logits [B, K], labels) -> [B] of a classification, for curvature; None for other tasks.
+    loss: (logits [B, K], labels) -> [B] of a classification; None for other tasks.
   """
 
   loss_fn: Callable[[Model], LossFn]
   measure: Callable[[Model], Callable[[Params, Params, Batch], Measures]]
-  example_loss: Callable[[Mapping[str, Array], Batch], Array]
+  example_loss: ExampleLoss
   inputs: Callable[[int], Mapping[str, tuple[tuple[int, ...], Any]]]
   loss: PerExampleLoss | None = None
 
@@ -82,10 +82,29 @@ def classification(*, loss: PerExampleLoss, frozen_stats: bool = False) -> Task:
   return Task(
     lambda model: ModelLoss(model, loss_fn),
     measure,
-    lambda features, batch: example_loss(loss, features["logits"], batch),
+    LogitsLoss(loss),
     image_and_label,
     loss,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitsLoss:
+  """The loss of a classification as an `ExampleLoss`.
+
+  Equal losses make equal objects, so that checkpoints and arms share what is compiled for one of them.
+
+  Attributes:
+    loss: (logits [B, K], labels) -> [B].
+  """
+
+  loss: PerExampleLoss
+
+  def __call__(self, features: Mapping[str, Array], batch: Batch) -> Array:
+    return example_loss(self.loss, features["logits"], batch)
+
+
+CROSS_ENTROPY = LogitsLoss(losses.softmax_cross_entropy)
 
 
 def example_loss(loss: PerExampleLoss, logits: Array, batch: Batch) -> Array:

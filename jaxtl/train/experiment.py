@@ -248,20 +248,36 @@ def check_classes(experiment: Experiment, classes: tuple[str, ...], runtime: Run
 
 
 def check_targets(experiment: Experiment, task: Task, runtime: Runtime) -> None:
-  """Refuses data that lack a target that the task reads.
+  """Refuses data that lack a target that the task reads, as `check_source_targets` does."""
+  for data in (experiment.data, *experiment.evaluation.values()):
+    check_source_targets(runtime.open(data), task, experiment.task.path)
+
+
+def check_target_shapes(batch: Mapping[str, Any], task: Task, *, name: str) -> None:
+  """Refuses a batch of the source `name` whose targets have other shapes than the task reads.
+
+  Raises:
+    DataError: names the data, the target and both shapes.
+  """
+  for key, (shape, _) in task.inputs(batch["image"].shape[1]).items():
+    if key != "image" and key in batch and batch[key].shape[1:] != tuple(shape):
+      found = list(batch[key].shape[1:])
+      raise DataError(f"{name} gives {key!r} of shape {found} for each image; the task reads {list(shape)}")
+
+
+def check_source_targets(source: Any, task: Task, path: str) -> None:
+  """Refuses a source that lacks a target that the task, made by `path`, reads.
 
   Raises:
     DataError: names the data and the target.
   """
-  needed = set(task.inputs(1)) - {"image"}
-  for data in (experiment.data, *experiment.evaluation.values()):
-    source = runtime.open(data)
-    if missing := sorted(needed - set(source.target_specs)):
-      there = ", ".join(source.target_specs) or "nothing"
-      raise DataError(
-        f"{source.name} has no {missing[0]!r} for its images; the task {experiment.task.path} reads it, and "
-        f"the data have {there}"
-      )
+  if missing := sorted(set(task.inputs(1)) - {"image"} - set(source.target_specs)):
+    there = ", ".join(source.target_specs) or "nothing"
+    absent = getattr(source, "dropped", {}).get(missing[0])
+    raise DataError(
+      f"{source.name} has no {missing[0]!r} for its images; the task {path} reads it, and the data have "
+      f"{there}{f'; {absent}' if absent else ''}"
+    )
 
 
 def work_per_image(experiment: Experiment) -> float:

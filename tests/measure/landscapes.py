@@ -2,6 +2,7 @@
 
 from jaxtl import losses
 from jaxtl.measure.landscape import Landscape
+from jaxtl.tasks import LogitsLoss
 
 
 def scene_of(trained, runtime, settings, loss=losses.softmax_cross_entropy):
@@ -10,7 +11,7 @@ def scene_of(trained, runtime, settings, loss=losses.softmax_cross_entropy):
     trained.program.model,
     weights.params,
     weights.batch_stats,
-    loss,
+    LogitsLoss(loss),
     settings.data,
     runtime,
     num_examples=settings.num_examples,

@@ -15,6 +15,7 @@ from jaxtl.errors import ConfigError, InputError, NonFiniteLossError
 from jaxtl.measure.images import subset
 from jaxtl.measure.landscape import Landscape
 from jaxtl.measure.settings import Plane, Sharpness, Slice, Spectrum
+from jaxtl.tasks import CROSS_ENTROPY
 from jaxtl.train import Experiment
 from tests.measure.landscapes import scene_of
 from tests.small_training import tiny_config
@@ -168,7 +169,7 @@ def changed(trained, runtime, settings, *, params=lambda p: p, stats=lambda s: s
   params, stats = (
     fn(jax.tree.map(np.array, x)) for fn, x in ((params, own.params), (stats, own.batch_stats))
   )
-  loss, count = losses.softmax_cross_entropy, settings.num_examples
+  loss, count = CROSS_ENTROPY, settings.num_examples
   return Landscape.of(
     trained.program.model, params, stats, loss, settings.data, runtime, num_examples=count, seed=0
   )

@@ -17,6 +17,7 @@ from jaxtl.host.progress import Progress
 from jaxtl.measure.images import draw
 from jaxtl.measure.layer_diagnosis import Diagnosis, chosen, diagnose
 from jaxtl.measure.losses import summed
+from jaxtl.tasks import CROSS_ENTROPY, LogitsLoss
 from jaxtl.train import Experiment, Runtime, make_mesh
 from jaxtl.types import Model
 from tests.small_training import tiny_config
@@ -80,7 +81,7 @@ def rescaled(params, factor):
 
 def measured(network, runtime, loss=losses.softmax_cross_entropy, batch_stats=None, **changes):
   model, params = network
-  return diagnose(plan(**changes), model, params, batch_stats or {}, loss, runtime)
+  return diagnose(plan(**changes), model, params, batch_stats or {}, LogitsLoss(loss), runtime)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_the_step_of_a_row_has_the_fall_that_it_says(runtime, trained):
   rows = measured((model, params), runtime(), batch_stats=stats)
   drawn, _ = draw(plan(batch_size=48).data, runtime(), num_examples=48, seed=0)
   batch = {**drawn[0], "batch_stats": stats}
-  loss = lambda params: summed(model, losses.softmax_cross_entropy)(params, batch)[0] / 48  # noqa: E731
+  loss = lambda params: summed(model, CROSS_ENTROPY)(params, batch)[0] / 48  # noqa: E731
   start, gradient = jax.value_and_grad(loss)(params)
   for row in rows:
     own = gradient[row["layer"]]
@@ -259,9 +260,7 @@ def test_cross_fitting_takes_the_direction_from_one_half_and_the_losses_from_the
   assert {row["num_examples"] for row in rows} == {48}
 
   def mean_loss(params, batches):
-    parts = [
-      summed(model, losses.softmax_cross_entropy)(params, {**batch, "batch_stats": {}}) for batch in batches
-    ]
+    parts = [summed(model, CROSS_ENTROPY)(params, {**batch, "batch_stats": {}}) for batch in batches]
     return sum(total for total, _ in parts) / sum(count for _, count in parts)
 
   gradient = jax.grad(mean_loss)(params, first)
@@ -359,7 +358,7 @@ def test_one_image_of_each_class_cannot_be_halved(runtime):
   )
   model, params = perceptron()
   with pytest.raises(DataError, match="cross_fit needs two images of a class"):
-    diagnose(few, model, params, {}, losses.softmax_cross_entropy, runtime())
+    diagnose(few, model, params, {}, CROSS_ENTROPY, runtime())
 
 
 def test_transformers_are_cut_at_their_blocks(runtime):

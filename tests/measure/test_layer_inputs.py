@@ -7,6 +7,7 @@ import pytest
 
 from jaxtl import losses, models
 from jaxtl.measure.layer_inputs import LayerInputs, resolution
+from jaxtl.tasks import CROSS_ENTROPY
 from jaxtl.train import sharding
 from jaxtl.weights import Group, layer_groups
 
@@ -36,7 +37,7 @@ def test_the_states_that_enter_a_block_are_those_of_the_model(runtime, num_devic
     inputs.move_to(block)  # does nothing
     assert inputs.at == block
     [group] = (group for group in layer_groups(model, params) if group.name == block)
-    loss_fn, own, again = inputs.loss_of(group, losses.softmax_cross_entropy)
+    loss_fn, own, again = inputs.loss_of(group, CROSS_ENTROPY)
     assert set(own) == {block}
     for batch, given in zip(again(), batches, strict=True):
       hidden = model.prefix(params, stats, jnp.asarray(given["image"]), stop=block)
@@ -47,7 +48,7 @@ def test_the_states_that_enter_a_block_are_those_of_the_model(runtime, num_devic
       np.testing.assert_allclose(total, expected, rtol=1e-5)
       assert count == given["mask"].sum()
   everything = Group("all", tuple(params), 0)
-  assert set(inputs.loss_of(everything, losses.softmax_cross_entropy)[1]) == {"stage3_block1", "head"}
+  assert set(inputs.loss_of(everything, CROSS_ENTROPY)[1]) == {"stage3_block1", "head"}
 
 
 def test_the_images_that_were_given_stay(runtime):

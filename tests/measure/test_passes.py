@@ -7,7 +7,7 @@ from jaxtl.errors import Restart
 from jaxtl.host.progress import Progress
 from jaxtl.measure.passes import PassCounter
 
-BATCHES = [{"label": np.zeros(8)}, {"label": np.ones(8)}]
+BATCHES = [{"mask": np.zeros(8, bool)}, {"mask": np.ones(8, bool)}]
 
 
 class Told(Progress):

@@ -6,7 +6,7 @@ import threading
 import jax
 import pytest
 
-from jaxtl import cli, losses
+from jaxtl import cli
 from jaxtl.cli import run as commands
 from jaxtl.measure.landscape import Landscape
 from jaxtl.runner import config_file
@@ -14,6 +14,7 @@ from jaxtl.runner import run as study
 from jaxtl.studies.pretrain import study as pretrain
 from jaxtl.studies.pretrain import tuning
 from jaxtl.studies.transfer import study as transfer
+from jaxtl.tasks import CROSS_ENTROPY
 from jaxtl.train.step import init_model
 
 pytestmark = pytest.mark.slow
@@ -63,7 +64,7 @@ def test_every_batch_of_every_hessian_product_beats(parsed, place):
 
   def measure():
     subset = dict(num_examples=plan.num_examples, seed=plan.seed)
-    scene = Landscape.of(model, params, stats, losses.softmax_cross_entropy, plan.data, place, **subset)
+    scene = Landscape.of(model, params, stats, CROSS_ENTROPY, plan.data, place, **subset)
     return scene.extremes(num_iters=plan.num_iters, tolerance=plan.tolerance)
 
   found, beats = beats_of(place, measure)

@@ -9,17 +9,19 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxtl.data.sources.source import DataDir, Source, from_arrays, numbered_classes
+from jaxtl.data.sources.source import TAKEN, DataDir, Source, from_arrays, numbered_classes
 from jaxtl.data.sources.storage import Deferred
 from jaxtl.errors import DataError, InputError
 
+# Names after `<split>_` that are not targets.
+_NPZ_OWN = ("images", "labels", "")
 # A sheet holds 1000 pictures in 25 rows of 40.
 _COLUMNS = 40
 # CIFAR-10's sheets have no info.json: they hold the training set in its published order, then the test set.
@@ -43,7 +45,8 @@ def from_npz(
 ) -> Source:
   """Opens an npz file with the arrays `<split>_images` and `<split>_labels`.
 
-  Keras' names `x_<split>` and `y_<split>` are accepted, too.
+  Keras' names `x_<split>` and `y_<split>` are accepted, too. Further arrays of numbers `<split>_NAME` with an
+  entry for each image are the target NAME. Next to one of these, labels are optional.
 
   Args:
     path: the file.
@@ -59,13 +62,38 @@ def from_npz(
   with _npz(file) as arrays:
     layouts = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
     keys = next((layout for layout in layouts if all(key in arrays for key in layout)), None)
-    if keys is None:
+    images = arrays[(keys or layouts[0])[0]] if keys or layouts[0][0] in arrays else None
+    targets = {} if images is None else _npz_targets(arrays, split, np.shape(images)[:1])
+    if images is None or not (keys or targets):
       raise DataError(f"{file} has no {enumerated(layouts[0], ' and ')}; it has {enumerated(arrays)}")
-    images, labels = arrays[keys[0]], arrays[keys[1]].reshape(-1)
-    if classes is None:
+    labels = None if keys is None else arrays[keys[1]].reshape(-1)
+    if classes is None and labels is not None:
       every = [arrays[key] for key in arrays if key.endswith("_labels") or key.startswith("y_")]
       classes = numbered_classes(every, name=str(file))
-  return from_arrays(images=images, labels=labels, classes=classes, name=name or f"{file.stem}/{split}")
+  name = name or f"{file.stem}/{split}"
+  return from_arrays(images=images, labels=labels, classes=classes, targets=targets, name=name)
+
+
+def _npz_targets(
+  arrays: Mapping[str, np.ndarray], split: str, num_images: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+  """Returns the targets of a split besides its labels: arrays of numbers with an entry for each image."""
+  others = [key.removesuffix("images") for key in arrays if key.endswith("_images")]
+  longer = tuple(start for start in others if start.startswith(f"{split}_") and start != f"{split}_")
+  named = [key for key in arrays if key.startswith(f"{split}_") and not (longer and key.startswith(longer))]
+  found = {key.removeprefix(f"{split}_"): key for key in named}
+  read = {name: _numbers(arrays, key) for name, key in found.items() if name not in (*TAKEN, *_NPZ_OWN)}
+  return {name: array for name, array in read.items() if array.ndim and array.shape[:1] == num_images}
+
+
+def _numbers(arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+  """Returns an array of numbers, or an empty one if it holds something else."""
+  nothing = np.zeros(())
+  try:
+    array = arrays[key]
+  except ValueError:  # Python objects, which are not read
+    return nothing
+  return array if array.dtype.kind in "biuf" else nothing
 
 
 def npz_splits(file: Path) -> list[str]:

@@ -46,6 +46,7 @@ class Source:
     kind: "real" for measured images, "synthetic" for generated ones.
     left_out: unused files of its folder; a run lists them once.
     targets: further targets by name, arrays [N, ...], which a task may read from a batch.
+    dropped: targets that its parts have and it lacks, by name, with the reason for error messages.
 
   Names and classes are stored as returned by `shown`: in NFC and printable.
 
@@ -61,6 +62,7 @@ class Source:
   kind: str = "real"
   left_out: tuple[str, ...] = ()
   targets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "name", shown(self.name))

@@ -26,7 +26,7 @@ _ACROSS = 3  # planes per row
 
 def make_figures(results: Results) -> list[Figure]:
   """Makes all figures for which the rows have data."""
-  made = [densities(results), slices(results), planes(results)]
+  made = [densities(results), slices(results), *(planes(results, loss) for loss in LOSSES)]
   return [figure for figure in made if figure is not None]
 
 
@@ -93,12 +93,12 @@ def slices(results: Results) -> Figure | None:
   return canvas.figure("slices", "The loss along lines through the weights", caption)
 
 
-def planes(results: Results) -> Figure | None:
-  """Draws the cross-entropy over a plane, in a panel for each checkpoint of the first seed.
+def planes(results: Results, loss: str = "cross_entropy") -> Figure | None:
+  """Draws one loss over a plane, in a panel for each checkpoint of the first seed.
 
   The panels share their levels.
   """
-  by_arm = _by_arm(results, "plane", "cross_entropy", "values")
+  by_arm = _by_arm(results, "plane", loss, "values")
   if not by_arm:
     return None
   first = {arm: rows[0] for arm, rows in by_arm.items()}
@@ -123,7 +123,8 @@ def planes(results: Results) -> Figure | None:
     f"Over {_axes_of(first)}; the weights are at the cross. All panels share their levels: the closer the "
     "lines, the steeper. Beyond the last level the colour stays the same."
   )
-  return canvas.figure("planes", "The cross-entropy around the weights", caption)
+  name = "planes" if loss == "cross_entropy" else f"planes_{loss}"
+  return canvas.figure(name, f"The {LOSSES[loss]} around the weights", caption)
 
 
 def _axes_of(first: Mapping[str, Mapping[str, Any]]) -> str:

@@ -11,13 +11,13 @@ from jaxtl.studies.flatness.figures import make_figures
 
 def section(results: Results) -> Section:
   """Reports curvature and sharpness of every checkpoint and its blocks, and how each number was measured."""
-  values = results.values("lambda_max", kind="flatness", loss="cross_entropy")
+  loss = tables.first_loss(results)
+  values = results.values("lambda_max", kind="flatness", loss=loss)
   images = {row["num_examples"] for row in results.rows if row.get("kind") == "flatness"}
-  headline = Headline(
-    "Flattest (smallest λ_max)", "λ_max of the cross-entropy", values, decimals_for(values), larger=False
-  )
+  measure = f"λ_max of the {tables.LOSSES[loss]}"
+  headline = Headline("Flattest (smallest λ_max)", measure, values, decimals_for(values), larger=False)
   return Section(
-    headline=headline if values else None,
+    headline=headline if values and tables.is_comparable(results) else None,
     lead=tables.lead(results),
     tables=[(table, tables.caption(results, table)) for table in tables.make_tables(results)],
     figures=make_figures(results),

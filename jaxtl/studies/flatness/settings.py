@@ -20,7 +20,7 @@ class FlatnessStudy:
     layers: the curvature of each block alone.
     sharpness: how much the loss rises near the weights.
     slice: the loss along lines.
-    plane: the cross-entropy over a plane.
+    plane: the loss over a plane.
     digest: the required digest of the weights, as in `weights` of a row; None accepts any.
   """
 

@@ -1,7 +1,8 @@
 """Flatness of checkpoints: the spectrum of the Hessian, sharpness, and the loss around the weights.
 
 Curvatures of different losses cannot be compared, so everything is measured for the cross-entropy. All but
-blocks and planes are also measured for the loss that a checkpoint was trained with. The images are a fixed
+blocks and planes are also measured for the loss that a checkpoint was trained with. A checkpoint of a task
+without classes has no cross-entropy: everything is measured for its training loss. The images are a fixed
 subset without augmentation. Normalisation uses the stored statistics.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 import optax
 
 from jaxtl import config as config_lib
-from jaxtl import losses, tree
+from jaxtl import tree
 from jaxtl import weights as weights_lib
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec, call
@@ -31,12 +32,12 @@ from jaxtl.measure.network import Network
 from jaxtl.measure.passes import FORWARD, PRODUCT
 from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
 from jaxtl.studies.flatness.settings import FlatnessStudy
-from jaxtl.tasks.classify import PerExampleLoss
+from jaxtl.tasks import CROSS_ENTROPY as CROSS_ENTROPY_LOSS
 from jaxtl.train.experiment import Experiment
 from jaxtl.train.image_size import at_size
 from jaxtl.train.inputs import Data
 from jaxtl.train.runtime import Runtime
-from jaxtl.types import Params, Row
+from jaxtl.types import ExampleLoss, Params, Row
 
 CROSS_ENTROPY = "cross_entropy"
 TRAINING = "training"
@@ -52,7 +53,7 @@ def rows(study: FlatnessStudy, *, seed: int, workdir: Path, runtime: Runtime) ->
   for name, loss in _losses(network).items():
     runtime.progress.title = f"{'/'.join(workdir.parts[-2:])} | {name.replace('_', '-')}"
 
-    def compute(name: str = name, loss: PerExampleLoss = loss) -> dict[str, list[Row]]:
+    def compute(name: str = name, loss: ExampleLoss = loss) -> dict[str, list[Row]]:
       subset = dict(num_examples=flatness.num_examples, seed=flatness.seed)
       at = Landscape.of(network.model, network.params, network.batch_stats, loss, images, runtime, **subset)
       return {"rows": _measured(at, flatness, study, work[name], other)}
@@ -106,7 +107,7 @@ def _measured(
   if study.sharpness is not None:
     with part("sharpness"):
       row |= at.sharpness(study.sharpness)
-      _note(at, f"sharpness: SAM's first order {row['sam_first_order']:.4g}")
+      _note(at, f"sharpness: SAM's first order {row['sam_first_order']:.4g}{_without_fisher(row)}")
   return [row, *_around(at, study, work, extremes.algebraic.vector, other)]
 
 
@@ -135,12 +136,18 @@ def _around(
   return found
 
 
+def _without_fisher(row: Row) -> str:
+  if "fisher_rao_norm" in row:
+    return ""
+  return "; without the Fisher-Rao norm, which is of classifications"
+
+
 def _note(at: Landscape, text: str) -> None:
   at.runtime.progress.note(f"{at.runtime.progress.title} | {text}, {at.meter.seconds():.0f} s")
 
 
 def _work(study: FlatnessStudy, network: Network, runtime: Runtime) -> dict[str, dict[str, float]]:
-  """Returns loss -> part -> maximum image passes; only the cross-entropy has the costly blocks and planes."""
+  """Returns loss -> part -> maximum image passes; only the first loss has the costly blocks and planes."""
   flatness = study.flatness
   images = min(flatness.num_examples, len(runtime.open(flatness.data)))
   passes = {"λ_max": FORWARD + PRODUCT * flatness.num_iters}
@@ -151,14 +158,19 @@ def _work(study: FlatnessStudy, network: Network, runtime: Runtime) -> dict[str,
   if study.layers is not None:
     more["blocks"] = study.layers.passes(len(network.model.blocks))
   return {
-    loss: {name: images * one for name, one in (passes | (more if loss == CROSS_ENTROPY else {})).items()}
-    for loss in _losses(network)
+    loss: {name: images * one for name, one in (passes | ({} if number else more)).items()}
+    for number, loss in enumerate(_losses(network))
   }
 
 
-def _losses(network: Network) -> dict[str, PerExampleLoss]:
-  """Returns the cross-entropy, and the loss that the network was trained with if it is another one."""
-  found: dict[str, PerExampleLoss] = {CROSS_ENTROPY: losses.softmax_cross_entropy}
+def _losses(network: Network) -> dict[str, ExampleLoss]:
+  """Returns the cross-entropy, and the loss that the network was trained with if it is another one.
+
+  Other tasks than classifications have only the latter.
+  """
+  if not network.classifies:
+    return {TRAINING: network.loss}
+  found: dict[str, ExampleLoss] = {CROSS_ENTROPY: CROSS_ENTROPY_LOSS}
   if config_lib.plain(network.task).get("loss") != {"fn": ".losses.softmax_cross_entropy"}:
     found[TRAINING] = network.loss
   return found
@@ -231,7 +243,8 @@ def _prepared(study: FlatnessStudy, runtime: Runtime) -> tuple[Data, Network, tu
 
 
 def _loss_name(name: str, task: Spec) -> str:
-  """Returns the loss that was differentiated, as a short call."""
+  """Returns the loss that was differentiated as a short call, or its task if the task names no loss."""
   if name == CROSS_ENTROPY:
     return "softmax_cross_entropy"
-  return call(config_lib.plain(task).get("loss"))
+  plain = config_lib.plain(task)
+  return call(plain.get("loss") or plain)

@@ -59,12 +59,23 @@ def make_tables(results: Results) -> list[Table]:
   return found
 
 
+def first_loss(results: Results) -> str:
+  """Returns the loss of which everything is measured: the cross-entropy unless no row has it."""
+  rows = _rows(results, "flatness")
+  return "training" if rows and not _rows(results, "flatness", "cross_entropy") else "cross_entropy"
+
+
+def is_comparable(results: Results) -> bool:
+  """Returns whether all arms have the first loss in common."""
+  return len(set(_differentiated(results, first_loss(results)).values())) <= 1
+
+
 def lead(results: Results) -> list[str]:
   """Summarises the curvature of a single checkpoint.
 
   Returns nothing for several checkpoints, which are compared instead.
   """
-  rows = _rows(results, "flatness", "cross_entropy")
+  rows = _rows(results, "flatness", first_loss(results))
   if len(results.arms) > 1 or len(rows) != 1:
     return []
   [row] = rows
@@ -86,7 +97,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
   said = [
     (
       "Images",
-      f"{_all(rows, 'num_examples')} of {_all(rows, 'images')}, drawn evenly over the classes with seed "
+      f"{_all(rows, 'num_examples')} of {_all(rows, 'images')}, {_drawn(results)} with seed "
       f"{_all(rows, 'seed_of_images')}; not augmented.",
     ),
     ("Normalisation", f"{_all(rows, 'batch_norm')}."),
@@ -101,8 +112,7 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     flattest = "The smallest as printed: the flattest. The difference may be within an error."
     said.append(("Bold", flattest))
   if "training" in table.title or "training loss" in table.title:
-    own = [f"{arm}: {name}" for arm, name in _differentiated(results, "training").items()]
-    said.insert(0, ("Loss", f"Each arm's own ({'; '.join(own)}): rows cannot be compared with each other."))
+    said.insert(0, ("Loss", _whose_loss(results)))
   alphas = sorted({f"{row['alpha']:g}" for row in rows if "alpha" in row})
   if alphas:
     change = max(row["effective_dimension_change"] for row in rows if "effective_dimension_change" in row)
@@ -124,6 +134,24 @@ def caption(results: Results, table: Table) -> list[tuple[str, str]]:
     draws = f"{_all(plans, 'num_steps')} steps of ascent, {_all(plans, 'num_samples')} pairs of draws"
     said.append(("Sharpness", f"Balls of {ball}; noise of standard {noise}; {draws}."))
   return said
+
+
+def _classifies(results: Results) -> bool:
+  return first_loss(results) == "cross_entropy"
+
+
+def _drawn(results: Results) -> str:
+  """States how the images were drawn; only a classification is sure to have classes."""
+  return "drawn evenly over the classes" if _classifies(results) else "drawn"
+
+
+def _whose_loss(results: Results) -> str:
+  """Names the training losses, and what follows for a comparison."""
+  found = _differentiated(results, "training")
+  if not _classifies(results) and len(set(found.values())) == 1:
+    return f"The training loss of every arm, {next(iter(found.values()))}."
+  own = "; ".join(f"{arm}: {name}" for arm, name in found.items())
+  return f"Each arm's own ({own}): rows cannot be compared with each other."
 
 
 def _standard_error(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxtl import losses
+from jaxtl import config as config_lib
 from jaxtl import weights as weights_lib
+from jaxtl.config import call
 from jaxtl.host.remember import remember
 from jaxtl.measure import network as networks
 from jaxtl.measure.layer_diagnosis import Diagnosis, diagnose
 from jaxtl.runner.plan import Images, Plan
+from jaxtl.tasks import CROSS_ENTROPY
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row
 
@@ -33,15 +35,22 @@ class DiagnosisStudy:
 
 
 def rows(study: DiagnosisStudy, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """Yields rows of the kind layer_diagnosis, for the cross-entropy; `seed` draws another subset."""
+  """Yields rows of the kind layer_diagnosis; `seed` draws another subset.
+
+  The loss is the cross-entropy of a classification, and the training loss of another task, which its rows
+  name as `differentiated`.
+  """
   images, network = networks.prepared(study.start, study.diagnosis.data, runtime)
   about = networks.about(study.start, network)
   networks.same_weights(workdir, about)
   plan = dataclasses.replace(study.diagnosis, data=images, seed=study.diagnosis.seed + seed)
   runtime.progress.title = "/".join(workdir.parts[-2:])
 
+  loss = CROSS_ENTROPY if network.classifies else network.loss
+  if not network.classifies:
+    about["differentiated"] = call(config_lib.plain(network.task))
+
   def compute() -> dict[str, list[Row]]:
-    loss = losses.softmax_cross_entropy
     return {"rows": diagnose(plan, network.model, network.params, network.batch_stats, loss, runtime)}
 
   for row in remember(workdir / "layers.json", compute, note=runtime.progress.note)["rows"]:

@@ -89,8 +89,8 @@ def grids(results: Results) -> list[Grid]:
 def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
   """Formats the layers of one checkpoint, one per line, below a description of the measurement."""
   own = [row for row in rows if row["kind"] == KIND]
-  facts = ("checkpoint", "weights", "images", "num_examples", "seed_of_images", "compute_type")
-  said = [[key, str(own[0][key])] for key in facts]
+  facts = ("checkpoint", "weights", "differentiated", "images", "num_examples", "seed_of_images")
+  said = [[key, str(own[0][key])] for key in (*facts, "compute_type") if key in own[0]]
   said += [[key, str(own[0][key])] for key in ("cross_fit", "refine_steps", "choose_by")]
   said.append(["mean_loss", f"{_start(own):.5g}"])
   checked = "kappa_hvp" in own[0]
@@ -154,10 +154,10 @@ def _images(rows: Sequence[Mapping[str, Any]]) -> str:
   refined = (
     f" {first['refine_steps']} further steps of descent in each layer." if first["refine_steps"] else ""
   )
-  return (
-    f"{first['num_examples']} of {first['images']}, drawn evenly over the classes with seed {seeds}; {how}."
-    f"{refined}"
-  )
+  own = first.get("differentiated")  # rows of a classification do not have it
+  drawn = "drawn evenly over the classes" if own is None else "drawn"
+  loss = "" if own is None else f" The loss is that of {own}."
+  return f"{first['num_examples']} of {first['images']}, {drawn} with seed {seeds}; {how}.{loss}{refined}"
 
 
 def _aligned(lines: Sequence[Sequence[str]], *, left: int) -> str:

@@ -16,6 +16,7 @@ from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
 from jaxtl.host.remember import remember
 from jaxtl.measure import layer_diagnosis as diagnosis_lib
+from jaxtl.measure.losses import training_loss
 from jaxtl.studies.layers import plan as layers_plans
 from jaxtl.studies.layers import stages
 from jaxtl.studies.layers.settings import Layers, Method
@@ -58,7 +59,7 @@ class Methods:
     assert self.study.diagnosis is not None
     size = self.runtime.image_shape(self.study.diagnosis.data)[0]
     model, params = fitted(self.base.model_spec(trust=self.runtime.trust), weights, size)
-    loss = self.study.task.realize(num_classes=len(self.base.classes)).loss
+    loss = training_loss(self.study.task.realize(num_classes=len(self.base.classes)))
     stats = weights.batch_stats
     return {"rows": diagnosis_lib.diagnose(self.study.diagnosis, model, params, stats, loss, self.runtime)}
 

@@ -30,7 +30,16 @@ _FORWARDS = {True: 55, False: 95}
 
 
 def plan(study: Layers, runtime: Runtime) -> Plan:
-  """Plans the base run, the diagnosis and every method."""
+  """Plans the base run, the diagnosis and every method.
+
+  Raises:
+    ConfigError: the task is not a classification, whose error and calibration every method reports.
+  """
+  if study.task.realize(num_classes=experiment.SOME_CLASSES).loss is None:
+    raise ConfigError(
+      f"task is {study.task.path}; a layers study reports error and calibration, so write a classification "
+      "(for example .tasks.classification)"
+    )
   begin = study.start if study.base is None else study.base.start
   start = None if begin is None else existing_start(begin)
   parts = [("{} train", study.data), ("{} validation", study.validation), ("{} test", study.test)]

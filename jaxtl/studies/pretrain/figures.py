@@ -6,7 +6,14 @@ from jaxtl.report import canvas as drawing
 from jaxtl.report.canvas import Figure
 from jaxtl.report.charts import draw_curves, series, training_curves
 from jaxtl.report.results import Results
-from jaxtl.studies.pretrain.tables import accuracies, curvature_sentence, curvatures, evaluations, outputs
+from jaxtl.studies.pretrain.tables import (
+  accuracies,
+  curvature_loss,
+  curvature_sentence,
+  curvatures,
+  evaluations,
+  outputs,
+)
 from jaxtl.studies.transfer.figures import against_transfer, transfer_bars
 from jaxtl.studies.transfer.results import protocols
 
@@ -21,7 +28,7 @@ def make_figures(results: Results) -> list[Figure]:
       curvatures(results),
       "flatness",
       "Flatness against transfer",
-      "λ_max of the cross-entropy (log scale)",
+      f"λ_max of the {curvature_loss(results)} (log scale)",
       curvature_sentence(results),
       log=True,
     ),

@@ -9,6 +9,7 @@ from jaxtl.report.table import Table, decimals_for
 from jaxtl.studies.pretrain.figures import make_figures
 from jaxtl.studies.pretrain.tables import (
   accuracies,
+  curvature_loss,
   curvatures,
   evaluations,
   make_table,
@@ -73,7 +74,11 @@ def _headline(results: Results) -> Headline | None:
   if not values:
     return None
   return Headline(
-    "Flattest (smallest λ_max)", "λ_max of the cross-entropy", values, decimals_for(values), larger=False
+    "Flattest (smallest λ_max)",
+    f"λ_max of the {curvature_loss(results)}",
+    values,
+    decimals_for(values),
+    larger=False,
   )
 
 
@@ -84,6 +89,8 @@ def _measures(results: Results, table: Table) -> Caption:
   if "accuracy" in titles:
     topics.append(("Pre-training", f"Accuracy is top-1 on the evaluation set {evaluations(results)[0]}."))
   if "λ_max" in titles:
-    topics.append(("λ_max", "The largest curvature of the cross-entropy, whatever the arm was trained with."))
+    loss = curvature_loss(results)
+    whatever = ", whatever the arm was trained with" if loss == "cross-entropy" else ""
+    topics.append(("λ_max", f"The largest curvature of the {loss}{whatever}."))
   topics += [("Speed", f"{capital(c.measure)}; not marked.") for c in table.columns if c.title == "speed"]
   return topics

@@ -70,7 +70,7 @@ def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
     "gradient": config_lib.plain(study.gradient),
   }
   for name in study.evaluation:
-    for measure in ("top1", "top5", "cross_entropy", "loss"):
+    for measure in _measures(trained, name):
       row[f"{name}/{measure}"] = trained.last(f"eval/{name}/{measure}")
     least = min(
       ((one[key], one["step"]) for one in trained.history if (key := f"eval/{name}/cross_entropy") in one),
@@ -84,4 +84,15 @@ def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
   for name in ("lambda_max", "residual", "num_products", "converged", "num_examples"):
     if study.flatness is not None:
       row[name] = trained.last(f"flatness/{name}")
+  if study.flatness is not None and trained.program.task.loss is None:
+    row["differentiated"] = config_lib.call(config_lib.plain(study.task))
   return row
+
+
+def _measures(trained: Trained, name: str) -> list[str]:
+  """Returns the measures of an evaluation set that a row has: for other tasks than classifications, all."""
+  if trained.program.task.loss is not None:
+    return ["top1", "top5", "cross_entropy", "loss"]
+  start = f"eval/{name}/"
+  found = (key.removeprefix(start) for record in trained.history for key in record if key.startswith(start))
+  return list(dict.fromkeys(found))

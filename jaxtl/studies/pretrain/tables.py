@@ -82,8 +82,14 @@ def accuracies(results: Results, name: str) -> dict[str, dict[int, float]]:
 
 
 def curvatures(results: Results) -> dict[str, dict[int, float]]:
-  """Returns arm -> seed -> lambda_max of the cross-entropy."""
+  """Returns arm -> seed -> lambda_max of `curvature_loss`."""
   return results.values("lambda_max", kind="pretrain")
+
+
+def curvature_loss(results: Results) -> str:
+  """Returns the loss whose curvature was measured; rows of other tasks than classifications name theirs."""
+  found = {row["differentiated"] for row in results.rows if "differentiated" in row}
+  return f"loss of {' or '.join(sorted(found))}" if found else "cross-entropy"
 
 
 def curvature_sentence(results: Results) -> str:
@@ -99,7 +105,9 @@ def curvature_sentence(results: Results) -> str:
     if row.get("kind") == "pretrain" and row.get("converged") in (0, 1)
   ]
   counts = " or ".join(f"{value:,.0f}" for value in images)
-  text = f"λ_max is the largest eigenvalue of the Hessian of the mean cross-entropy on {counts} images"
+  text = (
+    f"λ_max is the largest eigenvalue of the Hessian of the mean {curvature_loss(results)} on {counts} images"
+  )
   if residuals:
     text += f"; relative residuals {residuals[0]:.2g} to {residuals[-1]:.2g}"
   if converged:
@@ -119,7 +127,8 @@ def _pretraining(results: Results) -> list[Column]:
     for name in names
   ]
   found = curvatures(results)
-  measure = "λ_max of the cross-entropy's Hessian"
+  loss = curvature_loss(results)
+  measure = "λ_max of the cross-entropy's Hessian" if loss == "cross-entropy" else f"λ_max of the {loss}"
   return [
     *columns,
     Column("λ_max", "Pre-training", measure, found, better=-1, decimals=decimals_for(found)),

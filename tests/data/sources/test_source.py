@@ -341,6 +341,29 @@ def test_npz_splits_share_their_classes(tmp_path):
   )
 
 
+def test_npz_files_may_hold_further_targets(tmp_path):
+  depth, other = np.arange(4.0), np.ones((1, 2, 2))
+  arrays = dict(train_images=GRAY, train_depth=depth, train_far_images=GRAY[:1], train_far_depth=other)
+  more = dict(train_mean=np.zeros(3), train_names=np.array(list("abcd")), train_facts=np.array([None] * 4))
+  np.savez(tmp_path / "d.npz", **arrays, **more)
+  source = data.from_npz(path="d.npz", split="train", data_dir=tmp_path)
+  assert (source.classes, set(source.targets), list(source.target_specs)) == ((), {"depth"}, ["depth"])
+  np.testing.assert_array_equal(source.targets["depth"], depth)
+  assert set(data.open_source("d.npz", data_dir=tmp_path)) == {"train", "train_far"}
+  far = data.from_npz(path="d.npz", split="train_far", data_dir=tmp_path)
+  np.testing.assert_array_equal(far.targets["depth"], other)
+  np.savez(tmp_path / "l.npz", train_images=GRAY, train_labels=[0, 1, 0, 1], train_depth=depth)
+  labelled = data.from_npz(path="l.npz", split="train", data_dir=tmp_path)
+  assert (labelled.classes, list(labelled.target_specs)) == (("0", "1"), ["label", "depth"])
+  opened = lambda: data.from_npz(path="n.npz", split="train", data_dir=tmp_path)  # noqa: E731
+  for arrays in (
+    dict(train_images=GRAY, train_mean=np.zeros(3)),
+    dict(train_images=np.uint8(1), train_a=depth),
+  ):
+    np.savez(tmp_path / "n.npz", **arrays)
+    refused(opened, "no train_images and train_labels")
+
+
 def test_sheets_are_cut_in_row_major_order(tmp_path):
   tiles = np.random.default_rng(0).integers(0, 256, (1010, 4, 4, 3), dtype=np.uint8)
   padded = np.concatenate([tiles, np.zeros((990, 4, 4, 3), np.uint8)]).reshape(2, 25, 40, 4, 4, 3)
