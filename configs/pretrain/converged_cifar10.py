@@ -92,7 +92,9 @@ def get_config():
         epochs=EPOCHS,
         evaluate_every=70,
         tune=dict(peak_rates=RATES, epochs=TRIAL_EPOCHS, evaluation="held_out", **momentum),
-        flatness=dict(data=_evaluated(train), num_examples=500, num_iters=40, tolerance=0.02),
+        flatness=dict(
+          data=_evaluated(train), num_examples=500, num_iters=40, tolerance=0.02, training_loss=True
+        ),
         outputs=dict(
           train=dict(data=_evaluated(train), num_examples=1000),
           test=dict(data=_evaluated(_sheets("cifar10", "test")), num_examples=1000),

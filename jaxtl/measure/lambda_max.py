@@ -17,13 +17,16 @@ from jaxtl.host.processes import gather_texts, whole
 from jaxtl.host.progress import tell
 from jaxtl.measure.images import subset
 from jaxtl.measure.landscape import Landscape, extreme_numbers, timed
-from jaxtl.measure.losses import common_loss
+from jaxtl.measure.losses import common_loss, training_loss
 from jaxtl.train import sharding
 from jaxtl.train.experiment import Program
 from jaxtl.train.inputs import Data
 from jaxtl.train.loop import Observer
 from jaxtl.train.runtime import Runtime
-from jaxtl.types import Params, TrainState
+from jaxtl.types import ExampleLoss, Params, TrainState
+
+# Prefix of the numbers of the training loss.
+TRAINING = "training_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Flatness:
       eigenvalue is far smaller: it is quadratic in the residual over the gap to the next eigenvalue.
     evaluate_every: period in steps during training; None uses that of the checkpoints. It has no effect
       outside training.
+    training_loss: also measures the loss that a classification is trained with, as `training_lambda_max`.
   """
 
   data: Data
@@ -53,6 +57,7 @@ class Flatness:
   num_iters: int = 60
   tolerance: float = 1e-2
   evaluate_every: int | None = None
+  training_loss: bool = False
 
   def __post_init__(self) -> None:
     every = self.evaluate_every
@@ -82,28 +87,32 @@ def observer(
   subset(flatness.data, runtime, num_examples=flatness.num_examples, seed=flatness.seed)
 
   def make(program: Program) -> Observer:
-    def observe(state: TrainState) -> dict[str, float]:
+    def measure(state: TrainState, loss: ExampleLoss, trail: EigenvectorCache | None) -> dict[str, Any]:
       params = optim.averaged(state.opt_state, state.params)
       step = int(state.step)
-      scene = Landscape.of(
+      landscape = Landscape.of(
         program.model,
         params,
         state.batch_stats,
-        common_loss(program.task),
+        loss,
         flatness.data,
         runtime,
         num_examples=flatness.num_examples,
         seed=flatness.seed,
       )
+      start = None if trail is None else trail.before(step, landscape.params)
+      found = landscape.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance, start=start)
+      if trail is not None:
+        trail.keep(step, found.by_magnitude.vector)
+      return {**extreme_numbers(found), "num_examples": landscape.images["num_examples"]}
 
-      def measure() -> dict[str, Any]:
-        start = None if trail is None else trail.before(step, scene.params)
-        found = scene.extremes(num_iters=flatness.num_iters, tolerance=flatness.tolerance, start=start)
-        if trail is not None:
-          trail.keep(step, found.by_magnitude.vector)
-        return {**extreme_numbers(found), "num_examples": scene.images["num_examples"]}
-
-      return {f"flatness/{name}": float(value) for name, value in timed(measure).items()}
+    def observe(state: TrainState) -> dict[str, float]:
+      values = timed(lambda: measure(state, common_loss(program.task), trail))
+      if flatness.training_loss and program.task.loss is not None:
+        trained = None if trail is None else trail.of_training
+        own = timed(lambda: measure(state, training_loss(program.task), trained))
+        values |= {f"{TRAINING}{name}": value for name, value in own.items()}
+      return {f"flatness/{name}": float(value) for name, value in values.items()}
 
     return observe
 
@@ -130,6 +139,11 @@ class EigenvectorCache:
   reach: int
   mesh: Any
   note: Callable[[str], None] = tell
+
+  @property
+  def of_training(self) -> EigenvectorCache:
+    """The cache for the training loss, next to this one."""
+    return dataclasses.replace(self, folder=self.folder.with_name(f"{self.folder.name}_of_training"))
 
   def before(self, step: int, like: Params) -> Params | None:
     """Returns the vector of the measurement before `step`, or None unless every process has it."""

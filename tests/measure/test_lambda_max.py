@@ -1,5 +1,6 @@
 """λ_max during training, and the eigenvectors that it goes on from."""
 
+import dataclasses
 import random
 import shutil
 
@@ -8,10 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl import tree
+from jaxtl import train, tree
+from jaxtl.config import parse
 from jaxtl.errors import Restart
 from jaxtl.host import sealed_json
-from jaxtl.measure.lambda_max import EigenvectorCache
+from jaxtl.measure import lambda_max
+from jaxtl.measure.lambda_max import EigenvectorCache, Flatness
+from jaxtl.measure.landscape import Landscape
+from jaxtl.measure.losses import training_loss
 from jaxtl.runner import run as study
 from tests.small_training import tiny_config
 
@@ -106,3 +111,32 @@ def test_one_flipped_bit_of_an_eigenvector_is_never_read_as_another_vector(runti
     if found is not None:
       jax.tree.map(np.testing.assert_array_equal, found, like)
     notes.clear()
+
+
+def test_the_training_loss_is_measured_as_well(tiny, runtime):
+  """Next to the cross-entropy, which stays the same number; independently, by a landscape of that loss."""
+  task = dict(make=".tasks.classification", loss=dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0))
+  plain = [dict(fn=".data.normalize")]
+  data = dict(source=dict(make="tests.small_training.squares"), transforms=plain, batch_size=16)
+  settings = parse(dict(data=data, num_examples=48, num_iters=200, tolerance=1e-3), Flatness)
+  found = {}
+  for both in (False, True):
+    one = dataclasses.replace(settings, training_loss=both)
+    observers = {"flatness": (None, lambda_max.observer(one, runtime()))}
+    trained = train.run(tiny(task=task, epochs=0.5), seed=0, runtime=runtime(), observers=observers)
+    found[both] = {key: value for key, value in trained.history[-1].items() if "lambda_max" in key}
+  assert list(found[False]) == ["flatness/lambda_max"]
+  assert found[True]["flatness/lambda_max"] == found[False]["flatness/lambda_max"]
+  landscape = Landscape.of(
+    trained.program.model,
+    trained.weights.params,
+    trained.weights.batch_stats,
+    training_loss(trained.program.task),
+    settings.data,
+    runtime(),
+    num_examples=48,
+    seed=0,
+  )
+  largest = landscape.extremes(num_iters=400, tolerance=1e-4).by_value.value
+  assert found[True]["flatness/training_lambda_max"] == pytest.approx(float(largest), rel=1e-3)
+  assert found[True]["flatness/training_lambda_max"] != pytest.approx(found[True]["flatness/lambda_max"])

@@ -72,21 +72,30 @@ def _pretrain_row(study: Pretrain, trained: Trained) -> Row:
   for name in study.evaluation:
     for measure in _measures(trained, name):
       row[f"{name}/{measure}"] = trained.last(f"eval/{name}/{measure}")
-    least = min(
-      ((one[key], one["step"]) for one in trained.history if (key := f"eval/{name}/cross_entropy") in one),
-      default=(None, None),
-    )
-    row |= {f"{name}/least_cross_entropy": least[0], f"{name}/least_step": least[1]}
+    row |= _least(trained, name)
   if study.select is not None:
     row |= {"selected_step": int(trained.last("step")), "end_step": int(trained.history[-1]["step"])}
   for name in study.outputs or ():
     row |= {key: trained.last(key) for key in outputs.keys(name)}
-  for name in ("lambda_max", "residual", "num_products", "converged", "num_examples"):
+  measured: tuple[str, ...] = ("lambda_max", "residual", "num_products", "converged", "num_examples")
+  if study.flatness is not None and study.flatness.training_loss:
+    measured += tuple(f"{lambda_max.TRAINING}{name}" for name in ("lambda_max", "residual", "converged"))
+  for name in measured:
     if study.flatness is not None:
       row[name] = trained.last(f"flatness/{name}")
   if study.flatness is not None and trained.program.task.loss is None:
     row["differentiated"] = config_lib.call(config_lib.plain(study.task))
   return row
+
+
+def _least(trained: Trained, name: str) -> Row:
+  """Returns the least cross-entropy on an evaluation set and its step, if cross-entropy is measured."""
+  key = f"eval/{name}/cross_entropy"
+  values = [(record[key], int(record["step"])) for record in trained.history if key in record]
+  if not values:
+    return {}
+  least, step = min(values)
+  return {f"{name}/least_cross_entropy": least, f"{name}/least_step": step}
 
 
 def _measures(trained: Trained, name: str) -> list[str]:

@@ -127,11 +127,21 @@ def _pretraining(results: Results) -> list[Column]:
     for name in names
   ]
   found = curvatures(results)
+  trained = results.values("training_lambda_max", kind="pretrain")
   loss = curvature_loss(results)
   measure = "λ_max of the cross-entropy's Hessian" if loss == "cross-entropy" else f"λ_max of the {loss}"
   return [
     *columns,
     Column("λ_max", "Pre-training", measure, found, better=-1, decimals=decimals_for(found)),
+    # Curvatures of different losses are not comparable, so none is best.
+    Column(
+      "λ_max, own loss",
+      "Pre-training",
+      "λ_max of the loss that the arm was trained with",
+      trained,
+      better=0,
+      decimals=decimals_for(trained),
+    ),
   ]
 
 
