@@ -1,0 +1,260 @@
+"""Ridge regression on one-hot labels, judged on stratified folds: an accuracy, at the price of moments.
+
+Leave-one-out also has a closed form, but scores 0 instead of 1 / K under permuted balanced labels: the
+left-out image lowers the share of its own class. Stratified folds do not have that bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from jaxtl.errors import ConfigError
+from jaxtl.metrics.moments import Moments, moments_of, over_folds
+from jaxtl.metrics.transferability.folds import stratified_folds, used_folds
+from jaxtl.metrics.transferability.score import Score, checked, mean_score
+from jaxtl.metrics.transferability.statistics import ClassStatistics, statistics_of
+
+# Relative to the mean eigenvalue of the scatter matrix.
+PENALTIES = tuple(10.0**power for power in range(-4, 3))
+# Balanced accuracy is reported if the largest class has this many times the images of the smallest.
+UNBALANCED = 3.0
+
+
+class RidgeFolds(NamedTuple):
+  """Ridge regressions that each leave one fold out.
+
+  Attributes:
+    penalty: the penalty of least squared error, summed over all folds.
+    kernel, bias: [V, D, K] and [V, K] of that penalty; scores = features @ kernel + bias. The bias of a class
+      without training images is -inf.
+    squared_error: [P] sums over the left-out images, by penalty.
+  """
+
+  penalty: float
+  kernel: np.ndarray
+  bias: np.ndarray
+  squared_error: np.ndarray
+
+
+def ridge(
+  features: np.ndarray,
+  labels: np.ndarray,
+  *,
+  num_folds: int = 5,
+  seed: int = 0,
+  penalties: tuple[float, ...] = PENALTIES,
+  statistics: ClassStatistics | None = None,
+) -> Score:
+  """Computes the accuracy of ridge regression on stratified folds that it was not fitted to.
+
+  The penalty is the one of least squared error on the left-out images. For features that are not held, use
+  `fit_ridge_folds` on moments by fold and `ridge_hits` batch by batch.
+
+  Args:
+    features: [N, D].
+    labels: int [N].
+    num_folds, seed: of `stratified_folds`.
+    penalties: to try, relative to the mean eigenvalue of the training scatter.
+    statistics: of the same features and labels; saves an eigendecomposition that another score has used.
+
+  Returns:
+    The accuracy with its standard error over images; 1 / K is chance for balanced classes. Details:
+    "penalty", "squared_error" per image, "balanced_accuracy" (None unless max n_c / min n_c > 3).
+
+  Raises:
+    ConfigError: shapes do not fit, or an option is not positive.
+    ScoreError: a feature is not finite, fewer than two classes have images, or none has two.
+  """
+  _check_penalties(penalties)
+  given, classes, labels = checked(features, labels)
+  folds = stratified_folds(labels, num_folds=num_folds, seed=seed)
+  used = used_folds(folds)
+  if np.bincount(folds).max() < given.shape[1]:
+    statistics = statistics_of(given, labels) if statistics is None else statistics
+    penalty, error, hits = _by_images(given, labels, folds, used, statistics, penalties)
+  else:
+    fits = fit_ridge_folds(moments_of(given, labels, folds=folds), penalties=penalties)
+    penalty, error = fits.penalty, float(fits.squared_error.min())
+    hits = ridge_hits(fits, given, labels, folds)
+  counts = np.bincount(labels)
+  balanced = float(np.mean(np.bincount(labels, weights=hits, minlength=len(classes)) / counts))
+  return mean_score(
+    hits,
+    penalty=penalty,
+    squared_error=error / len(labels),
+    balanced_accuracy=balanced if counts.max() > UNBALANCED * counts.min() else None,
+  )
+
+
+def ridge_head(statistics: ClassStatistics, *, penalty: float) -> dict[str, np.ndarray]:
+  """Fits ridge regression to all images.
+
+  Args:
+    statistics: of the features.
+    penalty: relative to the mean eigenvalue of the scatter, for example `ridge(...).details["penalty"]`.
+
+  Returns:
+    {"kernel": [D, K], "bias": [K]}, a head of the K classes in `statistics.classes`.
+  """
+  _check_penalties((penalty,))
+  scatter, sums = (
+    statistics.num * statistics.covariance,
+    (statistics.count[:, None] * statistics.deviations).T,
+  )
+  kernel = next(_solutions(scatter, sums, (penalty,)))
+  return {"kernel": kernel, "bias": statistics.share - statistics.mean @ kernel}
+
+
+def fit_ridge_folds(moments: Moments, *, penalties: tuple[float, ...] = PENALTIES) -> RidgeFolds:
+  """Fits ridge regression to all folds but one, for each fold, and chooses the penalty, from moments alone.
+
+  The squared error on a left-out fold is a quadratic form of the moments of that fold.
+
+  Args:
+    moments: by fold, with a leading axis [V].
+    penalties: to try.
+
+  Raises:
+    ConfigError: the moments have no folds, or a penalty is not positive.
+    ScoreError: fewer than two folds have images.
+  """
+  _check_penalties(penalties)
+  if np.ndim(moments.count) != 2:
+    raise ConfigError("expected moments by fold; give folds= to moments_of, or fold_masks to batch_moments")
+  moments = Moments(*(np.asarray(leaf, np.float64) for leaf in moments))
+  by_fold = np.sum(moments.count, axis=1)
+  used = used_folds(np.repeat(np.arange(len(by_fold)), by_fold > 0))
+  dim, num_classes = len(moments.shift), moments.count.shape[1]
+  kernels = np.zeros((len(by_fold), len(penalties), dim, num_classes))
+  biases = np.full((len(by_fold), len(penalties), num_classes), -np.inf)
+  errors = np.zeros(len(penalties))
+  for fold in used:
+    train = over_folds(moments, without=int(fold))
+    left_out = Moments(moments.shift, *(leaf[fold] for leaf in moments[1:]))
+    num = train.count.sum()
+    mean, share = train.total.sum(axis=0) / num, train.count / num
+    scatter = train.second - num * np.outer(mean, mean)
+    sums = train.total.T - np.outer(mean, train.count)
+    for number, kernel in enumerate(_solutions(scatter, sums, penalties)):
+      kernels[fold, number] = kernel
+      bias = share - (moments.shift + mean) @ kernel
+      biases[fold, number] = np.where(train.count > 0, bias, -np.inf)
+      errors[number] += _squared_error(kernel, mean, share, left_out)
+  best = int(errors.argmin())
+  return RidgeFolds(float(penalties[best]), kernels[:, best], biases[:, best], errors)
+
+
+def ridge_hits(fits: RidgeFolds, features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+  """Returns whether each image is classified correctly by the regression that left its fold out, bool [B].
+
+  Args:
+    fits: of all folds.
+    features: [B, D] of a batch.
+    labels: int [B], numbered as in the moments.
+    folds: int [B].
+  """
+  hits = np.zeros(len(labels), bool)
+  for fold in np.unique(folds):
+    rows = folds == fold
+    scores = features[rows] @ fits.kernel[fold] + fits.bias[fold]
+    hits[rows] = scores.argmax(axis=1) == labels[rows]
+  return hits
+
+
+def _check_penalties(penalties: tuple[float, ...]) -> None:
+  if not penalties or not all(penalty > 0 for penalty in penalties):
+    raise ConfigError(f"expected positive penalties, got {penalties!r} (for example (0.1, 1.0))")
+
+
+def _solutions(scatter: np.ndarray, sums: np.ndarray, penalties: tuple[float, ...]) -> Iterator[np.ndarray]:
+  """Yields (scatter + penalty x mean eigenvalue x I)^-1 sums for each penalty; zeros without any variance."""
+  mean_eigenvalue = np.trace(scatter) / len(scatter)
+  for penalty in penalties:
+    if mean_eigenvalue <= 0:
+      yield np.zeros_like(sums)
+      continue
+    matrix = scatter.copy()
+    matrix[np.diag_indices_from(matrix)] += penalty * mean_eigenvalue
+    factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+    yield scipy.linalg.cho_solve(factor, sums, check_finite=False)
+
+
+def _squared_error(kernel: np.ndarray, mean: np.ndarray, share: np.ndarray, left_out: Moments) -> float:
+  """The sum over left-out images of |share + (g - mean) @ kernel - onehot|^2."""
+  num = left_out.count.sum()
+  total = left_out.total.sum(axis=0)
+  second = left_out.second @ kernel - np.outer(total, mean @ kernel)
+  second += np.outer(mean, (num * mean - total) @ kernel)
+  sums = left_out.total.T - np.outer(mean, left_out.count)
+  constant = num * (share @ share) + num - 2 * share @ left_out.count
+  linear = 2 * share @ ((total - num * mean) @ kernel) - 2 * np.sum(kernel * sums)
+  return float(np.sum(kernel * second) + linear + constant)
+
+
+def _by_images(
+  features: np.ndarray,
+  labels: np.ndarray,
+  folds: np.ndarray,
+  used: np.ndarray,
+  statistics: ClassStatistics,
+  penalties: tuple[float, ...],
+) -> tuple[float, float, np.ndarray]:
+  """The same as `fit_ridge_folds` and `ridge_hits` if folds are smaller than D; returns penalty, error, hits.
+
+  One eigendecomposition of all features serves every fold and penalty: leaving out a fold of n images is a
+  change of rank n + 1, which Woodbury's identity turns into a system of n + 1 equations.
+  """
+  values, vectors = statistics.spectrum
+  rotated = (features - statistics.mean) @ vectors
+  onehot = np.eye(labels.max() + 1)[labels]
+  errors = np.zeros(len(penalties))
+  hits = np.zeros((len(penalties), len(labels)), bool)
+  for fold in used:
+    rows = folds == fold
+    share = onehot[~rows].mean(axis=0)
+    predictions = _left_out(rotated, onehot, rows, len(labels) * values, penalties)
+    for number, predicted in enumerate(predictions):
+      errors[number] += np.sum((share + predicted - onehot[rows]) ** 2)
+      scores = np.where(share > 0, share + predicted, -np.inf)
+      hits[number, rows] = scores.argmax(axis=1) == labels[rows]
+  best = int(errors.argmin())
+  return float(penalties[best]), float(errors[best]), hits[best]
+
+
+def _left_out(
+  rotated: np.ndarray, onehot: np.ndarray, rows: np.ndarray, values: np.ndarray, penalties: tuple[float, ...]
+) -> Iterator[np.ndarray]:
+  """Yields (features of the fold - training mean) @ kernel for each penalty.
+
+  Args:
+    rotated: [N, D] centred features in the eigenvectors of their scatter.
+    onehot: [N, K].
+    rows: bool [N], the fold.
+    values: [D] eigenvalues of the scatter.
+    penalties: to try.
+  """
+  fold = rotated[rows]
+  size, num = len(fold), len(rotated) - len(fold)
+  shift = fold.mean(axis=0)
+  # Scatter of the others about their mean = scatter of all - U'U.
+  u = np.vstack([fold, (size / np.sqrt(num)) * shift])
+  others = onehot[~rows]
+  sums = rotated[~rows].T @ others + size * np.outer(shift, others.mean(axis=0))
+  mean_eigenvalue = (values.sum() - np.sum(u**2)) / len(values)
+  for penalty in penalties:
+    if mean_eigenvalue <= 1e-15 * values[-1]:
+      yield np.zeros((size, onehot.shape[1]))
+      continue
+    inverse = 1 / (values + penalty * mean_eigenvalue)
+    half = u * np.sqrt(inverse)
+    # syrk computes one triangle, at half the price of a product.
+    system = -scipy.linalg.blas.dsyrk(1.0, half.T, trans=1, lower=1)
+    system[np.diag_indices_from(system)] += 1
+    right = (u * inverse) @ sums
+    factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    solved = scipy.linalg.cho_solve(factor, right, check_finite=False)
+    yield solved[:-1] + solved[-1] / np.sqrt(num)
