@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -60,83 +59,126 @@ def logme(statistics: ClassStatistics) -> Score:
 def log_evidence(statistics: ClassStatistics) -> LogEvidence:
   """Maximises the log evidence of each class over log tau, tau = alpha / beta, with the best beta put in.
 
-  With S = F'F = V diag(s) V' and the class sum g = F't, the residual is q(tau) = n_c - sum_i (v_i'g)^2 /
-  (s_i + tau), the best beta is N / q, and the log evidence per image is
-  -(1/2) [log 2 pi + log(q / N) + 1 + (1/N) sum_i log(1 + s_i / tau)].
+  With S = F'F and the class sum g = F't, the residual is q(tau) = n_c - g'(S + tau)^-1 g and the best beta is
+  N / q. The log evidence per image is -(1/2) [log 2 pi + log(q / N) + 1 + (1/N) log det(I + S / tau)].
 
   This profile form has no term that depends on N < D. The published fixed point leaves one out there, and
   diverges if the features carry no signal.
   """
   num, count = statistics.num, statistics.count
   floor = -0.5 * (np.log(2 * np.pi * count / num) + 1)
-  values, vectors = statistics.origin_spectrum
-  if values[-1] <= 0:
-    return _evidence_at(
-      np.full(len(count), np.inf), floor, floor, count, num, np.zeros((len(count), 1)), values
+  problem = _problem(statistics)
+  if problem.scale <= 0:
+    infinite = np.full(len(count), np.inf)
+    none = np.zeros(len(count), bool)
+    return LogEvidence(floor, floor, infinite, num / count, ~none, none)
+  log_tau = _maximise(problem)
+  best = problem.evidence(log_tau)
+  no_signal = best <= floor
+  residual, _ = problem.terms(np.exp(log_tau))
+  beta = num / np.where(no_signal, count, residual)
+  at_the_end = (log_tau <= problem.grid[1]) | (residual <= LEAST_RESIDUAL * count)
+  alpha = np.where(no_signal, np.inf, np.exp(log_tau) * beta)
+  return LogEvidence(np.maximum(best, floor), floor, alpha, beta, no_signal, ~no_signal & at_the_end)
+
+
+class EvidenceProblem(NamedTuple):
+  """The evidence of all classes in the eigenvectors of the covariance, in which S = diag(values) + u u'.
+
+  The model is split at the mean, so that the eigendecomposition of the covariance serves features that are
+  not centred. With A = diag(values) + tau, w0 = A^-1 h the fit to the centred target and q0 its residual,
+  q(tau) = q0 + (n_c / sqrt(N) - u'w0)^2 / (1 + u'A^-1 u). No difference of nearly equal numbers appears.
+
+  Attributes:
+    values: [D] of N times the covariance.
+    count: [K] n_c.
+    u2: [D] squares of u = sqrt(N) mean.
+    hu: [K, D] h u with h = n_c (class mean - mean).
+    x2: [K, D] h^2 / values: the part of the centred target in each direction.
+    rest: [K] the part in none.
+  """
+
+  values: np.ndarray
+  count: np.ndarray
+  u2: np.ndarray
+  hu: np.ndarray
+  x2: np.ndarray
+  rest: np.ndarray
+
+  @property
+  def num(self) -> float:
+    return float(self.count.sum())
+
+  @property
+  def scale(self) -> float:
+    """The largest eigenvalue of S, within a factor of 2."""
+    return float(self.values[-1] + self.u2.sum())
+
+  @property
+  def grid(self) -> np.ndarray:
+    """log tau, [POINTS]."""
+    return np.log(self.scale) + np.linspace(-DECADES, DECADES, POINTS) * np.log(10)
+
+  def terms(self, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the residual q and log det(I + S / tau) for one tau per class, [K] -> [K], [K]."""
+    inverse = 1 / (self.values + tau[:, None])
+    return self._combine(
+      inverse @ self.u2,
+      np.sum(self.hu * inverse, axis=1),
+      tau * np.sum(self.x2 * inverse, axis=1),
+      np.log1p(self.values / tau[:, None]).sum(axis=1),
     )
-  sums = count[:, None] * (statistics.deviations + statistics.mean)
-  power = (sums @ vectors) ** 2
+
+  def on_grid(self) -> np.ndarray:
+    """Computes the log evidence [POINTS, K] of the grid, by matrix products for all classes."""
+    tau = np.exp(self.grid)[:, None]
+    inverse = 1 / (self.values + tau)
+    logs = np.log1p(self.values / tau).sum(axis=1)[:, None]
+    products = (inverse @ self.u2)[:, None], inverse @ self.hu.T, tau * (inverse @ self.x2.T)
+    return self._profile(*self._combine(*products, logs))
+
+  def evidence(self, log_tau: np.ndarray) -> np.ndarray:
+    """Computes the log evidence per image of each class, [K] -> [K]."""
+    return self._profile(*self.terms(np.exp(log_tau)))
+
+  def _combine(
+    self, uu: np.ndarray, hu: np.ndarray, unfitted: np.ndarray, logs: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    residual = unfitted + self.rest + (self.count / np.sqrt(self.num) - hu) ** 2 / (1 + uu)
+    return np.maximum(residual, LEAST_RESIDUAL * self.count), logs + np.log1p(uu)
+
+  def _profile(self, residual: np.ndarray, log_determinant: np.ndarray) -> np.ndarray:
+    return -0.5 * (np.log(2 * np.pi * residual / self.num) + 1 + log_determinant / self.num)
+
+
+def _problem(statistics: ClassStatistics) -> EvidenceProblem:
+  values, vectors = statistics.spectrum
+  num, count = statistics.num, statistics.count
   # Directions without variance hold rounding alone.
-  kept = values > 1e-14 * max(num, statistics.dim) * values[-1]
-  values, power = values[kept], power[:, kept]
-
-  def profile(log_tau: np.ndarray) -> np.ndarray:
-    """[K] log tau -> [K] log evidence per image."""
-    tau = np.exp(log_tau)[:, None]
-    residual = np.maximum(count - np.sum(power / (values + tau), axis=1), LEAST_RESIDUAL * count)
-    return _profile(residual, np.log1p(values / tau).sum(axis=1), num)
-
-  log_tau = _maximise(profile, np.log(values[-1]), _on_grid(values, power, count, num))
-  best = profile(log_tau)
-  return _evidence_at(np.exp(log_tau), best, floor, count, num, power, values)
+  seen = values > 1e-14 * max(num, statistics.dim) * values[-1]
+  values = num * np.where(seen, values, 0)
+  u = np.sqrt(num) * (statistics.mean @ vectors)
+  h = count[:, None] * (statistics.deviations @ vectors) * seen
+  x2 = h**2 / np.where(seen, values, 1)
+  rest = count * (1 - count / num) - x2.sum(axis=1)
+  # A rest of rounding would hide how well the features interpolate.
+  rest = np.where(rest > 1e-12 * count, rest, 0)
+  return EvidenceProblem(values, count, u**2, h * u, x2, rest)
 
 
-def _profile(residual: np.ndarray, log_determinant: np.ndarray, num: float) -> np.ndarray:
-  return -0.5 * (np.log(2 * np.pi) + np.log(residual / num) + 1 + log_determinant / num)
-
-
-def _on_grid(values: np.ndarray, power: np.ndarray, count: np.ndarray, num: float) -> np.ndarray:
-  """The log evidence [POINTS, K] on the grid of log tau, by one matrix product for all classes."""
-  tau = np.exp(_grid(np.log(values[-1])))[:, None]
-  residual = np.maximum(count - (1 / (values + tau)) @ power.T, LEAST_RESIDUAL * count)
-  return _profile(residual, np.log1p(values / tau).sum(axis=1)[:, None], num)
-
-
-def _grid(centre: float) -> np.ndarray:
-  return centre + np.linspace(-DECADES, DECADES, POINTS) * np.log(10)
-
-
-def _maximise(profile: Callable[[np.ndarray], np.ndarray], centre: float, on_grid: np.ndarray) -> np.ndarray:
+def _maximise(problem: EvidenceProblem) -> np.ndarray:
   """Golden-section search of all classes at once, around the best point of the grid; returns log tau [K]."""
-  grid = _grid(centre)
-  best = on_grid.argmax(axis=0)
+  grid = problem.grid
+  best = problem.on_grid().argmax(axis=0)
   low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, POINTS - 1)]
   inner = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
-  at = [profile(inner[0]), profile(inner[1])]
+  at = [problem.evidence(point) for point in inner]
   for _ in range(REFINEMENTS):
     left = at[0] > at[1]
     low, high = np.where(left, low, inner[0]), np.where(left, inner[1], high)
     # One of the two inner points is kept.
     point = np.where(left, high - GOLDEN * (high - low), low + GOLDEN * (high - low))
-    value = profile(point)
+    value = problem.evidence(point)
     inner = [np.where(left, point, inner[1]), np.where(left, inner[0], point)]
     at = [np.where(left, value, at[1]), np.where(left, at[0], value)]
   return (low + high) / 2
-
-
-def _evidence_at(
-  tau: np.ndarray,
-  best: np.ndarray,
-  floor: np.ndarray,
-  count: np.ndarray,
-  num: float,
-  power: np.ndarray,
-  values: np.ndarray,
-) -> LogEvidence:
-  no_signal = best <= floor
-  residual = count - np.sum(power / (values + tau[:, None]), axis=1)
-  beta = num / np.where(no_signal, count, np.maximum(residual, LEAST_RESIDUAL * count))
-  alpha = np.where(no_signal, np.inf, tau * beta)
-  at_the_end = tau <= values[-1] * 10 ** (-DECADES + 2 * DECADES / (POINTS - 1))
-  interpolates = ~no_signal & (at_the_end | (residual <= LEAST_RESIDUAL * count))
-  return LogEvidence(np.maximum(best, floor), floor, alpha, beta, no_signal, interpolates)

@@ -19,7 +19,7 @@ RELATIVE_CUT = 1e-10
 class ClassStatistics:
   """The moments of features about their mean, without the shift; divisors are N and n_c.
 
-  Eigendecompositions are computed once, when a score first needs them.
+  The eigendecomposition is computed once, when a score first needs it.
 
   Attributes:
     classes: int [K] labels of the classes that have images.
@@ -74,17 +74,8 @@ class ClassStatistics:
   @functools.cached_property
   def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues [D] of the covariance, increasing and at least 0, and eigenvectors [D, D] in columns."""
-    return _spectrum(self.covariance)
-
-  @functools.cached_property
-  def origin_spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-    """As `spectrum`, of the sum of f f', which is not centred."""
-    return _spectrum(self.num * (self.covariance + np.outer(self.mean, self.mean)))
-
-
-def _spectrum(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  values, vectors = scipy.linalg.eigh(matrix, driver="evd", check_finite=False)
-  return np.maximum(values, 0), vectors
+    values, vectors = scipy.linalg.eigh(self.covariance, driver="evd", check_finite=False)
+    return np.maximum(values, 0), vectors
 
 
 def class_statistics(moments: Moments) -> ClassStatistics:
@@ -142,7 +133,7 @@ def statistics_of(
 def relabelled(statistics: ClassStatistics, features: np.ndarray, labels: np.ndarray) -> ClassStatistics:
   """Returns the statistics of the same features under other labels [N], such as permuted ones.
 
-  The label-free parts, eigendecompositions included, are shared with `statistics`.
+  The label-free parts, the eigendecomposition included, are shared with `statistics`.
   """
   given, classes, compacted = checked(features, labels)
   centred = given - statistics.mean
@@ -154,9 +145,8 @@ def relabelled(statistics: ClassStatistics, features: np.ndarray, labels: np.nda
   other = dataclasses.replace(
     statistics, classes=classes, count=count, deviations=deviations, variances=variances
   )
-  for name in ("spectrum", "origin_spectrum"):
-    if name in statistics.__dict__:
-      other.__dict__[name] = statistics.__dict__[name]
+  if "spectrum" in statistics.__dict__:
+    other.__dict__["spectrum"] = statistics.spectrum
   return other
 
 

@@ -106,7 +106,30 @@ def test_noise_columns_lower_the_evidence():
 
 
 def test_golden_section_finds_the_maxima_of_all_classes():
-  tops = np.array([-3.3, 0.01, 11.7])
-  grid = evidence._grid(1.0)
-  found = evidence._maximise(lambda x: -((x - tops) ** 2), 1.0, -((grid[:, None] - tops) ** 2))
-  np.testing.assert_allclose(found, tops, atol=1e-7)
+  """Against a grid of 20,001 points around each."""
+  problem = evidence._problem(t.statistics_of(*clusters(dim=6, classes=3)))
+  found = evidence._maximise(problem)
+  fine = found + np.linspace(-5, 5, 20_001)[:, None]
+  at = np.array([problem.evidence(log_tau) for log_tau in fine])
+  np.testing.assert_allclose(found, fine[at.argmax(axis=0), np.arange(3)], atol=1e-3)
+  assert np.all(problem.evidence(found) >= at.max(axis=0) - 1e-14)
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize(("num", "dim"), [(60, 5), (20, 40)])
+def test_features_far_from_zero_have_the_evidence_of_their_singular_values(num, dim, offset):
+  """The direct form with the singular values of the features, which are not centred."""
+  features, labels = clusters(num=num, dim=dim, classes=3, spread=2)
+  features += offset
+  found = t.log_evidence(t.statistics_of(features, labels))
+  u, s, _ = np.linalg.svd(features, full_matrices=False)
+  for number in range(3):
+    target = (labels == number).astype(float)
+    x2 = (u.T @ target) ** 2
+    tau = found.alpha[number] / found.beta[number]
+    # With fewer images than features, the target is in their span.
+    rest = target @ target - x2.sum() if num > dim else 0
+    residual = np.sum(x2 * tau / (s**2 + tau)) + rest
+    expected = -0.5 * (np.log(2 * np.pi * residual / num) + 1 + np.log1p(s**2 / tau).sum() / num)
+    assert found.value[number] == pytest.approx(expected, abs=1e-9)
+    assert found.beta[number] == pytest.approx(num / residual, rel=1e-7)
