@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import scipy.linalg
 
@@ -58,17 +60,24 @@ def h_score(statistics: ClassStatistics, *, shrinkage: float | None = None) -> S
       f"the plain H-score of {statistics.num:g} images with {statistics.dim} features says nothing about the "
       "labels; expected over D + 1 images, or a shrinkage"
     )
+  return Score(
+    float((1 - a) * _quadratic(statistics, weighted, a, ridge)), details={"shrinkage": a, "no_signal": False}
+  )
+
+
+def _quadratic(statistics: ClassStatistics, rows: np.ndarray, a: float, ridge: float) -> float:
+  """The sum over rows of row' ((1 - a) C + ridge I)^+ row."""
   if a / statistics.dim > 1e-10:
     matrix = (1 - a) * statistics.covariance
     matrix[np.diag_indices_from(matrix)] += ridge
-    factor = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-    value = np.sum(scipy.linalg.solve_triangular(factor, weighted.T, lower=True, check_finite=False) ** 2)
-  else:
-    values, vectors = statistics.spectrum
-    values = (1 - a) * values + ridge
-    kept = values > RELATIVE_CUT * values[-1]
-    value = np.sum((weighted @ vectors[:, kept]) ** 2 / values[kept])
-  return Score(float((1 - a) * value), details={"shrinkage": a, "no_signal": False})
+    with contextlib.suppress(np.linalg.LinAlgError):  # sums in float32 may leave a negative eigenvalue
+      factor = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+      half = scipy.linalg.solve_triangular(factor, rows.T, lower=True, check_finite=False)
+      return float(np.sum(half**2))
+  values, vectors = statistics.spectrum
+  values = (1 - a) * values + ridge
+  kept = values > RELATIVE_CUT * values[-1]
+  return float(np.sum((rows @ vectors[:, kept]) ** 2 / values[kept]))
 
 
 def lfc(statistics: ClassStatistics) -> Score:

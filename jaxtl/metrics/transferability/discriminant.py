@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 import scipy.special
 
+from jaxtl.metrics.moments import class_sums
 from jaxtl.metrics.transferability.score import Score, ScoreError, checked, mean_score
 from jaxtl.metrics.transferability.statistics import ClassStatistics, statistics_of
 
@@ -44,68 +47,66 @@ def sfda(features: np.ndarray, labels: np.ndarray, *, statistics: ClassStatistic
   if statistics.constant:
     terms = statistics.share[labels]
     return mean_score(terms, shrinkage=1.0, mixing=float("nan"), optimistic=True, no_signal=True)
-  if float(np.trace(statistics.within)) <= 1e-18 * statistics.total_variance:
+  within = statistics.within
+  if float(np.trace(within)) <= 1e-18 * statistics.total_variance:
     raise ScoreError("all images of a class have the same features; SFDA divides by their spread")
-  largest = _largest_eigenvalue(statistics.within)
-  shrinkage = max(float(np.exp(-5 * largest)), 1e-10)
-  first = discriminant_posteriors(given, labels, shrinkage=shrinkage, statistics=statistics)
+  shrinkage = max(float(np.exp(-5 * _largest_eigenvalue(within))), 1e-10)
   own = np.arange(len(labels))
+  # Posteriors do not change if features and class means move together.
+  centred, means = given - statistics.mean, statistics.deviations
+  first = _posteriors(centred, labels, means, within, shrinkage)
   keep = scipy.special.softmax(first, axis=1)[own, labels][:, None]
-  means = statistics.mean + statistics.deviations
   others = (means.sum(axis=0) - means) / (len(means) - 1)
-  mixed = keep * given + (1 - keep) * others[labels]
+  mixed = keep * centred + (1 - keep) * others[labels]
   second = discriminant_posteriors(mixed, labels, shrinkage=shrinkage)
   return mean_score(
     second[own, labels], shrinkage=shrinkage, mixing=float(keep.mean()), optimistic=True, no_signal=False
   )
 
 
-def discriminant_posteriors(
-  features: np.ndarray,
-  labels: np.ndarray,
-  *,
-  shrinkage: float,
-  statistics: ClassStatistics | None = None,
-) -> np.ndarray:
+def discriminant_posteriors(features: np.ndarray, labels: np.ndarray, *, shrinkage: float) -> np.ndarray:
   """Computes the posteriors [N, K] of a linear discriminant that is fitted to the same images.
 
   Args:
     features: [N, D].
     labels: int [N].
     shrinkage: a of the covariance (1 - a) W + a (tr W / D) I.
-    statistics: of the same features and labels; computed if None.
   """
-  statistics = statistics_of(features, labels) if statistics is None else statistics
-  centred = np.asarray(features, np.float64) - statistics.mean
   labels = np.unique(labels, return_inverse=True)[1]
-  weights = _solve_within(centred, labels, statistics, shrinkage)
-  # Posteriors do not change if features and class means move together.
-  scores = (
-    centred @ weights - np.sum(weights * statistics.deviations.T, axis=0) / 2 + np.log(statistics.share)
-  )
+  centred = np.asarray(features, np.float64)
+  centred = centred - centred.mean(axis=0)
+  count = np.bincount(labels)
+  means = class_sums(centred, labels, num_classes=len(count)) / count[:, None]
+  deviations = centred - means[labels]
+  return _posteriors(centred, labels, means, deviations.T @ deviations / len(labels), shrinkage)
+
+
+def _posteriors(
+  features: np.ndarray, labels: np.ndarray, means: np.ndarray, within: np.ndarray, shrinkage: float
+) -> np.ndarray:
+  weights = _solve_within(features, labels, means, within, shrinkage)
+  share = np.bincount(labels) / len(labels)
+  scores = features @ weights - np.sum(weights * means.T, axis=0) / 2 + np.log(share)
   return scipy.special.softmax(scores, axis=1)
 
 
 def _solve_within(
-  centred: np.ndarray, labels: np.ndarray, statistics: ClassStatistics, shrinkage: float
+  features: np.ndarray, labels: np.ndarray, means: np.ndarray, within: np.ndarray, shrinkage: float
 ) -> np.ndarray:
-  """Returns ((1 - a) W + a (tr W / D) I)^-1 times the deviations of the class means, [D, K]."""
-  means = statistics.deviations
-  num, dim = centred.shape
-  if num >= dim:
-    matrix = statistics.within
-    ridge = shrinkage * np.trace(matrix) / dim
-    matrix *= 1 - shrinkage
-    matrix[np.diag_indices_from(matrix)] += ridge
-    factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    return scipy.linalg.cho_solve(factor, means.T, check_finite=False)
-  # W has rank N at most: its singular vectors are exact where a Cholesky factor with a tiny ridge is not.
-  _, singular, axes = scipy.linalg.svd(centred - means[labels], full_matrices=False, check_finite=False)
+  """Returns ((1 - a) W + a (tr W / D) I)^-1 times the class means, [D, K]."""
+  num, dim = features.shape
+  if num >= dim + len(means):
+    matrix = (1 - shrinkage) * within
+    matrix[np.diag_indices_from(matrix)] += shrinkage * np.trace(within) / dim
+    with contextlib.suppress(np.linalg.LinAlgError):  # columns that repeat each other, and a tiny ridge
+      factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+      return scipy.linalg.cho_solve(factor, means.T, check_finite=False)
+  # W is singular: its singular vectors are exact where a Cholesky factor with a tiny ridge is not.
+  _, singular, axes = scipy.linalg.svd(features - means[labels], full_matrices=False, check_finite=False)
   values = singular**2 / num
   ridge = shrinkage * values.sum() / dim
-  inner = axes @ means.T
   change = 1 / ((1 - shrinkage) * values + ridge) - 1 / ridge
-  return means.T / ridge + axes.T @ (change[:, None] * inner)
+  return means.T / ridge + axes.T @ (change[:, None] * (axes @ means.T))
 
 
 def _largest_eigenvalue(matrix: np.ndarray) -> float:

@@ -59,19 +59,16 @@ def neighbours(features: np.ndarray, *, num: int = 5) -> Neighbours:
   for first in range(0, len(given), CHUNK):
     rows = np.arange(first, min(first + CHUNK, len(given)))
     gram = centred[rows] @ centred.T
-    parts.append(
-      (
-        *_largest(gram * inverse[rows, None] * inverse, rows, num),
-        *_nearest(centred, norm2[rows, None] + norm2 - 2 * gram, rows, num),
-      )
-    )
+    # The order within a row needs neither the row's own length nor its own square.
+    by_cosine, cosine = _largest(gram * inverse, rows, num)
+    parts.append((by_cosine, cosine * inverse[rows, None], *_nearest(centred, gram - norm2 / 2, rows, num)))
   return Neighbours(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
 def _largest(values: np.ndarray, rows: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns the columns of the `num` largest values of each row without itself, and these values."""
   values[np.arange(len(rows)), rows] = -np.inf
-  chosen = np.argpartition(-values, num - 1, axis=1)[:, :num]
+  chosen = np.argpartition(values, values.shape[1] - num, axis=1)[:, -num:]
   least = np.take_along_axis(values, chosen, axis=1).min(axis=1, keepdims=True)
   # The partition chooses among equal values at random; the lowest indices win instead.
   tied = np.count_nonzero(values >= least, axis=1) > num
@@ -83,10 +80,10 @@ def _largest(values: np.ndarray, rows: np.ndarray, num: int) -> tuple[np.ndarray
 
 
 def _nearest(
-  features: np.ndarray, squares: np.ndarray, rows: np.ndarray, num: int
+  features: np.ndarray, closeness: np.ndarray, rows: np.ndarray, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """As `_largest` for squared distances; recomputes the chosen ones, so that duplicates have 0 exactly."""
-  chosen, _ = _largest(-squares, rows, num)
+  """As `_largest` for distances; recomputes the chosen ones, so that duplicates have 0 exactly."""
+  chosen, _ = _largest(closeness, rows, num)
   chosen.sort(axis=1)
   own = features[rows]
   distance = np.stack([np.linalg.norm(own - features[column], axis=1) for column in chosen.T], axis=1)

@@ -20,6 +20,8 @@ from jaxtl.metrics.transferability.statistics import ClassStatistics, statistics
 
 # Relative to the mean eigenvalue of the scatter matrix.
 PENALTIES = tuple(10.0**power for power in range(-4, 3))
+# Below, the equations are too ill-conditioned for float64.
+LEAST_PENALTY = 1e-8
 # Balanced accuracy is reported if the largest class has this many times the images of the smallest.
 UNBALANCED = 3.0
 
@@ -66,7 +68,7 @@ def ridge(
     "penalty", "squared_error" per image, "balanced_accuracy" (None unless max n_c / min n_c > 3).
 
   Raises:
-    ConfigError: shapes do not fit, or an option is not positive.
+    ConfigError: shapes do not fit, or an option is out of range.
     ScoreError: a feature is not finite, fewer than two classes have images, or none has two.
   """
   _check_penalties(penalties)
@@ -119,7 +121,7 @@ def fit_ridge_folds(moments: Moments, *, penalties: tuple[float, ...] = PENALTIE
     penalties: to try.
 
   Raises:
-    ConfigError: the moments have no folds, or a penalty is not positive.
+    ConfigError: the moments have no folds, or a penalty is below 1e-8.
     ScoreError: fewer than two folds have images.
   """
   _check_penalties(penalties)
@@ -128,24 +130,36 @@ def fit_ridge_folds(moments: Moments, *, penalties: tuple[float, ...] = PENALTIE
   moments = Moments(*(np.asarray(leaf, np.float64) for leaf in moments))
   by_fold = np.sum(moments.count, axis=1)
   used = used_folds(np.repeat(np.arange(len(by_fold)), by_fold > 0))
-  dim, num_classes = len(moments.shift), moments.count.shape[1]
-  kernels = np.zeros((len(by_fold), len(penalties), dim, num_classes))
-  biases = np.full((len(by_fold), len(penalties), num_classes), -np.inf)
   errors = np.zeros(len(penalties))
   for fold in used:
-    train = over_folds(moments, without=int(fold))
-    left_out = Moments(moments.shift, *(leaf[fold] for leaf in moments[1:]))
-    num = train.count.sum()
-    mean, share = train.total.sum(axis=0) / num, train.count / num
-    scatter = train.second - num * np.outer(mean, mean)
-    sums = train.total.T - np.outer(mean, train.count)
+    train, left_out = over_folds(moments, without=int(fold)), _fold_of(moments, int(fold))
+    mean, share, scatter, sums = _centred(train)
     for number, kernel in enumerate(_solutions(scatter, sums, penalties)):
-      kernels[fold, number] = kernel
-      bias = share - (moments.shift + mean) @ kernel
-      biases[fold, number] = np.where(train.count > 0, bias, -np.inf)
       errors[number] += _squared_error(kernel, mean, share, left_out)
-  best = int(errors.argmin())
-  return RidgeFolds(float(penalties[best]), kernels[:, best], biases[:, best], errors)
+  penalty = float(penalties[int(errors.argmin())])
+  # Solving once more is cheaper than keeping the kernels of all penalties.
+  num_folds, num_classes = moments.count.shape
+  kernels = np.zeros((num_folds, len(moments.shift), num_classes))
+  biases = np.full((num_folds, num_classes), -np.inf)
+  for fold in used:
+    train = over_folds(moments, without=int(fold))
+    mean, share, scatter, sums = _centred(train)
+    kernels[fold] = next(_solutions(scatter, sums, (penalty,)))
+    bias = share - (moments.shift + mean) @ kernels[fold]
+    biases[fold] = np.where(train.count > 0, bias, -np.inf)
+  return RidgeFolds(penalty, kernels, biases, errors)
+
+
+def _fold_of(moments: Moments, fold: int) -> Moments:
+  return Moments(moments.shift, *(leaf[fold] for leaf in moments[1:]))
+
+
+def _centred(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the mean [D], class shares [K], scatter [D, D], and sums of (g - mean) by class, [D, K]."""
+  num = moments.count.sum()
+  mean = moments.total.sum(axis=0) / num
+  scatter = moments.second - num * np.outer(mean, mean)
+  return mean, moments.count / num, scatter, moments.total.T - np.outer(mean, moments.count)
 
 
 def ridge_hits(fits: RidgeFolds, features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
@@ -166,8 +180,10 @@ def ridge_hits(fits: RidgeFolds, features: np.ndarray, labels: np.ndarray, folds
 
 
 def _check_penalties(penalties: tuple[float, ...]) -> None:
-  if not penalties or not all(penalty > 0 for penalty in penalties):
-    raise ConfigError(f"expected positive penalties, got {penalties!r} (for example (0.1, 1.0))")
+  if not penalties or not all(penalty >= LEAST_PENALTY for penalty in penalties):
+    raise ConfigError(
+      f"expected penalties of at least {LEAST_PENALTY:g}, got {penalties!r} (for example (0.1, 1.0))"
+    )
 
 
 def _solutions(scatter: np.ndarray, sums: np.ndarray, penalties: tuple[float, ...]) -> Iterator[np.ndarray]:
@@ -179,8 +195,13 @@ def _solutions(scatter: np.ndarray, sums: np.ndarray, penalties: tuple[float, ..
       continue
     matrix = scatter.copy()
     matrix[np.diag_indices_from(matrix)] += penalty * mean_eigenvalue
-    factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    yield scipy.linalg.cho_solve(factor, sums, check_finite=False)
+    try:
+      factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+      yield scipy.linalg.cho_solve(factor, sums, check_finite=False)
+    except np.linalg.LinAlgError:  # sums in float32 may leave a negative eigenvalue
+      values, vectors = scipy.linalg.eigh(scatter, driver="evd", check_finite=False)
+      inverse = 1 / (np.maximum(values, 0) + penalty * mean_eigenvalue)
+      yield vectors @ (inverse[:, None] * (vectors.T @ sums))
 
 
 def _squared_error(kernel: np.ndarray, mean: np.ndarray, share: np.ndarray, left_out: Moments) -> float:
@@ -251,10 +272,9 @@ def _left_out(
       continue
     inverse = 1 / (values + penalty * mean_eigenvalue)
     half = u * np.sqrt(inverse)
-    # syrk computes one triangle, at half the price of a product.
-    system = -scipy.linalg.blas.dsyrk(1.0, half.T, trans=1, lower=1)
+    system = -(half @ half.T)  # NumPy computes one triangle
     system[np.diag_indices_from(system)] += 1
-    right = (u * inverse) @ sums
+    right = half @ (np.sqrt(inverse)[:, None] * sums)
     factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
     solved = scipy.linalg.cho_solve(factor, right, check_finite=False)
     yield solved[:-1] + solved[-1] / np.sqrt(num)

@@ -9,30 +9,14 @@ from jaxtl.metrics.transferability import discriminant
 from tests.metrics.transferability.examples import clusters, noise, rotation
 
 
-class Shrunken:
-  """A covariance estimator for scikit-learn: divisor N, shrunk towards its mean eigenvalue."""
-
-  def __init__(self, a):
-    self.a = a
-
-  def get_params(self, deep=True):
-    return {"a": self.a}
-
-  def fit(self, rows):
-    matrix = np.cov(rows.T, bias=True)
-    self.covariance_ = (1 - self.a) * matrix + self.a * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
-    return self
-
-
 def posteriors(features, labels, a):
-  """scikit-learn's, whose estimator sees one class at a time, so that shrinkage is of each class."""
+  """scikit-learn's decision rule, with the coefficients of the shrunken pooled covariance."""
   count = np.bincount(labels)
   means = np.stack([features[labels == c].mean(axis=0) for c in range(len(count))])
   within = (features - means[labels]).T @ (features - means[labels]) / len(labels)
   dim = features.shape[1]
   within = (1 - a) * within + a * np.trace(within) / dim * np.eye(dim)
   model = LinearDiscriminantAnalysis(solver="lsqr").fit(features, labels)
-  # Its own coefficients for a given covariance
   model.coef_ = np.linalg.solve(within, means.T).T
   model.intercept_ = -0.5 * np.diag(means @ model.coef_.T) + np.log(count / count.sum())
   return model.predict_proba(features)
@@ -69,9 +53,8 @@ def test_the_pooled_discriminant_is_scikit_learn_s():
 def test_woodbury_is_the_dense_solution():
   features, labels = clusters(num=40, dim=60, classes=4)
   statistics = t.statistics_of(features, labels)
-  centred = features - statistics.mean
-  found = discriminant._solve_within(centred, labels, statistics, 0.01)
   within = statistics.within
+  found = discriminant._solve_within(features - statistics.mean, labels, statistics.deviations, within, 0.01)
   dense = 0.99 * within + 0.01 * np.trace(within) / 60 * np.eye(60)
   np.testing.assert_allclose(found, np.linalg.solve(dense, statistics.deviations.T), rtol=1e-8, atol=1e-10)
 
@@ -102,3 +85,12 @@ def test_classes_without_spread_are_refused():
   labels = np.array([0, 0, 1, 1])
   with pytest.raises(t.ScoreError, match="divides by their spread"):
     t.sfda(np.eye(2)[labels], labels)
+
+
+def test_repeated_columns_are_harmless():
+  """W is singular, and its ridge is at the lower bound of 1e-10."""
+  features, labels = clusters(num=200, dim=8, classes=4, spread=0.5)
+  features = 5 * features
+  score = t.sfda(np.hstack([features] * 6), labels)
+  assert score.details["shrinkage"] == 1e-10
+  assert float(score) == pytest.approx(float(t.sfda(features, labels)), abs=1e-4)

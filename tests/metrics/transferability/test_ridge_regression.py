@@ -122,10 +122,18 @@ def test_the_head_is_the_fit_to_all_images():
 
 def test_bad_options_are_refused():
   features, labels = clusters(num=40)
-  for penalties in ((), (0.0,), (-1.0, 1.0)):
-    with pytest.raises(ConfigError, match="positive penalties"):
+  for penalties in ((), (0.0,), (-1.0, 1.0), (1e-12,)):
+    with pytest.raises(ConfigError, match="penalties of at least 1e-08"):
       t.ridge(features, labels, penalties=penalties)
   with pytest.raises(ConfigError, match="at least 2 folds"):
     t.ridge(features, labels, num_folds=1)
   with pytest.raises(ConfigError, match="moments by fold"):
     t.fit_ridge_folds(metrics.moments_of(features, labels))
+
+
+@pytest.mark.parametrize("dim", [5, 30])
+def test_the_least_penalty_is_solved_for_repeated_columns(dim):
+  features, labels = clusters(num=100, dim=dim, classes=4, spread=0.5)
+  score = t.ridge(np.hstack([features] * 3), labels, penalties=(1e-8,))
+  # Three copies of a column share its weight, so that the penalty counts a third of it.
+  assert float(score) == pytest.approx(float(t.ridge(features, labels, penalties=(1e-8,))), abs=0.02)
