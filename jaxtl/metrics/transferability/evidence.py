@@ -91,7 +91,7 @@ class EvidenceProblem(NamedTuple):
 
   Attributes:
     values: [D] of N times the covariance.
-    count: [K] n_c.
+    sizes: [K] n_c.
     u2: [D] squares of u = sqrt(N) mean.
     hu: [K, D] h u with h = n_c (class mean - mean).
     x2: [K, D] h^2 / values: the part of the centred target in each direction.
@@ -99,7 +99,7 @@ class EvidenceProblem(NamedTuple):
   """
 
   values: np.ndarray
-  count: np.ndarray
+  sizes: np.ndarray
   u2: np.ndarray
   hu: np.ndarray
   x2: np.ndarray
@@ -107,7 +107,7 @@ class EvidenceProblem(NamedTuple):
 
   @property
   def num(self) -> float:
-    return float(self.count.sum())
+    return float(self.sizes.sum())
 
   @property
   def scale(self) -> float:
@@ -144,8 +144,8 @@ class EvidenceProblem(NamedTuple):
   def _combine(
     self, uu: np.ndarray, hu: np.ndarray, unfitted: np.ndarray, logs: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    residual = unfitted + self.rest + (self.count / np.sqrt(self.num) - hu) ** 2 / (1 + uu)
-    return np.maximum(residual, LEAST_RESIDUAL * self.count), logs + np.log1p(uu)
+    residual = unfitted + self.rest + (self.sizes / np.sqrt(self.num) - hu) ** 2 / (1 + uu)
+    return np.maximum(residual, LEAST_RESIDUAL * self.sizes), logs + np.log1p(uu)
 
   def _profile(self, residual: np.ndarray, log_determinant: np.ndarray) -> np.ndarray:
     return -0.5 * (np.log(2 * np.pi * residual / self.num) + 1 + log_determinant / self.num)

@@ -6,6 +6,7 @@ left-out image lowers the share of its own class. Stratified folds do not have t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 import scipy.linalg
 
 from jaxtl.errors import ConfigError
-from jaxtl.metrics.moments import Moments, moments_of, over_folds
+from jaxtl.metrics.moments import Moments, class_sums, moments_of, over_folds
 from jaxtl.metrics.transferability.folds import stratified_folds, used_folds
 from jaxtl.metrics.transferability.score import Score, checked, mean_score
 from jaxtl.metrics.transferability.statistics import ClassStatistics, statistics_of
@@ -73,11 +74,20 @@ def ridge(
   """
   _check_penalties(penalties)
   given, classes, labels = checked(features, labels)
+  if statistics is not None and (statistics.num, statistics.dim) != given.shape:
+    raise ConfigError(
+      f"the statistics are of {statistics.num:g} images and {statistics.dim} features, but the features have "
+      f"shape {given.shape}; expected statistics of the same features"
+    )
   folds = stratified_folds(labels, num_folds=num_folds, seed=seed)
   used = used_folds(folds)
   if np.bincount(folds).max() < given.shape[1]:
-    statistics = statistics_of(given, labels) if statistics is None else statistics
-    penalty, error, hits = _by_images(given, labels, folds, used, statistics, penalties)
+    exact = functools.partial(statistics_of, given, labels)
+    try:
+      found = _by_images(given, labels, folds, used, statistics or exact(), penalties)
+    except np.linalg.LinAlgError:  # given statistics from sums in float32
+      found = _by_images(given, labels, folds, used, exact(), penalties)
+    penalty, error, hits = found
   else:
     fits = fit_ridge_folds(moments_of(given, labels, folds=folds), penalties=penalties)
     penalty, error = fits.penalty, float(fits.squared_error.min())
@@ -231,15 +241,18 @@ def _by_images(
   """
   values, vectors = statistics.spectrum
   rotated = (features - statistics.mean) @ vectors
-  onehot = np.eye(labels.max() + 1)[labels]
+  num_classes = int(labels.max()) + 1
+  totals = class_sums(rotated, labels, num_classes=num_classes)
   errors = np.zeros(len(penalties))
   hits = np.zeros((len(penalties), len(labels)), bool)
   for fold in used:
     rows = folds == fold
-    share = onehot[~rows].mean(axis=0)
-    predictions = _left_out(rotated, onehot, rows, len(labels) * values, penalties)
+    onehot = np.eye(num_classes)[labels[rows]]
+    share = np.bincount(labels[~rows], minlength=num_classes) / np.sum(~rows)
+    others = totals - class_sums(rotated[rows], labels[rows], num_classes=num_classes)
+    predictions = _left_out(rotated[rows], others, share, len(labels), len(labels) * values, penalties)
     for number, predicted in enumerate(predictions):
-      errors[number] += np.sum((share + predicted - onehot[rows]) ** 2)
+      errors[number] += np.sum((share + predicted - onehot) ** 2)
       scores = np.where(share > 0, share + predicted, -np.inf)
       hits[number, rows] = scores.argmax(axis=1) == labels[rows]
   best = int(errors.argmin())
@@ -247,28 +260,34 @@ def _by_images(
 
 
 def _left_out(
-  rotated: np.ndarray, onehot: np.ndarray, rows: np.ndarray, values: np.ndarray, penalties: tuple[float, ...]
+  fold: np.ndarray,
+  others: np.ndarray,
+  share: np.ndarray,
+  num_all: int,
+  values: np.ndarray,
+  penalties: tuple[float, ...],
 ) -> Iterator[np.ndarray]:
   """Yields (features of the fold - training mean) @ kernel for each penalty.
 
   Args:
-    rotated: [N, D] centred features in the eigenvectors of their scatter.
-    onehot: [N, K].
-    rows: bool [N], the fold.
+    fold: [n, D] centred features of the fold, in the eigenvectors of the scatter of all images.
+    others: [K, D] sums over the other images by class.
+    share: [K] class shares of the other images.
+    num_all: N.
     values: [D] eigenvalues of the scatter.
     penalties: to try.
   """
-  fold = rotated[rows]
-  size, num = len(fold), len(rotated) - len(fold)
+  size, num = len(fold), num_all - len(fold)
   shift = fold.mean(axis=0)
   # Scatter of the others about their mean = scatter of all - U'U.
   u = np.vstack([fold, (size / np.sqrt(num)) * shift])
-  others = onehot[~rows]
-  sums = rotated[~rows].T @ others + size * np.outer(shift, others.mean(axis=0))
+  sums = others.T + size * np.outer(shift, share)
   mean_eigenvalue = (values.sum() - np.sum(u**2)) / len(values)
+  if mean_eigenvalue < -1e-9 * values[-1]:
+    raise np.linalg.LinAlgError("the eigenvalues are not of these features")
   for penalty in penalties:
     if mean_eigenvalue <= 1e-15 * values[-1]:
-      yield np.zeros((size, onehot.shape[1]))
+      yield np.zeros((size, len(share)))
       continue
     inverse = 1 / (values + penalty * mean_eigenvalue)
     half = u * np.sqrt(inverse)

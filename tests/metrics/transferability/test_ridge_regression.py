@@ -68,6 +68,17 @@ def test_statistics_of_another_score_are_reused():
   statistics = t.statistics_of(features, labels)
   assert float(t.ridge(features, labels, statistics=statistics)) == float(t.ridge(features, labels))
   assert "spectrum" in statistics.__dict__
+  with pytest.raises(ConfigError, match="of 100 images and 30 features"):
+    t.ridge(features[:90], labels[:90], statistics=statistics)
+
+
+def test_statistics_that_are_too_inexact_are_computed_again():
+  """Far too small eigenvalues leave equations that are not positive definite."""
+  features, labels = clusters(num=100, dim=30, classes=4, spread=0.5)
+  statistics = t.statistics_of(features, labels)
+  values, vectors = statistics.spectrum
+  statistics.__dict__["spectrum"] = (values / 10, vectors)
+  assert float(t.ridge(features, labels, statistics=statistics)) == float(t.ridge(features, labels))
 
 
 @pytest.mark.parametrize("dim", [8, 200])
