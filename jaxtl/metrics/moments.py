@@ -189,10 +189,9 @@ def class_sums(rows: np.ndarray, labels: np.ndarray, *, num_classes: int) -> np.
 
 
 def random_projection(features: np.ndarray, *, dim: int = 2048, seed: int = 0) -> np.ndarray:
-  """Projects features [N, D] on `dim` Gaussian directions of expected squared length D / dim x 1 / D.
+  """Projects features [N, D] with a matrix [D, dim] of independent Gaussian entries of variance 1 / dim.
 
-  Squared lengths are kept on average. Features that already have at most `dim` columns are returned as they
-  are.
+  Squared lengths are kept on average. Features with at most `dim` columns are returned as they are.
   """
   width = features.shape[1]
   if width <= dim:

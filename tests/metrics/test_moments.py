@@ -212,3 +212,13 @@ def test_bad_moments_are_refused():
   features[3, 2] = np.inf
   with pytest.raises(ScoreError, match="NaN"), np.errstate(invalid="ignore"):
     transferability.class_statistics(metrics.moments_of(features, labels, shift=np.zeros(7)))
+
+
+def test_resampled_images_have_the_statistics_of_their_copies():
+  """A bootstrap of a score needs weights, and no copies of features."""
+  features, labels = data(num=60)
+  weights = np.random.default_rng(2).multinomial(60, np.full(60, 1 / 60))
+  copies = transferability.statistics_of(features.repeat(weights, axis=0), labels.repeat(weights))
+  weighted = transferability.statistics_of(features, labels, weights=weights)
+  for score in (transferability.h_score, transferability.lfc, transferability.logme, transferability.gbc):
+    assert float(score(weighted)) == pytest.approx(float(score(copies)), rel=1e-9), score

@@ -135,7 +135,8 @@ def intrinsic_dimension(nearest: Neighbours) -> Score:
   """Estimates the intrinsic dimension from the ratios of second to first neighbour distances (TwoNN).
 
   Facco, d'Errico, Rodriguez, Laio, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
-  information", 2017, arXiv 1803.06992, maximum likelihood. It describes features; no order is claimed.
+  information", 2017, doi 10.1038/s41598-017-11873-y, maximum likelihood. It describes features; no order is
+  claimed.
 
   Args:
     nearest: of at least 2 neighbours.

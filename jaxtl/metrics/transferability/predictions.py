@@ -13,7 +13,7 @@ from jaxtl.errors import ConfigError
 from jaxtl.metrics.transferability.score import Score, ScoreError, compact, mean_score
 
 
-def leep(logits: np.ndarray, labels: np.ndarray) -> Score:
+def leep(logits: np.ndarray | None, labels: np.ndarray) -> Score:
   """Computes the mean log-likelihood of labels, by the source head and the empirical P(label | source class).
 
   Nguyen, Hassner, Seeger, Archambeau, "LEEP: A New Measure to Evaluate Transferability of Learned
@@ -26,7 +26,8 @@ def leep(logits: np.ndarray, labels: np.ndarray) -> Score:
   -0.1985
 
   Args:
-    logits: [N, Z] source logits; log-probabilities are logits too, and -inf is a probability of 0.
+    logits: [N, Z] source logits; log-probabilities are logits too, and -inf is a probability of 0. None means
+      that the checkpoint has no head.
     labels: int [N] target classes.
 
   Returns:
@@ -35,7 +36,7 @@ def leep(logits: np.ndarray, labels: np.ndarray) -> Score:
 
   Raises:
     ConfigError: shapes do not fit.
-    ScoreError: a logit is NaN or +inf, or fewer than two classes have images.
+    ScoreError: the checkpoint has no head, a logit is NaN or +inf, or fewer than two classes have images.
   """
   _, labels = compact(labels)
   log_theta = _log_probabilities(logits, len(labels))
@@ -49,7 +50,7 @@ def leep(logits: np.ndarray, labels: np.ndarray) -> Score:
   return mean_score(np.minimum(terms, 0.0), source_classes=log_theta.shape[1])
 
 
-def nce(logits: np.ndarray, labels: np.ndarray) -> Score:
+def nce(logits: np.ndarray | None, labels: np.ndarray) -> Score:
   """Computes the negative conditional entropy -H(label | predicted source class), in nats.
 
   Tran, Nguyen, Hassner, "Transferability and Hardness of Supervised Classification Tasks", 2019, arXiv
@@ -57,7 +58,7 @@ def nce(logits: np.ndarray, labels: np.ndarray) -> Score:
   0, and permuted labels show by how much.
 
   Args:
-    logits: [N, Z] source logits or probabilities; the lowest index wins a tie.
+    logits: [N, Z] source logits or probabilities; the lowest index wins a tie. None as in `leep`.
     labels: int [N] target classes.
 
   Returns:
@@ -67,15 +68,17 @@ def nce(logits: np.ndarray, labels: np.ndarray) -> Score:
     ConfigError, ScoreError: as in `leep`.
   """
   _, labels = compact(labels)
-  num_source = _log_probabilities(logits, len(labels)).shape[1]
-  predicted = np.argmax(logits, axis=1)
+  log_theta = _log_probabilities(logits, len(labels))
+  num_source, predicted = log_theta.shape[1], log_theta.argmax(axis=1)
   counts = np.zeros((labels.max() + 1, num_source))
   np.add.at(counts, (labels, predicted), 1)
   conditional = counts[labels, predicted] / counts.sum(axis=0)[predicted]
   return mean_score(np.log(conditional), source_classes=num_source)
 
 
-def _log_probabilities(logits: np.ndarray, num: int) -> np.ndarray:
+def _log_probabilities(logits: np.ndarray | None, num: int) -> np.ndarray:
+  if logits is None:
+    raise ScoreError("the checkpoint has no source head; LEEP and NCE need its logits")
   logits = np.asarray(logits, np.float64)
   if logits.ndim != 2 or len(logits) != num or not logits.shape[1]:
     raise ConfigError(f"logits have shape {logits.shape}; expected [{num}, Z], one row per label")

@@ -106,3 +106,11 @@ def test_logits_that_are_not_finite_are_refused(bad):
   for score in (t.leep, t.nce):
     with pytest.raises(t.ScoreError, match="logit is NaN or infinite"):
       score(logits, labels)
+
+
+@pytest.mark.parametrize("score", [t.leep, t.nce])
+def test_a_weight_without_a_head_has_no_score(score):
+  with pytest.raises(t.ScoreError, match="no source head"):
+    score(None, LABELS)
+  with pytest.raises(ConfigError, match=r"expected \[8, Z\]"):
+    score(np.zeros((7, 3)), LABELS)
