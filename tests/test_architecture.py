@@ -40,7 +40,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "optim/*": (BASIC, NUMERIC),
   "curvature/*": (BASIC, NUMERIC | {"scipy"}),
   "weights/*": (BASIC, NUMERIC | {"scipy"}),  # scipy: Brent's method
-  "metrics/*": (BASIC, NUMERIC),
+  "metrics/*": (BASIC, NUMERIC | {"scipy"}),  # scipy: eigenproblems and sparse sums of scores
   "models/*": (BASIC, NUMERIC | {"flax"}),
   "data/*": (
     {"errors"},
