@@ -61,7 +61,7 @@ ORIGINAL = Strengths(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
+class _ChainSettings:
   """The settings of one AugMix, with the variant's defaults filled in; see `aug_mix`."""
 
   is_original: bool
@@ -104,11 +104,11 @@ def _settings(
   depth: int | None,
   alpha: float,
   fill: Fill,
-) -> _Settings:
+) -> _ChainSettings:
   _check_aug_mix(
     variant=variant, severity=severity, all_ops=all_ops, width=width, depth=depth, alpha=alpha, fill=fill
   )
-  return _Settings(
+  return _ChainSettings(
     is_original=variant != "torchvision",
     severity=_SEVERITY[variant] if severity is None else severity,
     all_ops=variant == "torchvision" if all_ops is None else all_ops,
@@ -203,7 +203,7 @@ def aug_mix_jsd(
   return {**example, "image": image, "views": views}
 
 
-def _augmented(image: tf.Tensor, seed: tf.Tensor, settings: _Settings) -> tf.Tensor:
+def _augmented(image: tf.Tensor, seed: tf.Tensor, settings: _ChainSettings) -> tf.Tensor:
   weights = dirichlet(fold(seed, 1), alpha=settings.alpha, count=settings.width)
   share = beta(fold(seed, 2), alpha=settings.alpha)
   strengths = ORIGINAL if settings.is_original else TORCHVISION
@@ -237,7 +237,7 @@ def _augmented(image: tf.Tensor, seed: tf.Tensor, settings: _Settings) -> tf.Ten
   return mixed if settings.is_original else tf.round(mixed)
 
 
-def _levels(seed: tf.Tensor, shape: tuple[int, int], settings: _Settings) -> tf.Tensor:
+def _levels(seed: tf.Tensor, shape: tuple[int, int], settings: _ChainSettings) -> tf.Tensor:
   """Draws a level from 0 to 1 for each operation."""
   if settings.is_original:
     return tf.random.stateless_uniform(shape, seed, 0.1, float(settings.severity)) / 10

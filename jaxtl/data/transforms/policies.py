@@ -169,15 +169,16 @@ def auto_augment(
   """
   _check_auto_augment(policy=policy, fill=fill)
   image = tf.cast(to_rgb(example)["image"], tf.float32)
-  rows = POLICIES[policy]
-  names = sorted({"identity"} | {row[at] for row in rows for at in (0, 3)})
-  among = [operations(AUTO_AUGMENT, fill=fill)[name] for name in names]
-  row = tf.random.stateless_uniform([], seed, 0, len(rows), tf.int32)
+  halves = [[row[:3] for row in POLICIES[policy]], [row[3:] for row in POLICIES[policy]]]
+  names = sorted({"identity"} | {name for half in halves for name, _, _ in half})
+  table = operations(AUTO_AUGMENT, fill=fill)
+  among = [table[name] for name in names]
+  row = tf.random.stateless_uniform([], seed, 0, len(halves[0]), tf.int32)
   draws, sign = tf.random.stateless_uniform([2], fold(seed, 1)), signs(fold(seed, 2), shape=(2,))
-  for at in range(2):
-    numbers = np.array([names.index(one[3 * at]) for one in rows], np.int32)
-    probabilities = np.array([one[3 * at + 1] for one in rows], np.float32)
-    levels = np.array([one[3 * at + 2] / 9 for one in rows], np.float32)
+  for at, half in enumerate(halves):
+    numbers = np.array([names.index(name) for name, _, _ in half], np.int32)
+    probabilities = np.array([probability for _, probability, _ in half], np.float32)
+    levels = np.array([level / 9 for _, _, level in half], np.float32)
     happens = draws[at] < tf.gather(probabilities, row)
     number = tf.where(happens, tf.gather(numbers, row), names.index("identity"))
     image = applied(image, number, tf.gather(levels, row), sign[at], among=among)

@@ -17,7 +17,7 @@ Mode = Literal["batch", "pair", "element"]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
+class _MixSettings:
   """What a single draw depends on; see `timm_mix`."""
 
   mixup_alpha: float
@@ -113,12 +113,8 @@ def timm_mix(
     num_classes=num_classes,
   )
   refuse_mixed(batch, name="timm_mix")
-  rows = batch["label"].shape[0]
-  if rows is not None and rows % 2:
-    raise ConfigError(f"timm_mix pairs the rows of a batch, and it has {rows}; expected an even number")
-  if smoothing and num_classes is None:
-    raise ConfigError("timm_mix smoothing needs num_classes, which is not known here; give it in the config")
-  settings = _Settings(mixup_alpha, cutmix_alpha, probability, switch_probability, correct, minmax)
+  _check_rows(batch)
+  settings = _MixSettings(mixup_alpha, cutmix_alpha, probability, switch_probability, correct, minmax)
   image, partner = batch["image"], partners(batch)
   height, width = tf.shape(image)[1], tf.shape(image)[2]
   blend, boxes, weight = _drawn(batch, seed, settings, mode=mode, height=height, width=width)
@@ -127,13 +123,29 @@ def timm_mix(
   label, label_b = batch["label"], tf.gather(batch["label"], partner)
   if not smoothing:
     return {**batch, "image": mixed, "label_b": label_b, "weight": weight}
+  soft = _smoothed(label, label_b, weight, smoothing=smoothing, num_classes=num_classes)
+  return {**batch, "image": mixed, "label": soft}
+
+
+def _check_rows(batch: Batch) -> None:
+  rows = batch["label"].shape[0]
+  if rows is not None and rows % 2:
+    raise ConfigError(f"timm_mix pairs the rows of a batch, and it has {rows}; expected an even number")
+
+
+def _smoothed(
+  label: tf.Tensor, label_b: tf.Tensor, weight: tf.Tensor, *, smoothing: float, num_classes: int | None
+) -> tf.Tensor:
+  """Returns the mixed and smoothed distributions float32 [B, K]."""
+  if num_classes is None:
+    raise ConfigError("timm_mix smoothing needs num_classes, which is not known here; give it in the config")
   share = weight[:, None]
   hot = share * tf.one_hot(label, num_classes) + (1 - share) * tf.one_hot(label_b, num_classes)
-  return {**batch, "image": mixed, "label": (1 - smoothing) * hot + smoothing / num_classes}
+  return (1 - smoothing) * hot + smoothing / num_classes
 
 
 def _drawn(
-  batch: Batch, seed: tf.Tensor, settings: _Settings, *, mode: Mode, height: tf.Tensor, width: tf.Tensor
+  batch: Batch, seed: tf.Tensor, settings: _MixSettings, *, mode: Mode, height: tf.Tensor, width: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Draws for each row the mixup weight (1 under CutMix), the box (empty under mixup) and the label's weight.
 
@@ -143,7 +155,7 @@ def _drawn(
   rows = tf.shape(batch["label"])[0]
   one = lambda own: _draw(own, settings, height=height, width=width)  # noqa: E731
   if mode == "batch":
-    return tuple(tf.repeat(value[None], rows, axis=0) for value in one(seed))  # type: ignore[return-value]
+    return tuple(tf.repeat(value[None], rows, axis=0) for value in one(seed))
   # Positions in the training stream, if they are known: so the draws are the same on any number of processes.
   numbers = tf.cast(batch.get("position", tf.range(rows)), tf.int64)
   numbers = numbers[::2] // 2 if mode == "pair" else numbers
@@ -160,7 +172,7 @@ def _drawn(
 
 
 def _draw(
-  seed: tf.Tensor, settings: _Settings, *, height: tf.Tensor, width: tf.Tensor
+  seed: tf.Tensor, settings: _MixSettings, *, height: tf.Tensor, width: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Draws the mixup weight, the box and the label's weight of one row, pair or batch."""
   is_cutmix = _is_cutmix(fold(seed, 1), settings)
@@ -180,7 +192,7 @@ def _draw(
   return blend, drawn, tf.where(mixes & is_cutmix, cutmix_weight, blend)
 
 
-def _is_cutmix(seed: tf.Tensor, settings: _Settings) -> tf.Tensor:
+def _is_cutmix(seed: tf.Tensor, settings: _MixSettings) -> tf.Tensor:
   if not settings.mixup_alpha:
     return tf.constant(True)
   if not settings.cutmix_alpha and settings.minmax is None:

@@ -53,7 +53,7 @@ def reference(images, labels, blend, boxes, weights, *, mode, smoothing):
 def test_it_is_the_loop_over_timms_pairs(mode, smoothing, minmax):
   # In this order the neighbours of ours are timm's pairs.
   order = np.array([*range(0, ROWS, 2), *range(ROWS - 1, 0, -2)])
-  settings = module._Settings(0.8, 1.0, 0.9, 0.5, True, minmax)
+  settings = module._MixSettings(0.8, 1.0, 0.9, 0.5, True, minmax)
   mix = tf.function(
     partial(
       data.timm_mix,
@@ -141,10 +141,10 @@ def simulated(rng, count, settings):
 @pytest.mark.parametrize(
   "settings",
   [
-    module._Settings(0.8, 1.0, 1.0, 0.5, True, None),
-    module._Settings(0.2, 0.0, 0.7, 0.5, True, None),
-    module._Settings(0.0, 0.5, 0.5, 0.5, False, None),
-    module._Settings(1.0, 0.0, 0.8, 0.25, True, (0.25, 0.75)),
+    module._MixSettings(0.8, 1.0, 1.0, 0.5, True, None),
+    module._MixSettings(0.2, 0.0, 0.7, 0.5, True, None),
+    module._MixSettings(0.0, 0.5, 0.5, 0.5, False, None),
+    module._MixSettings(1.0, 0.0, 0.8, 0.25, True, (0.25, 0.75)),
   ],
   ids=["both", "mixup", "cutmix", "minmax"],
 )
