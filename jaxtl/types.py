@@ -15,6 +15,7 @@ The targets of a classification:
   label  int32 [B]              the class, or float32 [B, K], a distribution over classes
   label_b int32 [B], weight float32 [B]   optional, from mixup and cutmix: the target is
                                 `weight * label + (1 - weight) * label_b`
+  views  float32 [B, V, H, W, 3]   optional, from aug_mix_jsd: V further versions of each image
 """
 
 from __future__ import annotations

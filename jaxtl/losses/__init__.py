@@ -13,12 +13,14 @@ from jaxtl.losses.classification import (
   softmax_cross_entropy,
   squared_hinge,
 )
+from jaxtl.losses.consistency import jensen_shannon
 from jaxtl.losses.smoothed_hinge import multiclass_smoothed_hinge
 
 __all__ = [
   "cosine_softmax",
   "focal",
   "grouped_cross_entropy",
+  "jensen_shannon",
   "logit_norm",
   "logit_penalty",
   "mixed",
