@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ class SegmentLosses(NamedTuple):
   pixels: Array
 
 
-def at_stride(segments: Array, shape: tuple[int, int]) -> Array:
+def at_stride(segments: Array, shape: Sequence[int]) -> Array:
   """Reduces class ids to the size of the logits by taking every s-th pixel; ids are never interpolated.
 
   Args:

@@ -23,12 +23,12 @@ class Kept(NamedTuple):
   """The candidates that a suppression keeps, best first.
 
   Attributes:
-    index: int32 [M], the number of the candidate; -1 where there are no more.
-    score: float32 [M], its score, after any decay; -inf where there are no more.
+    indices: int32 [M], the numbers of the candidates; -1 where there are no more.
+    scores: float32 [M], their scores, after any decay; -inf where there are no more.
   """
 
-  index: Array
-  score: Array
+  indices: Array
+  scores: Array
 
 
 class Detections(NamedTuple):
@@ -209,11 +209,11 @@ def detections(
     anchor, classes = pair // num_classes, pair % num_classes
     boxes = geometry.clip(geometry.decode(codes[anchor], anchors[anchor], legacy=legacy), limits)
     kept = suppress(boxes, scores, classes, max_outputs=max_outputs)
-    valid = kept.index >= 0
+    valid = kept.indices >= 0
     return Detections(
-      jnp.where(valid[:, None], boxes[kept.index], 0),
-      jnp.where(valid, kept.score, 0),
-      jnp.where(valid, classes[kept.index], -1).astype(jnp.int32),
+      jnp.where(valid[:, None], boxes[kept.indices], 0),
+      jnp.where(valid, kept.scores, 0),
+      jnp.where(valid, classes[kept.indices], -1).astype(jnp.int32),
       valid,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,7 @@ def pixel_confusion(
   return jnp.bincount(cells.reshape(-1), length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
 
 
-def class_overlaps(confusion: Array) -> tuple[Array, Array]:
+def class_overlaps(confusion: Any) -> tuple[Any, Any]:
   """Returns the intersection TP and the union TP + FP + FN of each class.
 
   Both add over batches, so their quotient is the class's intersection over union of a whole data set.

@@ -103,10 +103,12 @@ class RetinaNetHead(nn.Module):
 
   @nn.compact
   def __call__(self, pyramid: Pyramid, train: bool, frozen_stats: bool) -> dict[str, Array]:
-    tower = functools.partial(Tower, self.width, self.num_convs, output_std=self.preset.output_std)
-    classes = tower(self.channels, output_bias=PRIOR_LOGIT, style=self.style, name="classes")
-    codes = tower(4, output_bias=0.0, style=self.style, name="boxes")
-    anchors = [self.preset.anchors(*x.shape[1:3], level) for level, x in by_level(pyramid)]
+    tower: Callable[..., Callable[..., Array]] = functools.partial(
+      Tower, width=self.width, num_convs=self.num_convs, output_std=self.preset.output_std, style=self.style
+    )
+    classes = tower(outputs=self.channels, output_bias=PRIOR_LOGIT, name="classes")
+    codes = tower(outputs=4, output_bias=0.0, name="boxes")
+    anchors = [self.preset.anchors(x.shape[1], x.shape[2], level) for level, x in by_level(pyramid)]
     return {
       "logits": classes(pyramid, train, frozen_stats),
       "codes": codes(pyramid, train, frozen_stats),

@@ -48,9 +48,9 @@ def test_nms_keeps_what_the_loop_keeps(seed, threshold):
   boxes, scores, groups = case(seed, 300)
   kept = metrics.nms(boxes, scores, jnp.asarray(groups), threshold=threshold, max_outputs=300)
   expected = loop_nms(boxes, scores, groups, threshold, 300)
-  assert kept.index[: len(expected)].tolist() == expected
-  assert np.all(np.asarray(kept.index)[len(expected) :] == -1)
-  np.testing.assert_array_equal(kept.score[: len(expected)], scores[expected])
+  assert kept.indices[: len(expected)].tolist() == expected
+  assert np.all(np.asarray(kept.indices)[len(expected) :] == -1)
+  np.testing.assert_array_equal(kept.scores[: len(expected)], scores[expected])
   assert 10 < len(expected) < 290
 
 
@@ -60,28 +60,31 @@ def test_nms_of_a_thousand_boxes_is_that_of_the_loop(seed):
   boxes, scores, groups = case(seed, 1000, 5)
   kept = metrics.nms(boxes, scores, jnp.asarray(groups), max_outputs=1000)
   expected = loop_nms(boxes, scores, groups, 0.5, 1000)
-  assert [i for i in kept.index.tolist() if i >= 0] == expected
+  assert [i for i in kept.indices.tolist() if i >= 0] == expected
 
 
 def test_nms_by_hand():
   boxes = jnp.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 5], [20, 20, 30, 30]])
   scores, groups = jnp.array([0.5, 0.9, 0.8, -jnp.inf]), jnp.zeros(4, int)
   # IoU of the second with the first is 0.9, with the third 5 / 9; the fourth is no candidate.
-  assert metrics.nms(boxes, scores, groups, max_outputs=3).index.tolist() == [1, -1, -1]
-  assert metrics.nms(boxes, scores, groups, threshold=0.6, max_outputs=3).index.tolist() == [1, 2, -1]
-  assert metrics.nms(boxes, scores, jnp.arange(4), max_outputs=3).index.tolist() == [1, 2, 0]
-  assert metrics.nms(boxes, scores, jnp.arange(4), max_outputs=2).index.tolist() == [1, 2]
+  assert metrics.nms(boxes, scores, groups, max_outputs=3).indices.tolist() == [1, -1, -1]
+  assert metrics.nms(boxes, scores, groups, threshold=0.6, max_outputs=3).indices.tolist() == [1, 2, -1]
+  assert metrics.nms(boxes, scores, jnp.arange(4), max_outputs=3).indices.tolist() == [1, 2, 0]
+  assert metrics.nms(boxes, scores, jnp.arange(4), max_outputs=2).indices.tolist() == [1, 2]
 
 
 def test_a_box_exactly_at_the_threshold_stays():
   boxes = jnp.array([[0, 0, 8, 8], [0, 0, 8, 4]])
-  assert metrics.nms(boxes, jnp.array([0.9, 0.8]), jnp.zeros(2, int), max_outputs=2).index.tolist() == [0, 1]
+  assert metrics.nms(boxes, jnp.array([0.9, 0.8]), jnp.zeros(2, int), max_outputs=2).indices.tolist() == [
+    0,
+    1,
+  ]
 
 
 def test_of_equal_scores_the_first_comes_first():
   boxes = jnp.array([[0, 0, 8, 8], [0, 0, 8, 8], [30, 0, 38, 8]])
   kept = metrics.nms(boxes, jnp.full(3, 0.5), jnp.zeros(3, int), max_outputs=3)
-  assert kept.index.tolist() == [0, 2, -1]
+  assert kept.indices.tolist() == [0, 2, -1]
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.5])
@@ -90,15 +93,15 @@ def test_soft_nms_is_that_of_the_loop(seed, sigma):
   boxes, scores, groups = case(seed, 80)
   kept = metrics.soft_nms(boxes, scores, jnp.asarray(groups), sigma=sigma, min_score=0.02, max_outputs=80)
   expected = loop_soft_nms(boxes, scores, groups, sigma, 0.02, 80)
-  assert kept.index[: len(expected)].tolist() == [i for i, _ in expected]
-  np.testing.assert_allclose(kept.score[: len(expected)], [s for _, s in expected], rtol=1e-4)
+  assert kept.indices[: len(expected)].tolist() == [i for i, _ in expected]
+  np.testing.assert_allclose(kept.scores[: len(expected)], [s for _, s in expected], rtol=1e-4)
   assert len(expected) < 80
 
 
 def test_soft_nms_by_hand():
   boxes = jnp.array([[0, 0, 8, 8], [0, 0, 8, 4]])  # IoU 0.5
   kept = metrics.soft_nms(boxes, jnp.array([0.9, 0.8]), jnp.zeros(2, int), max_outputs=2)
-  np.testing.assert_allclose(kept.score, [0.9, 0.8 * np.exp(-0.25 / 0.3)], rtol=1e-6)
+  np.testing.assert_allclose(kept.scores, [0.9, 0.8 * np.exp(-0.25 / 0.3)], rtol=1e-6)
 
 
 def test_suppression_is_the_same_compiled_and_over_a_batch():
@@ -109,8 +112,8 @@ def test_suppression_is_the_same_compiled_and_over_a_batch():
     together = jax.jit(jax.vmap(one))(boxes, scores, groups)
     for image in range(3):
       alone = one(boxes[image], scores[image], groups[image])
-      np.testing.assert_array_equal(together.index[image], alone.index)
-      np.testing.assert_allclose(together.score[image], alone.score, rtol=1e-6)
+      np.testing.assert_array_equal(together.indices[image], alone.indices)
+      np.testing.assert_allclose(together.scores[image], alone.scores, rtol=1e-6)
 
 
 # Outputs of a detector on two images: 40 anchors, a channel that is not used, three classes.

@@ -7,12 +7,15 @@ import optax
 import pytest
 
 from jaxtl import boxes as geometry
-from jaxtl import losses, metrics, models, tree
+from jaxtl import config, losses, metrics, models, optim, tree
 from jaxtl.errors import ConfigError
 from jaxtl.models.anchors import octave_anchors, rounded_anchors
 from jaxtl.models.layers import Numerics
 from jaxtl.models.pyramid import Style
 from jaxtl.models.retinanet import PRESETS, PRIOR_LOGIT, RetinaNetHead
+from jaxtl.train.step import init_state, make_train_step
+from jaxtl.types import Aux
+from jaxtl.weights import match
 from tests.models.test_pyramid import shapes, small_backbone, small_detector
 
 
@@ -123,6 +126,33 @@ def test_a_resnet_50_at_full_size():
   assert tree.size(fewer) == 34_070_414
 
 
+def test_a_config_names_backbone_and_neck():
+  made = config.spec(
+    dict(
+      make=".models.retinanet",
+      backbone=dict(make=".models.resnet18", width=4),
+      neck=dict(make=".models.fpn", width=8, max_level=4),
+      width=8,
+    )
+  ).realize(num_classes=5)
+  params, stats = shapes(made)
+  features, _ = jax.eval_shape(made.apply, params, stats, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+  assert features["logits"].shape == (1, 9 * (16 + 4), 6)
+  assert made.blocks[-3:] == ("stage3_block2", "neck", "head")  # level 4 needs no stage 4
+
+
+def test_a_checkpoint_of_the_backbone_fits_by_path(filled):
+  model, backbone = small_detector(), small_backbone()
+  trained, trained_stats = filled(backbone, (1, 32, 32, 3), seed=1)
+  params, stats = filled(model, (1, 32, 32, 3))
+  new = (r"^(neck|head)/",)
+  started = match(trained, params, allow=new), match(trained_stats, stats, allow=new)
+  for whole, part, fresh in zip(started, (trained, trained_stats), (params, stats)):
+    for block in whole:
+      expected = fresh if block in ("neck", "head") else part
+      jax.tree.map(np.testing.assert_array_equal, whole[block], expected[block])
+
+
 def program(**keywords):
   model = small_detector(**keywords)
   params, stats = shapes(model)
@@ -227,23 +257,20 @@ def test_it_finds_the_boxes_that_it_was_trained_on():
     num_convs=1,
   )
   params, stats = jax.jit(model.init)(jax.random.key(0), there["image"])
-  tx = optax.adam(5e-3)
+  tx, gradient, values = optax.adam(5e-3), optim.plain(), []
 
-  @jax.jit
-  def step(params, opt_state):
-    (value, _), gradient = jax.value_and_grad(lambda p: objective(model, p, stats, there), has_aux=True)(
-      params
-    )
-    updates, opt_state = tx.update(gradient, opt_state)
-    return optax.apply_updates(params, updates), opt_state, value
+  def loss_fn(params, batch_stats, batch, key):
+    value, moved = objective(model, params, batch_stats, batch)
+    return value, Aux(moved, {})
 
-  opt_state, values = tx.init(params), []
+  step = jax.jit(make_train_step(loss_fn, tx, gradient=gradient))
+  state = init_state(params, stats, tx, gradient=gradient)
   for _ in range(150):
-    params, opt_state, value = step(params, opt_state)
-    values.append(float(value))
+    state, scalars = step(state, there, jax.random.key(0))
+    values.append(float(scalars["loss"]))
   assert values[-1] < 0.2 * values[0]
   # Normalised by the batch, as in training: the moving statistics need a thousand steps.
-  features, _ = model.apply(params, stats, there["image"], train=True, key=jax.random.key(0))
+  features, _ = model.apply(state.params, stats, there["image"], train=True, key=jax.random.key(0))
   outputs = (features[name] for name in ("logits", "codes", "anchors"))
   found = metrics.detections(*outputs, jnp.full((4, 2), 32.0), max_outputs=3)
   np.testing.assert_array_equal(found.classes[:, 0], labels[:, 0])
