@@ -28,8 +28,8 @@ def iou(boxes: Array, others: Array) -> Array:
   """Computes the intersection over union of each box with each other box.
 
   >>> import jax.numpy as jnp
-  >>> iou(jnp.array([[0.0, 0, 32, 32]]), jnp.array([[8.0, 8, 40, 40]])).round(6).tolist()
-  [[0.3913039863109589]]
+  >>> iou(jnp.array([[0, 0, 32, 32]]), jnp.array([[0, 0, 32, 16], [0, 32, 32, 64]])).tolist()
+  [[0.5, 0.0]]
 
   Args:
     boxes: [..., N, 4].
@@ -63,8 +63,10 @@ def corners(boxes: Array) -> Corners:
 
 
 def encode(boxes: Array, anchors: Array) -> Array:
-  """Computes the code of each box relative to its anchor: ((yc - yc_a) / h_a, (xc - xc_a) / w_a, ln h / h_a,
-  ln w / w_a), with centres yc, xc and sides h, w.
+  """Computes the code of each box relative to its anchor.
+
+  The code is ((yc - yc_a) / h_a, (xc - xc_a) / w_a, ln(h / h_a), ln(w / w_a)), with centres yc, xc and sides
+  h, w.
 
   Ren, He, Girshick, Sun, "Faster R-CNN", 2015, arXiv 1506.01497; no scaling by variances.
 
