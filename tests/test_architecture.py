@@ -14,7 +14,7 @@ import jaxtl
 ROOT = Path(jaxtl.__file__).parent
 REPOSITORY = ROOT.parent
 NUMERIC = {"jax", "numpy", "optax"}
-BASIC = {"config", "errors", "tree", "types"}
+BASIC = {"boxes", "config", "errors", "tree", "types"}
 CORE = BASIC | {
   "checkpoints",
   "data",
@@ -34,6 +34,7 @@ MEASURING = CORE | {"curvature", "measure", "zero_shot"}
 RULES: dict[str, tuple[set[str], set[str]]] = {
   "errors.py": (set(), set()),
   "types.py": (set(), {"jax"}),
+  "boxes.py": ({"errors", "types"}, {"jax"}),
   "tree.py": ({"errors", "types"}, {"jax"}),
   "config.py": ({"errors"}, set()),
   "losses/*": (BASIC, NUMERIC),

@@ -20,8 +20,6 @@ from jaxtl import losses, metrics, optim
 from jaxtl.errors import InputError
 from jaxtl.host.processes import whole
 from jaxtl.measure.images import subset
-from jaxtl.metrics import transferability
-from jaxtl.metrics.transferability import ScoreError
 from jaxtl.tasks.classify import PerExampleLoss
 from jaxtl.train import compiled
 from jaxtl.train.experiment import Program
@@ -159,8 +157,10 @@ def summarise(
 
 
 def _geometry(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  from jaxtl.metrics import transferability  # loads SciPy, which most runs do not need
+
   found = dict.fromkeys(("nc1", "effective_rank"), float("nan"))
-  with contextlib.suppress(ScoreError):
+  with contextlib.suppress(transferability.ScoreError):
     statistics = transferability.statistics_of(features, labels)
     found["effective_rank"] = float(transferability.effective_rank(statistics))
     found["nc1"] = float(transferability.nc1(statistics))

@@ -7,6 +7,7 @@ imported on its own.
 from jaxtl.metrics.calibration import Bins, confidence_bins, expected_calibration_error, fit_temperature
 from jaxtl.metrics.classification import in_top
 from jaxtl.metrics.confusion import balanced_accuracy, confusion_matrix
+from jaxtl.metrics.detection import Detections, Kept, detections, nms, soft_nms
 from jaxtl.metrics.means import Mean, compute, merge
 from jaxtl.metrics.moments import (
   Moments,
@@ -47,10 +48,21 @@ from jaxtl.metrics.resampling import (
   shared_ranks,
   target_interval,
 )
+from jaxtl.metrics.segmentation import (
+  class_iou,
+  class_means,
+  class_overlaps,
+  mean_iou,
+  pixel_accuracy,
+  pixel_confusion,
+  segments_of,
+)
 
 __all__ = [
   "Bins",
+  "Detections",
   "Interval",
+  "Kept",
   "Mean",
   "Moments",
   "PointPrediction",
@@ -60,9 +72,13 @@ __all__ = [
   "balanced_accuracy",
   "batch_moments",
   "checkpoint_interval",
+  "class_iou",
+  "class_means",
+  "class_overlaps",
   "compute",
   "confidence_bins",
   "confusion_matrix",
+  "detections",
   "expected_calibration_error",
   "fit_temperature",
   "fold_masks",
@@ -71,9 +87,11 @@ __all__ = [
   "joint_interval",
   "kendall_tau",
   "mean_agreement",
+  "mean_iou",
   "mean_of_others",
   "merge",
   "moments_of",
+  "nms",
   "normalized_regret",
   "on_host",
   "order_p_value",
@@ -81,12 +99,16 @@ __all__ = [
   "paired_difference",
   "partial_spearman",
   "pearson",
+  "pixel_accuracy",
+  "pixel_confusion",
   "predict_accuracies",
   "random_orders",
   "random_projection",
   "regret",
+  "segments_of",
   "setup_stability",
   "shared_ranks",
+  "soft_nms",
   "spearman",
   "target_interval",
   "weighted_tau",
