@@ -209,6 +209,24 @@ def add_export(commands: Any) -> None:
   device_options(export)
 
 
+def add_models(commands: Any) -> None:
+  models = command(
+    commands,
+    "models",
+    "models.models",
+    "list the architectures: parameters with 1,000 classes, multiply-accumulates (MACs), layouts of weights",
+  )
+  models.add_argument(
+    "pattern",
+    nargs="?",
+    metavar="PATTERN",
+    help="a part of the name, or a pattern like 'resnet*' (text; default: all)",
+  )
+  models.add_argument(
+    "--json", type=local_path, metavar="FILE", help="also write the rows to a new file (path; default: none)"
+  )
+
+
 def add_report(commands: Any) -> None:
   report = command(
     commands, "report", "report.report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
@@ -336,6 +354,7 @@ COMMANDS = (
   add_eval,
   add_import,
   add_export,
+  add_models,
   add_report,
   add_data,
   add_ckpt,
