@@ -92,6 +92,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "cli/parser.py": ({"launching"}, set()),
   "cli/models.py": ({"errors", "host"}, set()),  # a stored table, without JAX
   "cli/launch_options.py": ({"launching"}, set()),
+  "cli/templates/*": (set(), {"ml_collections"}),  # configs, which `jaxtl new` copies
   "cli/*": (
     CORE | {"evaluation", "launching", "measure", "pretrained", "report", "runner", "studies", "zero_shot"},
     {"jax", "numpy"},

@@ -227,6 +227,22 @@ def add_models(commands: Any) -> None:
   )
 
 
+def add_new(commands: Any) -> None:
+  new = command(commands, "new", "new.new", "write a commented starting config of a study")
+  new.add_argument(
+    "study", metavar="STUDY", help="which study, such as pretrain; an unknown name lists them (text)"
+  )
+  new.add_argument(
+    "file", nargs="?", type=local_path, metavar="FILE", help="the file to write (path; default: STUDY.py)"
+  )
+  new.add_argument(
+    "--data",
+    metavar="SOURCE",
+    help="data set of the config: folder, parquet, sheets, npz, tfds:NAME or a built-in (text; default: a "
+    "built-in)",
+  )
+
+
 def add_report(commands: Any) -> None:
   report = command(
     commands, "report", "report.report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
@@ -355,6 +371,7 @@ COMMANDS = (
   add_import,
   add_export,
   add_models,
+  add_new,
   add_report,
   add_data,
   add_ckpt,
