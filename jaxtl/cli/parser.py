@@ -23,6 +23,7 @@ from jaxtl.cli.options import (
   process_options,
   run_options,
   seconds,
+  share,
   trust_option,
   zero_shot_options,
 )
@@ -243,6 +244,54 @@ def add_new(commands: Any) -> None:
   )
 
 
+def add_patch(commands: Any) -> None:
+  patch = command(
+    commands,
+    "patch",
+    "patch.patch",
+    "find the point between two weights that is best for an old and a new task together",
+  )
+  for name, when in (("before", "before"), ("after", "after")):
+    patch.add_argument(
+      name,
+      type=local_path,
+      metavar=name.upper(),
+      help=f"the weights {when} fine-tuning, a checkpoint's folder (path)",
+    )
+  for name, metavar, task in (("supported", "BEFORE", "old"), ("patching", "AFTER", "new")):
+    patch.add_argument(
+      f"--{name}",
+      required=True,
+      metavar="SOURCE",
+      help=f"images of the {task} task, with the classes of {metavar}: folder, parquet, sheets, npz or a "
+      "built-in (text)",
+    )
+    patch.add_argument(
+      f"--{name}-split", metavar="NAME", help="its split (text; default: the only one, test or val)"
+    )
+  patch.add_argument(
+    "--share",
+    type=share,
+    default=0.5,
+    metavar="F",
+    help="share of the images that choose the coefficient; the others are scored (number between 0 and 1; "
+    "default: 0.5)",
+  )
+  patch.add_argument(
+    "--out",
+    type=local_path,
+    metavar="DIR",
+    help="also write a page and the patched checkpoints to a new folder (path; default: no files)",
+  )
+  patch.add_argument(
+    "--batch-size", type=count, default=128, metavar="N", help="images per batch (integer; default: 128)"
+  )
+  preprocessing_options(patch, own="the checkpoint's")
+  data_option(patch)
+  trust_option(patch)
+  device_options(patch)
+
+
 def add_report(commands: Any) -> None:
   report = command(
     commands, "report", "report.report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
@@ -372,6 +421,7 @@ COMMANDS = (
   add_export,
   add_models,
   add_new,
+  add_patch,
   add_report,
   add_data,
   add_ckpt,
