@@ -70,6 +70,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     {"numpy", "open_clip", "safetensors", "timm", "torch", "torchvision", "transformers"},
   ),
   "pretrained/torch_reader.py": (set(), {"numpy", "safetensors"}),
+  "pretrained/onnx_graph.py": (
+    BASIC | {"checkpoints", "data", "models"},
+    NUMERIC | {"onnx"},
+  ),
   "pretrained/*": (
     BASIC | {"checkpoints", "data", "host", "models", "train", "weights"},
     NUMERIC | {"orbax", "safetensors"},

@@ -44,7 +44,7 @@ LAYOUTS = (
   "mlperf_tiny",
   "tflite",
 )
-EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo")
+EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo", "onnx")
 
 
 def add_run(commands: Any) -> None:
