@@ -71,6 +71,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     {"numpy", "open_clip", "safetensors", "timm", "torch", "torchvision", "transformers"},
   ),
   "pretrained/torch_reader.py": (set(), {"numpy", "safetensors"}),
+  "pretrained/onnx_graph.py": (
+    BASIC | {"checkpoints", "data", "models"},
+    NUMERIC | {"onnx"},
+  ),
   "pretrained/*": (
     BASIC | {"checkpoints", "data", "host", "models", "train", "weights"},
     NUMERIC | {"orbax", "safetensors"},
@@ -91,7 +95,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "cli/main.py": ({"__init__", "errors", "host"}, set()),
   "cli/options.py": (set(), set()),
   "cli/parser.py": ({"launching"}, set()),
+  "cli/models.py": ({"errors", "host"}, set()),  # a stored table, without JAX
   "cli/launch_options.py": ({"launching"}, set()),
+  "cli/templates/*": (set(), {"ml_collections"}),  # configs, which `jaxtl new` copies
   "cli/*": (
     CORE | {"evaluation", "launching", "measure", "pretrained", "report", "runner", "studies", "zero_shot"},
     {"jax", "numpy"},
