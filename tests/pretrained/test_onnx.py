@@ -1,4 +1,4 @@
-"""The ONNX graph of each family computes our logits, by onnxruntime or else by onnx's own evaluator."""
+"""The ONNX graph of every family computes our logits, by onnxruntime or by the reference evaluator."""
 
 import inspect
 
