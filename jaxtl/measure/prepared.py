@@ -50,9 +50,20 @@ def prepare(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
   trusted = None if trust else config_lib.TRUSTED
   model = weights.model_spec(trust=trust)
   task = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
+  return Prepared(weights, model, task, *preprocessing_of(weights, changes, trust=trust))
+
+
+def preprocessing_of(
+  weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
+) -> tuple[tuple[Spec, ...], tuple[int, int]]:
+  """Returns the transforms of a checkpoint, and the (height, width) that they are to produce.
+
+  Args and Raises: as in `prepare`; the checkpoint needs no classifier.
+  """
   values, shape = _preprocessing(weights, changes)
-  transforms = [config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted) for value in values]
-  return Prepared(weights, model, task, tuple(transforms), shape)
+  trusted = None if trust else config_lib.TRUSTED
+  found = [config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted) for value in values]
+  return tuple(found), shape
 
 
 def _preprocessing(
