@@ -16,6 +16,7 @@ _SUBPACKAGES = (
   "data",
   "errors",
   "evaluation",
+  "inference",
   "losses",
   "measure",
   "metrics",
@@ -33,10 +34,12 @@ _SUBPACKAGES = (
   "weights",
   "zero_shot",
 )
-__all__ = ["__version__", *_SUBPACKAGES]
+__all__ = ["__version__", "load", *_SUBPACKAGES]
 
 
 def __getattr__(name: str) -> Any:
+  if name == "load":
+    return importlib.import_module("jaxtl.inference").load
   if name in _SUBPACKAGES:
     return importlib.import_module(f"jaxtl.{name}")
   raise AttributeError(f"module 'jaxtl' has no attribute {name!r}")

@@ -81,6 +81,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   ),
   "runner/*": (BASIC | {"checkpoints", "data", "host", "train"}, {"jax", "numpy"}),
   "report/*": ({"config", "data", "errors", "host", "runner", "train"}, {"PIL", "matplotlib", "numpy"}),
+  "inference/*": (
+    BASIC | {"checkpoints", "data", "measure", "report", "train"},
+    NUMERIC | {"PIL", "scipy"},  # scipy: sparse matrices that resize images
+  ),
   "evaluation/*": (MEASURING | {"report"}, NUMERIC | {"PIL", "matplotlib"}),
   "studies/*/figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
   "studies/*/*_figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
@@ -99,7 +103,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "cli/launch_options.py": ({"launching"}, set()),
   "cli/templates/*": (set(), {"ml_collections"}),  # configs, which `jaxtl new` copies
   "cli/*": (
-    CORE | {"evaluation", "launching", "measure", "pretrained", "report", "runner", "studies", "zero_shot"},
+    CORE
+    | {"evaluation", "inference", "launching", "measure", "pretrained"}
+    | {"report", "runner", "studies", "zero_shot"},
     {"jax", "numpy"},
   ),
 }

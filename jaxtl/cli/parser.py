@@ -137,6 +137,54 @@ def add_eval(commands: Any) -> None:
   device_options(evaluate)
 
 
+def add_predict(commands: Any) -> None:
+  predict = command(
+    commands, "predict", "predict.predict", "the classes of images, with their probabilities, by a checkpoint"
+  )
+  checkpoint_argument(predict)
+  predict.add_argument(
+    "images",
+    nargs="+",
+    type=local_path,
+    metavar="IMAGE|FOLDER",
+    help="image files, and folders of images at any depth (paths)",
+  )
+  predict.add_argument(
+    "--top", type=count, default=5, metavar="K", help="classes per image (integer; default: 5)"
+  )
+  predict.add_argument(
+    "--json", type=local_path, metavar="FILE", help="also write JSON to a new file (path; default: no file)"
+  )
+  predict.add_argument(
+    "--csv",
+    type=local_path,
+    metavar="FILE",
+    help="also write a line per image and class to a new file (path; default: no file)",
+  )
+  predict.add_argument(
+    "--out",
+    type=local_path,
+    metavar="DIR",
+    help="also write a page with the images, JSON and CSV to a new folder (path; default: no files)",
+  )
+  predict.add_argument(
+    "--batch-size",
+    type=count,
+    default=32,
+    metavar="N",
+    help="most images per batch (integer; default: 32)",
+  )
+  predict.add_argument(
+    "--max-bad-records",
+    type=number,
+    default=0,
+    metavar="N",
+    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
+  )
+  preprocessing_options(predict, own="the checkpoint's")
+  trust_option(predict)
+
+
 def add_import(commands: Any) -> None:
   importing = command(
     commands,
@@ -502,6 +550,7 @@ COMMANDS = (
   launching.add,
   add_check,
   add_eval,
+  add_predict,
   add_import,
   add_export,
   add_models,

@@ -21,6 +21,16 @@ def class_key(name: str) -> str:
   return found.group() if found else shown(name)
 
 
+def display_name(name: str) -> str:
+  """Returns a short name of a class.
+
+  `n01629819 European fire salamander, Salamandra salamandra` becomes `European fire salamander`.
+  """
+  key = class_key(name)
+  words = name[len(key) :].split(",")[0].strip()
+  return words if key != name and words else name
+
+
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
   """Describes how the data's classes `found` differ from a model's `expected`; returns "" if they agree.
 

@@ -12,8 +12,9 @@ from matplotlib.collections import PolyCollection
 
 from jaxtl import data as data_lib
 from jaxtl import metrics
+from jaxtl.data.class_names import display_name
 from jaxtl.evaluation.evaluate import Evaluation, images_at
-from jaxtl.evaluation.tables import Mistakes, confused_pairs, display_name
+from jaxtl.evaluation.tables import Mistakes, confused_pairs
 from jaxtl.report import canvas as drawing
 from jaxtl.report.canvas import COLORS, INK, MUTED, PAPER, Figure
 from jaxtl.report.preview import pixels_of

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jaxtl.config import call
+from jaxtl.data.class_names import display_name
 from jaxtl.evaluation import figures, tables
 from jaxtl.evaluation.evaluate import Evaluation
-from jaxtl.evaluation.tables import ClassScores, Mistakes, display_name, shown
+from jaxtl.evaluation.tables import ClassScores, Mistakes, shown
 from jaxtl.evaluation.task_measures import TaskEvaluation
 from jaxtl.report import page
 from jaxtl.report.canvas import Figure

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl.config import call
-from jaxtl.data.class_names import class_key
 from jaxtl.errors import printable
 from jaxtl.evaluation.evaluate import Evaluation
 from jaxtl.measure.prepared import Prepared
@@ -50,16 +49,6 @@ class Mistakes:
 
   scores: ClassScores
   indices: np.ndarray
-
-
-def display_name(name: str) -> str:
-  """Returns a short name of a class.
-
-  `n01629819 European fire salamander, Salamandra salamandra` becomes `European fire salamander`.
-  """
-  key = class_key(name)
-  words = name[len(key) :].split(",")[0].strip()
-  return words if key != name and words else name
 
 
 def per_class(result: Evaluation) -> list[ClassScores]:

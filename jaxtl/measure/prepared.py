@@ -42,16 +42,26 @@ def prepare(weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
   Raises:
     InputError: a name is not trusted, or the preprocessing is unknown or cannot be changed.
   """
-  trusted = None if trust else config_lib.TRUSTED
   model, task = weights.model_spec(trust=trust), task_of(weights, trust=trust)
   if not weights.classes and task.realize(num_classes=0).loss is not None:
     raise InputError(
       f"{weights.path} has no classifier; transfer it, train one, or give an image tower of CLIP one with "
       "--zero-shot"
     )
+  return Prepared(weights, model, task, *preprocessing_of(weights, changes, trust=trust))
+
+
+def preprocessing_of(
+  weights: Weights, changes: Mapping[str, Any], *, trust: bool = False
+) -> tuple[tuple[Spec, ...], tuple[int, int]]:
+  """Returns the transforms of a checkpoint, and the (height, width) that they are to produce.
+
+  Args and Raises: as in `prepare`; the checkpoint needs no classifier.
+  """
   values, shape = _preprocessing(weights, changes)
-  transforms = [config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted) for value in values]
-  return Prepared(weights, model, task, tuple(transforms), shape)
+  trusted = None if trust else config_lib.TRUSTED
+  found = [config_lib.spec(value, at="the checkpoint's transforms", trusted=trusted) for value in values]
+  return tuple(found), shape
 
 
 def task_of(weights: Weights, *, trust: bool) -> Spec:

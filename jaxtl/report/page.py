@@ -85,13 +85,13 @@ def to_html(
   return document(title, parts)
 
 
-def document(title: str, parts: Sequence[str]) -> str:
-  """Assembles a page from HTML parts, and embeds the style sheet."""
+def document(title: str, parts: Sequence[str], *, style: str = "") -> str:
+  """Assembles a page from HTML parts, and embeds the style sheet and the rules of `style`."""
   body = "\n".join(parts)
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    f"<title>{escape(title)}</title><style>{style_sheet()}</style></head>\n"
+    f"<title>{escape(title)}</title><style>{style_sheet()}{style}</style></head>\n"
     f"<body><main>\n{body}\n</main></body></html>\n"
   )
 

@@ -104,6 +104,18 @@ def class_folders(root: Path) -> list[str]:
   return list(_folders(root))
 
 
+def image_files(root: Path) -> list[str]:
+  """Returns the image files below a folder at any depth, relative to it and sorted; skips what
+  `from_folder` skips.
+
+  Raises:
+    DataError: a folder cannot be read, or a link forms a loop or leads to nothing.
+  """
+  above = frozenset(_mark(str(folder)) for folder in root.resolve().parents)
+  paths = (path.removeprefix("./") for path in _files_below(str(root), ".", above))
+  return [path for path in paths if os.path.splitext(path)[1].lower() in image_suffixes()]
+
+
 def given_names(root: Path) -> list[str] | None:
   """Returns the names in the `classes.json` of a folder, or None if there is no such file."""
   file = root / "classes.json"

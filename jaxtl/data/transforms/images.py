@@ -82,15 +82,20 @@ def damage(encoded: bytes) -> str | None:
   try:
     decoded(encoded)
   except tf.errors.OpError as error:
-    if pixels.NOT_FINITE in str(error):
-      return pixels.NOT_FINITE
-    if not encoded:
-      return "it is empty"
-    for magic, name in ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF8", "GIF"), (b"RIFF", "WebP")):
-      if encoded.startswith(magic):
-        return f"truncated or damaged {name} of {len(encoded)} bytes"
-    return f"not an image ({len(encoded)} bytes)"
+    return why_unreadable(encoded, error)
   return None
+
+
+def why_unreadable(encoded: bytes, error: Exception) -> str:
+  """Returns briefly why these bytes, for which a reader raised `error`, are not an image."""
+  if pixels.NOT_FINITE in str(error):
+    return pixels.NOT_FINITE
+  if not encoded:
+    return "it is empty"
+  for magic, name in ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF8", "GIF"), (b"RIFF", "WebP")):
+    if encoded.startswith(magic):
+      return f"truncated or damaged {name} of {len(encoded)} bytes"
+  return f"not an image ({len(encoded)} bytes)"
 
 
 def to_rgb(example: Example, *, upright: bool = True) -> Example:

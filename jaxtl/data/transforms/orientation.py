@@ -56,7 +56,7 @@ def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
   def turn(number: int) -> tf.Tensor:
     result = tf.transpose(image, [1, 0, 2]) if number >= _FIRST_TRANSPOSED else image
-    axes = [1] * (number in _FLIPPED_LEFT_RIGHT) + [0] * (number in _FLIPPED_TOP_BOTTOM)
+    axes = _reversed_axes(number)
     return tf.reverse(result, axes) if axes else result
 
   def some() -> tf.Tensor:
@@ -64,6 +64,12 @@ def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
   # Most images are stored upright and need only this comparison.
   return tf.cond(orientation == 1, lambda: image, some)
+
+
+def turned_array(image: np.ndarray, orientation: int) -> np.ndarray:
+  """Turns an image upright like `turned`, as an array: a view of [H, W, 3]."""
+  result = image.transpose(1, 0, 2) if orientation >= _FIRST_TRANSPOSED else image
+  return np.flip(result, tuple(_reversed_axes(orientation)))
 
 
 def turned_shape(shape: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -87,6 +93,10 @@ def stored_box(box: tf.Tensor, shape: tf.Tensor, orientation: tf.Tensor) -> tf.T
   y = tf.where(_one_of(orientation, _FLIPPED_TOP_BOTTOM), shape[0] - y - height, y)
   transposed = tf.stack([x, y, width, height])
   return tf.where(orientation >= _FIRST_TRANSPOSED, transposed, tf.stack([y, x, height, width]))
+
+
+def _reversed_axes(orientation: int) -> list[int]:
+  return [1] * (orientation in _FLIPPED_LEFT_RIGHT) + [0] * (orientation in _FLIPPED_TOP_BOTTOM)
 
 
 def _one_of(orientation: tf.Tensor, numbers: tuple[int, ...]) -> tf.Tensor:

@@ -47,8 +47,40 @@ def read(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   Raises:
     tf.errors.OpError: the file is not an image; raised when the operation runs.
   """
-  image, orientation = by_python(_read, encoded, (tf.uint8, tf.int32))
+  image, orientation = by_python(read_file, encoded, (tf.uint8, tf.int32))
   return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(orientation, [])
+
+
+def read_file(encoded: bytes) -> tuple[np.ndarray, np.int32]:
+  """Reads an image file with Pillow: (uint8 [H, W, 3] as stored, EXIF orientation from 1 to 8).
+
+  Raises:
+    ValueError: the bytes are not an image that Pillow reads.
+  """
+  from PIL import Image
+
+  try:
+    with Image.open(io.BytesIO(encoded)) as file:
+      file.load()
+      # Read the orientation after loading, since Pillow turns TIFF files when it loads them.
+      return rgb(file), np.int32(orientation_of(file))
+  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    raise ValueError(f"not an image: {error}") from error
+
+
+def eight_bits(values: np.ndarray) -> np.ndarray:
+  """Scales an array of booleans or integers to uint8, as the table above says for files of such pixels.
+
+  Args:
+    values: uint8 is unchanged. bool becomes 0 and 255. 16 bits are scaled by 65535, or by 32767 if signed.
+      Other integers are scaled by 255, 65535 or the largest pixel.
+  """
+  if values.dtype == np.uint8:
+    return values
+  if values.dtype == np.bool_:
+    return values.astype(np.uint8) * np.uint8(255)
+  ranges = {np.dtype(np.uint16): (65535,), np.dtype(np.int16): (32767,)}.get(values.dtype, (255, 65535))
+  return _scaled(values, ranges)
 
 
 def rgb(image: Image.Image) -> np.ndarray:
@@ -84,19 +116,8 @@ def _grey(image: Image.Image) -> np.ndarray:
   return _scaled(values.view(np.uint32) if unsigned else values, (255, 65535))
 
 
-def _read(encoded: bytes) -> tuple[np.ndarray, np.int32]:
-  from PIL import Image
-
-  try:
-    with Image.open(io.BytesIO(encoded)) as file:
-      file.load()
-      # Read the orientation after loading, since Pillow turns TIFF files when it loads them.
-      return rgb(file), np.int32(_orientation(file))
-  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise ValueError(f"not an image: {error}") from error
-
-
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+  """Returns the EXIF orientation of an image that Pillow has opened: 1 to 8, and 1 if none is stored."""
   try:
     number = image.getexif().get(_ORIENTATION, 1)
   except Exception:  # corrupted EXIF data raise many error types, but leave the pixels intact

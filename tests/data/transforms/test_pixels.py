@@ -156,7 +156,7 @@ def test_16_bit_pngs_are_scaled_alike_by_tensorflow_and_by_pillow(color, channel
   used = values[..., :3] if channels > 2 else np.repeat(values[..., :1], 3, axis=-1)
   np.testing.assert_array_equal(images.decoded(file), scaled(used, 65535))
   # Of colours Pillow keeps the upper 8 bits.
-  assert abs(pixels._read(file)[0].astype(int) - images.decoded(file)).max() <= (channels > 1)
+  assert abs(pixels.read_file(file)[0].astype(int) - images.decoded(file)).max() <= (channels > 1)
   eight = (values >> 8).astype(np.uint8)
   np.testing.assert_array_equal(images.decoded(png(eight, color=color)), used >> 8)
 
