@@ -16,10 +16,13 @@ HEADS = ("fresh", "probe")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A data set to transfer to: `train` with its augmentation, `test` with the evaluation transforms.
+  """A data set to transfer to.
 
-  If `test` has no transforms, it uses the checkpoint's own: its size, crop and normalisation. If `train` has
-  none, it uses those of `test` with a standard augmentation.
+  Attributes:
+    train: the training images, with augmentation. Data without transforms take those of `test` and a standard
+      augmentation.
+    test: the images whose scores are reported, with evaluation transforms. Data without transforms take the
+      checkpoint's own: its size, crop and normalisation.
   """
 
   train: Data
