@@ -48,7 +48,7 @@ $(VENV)/.docs: $(READY)
 # The site in build/docs/html. It needs no network, runs the tutorials, and refuses a page that loads from elsewhere.
 docs: $(VENV)/.docs
 	$(BIN)/python -m docs.generate build/docs/source
-	$(BIN)/sphinx-build -W --keep-going -q -E -j auto -d build/docs/cache -c docs build/docs/source build/docs/html
+	$(BIN)/sphinx-build -W --keep-going -q -E -d build/docs/cache -c docs build/docs/source build/docs/html
 	$(BIN)/python -m docs.generate.offline build/docs/html
 	@echo "open build/docs/html/index.html"
 

@@ -23,6 +23,7 @@ nitpicky = False
 default_role = "py:obj"
 # Two hyphens are an option of the command line, and no dash.
 smartquotes = False
+highlight_language = "text"
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3

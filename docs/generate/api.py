@@ -89,9 +89,23 @@ def _module(module: str, each: Sequence[Symbol], names: Mapping[Symbol, str]) ->
     of_kind = [symbol for symbol in each if symbol.kind == kind]
     if of_kind:
       parts += [f"{heading}\n{'-' * len(heading)}\n"]
-      parts += [f"* :doc:`{s.name} <{names[s]}>`: {escaped(s.summary)}" for s in of_kind]
+      parts += [f"* :doc:`{symbol.name} <{names[symbol]}>`{_after(symbol)}" for symbol in of_kind]
       parts += [""]
   return "\n".join(parts)
+
+
+def _after(symbol: Symbol) -> str:
+  """Returns what follows the name in a list: the summary, or the value of a constant that has none."""
+  if symbol.summary:
+    return f": {escaped(symbol.summary)}"
+  return f" = ``{shown[0]}``" if (shown := _values(symbol)) else ""
+
+
+def _values(symbol: Symbol) -> list[str]:
+  """Returns the value of a constant as Python writes it; nothing if that would say less than its name."""
+  value = repr(symbol.value)
+  # An object without a `__repr__` of its own shows an address, which changes with every build.
+  return [value] if len(value) <= _LONGEST_VALUE and " at 0x" not in value else []
 
 
 def _symbol(symbol: Symbol) -> str:
@@ -116,8 +130,6 @@ def _class_options(symbol: Symbol) -> list[str]:
 
 
 def _data(symbol: Symbol) -> str:
-  value = repr(symbol.value)
-  # An object without a `__repr__` of its own shows an address, which changes with every build.
-  shown = [f"   :value: {value}"] if len(value) <= _LONGEST_VALUE and " at 0x" not in value else []
+  shown = [f"   :value: {value}" for value in _values(symbol)]
   text = "\n".join(f"   {escaped(line)}" for line in comment(symbol).splitlines())
   return "\n".join([f".. py:data:: {symbol.path}", *shown, "", text, ""])

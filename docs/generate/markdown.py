@@ -116,7 +116,7 @@ def with_api_links(text: str, pages: Mapping[str, str]) -> str:
     text: Markdown.
     pages: dotted name -> name of its API page.
   """
-  blocks = re.compile(r"^(```+).*?^\1 *$|<!--.*?-->|\[[^\]]*\]\([^)]*\)|^#.*$", re.M | re.S)
+  blocks = re.compile(r"^(```+).*?^\1 *$|<!--.*?-->|\[[^\]]*\]\([^)]*\)|^#[^\n]*$", re.M | re.S)
   parts, end = [], 0
 
   def link(found: re.Match[str]) -> str:

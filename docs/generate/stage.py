@@ -73,7 +73,7 @@ def _contents(pages: dict[str, str]) -> str:
   below = {room: [name for name in names if name.startswith(f"{room}/")] for room in ("tutorials", "studies")}
   reference = ["api/index", "reference/config/index", "reference/commands", "reference/exit_codes"]
   lists = {
-    "Start": ["readme"],
+    "Start": ["Read me <readme>"],
     "Tutorials": below["tutorials"],
     "Studies": below["studies"],
     "Results": [*top, "gallery"],

@@ -59,7 +59,7 @@ def run(page: Path) -> Executed:
 
 
 def _output(code: str, namespace: dict[str, Any], page: Path, line: int) -> str:
-  """Runs one block and returns what it prints; line numbers in a traceback are those of the page."""
+  """Runs the block whose fence is at `line` and returns what it prints; a traceback has the page's lines."""
   printed = io.StringIO()
   try:
     with contextlib.redirect_stdout(printed):
