@@ -40,7 +40,7 @@ class Symbol:
     """The directive that documents it: function, class, exception or data."""
     if inspect.isclass(self.value) and self.value.__module__.partition(".")[0] == "jaxtl":
       return "exception" if issubclass(self.value, BaseException) else "class"
-    # Jitted functions are no functions to `inspect`.
+    # `inspect` does not see a jitted function as a function.
     made_here = getattr(self.value, "__module__", "").partition(".")[0] == "jaxtl"
     return "function" if callable(self.value) and made_here else "data"
 
