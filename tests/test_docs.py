@@ -290,7 +290,7 @@ def test_a_tutorial_shows_what_it_prints_and_draws(tmp_path):
   ("text", "expected"),
   [
     ("# Page\n\n```python\nx = 1\nx.y\n```\n", r"page\.md:5: AttributeError: "),
-    ("# Page\n\n<!-- check\nassert False\n-->\n", r"page\.md:4: AssertionError: "),
+    ("# Page\n\n<!-- check\nassert False\n-->\n", r"page\.md:4: AssertionError: assert False$"),
     ("# Page\n\n```python\nx =\n```\n", r"page\.md:3: SyntaxError: "),
     ("# Page\n", r"page\.md has no block of Python"),
   ],

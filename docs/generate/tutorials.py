@@ -69,7 +69,9 @@ def _output(code: str, namespace: dict[str, Any], page: Path, line: int) -> str:
     while place is not None and place.tb_frame.f_code.co_filename != str(page):
       place = place.tb_next
     number = place.tb_lineno if place is not None else line
-    raise TutorialError(f"{page}:{number}: {type(error).__name__}: {error}") from error
+    # A bare `assert` has no message; the statement says what was expected.
+    what = str(error) or page.read_text(encoding="utf-8").splitlines()[number - 1].strip()
+    raise TutorialError(f"{page}:{number}: {type(error).__name__}: {what}") from error
   return printed.getvalue()
 
 
