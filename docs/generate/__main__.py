@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 from docs.generate import stage, tutorials
@@ -21,6 +22,8 @@ def main(folder: str) -> int:
       (out / path).parent.mkdir(parents=True, exist_ok=True)
       (out / path).write_bytes(content)
   except (ValueError, tutorials.TutorialError) as error:
+    if error.__cause__ is not None:  # the traceback of a tutorial's block
+      traceback.print_exception(error.__cause__)
     print(f"docs: {error}", file=sys.stderr)
     return 1
   return 0
