@@ -4,6 +4,10 @@ The images are 500 x 375 JPEGs of about 100 KB, made from a photograph that scik
 gives images per second of CPU time (what one core does, whatever else runs) and of wall time.
 
   python benchmarks/input.py [--images 128] [--seconds 4] [--threads N]
+  python benchmarks/input.py --policies
+
+The second command adds augmentations to the same pipeline, on one thread, and gives the images per CPU second
+of each relative to the pipeline without it, measured directly before.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,14 +47,57 @@ def jpegs(count: int) -> list[bytes]:
   return files
 
 
-def ours(files: list[bytes], *, threads: int) -> Iterator[int]:
-  """The pipeline of this library, with antialiased resizing; yields the images of each batch."""
+def ours(
+  files: list[bytes], *, threads: int, policy: tuple[Any, ...] = (), mix: tuple[Any, ...] = ()
+) -> Iterator[int]:
+  """The pipeline of this library, with antialiased resizing; yields the images of each batch.
+
+  Args:
+    policy: transforms after crop and flip.
+    mix: transforms of the batch.
+  """
   from jaxtl import data
 
   source = data.Source(name="jpegs", classes=("a",), labels=np.zeros(len(files)), images=data.Encoded(files))
-  transforms = [partial(data.random_resized_crop, size=224), data.flip_left_right, data.normalize]
-  for batch in data.train_batches(source, transforms, batch_size=BATCH, seed=0, num_threads=threads):
+  transforms = [partial(data.random_resized_crop, size=224), data.flip_left_right, *policy, data.normalize]
+  options = dict(batch_size=BATCH, seed=0, batch_transforms=mix, num_threads=threads)
+  for batch in data.train_batches(source, transforms, **options):
     yield len(batch["label"])
+
+
+def policies() -> dict[str, dict[str, tuple[Any, ...]]]:
+  """The augmentations, by name: keywords of `ours`."""
+  from jaxtl import data
+
+  mean = (123.675, 116.28, 103.53)
+  pspnet = (
+    partial(data.random_scale, low=0.5, high=2.0),
+    partial(data.rotate, degrees=10.0, probability=0.5, fill=mean),
+    data.gaussian_blur,
+    partial(data.random_crop, size=224, fill=mean),
+  )
+  both = [data.cutmix, partial(data.mixup, alpha=1.0)]
+  return {
+    "PSPNet's scale, rotation, blur and crop": dict(policy=pspnet),
+    "rand_augment": dict(policy=(data.rand_augment,)),
+    "trivial_augment": dict(policy=(data.trivial_augment,)),
+    "auto_augment, imagenet": dict(policy=(data.auto_augment,)),
+    "aug_mix, torchvision": dict(policy=(data.aug_mix,)),
+    "aug_mix, original_imagenet": dict(policy=(partial(data.aug_mix, variant="original_imagenet"),)),
+    "aug_mix_jsd (three images for each)": dict(policy=(data.aug_mix_jsd,)),
+    "mixup": dict(mix=(data.mixup,)),
+    "one_of_batch, cutmix or mixup": dict(mix=(partial(data.one_of_batch, transforms=both),)),
+    "timm_mix, batch": dict(mix=(partial(data.timm_mix, cutmix_alpha=1.0),)),
+    "timm_mix, element": dict(mix=(partial(data.timm_mix, cutmix_alpha=1.0, mode="element"),)),
+  }
+
+
+def measure_policies(files: list[bytes], run: Callable[..., float]) -> None:
+  """Prints the rate of each augmentation relative to the pipeline without one."""
+  for name, keywords in policies().items():
+    plain = run("without", partial(ours, files, threads=1))
+    rate = run(name, partial(ours, files, threads=1, **keywords))
+    print(f"{name:52s} {rate / plain:8.3f} of the rate without", flush=True)
 
 
 def bare_decode(files: list[bytes]) -> Iterator[int]:
@@ -102,8 +150,8 @@ def torchvision_loader(files: list[bytes], *, tensors: bool) -> Iterator[int]:
       yield BATCH
 
 
-def measure(name: str, make: Callable[[], Iterator[int]], *, seconds: float) -> None:
-  """Print the throughput of a stream after a warm-up of three items."""
+def measure(name: str, make: Callable[[], Iterator[int]], *, seconds: float) -> float:
+  """Prints the throughput of a stream after a warm-up of three items; returns items per CPU second."""
   stream = make()
   for _ in range(3):
     next(stream)
@@ -112,6 +160,7 @@ def measure(name: str, make: Callable[[], Iterator[int]], *, seconds: float) -> 
     images += next(stream)
   wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
   print(f"{name:52s} {images / cpu:8.0f} per CPU second {images / wall:8.0f} per second", flush=True)
+  return images / cpu
 
 
 def main() -> None:
@@ -121,6 +170,7 @@ def main() -> None:
   parser.add_argument("--seconds", type=float, default=4.0, help="time for each line")
   parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the last of our lines")
   parser.add_argument("--torchvision", action="store_true", help="only torchvision's lines")
+  parser.add_argument("--policies", action="store_true", help="only augmentations, relative to none")
   options = parser.parse_args()
   files = jpegs(options.images)
   run = partial(measure, seconds=options.seconds)
@@ -132,6 +182,9 @@ def main() -> None:
   from jaxtl.data.lazy_tensorflow import tf
 
   tf.config.threading.set_intra_op_parallelism_threads(1)
+  if options.policies:
+    measure_policies(files, run)
+    return
   size = np.mean([len(file) for file in files]) / 1000
   print(f"{len(files)} JPEGs of 500 x 375, {size:.0f} KB each", flush=True)
   run("bare decode, libjpeg-turbo, 1 thread", lambda: bare_decode(files))

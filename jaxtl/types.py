@@ -15,6 +15,7 @@ The targets of a classification:
   label  int32 [B]              the class, or float32 [B, K], a distribution over classes
   label_b int32 [B], weight float32 [B]   optional, from mixup and cutmix: the target is
                                 `weight * label + (1 - weight) * label_b`
+  views  float32 [B, V, H, W, 3]   optional, from aug_mix_jsd: V further versions of each image
 """
 
 from __future__ import annotations
@@ -86,26 +87,30 @@ class Model:
       depth. With `train` and without `frozen_stats`, normalisation uses the statistics of the batch
       and updates the stored ones. Features are those of `stage1..`, `pooled` and `logits` that the
       executed blocks produce. With `start`, `images` is the hidden state that enters that block;
-      with `stop`, the result holds the single feature `hidden`, which enters block `stop`.
+      with `stop`, the result holds the single feature `hidden`, which enters block `stop`. It is an
+      array, or a dict of arrays where later blocks read several maps, as in a detector.
     blocks: the names of the blocks in forward order; each is a top-level key of `params`. The first
       is the stem, the last is the head.
+    module: the module behind the functions, which a detector or a segmenter extends by further blocks;
+      None if the functions have another origin.
   """
 
   name: str
   init: Callable[..., tuple[Params, Params]]
   apply: Callable[..., tuple[dict[str, Array], Params]]
   blocks: tuple[str, ...]
+  module: Any = dataclasses.field(default=None, compare=False, repr=False)
 
   @property
   def head(self) -> str:
     return self.blocks[-1]
 
-  def prefix(self, params: Params, batch_stats: Params, images: Array, *, stop: str) -> Array:
+  def prefix(self, params: Params, batch_stats: Params, images: Array, *, stop: str) -> Any:
     """Computes the hidden state that enters block `stop`, with the stored statistics."""
     features, _ = self.apply(params, batch_stats, images, stop=stop)
     return features["hidden"]
 
-  def suffix(self, params: Params, batch_stats: Params, hidden: Array, *, start: str) -> dict[str, Array]:
+  def suffix(self, params: Params, batch_stats: Params, hidden: Any, *, start: str) -> dict[str, Array]:
     """Computes all features from block `start` on, with the stored statistics."""
     features, _ = self.apply(params, batch_stats, hidden, start=start)
     return features

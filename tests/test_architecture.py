@@ -14,7 +14,7 @@ import jaxtl
 ROOT = Path(jaxtl.__file__).parent
 REPOSITORY = ROOT.parent
 NUMERIC = {"jax", "numpy", "optax"}
-BASIC = {"config", "errors", "tree", "types"}
+BASIC = {"boxes", "config", "errors", "tree", "types"}
 CORE = BASIC | {
   "checkpoints",
   "data",
@@ -34,13 +34,14 @@ MEASURING = CORE | {"curvature", "measure", "zero_shot"}
 RULES: dict[str, tuple[set[str], set[str]]] = {
   "errors.py": (set(), set()),
   "types.py": (set(), {"jax"}),
+  "boxes.py": ({"errors", "types"}, {"jax"}),
   "tree.py": ({"errors", "types"}, {"jax"}),
   "config.py": ({"errors"}, set()),
   "losses/*": (BASIC, NUMERIC),
   "optim/*": (BASIC, NUMERIC),
   "curvature/*": (BASIC, NUMERIC | {"scipy"}),
   "weights/*": (BASIC, NUMERIC | {"scipy"}),  # scipy: Brent's method
-  "metrics/*": (BASIC, NUMERIC),
+  "metrics/*": (BASIC, NUMERIC | {"scipy"}),  # scipy: eigenproblems and sparse sums of scores
   "models/*": (BASIC, NUMERIC | {"flax"}),
   "data/*": (
     {"errors"},
@@ -70,6 +71,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     {"numpy", "open_clip", "safetensors", "timm", "torch", "torchvision", "transformers"},
   ),
   "pretrained/torch_reader.py": (set(), {"numpy", "safetensors"}),
+  "pretrained/onnx_graph.py": (
+    BASIC | {"checkpoints", "data", "models"},
+    NUMERIC | {"onnx"},
+  ),
   "pretrained/*": (
     BASIC | {"checkpoints", "data", "host", "models", "train", "weights"},
     NUMERIC | {"orbax", "safetensors"},
@@ -90,7 +95,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "cli/main.py": ({"__init__", "errors", "host"}, set()),
   "cli/options.py": (set(), set()),
   "cli/parser.py": ({"launching"}, set()),
+  "cli/models.py": ({"errors", "host"}, set()),  # a stored table, without JAX
   "cli/launch_options.py": ({"launching"}, set()),
+  "cli/templates/*": (set(), {"ml_collections"}),  # configs, which `jaxtl new` copies
   "cli/*": (
     CORE | {"evaluation", "launching", "measure", "pretrained", "report", "runner", "studies", "zero_shot"},
     {"jax", "numpy"},

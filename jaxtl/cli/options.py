@@ -330,6 +330,17 @@ def seconds(text: str) -> float:
   return found
 
 
+def share(text: str) -> float:
+  """Parses a number between 0 and 1, both excluded."""
+  try:
+    found = float(text)
+  except ValueError:
+    found = math.nan
+  if not 0 < found < 1:
+    raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r} (for example 0.5)")
+  return found
+
+
 def pattern(text: str) -> str:
   """Parses a regular expression."""
   try:

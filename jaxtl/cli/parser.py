@@ -26,6 +26,7 @@ from jaxtl.cli.options import (
   run_options,
   seconds,
   session_options,
+  share,
   trust_option,
   zero_shot_options,
 )
@@ -48,7 +49,7 @@ LAYOUTS = (
 )
 # Repeats those of jaxtl.studies.transfer.recipe.
 AUGMENTATIONS = ("standard", "none", "flip", "rand_augment")
-EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo")
+EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo", "onnx")
 
 
 def add_run(commands: Any) -> None:
@@ -293,6 +294,88 @@ def add_export(commands: Any) -> None:
   device_options(export)
 
 
+def add_models(commands: Any) -> None:
+  models = command(
+    commands,
+    "models",
+    "models.models",
+    "list the architectures: parameters with 1,000 classes, multiply-accumulates (MACs), layouts of weights",
+  )
+  models.add_argument(
+    "pattern",
+    nargs="?",
+    metavar="PATTERN",
+    help="a part of the name, or a pattern like 'resnet*' (text; default: all)",
+  )
+  models.add_argument(
+    "--json", type=local_path, metavar="FILE", help="also write the rows to a new file (path; default: none)"
+  )
+
+
+def add_new(commands: Any) -> None:
+  new = command(commands, "new", "new.new", "write a commented starting config of a study")
+  new.add_argument(
+    "study", metavar="STUDY", help="which study, such as pretrain; an unknown name lists them (text)"
+  )
+  new.add_argument(
+    "file", nargs="?", type=local_path, metavar="FILE", help="the file to write (path; default: STUDY.py)"
+  )
+  new.add_argument(
+    "--data",
+    metavar="SOURCE",
+    help="data set of the config: folder, parquet, sheets, npz, tfds:NAME or a built-in (text; default: a "
+    "built-in)",
+  )
+
+
+def add_patch(commands: Any) -> None:
+  patch = command(
+    commands,
+    "patch",
+    "patch.patch",
+    "find the point between two weights that is best for an old and a new task together",
+  )
+  for name, when in (("before", "before"), ("after", "after")):
+    patch.add_argument(
+      name,
+      type=local_path,
+      metavar=name.upper(),
+      help=f"the weights {when} fine-tuning, a checkpoint's folder (path)",
+    )
+  for name, metavar, task in (("supported", "BEFORE", "old"), ("patching", "AFTER", "new")):
+    patch.add_argument(
+      f"--{name}",
+      required=True,
+      metavar="SOURCE",
+      help=f"images of the {task} task, with the classes of {metavar}: folder, parquet, sheets, npz or a "
+      "built-in (text)",
+    )
+    patch.add_argument(
+      f"--{name}-split", metavar="NAME", help="its split (text; default: the only one, test or val)"
+    )
+  patch.add_argument(
+    "--share",
+    type=share,
+    default=0.5,
+    metavar="F",
+    help="share of the images that choose the coefficient; the others are scored (number between 0 and 1; "
+    "default: 0.5)",
+  )
+  patch.add_argument(
+    "--out",
+    type=local_path,
+    metavar="DIR",
+    help="also write a page and the patched checkpoints to a new folder (path; default: no files)",
+  )
+  patch.add_argument(
+    "--batch-size", type=count, default=128, metavar="N", help="images per batch (integer; default: 128)"
+  )
+  preprocessing_options(patch, own="the checkpoint's")
+  data_option(patch)
+  trust_option(patch)
+  device_options(patch)
+
+
 def add_report(commands: Any) -> None:
   report = command(
     commands, "report", "report.report", "make the report of a run: Markdown, CSV, LaTeX and one HTML page"
@@ -421,6 +504,9 @@ COMMANDS = (
   add_eval,
   add_import,
   add_export,
+  add_models,
+  add_new,
+  add_patch,
   add_report,
   add_data,
   add_ckpt,

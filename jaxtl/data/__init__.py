@@ -27,7 +27,11 @@ from jaxtl.data.sources.parquet import from_parquet
 from jaxtl.data.sources.source import Source, from_arrays, need_two_classes, part_of, subset
 from jaxtl.data.sources.storage import Deferred, Encoded, Files
 from jaxtl.data.sources.tfds import RecordSource, StreamSource, from_tfds
+from jaxtl.data.transforms.aug_mix import aug_mix, aug_mix_jsd
 from jaxtl.data.transforms.augment import color_jitter, flip_left_right, random_erasing, rotate, to_gray
+from jaxtl.data.transforms.blur import gaussian_blur
+from jaxtl.data.transforms.declared import MIXED_LABELS, VIEWS, check_transforms, declares, gives
+from jaxtl.data.transforms.geometry import random_crop, random_scale
 from jaxtl.data.transforms.images import (
   CIFAR10_MEAN,
   CIFAR10_STD,
@@ -40,16 +44,20 @@ from jaxtl.data.transforms.images import (
   resize,
   to_rgb,
 )
-from jaxtl.data.transforms.mix import cutmix, mixup
+from jaxtl.data.transforms.mix import cutmix, mixup, one_of_batch
+from jaxtl.data.transforms.policies import auto_augment, trivial_augment
 from jaxtl.data.transforms.preprocessing import Preprocessing
 from jaxtl.data.transforms.rand_augment import rand_augment
+from jaxtl.data.transforms.timm_mix import timm_mix
 
 __all__ = [
   "CIFAR10_MEAN",
   "CIFAR10_STD",
   "IMAGENET_MEAN",
   "IMAGENET_STD",
+  "MIXED_LABELS",
   "ORDER_VERSION",
+  "VIEWS",
   "BadRecords",
   "Deferred",
   "Encoded",
@@ -59,13 +67,18 @@ __all__ = [
   "Report",
   "Source",
   "StreamSource",
+  "aug_mix",
+  "aug_mix_jsd",
   "augmented_preview",
+  "auto_augment",
   "center_crop",
   "check_source",
+  "check_transforms",
   "choose_split",
   "color_jitter",
   "contact_sheet",
   "cutmix",
+  "declares",
   "digits",
   "draws",
   "eval_batches",
@@ -78,6 +91,8 @@ __all__ = [
   "from_sheets",
   "from_tfds",
   "gallery",
+  "gaussian_blur",
+  "gives",
   "glyphs",
   "image_shape",
   "imagenet",
@@ -86,13 +101,16 @@ __all__ = [
   "mixup",
   "need_two_classes",
   "normalize",
+  "one_of_batch",
   "open_source",
   "pad_crop",
   "part_of",
   "photo_patches",
   "rand_augment",
+  "random_crop",
   "random_erasing",
   "random_resized_crop",
+  "random_scale",
   "resampled_batches",
   "resampled_order",
   "resize",
@@ -100,8 +118,10 @@ __all__ = [
   "scene_patches",
   "shared_images",
   "subset",
+  "timm_mix",
   "to_gray",
   "to_rgb",
   "train_batches",
   "train_order",
+  "trivial_augment",
 ]

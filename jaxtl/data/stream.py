@@ -24,9 +24,9 @@ from jaxtl.data.sources.source import Source
 from jaxtl.data.sources.storage import Files
 from jaxtl.data.sources.tfds import RecordSource, StreamSource
 from jaxtl.data.transforms import images as images_lib
+from jaxtl.data.transforms.declared import Transform, check_transforms, function_of
 from jaxtl.errors import DataError
 
-Transform = Callable[..., Any]
 AnySource = Source | RecordSource | StreamSource
 NumpyBatch = dict[str, np.ndarray]
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
@@ -71,6 +71,7 @@ class Stream:
         f"single draws need random access, and {self.source.name} is a stream of records; prepare it as "
         "array_record"
       )
+    check_transforms(self.transforms, self.batch_transforms, rows=self.rows)
 
   @property
   def rows(self) -> int:
@@ -228,8 +229,7 @@ class Stream:
       try:
         self._transformed(raw, self.transforms[:count])
       except tf.errors.OpError:
-        transform = self.transforms[count - 1]
-        function = getattr(transform, "func", transform)
+        function = function_of(self.transforms[count - 1])
         return f"the transform {getattr(function, '__name__', function)}"
     return "a transform"
 
@@ -330,7 +330,8 @@ class Stream:
     example = self._transformed(raw, self.transforms)
     image = tf.cast(images_lib.to_rgb(example)["image"], tf.float32)
     targets = {name: example[name] for name in self.source.target_specs}
-    return {"position": raw["position"], "image": image, **targets, "mask": raw["mask"]}
+    views = {"views": example["views"]} if "views" in example else {}
+    return {"position": raw["position"], "image": image, **views, **targets, "mask": raw["mask"]}
 
   def _transformed(self, raw: dict[str, tf.Tensor], transforms: tuple[Transform, ...]) -> images_lib.Example:
     seed = tf.stack([tf.constant(self.seed, tf.int64), raw["position"]])

@@ -212,8 +212,8 @@ def focal(logits: Array, labels: Array, *, gamma: float = 2.0, alpha: float | No
   logits, labels = targets.prepare(logits, labels)
   t = targets.distribution(labels, logits.shape[-1])
   one, rest = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-  return targets.expectation(one * t, _focal(logits, gamma)) + targets.expectation(
-    rest * (1 - t), _focal(-logits, gamma)
+  return targets.expectation(one * t, focal_term(logits, gamma)) + targets.expectation(
+    rest * (1 - t), focal_term(-logits, gamma)
   )
 
 
@@ -297,7 +297,7 @@ def _sum_of_squares(weights: Array, gaps: Array) -> Array:
   return jnp.sum(weights * jnp.where(weights == 0, 0.0, jax.nn.relu(gaps)) ** 2, axis=-1)
 
 
-def _focal(x: Array, gamma: float) -> Array:
+def focal_term(x: Array, gamma: float) -> Array:
   """Returns -(1 - p)^gamma log p, with p = sigmoid(x)."""
   # Below -100 the weight (1 - p)^gamma is 1; the wheres keep its slope of 0 from meeting an overflow.
   flat = x < -100

@@ -6,6 +6,7 @@ show how many images are beyond it, what that does to the size of the logits, an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,7 @@ QUANTILES = (5, 25, 50, 75, 95)
 NAMES = (
   *("loss", "cross_entropy", "top1", "zero_loss", "zero_gradient"),
   *(f"gap_p{share:02}" for share in QUANTILES),
-  *("logit_norm", "calibration_error", "within_between", "effective_rank"),
+  *("logit_norm", "calibration_error", "nc1", "effective_rank"),
 )
 
 
@@ -128,9 +129,8 @@ def summarise(
   Returns:
     loss, cross_entropy, top1: means. zero_loss, zero_gradient: shares of images. gap_pQ: quantiles of the
     true logit minus the largest other one. logit_norm: mean Euclidean norm of the logits, centred for each
-    image. calibration_error: see `metrics.expected_calibration_error`. within_between: trace of the
-    covariance of features within classes over that of the class means. effective_rank: of the covariance of
-    the features, see `metrics.effective_rank`.
+    image. calibration_error: see `metrics.expected_calibration_error`. nc1 and effective_rank: of the
+    features, see `metrics.transferability`; NaN where they are not defined.
   """
   logits = logits.astype(np.float64)
   at = np.arange(len(labels)), labels
@@ -138,7 +138,6 @@ def summarise(
   others[at] = -np.inf
   gaps = logits[at] - others.max(axis=1)
   probabilities = np.asarray(jax.nn.softmax(logits, axis=-1), np.float64)
-  within, between = metrics.scatter_traces(features, labels)
   numbers: dict[str, Any] = {
     "loss": loss.mean(),
     "cross_entropy": np.mean(
@@ -152,7 +151,17 @@ def summarise(
     "calibration_error": metrics.expected_calibration_error(
       np.clip(probabilities.max(axis=1), 0, 1), probabilities.argmax(axis=1) == labels
     ),
-    "within_between": within / between if between > 0 else float("nan"),
-    "effective_rank": metrics.effective_rank(features),
+    **_geometry(features, labels),
   }
   return {key: float(value) for key, value in numbers.items()}
+
+
+def _geometry(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  from jaxtl.metrics import transferability  # loads SciPy, which most runs do not need
+
+  found = dict.fromkeys(("nc1", "effective_rank"), float("nan"))
+  with contextlib.suppress(transferability.ScoreError):
+    statistics = transferability.statistics_of(features, labels)
+    found["effective_rank"] = float(transferability.effective_rank(statistics))
+    found["nc1"] = float(transferability.nc1(statistics))
+  return found

@@ -31,4 +31,5 @@ def wilson_interval(share: float, count: int, *, z: float = _Z95) -> tuple[float
   scale = 1 + z * z / count
   centre = (share + z * z / (2 * count)) / scale
   half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-  return max(centre - half, 0.0), min(centre + half, 1.0)
+  # Rounding must not put the share itself outside.
+  return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)

@@ -23,6 +23,7 @@ from jaxtl.models.efficientnet import (
   efficientnet_lite3,
   efficientnet_lite4,
 )
+from jaxtl.models.fpn import fpn
 from jaxtl.models.linen import (
   from_linen,
 )
@@ -30,6 +31,7 @@ from jaxtl.models.mobilenet import (
   mobilenet_v1,
   mobilenet_v2,
 )
+from jaxtl.models.nasfpn import nasfpn
 from jaxtl.models.resnet import (
   resnet8,
   resnet18,
@@ -43,6 +45,8 @@ from jaxtl.models.resnet import (
   resnet110,
   resnet152,
 )
+from jaxtl.models.retinanet import retinanet
+from jaxtl.models.segmenter import segmenter
 from jaxtl.models.vit import (
   vit_b16,
   vit_b32,
@@ -81,9 +85,11 @@ __all__ = [
   "efficientnet_lite2",
   "efficientnet_lite3",
   "efficientnet_lite4",
+  "fpn",
   "from_linen",
   "mobilenet_v1",
   "mobilenet_v2",
+  "nasfpn",
   "resnet8",
   "resnet18",
   "resnet20",
@@ -95,6 +101,8 @@ __all__ = [
   "resnet101",
   "resnet110",
   "resnet152",
+  "retinanet",
+  "segmenter",
   "similarity",
   "vit_b16",
   "vit_b32",

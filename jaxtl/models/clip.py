@@ -59,7 +59,8 @@ def _image_tower(name: str, *, num_classes: int, embed_dim: int, head: str, **re
     ("head", functools.partial(layers.Head, num_classes, head, _as_is)),
   )
   taps = {f"stage{quarter}": f"block{math.ceil(depth * quarter / 4)}" for quarter in (1, 2, 3, 4)}
-  chain = Chain(blocks, taps, functools.partial(as_map, grid=image_size // patch_size))
+  strides = dict.fromkeys(taps, patch_size)
+  chain = Chain(blocks, taps, functools.partial(as_map, grid=image_size // patch_size), strides)
   return from_linen(name, chain, [block for block, _ in blocks])
 
 

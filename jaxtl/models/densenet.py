@@ -103,7 +103,10 @@ def _densenet(
   blocks.append(("norm", functools.partial(DenseNetNorm, how)))
   blocks.append(("head", functools.partial(layers.Head, num_classes, head, bias_init=layers.zero_bias)))
   taps = {f"stage{stage}": f"stage{stage}_layer{depth}" for stage, depth in enumerate(depths, start=1)}
-  return from_linen(name, Chain(tuple(blocks), taps), [block for block, _ in blocks])
+  chain = Chain(
+    tuple(blocks), taps, strides={stage: 2 * 2**number for number, stage in enumerate(taps, start=1)}
+  )
+  return from_linen(name, chain, [block for block, _ in blocks])
 
 
 def _sized(name: str, depths: Sequence[int], growth: int, width: int) -> Callable[..., Model]:

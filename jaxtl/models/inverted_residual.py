@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -159,7 +161,9 @@ def inverted_network(
     f"stage{number}": f"stage{number}_block{stage.repeats}"
     for number, stage in enumerate(shape.stages, start=1)
   }
-  return from_linen(name, Chain(tuple(blocks), taps), [block for block, _ in blocks])
+  strides = itertools.accumulate((stage.stride for stage in shape.stages), operator.mul, initial=2)
+  chain = Chain(tuple(blocks), taps, strides=dict(zip(taps, [*strides][1:], strict=True)))
+  return from_linen(name, chain, [block for block, _ in blocks])
 
 
 def divisible(width: float, *, by: int = 8) -> int:

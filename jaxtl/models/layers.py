@@ -93,6 +93,7 @@ class Numerics:
     groups: int = 1,
     bias: bool = False,
     init: Any = kaiming_normal,
+    bias_init: Any = nn.initializers.zeros,
     name: str,
   ) -> nn.Conv:
     """Returns a convolution with a square kernel; it is depthwise if there are as many groups as channels."""
@@ -104,6 +105,7 @@ class Numerics:
       feature_group_count=groups,
       use_bias=bias,
       kernel_init=init,
+      bias_init=bias_init,
       conv_general_dilated=conv_general_dilated,
       dtype=self.dtype,
       name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,32 +32,61 @@ class Chain(nn.Module):
   """A sequence of named blocks, in which a forward pass can start and stop at any block.
 
   A block is called as `block(x, train, frozen_stats)` and returns the hidden state that enters the next one;
-  the last block returns a dict of features.
+  the last block returns a dict of features. A block that reads feature maps of several earlier blocks, as a
+  feature pyramid does, gets a dict of them instead. Between the blocks that output these maps and the block
+  that reads them, the hidden state of a pass that starts or stops there is a dict: the maps so far by name,
+  and `hidden`, what enters the next block.
 
   Attributes:
     blocks: (name, constructor that takes `name`) in forward order.
     taps: feature -> the block that outputs it.
     as_map: hidden state -> feature map [B, h, w, D].
+    strides: feature -> pixels of the image per position of its map, rows and columns alike.
+    reads: block -> the features that enter it.
   """
 
   blocks: tuple[tuple[str, Callable[..., nn.Module]], ...]
   taps: Mapping[str, str]
   as_map: Callable[[Array], Array] = lambda x: x
+  strides: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  reads: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
   @nn.compact
   def __call__(
-    self, x: Array, *, train: bool, frozen_stats: bool, start: str | None, stop: str | None
+    self, x: Any, *, train: bool, frozen_stats: bool, start: str | None, stop: str | None
   ) -> Features:
     names = [name for name, _ in self.blocks]
     first = 0 if start is None else names.index(start)
     last = len(names) if stop is None else names.index(stop)
     features: Features = {}
-    hidden: Any = x
+    carried = _carried(self, first)
+    maps, hidden = ({name: x[name] for name in carried}, x.get("hidden")) if carried else ({}, x)
     # Only the blocks that run are constructed: the parameters of the others may be absent.
     for name, make in self.blocks[first:last]:
+      if name in self.reads:
+        hidden = {feature: maps[feature] for feature in self.reads[name]}
       hidden = make(name=name)(hidden, train, frozen_stats)
-      features |= {feature: self.as_map(hidden) for feature, block in self.taps.items() if block == name}
-    return features | hidden if stop is None else {"hidden": hidden}
+      new = {feature: self.as_map(hidden) for feature, block in self.taps.items() if block == name}
+      features |= new
+      maps |= new
+    if stop is None:
+      return features | hidden
+    if carried := _carried(self, last):
+      beyond = {} if stop in self.reads else {"hidden": hidden}
+      hidden = {name: maps[name] for name in carried} | beyond
+    return {"hidden": hidden}
+
+
+def _carried(chain: Chain, index: int) -> tuple[str, ...]:
+  """Returns the features of the blocks before `index` that a block from `index` on reads."""
+  names = [name for name, _ in chain.blocks]
+  return tuple(
+    feature
+    for reader, features in chain.reads.items()
+    if names.index(reader) >= index
+    for feature in features
+    if names.index(chain.taps[feature]) < index
+  )
 
 
 def from_linen(name: str, module: nn.Module, blocks: Sequence[str], *, inputs: Inputs = IMAGES) -> Model:
@@ -119,7 +149,7 @@ def from_linen(name: str, module: nn.Module, blocks: Sequence[str], *, inputs: I
       ) from error
     return features, moved["batch_stats"] if moving else batch_stats
 
-  return Model(name=name, init=init, apply=apply, blocks=blocks)
+  return Model(name=name, init=init, apply=apply, blocks=blocks, module=module)
 
 
 def _check_inputs(name: str, inputs: Inputs, given: Any) -> None:

@@ -101,7 +101,8 @@ def mobilenet_v1(
       blocks.append((f"stage{stage}_block{number}", block))
   blocks.append(("head", functools.partial(layers.Head, num_classes, head, dropout=dropout)))
   taps = {f"stage{stage}": f"stage{stage}_block{repeats}" for stage, (repeats, _) in enumerate(_V1, start=1)}
-  return from_linen("mobilenet_v1", Chain(tuple(blocks), taps), [name for name, _ in blocks])
+  chain = Chain(tuple(blocks), taps, strides={stage: 2**number for number, stage in enumerate(taps, start=1)})
+  return from_linen("mobilenet_v1", chain, [name for name, _ in blocks])
 
 
 def mobilenet_v2(

@@ -122,7 +122,10 @@ def _resnet(
       blocks.append((block_name, functools.partial(make, width=width * 2**stage, stride=stride)))
   blocks.append(("head", functools.partial(layers.Head, num_classes, head)))
   taps = {f"stage{stage + 1}": f"stage{stage + 1}_block{depth}" for stage, depth in enumerate(depths)}
-  return from_linen(name, Chain(tuple(blocks), taps), [block_name for block_name, _ in blocks])
+  first = 4 if stem == "imagenet" else 1
+  strides = {f"stage{stage + 1}": first * 2**stage for stage in range(len(depths))}
+  chain = Chain(tuple(blocks), taps, strides=strides)
+  return from_linen(name, chain, [block_name for block_name, _ in blocks])
 
 
 # The keywords are the schema of a config, so each family lists them once, with its own defaults.

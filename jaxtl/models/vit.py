@@ -65,7 +65,8 @@ def _vit(
     ("head", functools.partial(layers.Head, num_classes, head, pool)),
   )
   taps = {f"stage{quarter}": f"block{math.ceil(depth * quarter / 4)}" for quarter in (1, 2, 3, 4)}
-  chain = Chain(blocks, taps, functools.partial(as_map, grid=image_size // patch_size))
+  strides = dict.fromkeys(taps, patch_size)
+  chain = Chain(blocks, taps, functools.partial(as_map, grid=image_size // patch_size), strides)
   return from_linen(name, chain, [block for block, _ in blocks])
 
 

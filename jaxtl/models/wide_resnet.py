@@ -123,4 +123,5 @@ def wide_resnet28_10(
   blocks.append(("norm", functools.partial(WideResNetNorm, numerics)))
   blocks.append(("head", functools.partial(layers.Head, num_classes, head)))
   taps = {f"stage{stage}": f"stage{stage}_block{per_stage}" for stage in (1, 2, 3)}
-  return from_linen("wide_resnet28_10", Chain(tuple(blocks), taps), [name for name, _ in blocks])
+  chain = Chain(tuple(blocks), taps, strides={"stage1": 1, "stage2": 2, "stage3": 4})
+  return from_linen("wide_resnet28_10", chain, [name for name, _ in blocks])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -146,6 +147,22 @@ def _stablehlo(weights: Weights, folder: Path, trust: bool) -> None:
   (folder / "preprocessing.json").write_text(text + "\n")
 
 
+def _onnx(weights: Weights, folder: Path, trust: bool) -> None:
+  from jaxtl.pretrained import onnx_graph, stablehlo
+
+  spec = weights.model_spec(trust=trust)
+  if len(weights.config["image_shape"]) != 3:
+    raise InputError(f"{library_names.name_of(spec)} takes no images; export it as safetensors")
+  if spec.keywords.get("dtype", "float32") != "float32":
+    # Runtimes on the CPU have no bfloat16 convolutions; the parameters are float32 in any case.
+    spec = dataclasses.replace(spec, keywords={**spec.keywords, "dtype": "float32"})
+  preprocessing = preprocessing_of(weights)
+  model = spec.realize(num_classes=len(weights.classes))
+  (folder / "model.onnx").write_bytes(onnx_graph.serialized(model, weights, preprocessing))
+  text = json.dumps(stablehlo.description(preprocessing), indent=1)
+  (folder / "preprocessing.json").write_text(text + "\n")
+
+
 def _require(layout: Layout, spec: Spec) -> None:
   name = library_names.name_of(spec)
   if not layout.has(name):
@@ -189,4 +206,5 @@ FORMATS: dict[str, Callable[[Weights, Path, bool], None]] = {
   "timm": _timm,
   "hugging_face": _hugging_face,
   "stablehlo": _stablehlo,
+  "onnx": _onnx,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,17 @@ def serialized(model: Model, weights: Weights, preprocessing: Preprocessing) -> 
     weights: its weights.
     preprocessing: supplies size, mean and standard deviation.
   """
+  (batch,) = jax.export.symbolic_shape("b")
+  side = preprocessing.size
+  images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+  predict = jax.jit(predictor(model, weights, preprocessing))
+  return bytes(jax.export.export(predict, platforms=PLATFORMS)(images).serialize())
+
+
+def predictor(
+  model: Model, weights: Weights, preprocessing: Preprocessing
+) -> Callable[[Array], dict[str, Array]]:
+  """Returns the function that `serialized` exports; its arguments are the same."""
   mean = np.asarray(preprocessing.mean, np.float32)
   std = np.asarray(preprocessing.std, np.float32)
 
@@ -35,10 +47,7 @@ def serialized(model: Model, weights: Weights, preprocessing: Preprocessing) -> 
     features, _ = model.apply(weights.params, weights.batch_stats, x)
     return {name: features[name] for name in ("logits", "pooled") if name in features}
 
-  (batch,) = jax.export.symbolic_shape("b")
-  side = preprocessing.size
-  images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
-  return bytes(jax.export.export(jax.jit(predict), platforms=PLATFORMS)(images).serialize())
+  return predict
 
 
 def description(preprocessing: Preprocessing) -> dict[str, Any]:

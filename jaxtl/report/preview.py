@@ -138,6 +138,10 @@ def _parse(value: Mapping[str, Any], trust: bool) -> Data:
 
 
 def _title(batch: Mapping[str, np.ndarray], row: int, classes: tuple[str, ...]) -> str:
+  if batch["label"].ndim > 1:
+    shares = batch["label"][row]
+    likely = [at for at in np.argsort(-shares, kind="stable")[:2] if shares[at] > 1 / len(shares)]
+    return " + ".join(f"{shares[at]:.2f} {classes[at]}" for at in likely)
   first = classes[int(batch["label"][row])]
   if "label_b" not in batch or batch["weight"][row] == 1:
     return first

@@ -10,7 +10,7 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.data.class_names import same_classes
 from jaxtl.errors import ConfigError, InputError
 from jaxtl.runner.plan import Plan, plan_of
-from jaxtl.train.inputs import all_data, check_batch_sizes
+from jaxtl.train.inputs import all_data, check_batch_sizes, check_transforms
 from jaxtl.train.runtime import Runtime
 
 
@@ -30,8 +30,7 @@ def rehearse_arm(rows: Callable[..., Any], name: str, study: Any, runtime: Runti
   with _in_arm(name):
     plan = plan_of(rows, study, runtime)
     for _, data in all_data(study):
-      for spec in (*data.transforms, *data.batch_transforms):
-        spec.realize()
+      check_transforms(data)
     for training in plan.trainings.values():
       training.rehearse(training.facts_in_config(), runtime.mesh)
   return plan

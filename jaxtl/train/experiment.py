@@ -12,13 +12,14 @@ import jax
 import optax
 
 from jaxtl import config as config_lib
+from jaxtl import data as data_lib
 from jaxtl import optim, tree
 from jaxtl.config import Spec
 from jaxtl.data.class_names import same_classes
 from jaxtl.errors import ConfigError, DataError
 from jaxtl.tasks import Task
 from jaxtl.train import compiled, feed, selection, sharding
-from jaxtl.train.inputs import Data
+from jaxtl.train.inputs import Data, check_transforms
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.selection import Select
 from jaxtl.train.step import Step, init_model, init_state, make_train_step, skip_nonfinite
@@ -33,6 +34,11 @@ CIRCUMSTANCES = (*PERIODS, "sharding")
 NONFINITE = ("abort", "skip", "roll_back")
 REPLICATE = Spec(".train.replicate", "make", {}, sharding.replicate)
 PLAIN = Spec(".optim.plain", "make", {}, optim.plain)
+_GIVEN = {data_lib.MIXED_LABELS: "mixed labels", data_lib.VIEWS: "views of each image"}
+_REMEDY = {
+  data_lib.MIXED_LABELS: "leave it out",
+  data_lib.VIEWS: "write .data.aug_mix, or give the task consistency=12.0",
+}
 # Updates of a run whose length is unknown or does not matter: any schedule fits into it.
 ANY_LENGTH = 10**9
 
@@ -218,9 +224,9 @@ def rehearse(
     ConfigError: a component refuses its keywords, the model, or the parameters that it is to work on.
   """
   for data in (experiment.data, *experiment.evaluation.values()):
-    for spec in (*data.transforms, *data.batch_transforms):
-      spec.realize()
+    check_transforms(data)
   program = compile_program(experiment, num_classes=num_classes, num_examples=num_examples, mesh=mesh)
+  check_given(experiment, program.task)
   if image_size is None:
     return program, None
   return program, _traced(program, experiment.data.batch_size, image_size)
@@ -248,7 +254,13 @@ def check_classes(experiment: Experiment, classes: tuple[str, ...], runtime: Run
 
 
 def check_targets(experiment: Experiment, task: Task, runtime: Runtime) -> None:
-  """Refuses data that lack a target that the task reads, as `check_source_targets` does."""
+  """Refuses data that lack a target that the task reads, and transforms that do not go with the task.
+
+  Raises:
+    ConfigError: as in `check_given`.
+    DataError: as in `check_source_targets`.
+  """
+  check_given(experiment, task)
   for data in (experiment.data, *experiment.evaluation.values()):
     check_source_targets(runtime.open(data), task, experiment.task.path)
 
@@ -271,12 +283,34 @@ def check_source_targets(source: Any, task: Task, path: str) -> None:
   Raises:
     DataError: names the data and the target.
   """
-  if missing := sorted(set(task.inputs(1)) - {"image"} - set(source.target_specs)):
+  needed = set(task.inputs(1)) - {"image", data_lib.VIEWS}
+  if missing := sorted(needed - set(source.target_specs)):
     there = ", ".join(source.target_specs) or "nothing"
     absent = getattr(source, "dropped", {}).get(missing[0])
     raise DataError(
       f"{source.name} has no {missing[0]!r} for its images; the task {path} reads it, and the data have "
       f"{there}{f'; {absent}' if absent else ''}"
+    )
+
+
+def check_given(experiment: Experiment, task: Task) -> None:
+  """Refuses training transforms that give what the task does not use, or not the views that it needs.
+
+  Raises:
+    ConfigError: names the transform and the task.
+  """
+  data, needs = experiment.data, set(task.inputs(1)) & {data_lib.VIEWS}
+  total = check_transforms(data)
+  for spec in (*data.transforms, *data.batch_transforms):
+    for given in sorted(data_lib.gives(spec.realize()) - set(task.reads)):
+      raise ConfigError(
+        f"{spec.path} gives {_GIVEN[given]}, which the task {experiment.task.path} does not use; "
+        f"{_REMEDY[given]}"
+      )
+  if needs - total:
+    raise ConfigError(
+      f"the task {experiment.task.path} compares views of an image, and the transforms make none; add "
+      ".data.aug_mix_jsd before .data.normalize, or write consistency=0.0"
     )
 
 

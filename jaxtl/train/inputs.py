@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from jaxtl import config as config_lib
+from jaxtl import data as data_lib
 from jaxtl.config import Spec
 from jaxtl.train import sharding
 
@@ -18,7 +21,7 @@ class Data:
   Attributes:
     source: makes a source of examples.
     transforms: functions (example[, seed]) -> example, in order.
-    batch_transforms: functions (batch, seed) -> batch: mixup, cutmix.
+    batch_transforms: functions (batch, seed) -> batch: mixup, cutmix, one_of_batch.
     batch_size: the global batch, over all devices and processes.
     max_bad_records: number of unreadable images to skip, each reported once, before the run stops.
     num_examples, num_classes: what the source is expected to hold. A source that differs is refused; `jaxtl
@@ -38,6 +41,19 @@ class Data:
       batch_size=(self.batch_size, self.batch_size >= 1, "at least 1"),
       max_bad_records=(self.max_bad_records, self.max_bad_records >= 0, "0 or more"),
     )
+
+
+def check_transforms(data: Data) -> set[str]:
+  """Makes the transforms and checks their settings and their order, without opening the data.
+
+  Returns:
+    What they give a batch; see `data.check_transforms`.
+
+  Raises:
+    ConfigError: a setting is out of its range, or two of the transforms do not go together.
+  """
+  made = [[spec.realize() for spec in specs] for specs in (data.transforms, data.batch_transforms)]
+  return data_lib.check_transforms(*made, rows=data.batch_size // jax.process_count())
 
 
 def all_data(value: Any, *, at: str = "") -> Iterator[tuple[str, Data]]:

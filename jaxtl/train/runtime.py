@@ -133,7 +133,9 @@ class Runtime:
     """Returns the keywords that every training stream of `data` takes."""
     return {
       "transforms": [spec.realize() for spec in data.transforms],
-      "batch_transforms": [spec.realize() for spec in data.batch_transforms],
+      "batch_transforms": [
+        spec.realize(num_classes=len(self.open(data).classes)) for spec in data.batch_transforms
+      ],
       "shard": (jax.process_index(), jax.process_count()),
       "bad_records": self.unreadable(data),
     }

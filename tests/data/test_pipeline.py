@@ -10,7 +10,7 @@ import pytest
 
 import jaxtl.data as data
 from jaxtl.data.lazy_tensorflow import tf
-from jaxtl.errors import DataError
+from jaxtl.errors import ConfigError, DataError
 from tests.data.made_images import CROP, assert_same, loop_from, take
 
 pytestmark = pytest.mark.slow
@@ -86,6 +86,67 @@ def test_shards_together_are_the_global_batch(source, count, mix):
     {key: np.concatenate([b[key] for b in parts]) for key in parts[0]} for parts in zip(*shards, strict=True)
   ]
   assert_same(whole, joined)
+
+
+BOTH = dict(mixup_alpha=0.8, cutmix_alpha=1.0)
+
+
+@pytest.mark.parametrize(
+  "mix",
+  [
+    partial(data.one_of_batch, transforms=[data.cutmix, partial(data.mixup, alpha=1.0)]),
+    partial(data.timm_mix, **BOTH),
+    partial(data.timm_mix, **BOTH, mode="pair"),
+    partial(data.timm_mix, **BOTH, mode="element", smoothing=0.1, num_classes=7),
+  ],
+  ids=["one of", "batch", "pair", "element"],
+)
+def test_mixing_is_a_function_of_the_position(numbered, mix):
+  """Resumed, and on two processes."""
+  options = dict(batch_size=8, seed=1, batch_transforms=[mix])
+  whole = take(6, numbered(40), [data.normalize], **options)
+  assert_same(whole[4:], take(2, numbered(40), [data.normalize], start_step=4, **options))
+  assert not np.array_equal(whole[0]["image"], whole[1]["image"])
+  shards = [take(6, numbered(40), [data.normalize], shard=(k, 2), **options) for k in range(2)]
+  joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*shards, strict=True)]
+  assert_same(whole, joined)
+
+
+@pytest.mark.parametrize(
+  "policy", [data.aug_mix, data.trivial_augment, partial(data.auto_augment, policy="cifar10")]
+)
+def test_policies_are_functions_of_the_position(numbered, policy):
+  whole = take(3, numbered(20), [policy, data.normalize], batch_size=4, seed=1)
+  assert_same(whole[2:], take(1, numbered(20), [policy, data.normalize], batch_size=4, seed=1, start_step=2))
+  halves = [
+    take(1, numbered(20), [policy, data.normalize], batch_size=4, seed=1, shard=(part, 2)) for part in (0, 1)
+  ]
+  joined = [{key: np.concatenate([half[0][key] for half in halves]) for key in whole[0]}]
+  assert_same(whole[:1], joined)
+
+
+def test_views_come_with_their_image(jpeg_folder):
+  source = data.from_folder(folder=str(jpeg_folder))
+  chain = [partial(data.random_resized_crop, size=16), partial(data.aug_mix_jsd, severity=5), data.normalize]
+  whole = take(3, source, chain, batch_size=4, seed=1)
+  assert whole[0]["views"].shape == (4, 2, 16, 16, 3)
+  assert whole[0]["views"].dtype == np.float32
+  assert_same(whole[2:], take(1, source, chain, batch_size=4, seed=1, start_step=2))
+  clean = take(1, source, [chain[0], data.normalize], batch_size=4, seed=1)[0]["image"]
+  np.testing.assert_allclose(whole[0]["image"], clean, atol=1e-5)
+  assert not np.allclose(whole[0]["views"][:, 0], whole[0]["views"][:, 1], atol=0.01)
+
+
+def test_what_cannot_work_is_refused_before_the_first_batch(numbered):
+  options = dict(batch_size=5, seed=0)
+  for transforms, mix, said in (
+    ([partial(data.aug_mix, severity=11)], [], "severity is 11"),
+    ([data.aug_mix_jsd, data.flip_left_right], [], "comes after aug_mix_jsd"),
+    ([], [data.mixup, data.cutmix], "would mix the labels twice"),
+    ([], [data.timm_mix], "gets 5 rows; expected an even number"),
+  ):
+    with pytest.raises(ConfigError, match=said):
+      data.train_batches(numbered(20), transforms, batch_transforms=mix, **options)
 
 
 def test_repeated_transforms_and_repeated_examples_draw_anew(numbered):

@@ -137,6 +137,6 @@ def test_the_training_loss_is_measured_as_well(tiny, runtime):
     num_examples=48,
     seed=0,
   )
-  largest = landscape.extremes(num_iters=400, tolerance=1e-4).by_value.value
+  largest = landscape.extremes(num_iters=400, tolerance=1e-4).algebraic.value
   assert found[True]["flatness/training_lambda_max"] == pytest.approx(float(largest), rel=1e-3)
   assert found[True]["flatness/training_lambda_max"] != pytest.approx(found[True]["flatness/lambda_max"])

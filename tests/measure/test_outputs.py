@@ -39,7 +39,7 @@ def test_hand_values():
   # The centred logits of a gap g are (g/2, -g/2), of norm |g| / sqrt(2).
   assert found["logit_norm"] == pytest.approx(8.5 / 4 / np.sqrt(2))
   assert found["cross_entropy"] == pytest.approx(np.mean(np.log1p(np.exp([-3, 1, -4, -0.5]))), rel=1e-6)
-  assert found["within_between"] == pytest.approx(1 / 25)
+  assert found["nc1"] == pytest.approx(1 / 25 / 2)  # a variance of 1 within, of 25 between two classes
   assert found["effective_rank"] == pytest.approx(1)
 
 

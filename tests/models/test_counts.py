@@ -60,3 +60,16 @@ def test_trunk(name):
 def test_ten_classes(name, count, head):
   params, _ = shapes(getattr(models, name)(num_classes=10))
   assert (tree.size(params), tree.size(params["head"])) == (count, head)
+
+
+@pytest.mark.parametrize(
+  ("name", "segmenter", "detector"),
+  [("efficientnet_b7", 67_527_317, 72_050_727), ("efficientnet_l2", 472_883_289, None)],
+)
+def test_segmenters_and_detectors(name, segmenter, detector):
+  """As computed for the released models; with the unused ImageNet head, 71 M and 485 M as published."""
+  backbone = getattr(models, name)(num_classes=1000)
+  params, _ = shapes(models.segmenter(num_classes=21, backbone=backbone))
+  assert tree.size(params) == segmenter
+  if detector:
+    assert tree.size(shapes(models.retinanet(num_classes=90, backbone=backbone))[0]) == detector

@@ -29,6 +29,18 @@ def test_preview_of_mixed_images_names_both_classes():
   assert "mixup(alpha=1)" in found.transforms
 
 
+def test_preview_of_smoothed_labels_names_their_classes():
+  mix = {"fn": ".data.timm_mix", "mixup_alpha": 1.0, "mode": "element", "smoothing": 0.1}
+  found = preview.preview(config([{"fn": ".data.normalize"}], batch_transforms=[mix]), data_dir=None)
+  assert found.problem == ""
+  classes = data_lib.digits(split="train").classes
+  for title in found.titles:
+    parts = [part.split(" ", 1) for part in title.split(" + ")]
+    assert {name for _, name in parts} <= set(classes)
+    # The other classes share the smoothing of 0.1 of ten classes.
+    assert 0.85 < sum(float(share) for share, _ in parts) <= 1
+
+
 def test_large_images_are_shrunk():
   found = preview.preview(config([{"fn": ".data.resize", "size": 400}]), data_dir=None)
   assert {max(image.shape) for image in found.images} == {160}

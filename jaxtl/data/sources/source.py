@@ -27,7 +27,7 @@ DataDir = str | Path | None
 TargetSpec = tuple[tuple[int, ...], Any]
 LABEL: dict[str, TargetSpec] = {"label": ((), np.dtype(np.int32))}
 # The keys of a batch that are not targets of a source, besides `label`.
-TAKEN = ("image", "label", "mask", "position", "index", "weak", "hidden", "label_b", "weight")
+TAKEN = ("image", "label", "mask", "position", "index", "weak", "hidden", "label_b", "weight", "views")
 
 # Without a class list, labels may exceed the number of images up to this limit, which admits a few images of
 # ImageNet.

@@ -8,7 +8,10 @@ from typing import Any
 
 from jaxtl.data.lazy_tensorflow import tf
 from jaxtl.data.transforms import color
+from jaxtl.data.transforms.declared import declares
+from jaxtl.data.transforms.draws import fold, happens
 from jaxtl.data.transforms.images import Example, to_rgb
+from jaxtl.data.transforms.ranges import Fill, check_fill, check_probability
 from jaxtl.errors import ConfigError
 
 
@@ -29,21 +32,42 @@ def to_gray(example: Example) -> Example:
   return {**example, "image": color.gray(tf.cast(to_rgb(example)["image"], tf.float32))}
 
 
-def rotate(example: Example, seed: tf.Tensor, *, degrees: float, fill: float = 0.0) -> Example:
+def _check_rotate(*, fill: Fill, probability: float, degrees: float = 0.0) -> None:
+  del degrees  # any angle is valid
+  check_fill("rotate", fill)
+  check_probability("rotate", probability=probability)
+
+
+@declares(check=_check_rotate)
+def rotate(
+  example: Example, seed: tf.Tensor, *, degrees: float, fill: Fill = 0.0, probability: float = 1.0
+) -> Example:
   """Rotates the image about its centre by a uniform angle from -degrees to degrees, with bilinear sampling.
 
   Args:
     example: an example with an image.
     seed: int [2].
     degrees: the largest angle.
-    fill: value of pixels from outside the image.
+    fill: value of pixels from outside the image, one number or one for each channel.
+    probability: probability of a rotation; the image is unchanged otherwise.
 
   Returns:
     The example with a float32 image.
+
+  Raises:
+    ConfigError: the probability is outside [0, 1], or `fill` has another number of channels.
   """
+  _check_rotate(fill=fill, probability=probability)
   image = tf.cast(to_rgb(example)["image"], tf.float32)
   angle = tf.random.stateless_uniform([], seed, -1.0, 1.0) * (degrees * math.pi / 180)
-  return {**example, "image": affine(image, rotation(angle), fill=fill)}
+  if probability == 1:
+    return {**example, "image": affine(image, rotation(angle), fill=fill)}
+  rotated = tf.cond(
+    happens(fold(seed, 1), probability),
+    lambda: affine(image, rotation(angle), fill=fill),
+    lambda: image,
+  )
+  return {**example, "image": tf.ensure_shape(rotated, image.shape)}
 
 
 def color_jitter(
@@ -149,12 +173,17 @@ def rotation(angle: tf.Tensor) -> tf.Tensor:
 
 
 def affine(
-  image: tf.Tensor, matrix: tf.Tensor, *, shift: tf.Tensor | Sequence[float] = (0.0, 0.0), fill: float = 0.0
+  image: tf.Tensor, matrix: tf.Tensor, *, shift: tf.Tensor | Sequence[float] = (0.0, 0.0), fill: Fill = 0.0
 ) -> tf.Tensor:
   """Transforms an image so that its pixel at p is the old one at `matrix` p + `shift`.
 
-  Positions are (x, y), measured from the centre. Sampling is bilinear.
+  Positions are (x, y), measured from the centre. Sampling is bilinear. Pixels from outside the image have the
+  value `fill`, one number or one for each channel.
   """
+  if not isinstance(fill, (int, float)):
+    # The operation fills all channels alike: shift the colour to 0 and back.
+    colour = tf.constant(fill, tf.float32)
+    return affine(image - colour, matrix, shift=shift) + colour
   height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
   centre = tf.stack([(width - 1) / 2, (height - 1) / 2])
   offset = centre - tf.linalg.matvec(matrix, centre) + tf.convert_to_tensor(shift)

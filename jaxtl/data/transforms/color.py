@@ -45,13 +45,13 @@ def hue(image: tf.Tensor, shift: tf.Tensor | float) -> tf.Tensor:
   return 255 * tf.image.adjust_hue(image / 255, shift)
 
 
-def posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
+def posterize(image: tf.Tensor, bits: tf.Tensor | int) -> tf.Tensor:
   """Keeps the `bits` highest of the 8 bits."""
-  step = float(2 ** (8 - bits))
+  step = tf.pow(2.0, 8.0 - tf.cast(bits, tf.float32))
   return tf.floor(tf.round(image) / step) * step
 
 
-def solarize(image: tf.Tensor, threshold: float) -> tf.Tensor:
+def solarize(image: tf.Tensor, threshold: tf.Tensor | float) -> tf.Tensor:
   """Inverts pixels at or above the threshold."""
   return tf.where(image < threshold, image, 255 - image)
 

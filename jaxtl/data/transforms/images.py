@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxtl.data.lazy_tensorflow import tf
 from jaxtl.data.transforms import orientation, pixels
+from jaxtl.data.transforms.declared import declares
 from jaxtl.errors import ConfigError
 
 Example = Mapping[str, Any]  # of tensors
@@ -106,22 +107,33 @@ def to_rgb(example: Example, *, upright: bool = True) -> Example:
   return {**example, "image": decode(image, upright=upright)} if image.dtype == tf.string else example
 
 
+@declares(maps_views=True)
 def normalize(
   example: Example, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Example:
   """Normalises pixels from 0 to 255 to float32 (x / 255 - mean) / std, per channel.
 
   Args:
-    example: an example with an image.
+    example: an example with an image, and perhaps `views` [V, H, W, 3] of it, which are treated alike.
     mean, std: statistics of the channels, on the scale from 0 to 1. The defaults are ImageNet's.
   """
-  image = tf.cast(to_rgb(example)["image"], tf.float32)
+  normalised = {"image": _normalised(to_rgb(example)["image"], mean, std)}
+  if "views" in example:
+    views = example["views"]
+    height, width = tf.shape(views)[1], tf.shape(views)[2]
+    rows = _normalised(tf.reshape(views, [-1, width, 3]), mean, std)
+    normalised["views"] = tf.ensure_shape(tf.reshape(rows, [-1, height, width, 3]), views.shape)
+  return {**example, **normalised}
+
+
+def _normalised(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
+  image = tf.cast(image, tf.float32)
   shift, scale = 255 * np.asarray(mean, np.float32), 1 / (255 * np.asarray(std, np.float32))
   # Use rows of W * 3 numbers, since TensorFlow broadcasts several times slower over an axis of three.
   height, width = tf.shape(image)[0], tf.shape(image)[1]
   rows = tf.reshape(image, [height, width * 3])
   rows = (rows - tf.tile(shift, [width])) * tf.tile(scale, [width])
-  return {**example, "image": tf.ensure_shape(tf.reshape(rows, [height, width, 3]), image.shape)}
+  return tf.ensure_shape(tf.reshape(rows, [height, width, 3]), image.shape)
 
 
 def resize(example: Example, *, size: Size, interpolation: str = "bilinear") -> Example:

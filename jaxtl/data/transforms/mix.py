@@ -8,15 +8,31 @@ One weight is drawn per batch, as in the authors' code of both papers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxtl.data.lazy_tensorflow import tf
+from jaxtl.data.transforms.declared import MIXED_LABELS, declares, gives
+from jaxtl.data.transforms.draws import beta, fold
+from jaxtl.data.transforms.ranges import check_alpha
 from jaxtl.errors import ConfigError
 
 Batch = Mapping[str, Any]  # of tensors
+BatchTransform = Callable[..., Any]  # (batch, seed) -> batch
 
 
+def _check_mixup(*, alpha: float) -> None:
+  check_alpha("mixup", alpha=alpha, off=" (leave mixup out to switch it off)")
+
+
+def _check_cutmix(*, alpha: float) -> None:
+  check_alpha("cutmix", alpha=alpha, off=" (leave cutmix out to switch it off)")
+
+
+@declares(check=_check_mixup, gives=(MIXED_LABELS,))
 def mixup(batch: Batch, seed: tf.Tensor, *, alpha: float = 0.2) -> Batch:
   """Computes weight x + (1 - weight) x_b, with weight ~ Beta(alpha, alpha).
 
@@ -33,13 +49,16 @@ def mixup(batch: Batch, seed: tf.Tensor, *, alpha: float = 0.2) -> Batch:
   Raises:
     ConfigError: alpha is not above 0, or the batch is already mixed.
   """
-  weight = _share(batch, seed, alpha=alpha, name="mixup")
-  partner = _partners(batch)
+  _check_mixup(alpha=alpha)
+  refuse_mixed(batch, name="mixup")
+  weight = beta(seed, alpha=alpha)
+  partner = partners(batch)
   image = batch["image"]
   mixed = weight * image + (1 - weight) * tf.gather(image, partner)
   return _with_labels(batch, mixed, partner, weight)
 
 
+@declares(check=_check_cutmix, gives=(MIXED_LABELS,))
 def cutmix(batch: Batch, seed: tf.Tensor, *, alpha: float = 1.0) -> Batch:
   """Pastes a rectangle of the partner image; its relative area before clipping is 1 - w.
 
@@ -59,38 +78,117 @@ def cutmix(batch: Batch, seed: tf.Tensor, *, alpha: float = 1.0) -> Batch:
   Raises:
     ConfigError: alpha is not above 0, or the batch is already mixed.
   """
-  share = _share(batch, seed, alpha=alpha, name="cutmix")
-  partner = _partners(batch)
+  _check_cutmix(alpha=alpha)
+  refuse_mixed(batch, name="cutmix")
+  share = beta(seed, alpha=alpha)
+  partner = partners(batch)
   image = batch["image"]
   height, width = tf.shape(image)[1], tf.shape(image)[2]
-  sides = tf.stack([height, width])
-  centre = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 2))
-  half = tf.cast(tf.sqrt(1 - share) * tf.cast(sides, tf.float32), tf.int32) // 2
-  middle = tf.cast(centre * tf.cast(sides, tf.float32), tf.int32)
-  low, high = tf.maximum(middle - half, 0), tf.minimum(middle + half, sides)
-  rows, columns = tf.range(height)[:, None], tf.range(width)[None, :]
-  pasted = (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])
+  pasted = inside(box(fold(seed, 2), share=share, height=height, width=width), height=height, width=width)
   mixed = tf.where(pasted[None, :, :, None], tf.gather(image, partner), image)
   kept = 1 - tf.reduce_mean(tf.cast(pasted, tf.float32))
   return _with_labels(batch, mixed, partner, kept)
 
 
-def _share(batch: Batch, seed: tf.Tensor, *, alpha: float, name: str) -> tf.Tensor:
-  if alpha <= 0:
+def _check_one_of_batch(
+  *, transforms: Sequence[BatchTransform], probabilities: Sequence[float] | None
+) -> None:
+  if not transforms:
+    raise ConfigError("one_of_batch transforms is empty; expected batch transforms (for example .data.mixup)")
+  if probabilities is not None:
+    if len(probabilities) != len(transforms):
+      raise ConfigError(
+        f"one_of_batch has {len(transforms)} transforms and {len(probabilities)} probabilities; expected "
+        "one for each, or None for equal ones"
+      )
+    if min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-6:
+      raise ConfigError(
+        f"one_of_batch probabilities are {list(probabilities)}; expected numbers from 0 to 1 with the sum 1"
+      )
+  if len({frozenset(gives(transform)) for transform in transforms}) > 1:
+    raise ConfigError("one_of_batch chooses between transforms of which only some mix labels; expected all")
+
+
+@declares(check=_check_one_of_batch)
+def one_of_batch(
+  batch: Batch,
+  seed: tf.Tensor,
+  *,
+  transforms: Sequence[BatchTransform],
+  probabilities: Sequence[float] | None = None,
+) -> Batch:
+  """Applies one of several batch transforms, drawn once for the whole batch.
+
+  The draw depends on the run's seed and the number of the batch, so that every process makes the same choice.
+  torchvision's `RandomChoice` over its CutMix and MixUp, both with alpha 1, is
+  `one_of_batch(transforms=[cutmix, partial(mixup, alpha=1.0)])`.
+
+  Args:
+    batch: what the transforms take.
+    seed: int [2].
+    transforms: functions (batch, seed) -> batch that return the same keys, types and shapes.
+    probabilities: one for each transform, with the sum 1; None means equal ones.
+
+  Returns:
+    The batch that the chosen transform returns.
+
+  Raises:
+    ConfigError: the numbers of transforms and probabilities differ, the probabilities are not a
+      distribution, or the transforms return different batches.
+  """
+  _check_one_of_batch(transforms=transforms, probabilities=probabilities)
+  shares = [1 / len(transforms)] * len(transforms) if probabilities is None else list(probabilities)
+  edges = tf.constant(np.cumsum(shares)[:-1], tf.float32)
+  number = tf.reduce_sum(tf.cast(tf.random.stateless_uniform([], seed) >= edges, tf.int32))
+  forms: list[dict[str, Any]] = []
+
+  def mixed(at: int) -> dict[str, Any]:
+    found = dict(transforms[at](batch, fold(seed, 1 + at)))
+    # `switch_case` reports a difference by an assertion about its own tensors.
+    forms.append({key: (value.dtype, value.shape.rank) for key, value in found.items()})
+    if forms[-1] != forms[0]:
+      raise ConfigError(
+        "the transforms of one_of_batch return batches with different keys, types or shapes; give all of "
+        "them the same label smoothing"
+      )
+    return found
+
+  # One branch would leave nothing to switch.
+  if len(transforms) == 1:
+    return mixed(0)
+  found: Batch = tf.switch_case(number, [functools.partial(mixed, at) for at in range(len(transforms))])
+  return found
+
+
+def refuse_mixed(batch: Batch, *, name: str) -> None:
+  """Raises ConfigError if the labels of a batch are mixed already."""
+  if "label_b" in batch or batch["label"].dtype.is_floating:
     raise ConfigError(
-      f"{name} alpha is {alpha:g}; expected a number above 0 (leave {name} out to switch it off)"
+      f"{name} got a batch that is mixed already; give one of the transforms that mix labels, or draw one "
+      "for each batch with one_of_batch"
     )
-  if "label_b" in batch:
-    raise ConfigError(f"{name} got a batch that is mixed already; give one of mixup and cutmix")
-  # If a and b are Gamma(alpha), then a / (a + b) is Beta(alpha, alpha). In float64, since a small alpha gives
-  # tiny numbers.
-  gammas = tf.random.stateless_gamma([2], seed, alpha=tf.constant(alpha, tf.float64), dtype=tf.float64)
-  return tf.cast(tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1]), tf.float32)
 
 
-def _partners(batch: Batch) -> tf.Tensor:
+def partners(batch: Batch) -> tf.Tensor:
+  """Returns int32 [B]: the row that each row is mixed with."""
   rows = tf.shape(batch["label"])[0]
   return tf.minimum(tf.bitwise.bitwise_xor(tf.range(rows), 1), rows - 1)
+
+
+def box(seed: tf.Tensor, *, share: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+  """Draws CutMix's box int32 [4], (top, left, bottom, right), of relative area 1 - share before clipping."""
+  sides = tf.stack([height, width])
+  centre = tf.random.stateless_uniform([2], seed)
+  half = tf.cast(tf.sqrt(1 - share) * tf.cast(sides, tf.float32), tf.int32) // 2
+  middle = tf.cast(centre * tf.cast(sides, tf.float32), tf.int32)
+  return tf.concat([tf.maximum(middle - half, 0), tf.minimum(middle + half, sides)], 0)
+
+
+def inside(boxes: tf.Tensor, *, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+  """Returns bool [..., H, W]: the pixels inside boxes int32 [..., 4] of (top, left, bottom, right)."""
+  top, left, bottom, right = (boxes[..., at, None, None] for at in range(4))
+  rows, columns = tf.range(height)[:, None], tf.range(width)[None, :]
+  return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
 def _with_labels(batch: Batch, image: tf.Tensor, partner: tf.Tensor, weight: tf.Tensor) -> Batch:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from jaxtl.data.lazy_tensorflow import tf
 from jaxtl.data.transforms import color
 from jaxtl.data.transforms.augment import affine, rotation
+from jaxtl.data.transforms.declared import declares
 from jaxtl.data.transforms.images import Example, to_rgb
+from jaxtl.data.transforms.operations import GREY, Operation
 from jaxtl.errors import ConfigError
 
 # Pixels from outside the image become middle grey, as in the authors' code.
-_FILL = 128.0
-
-Operation = Callable[..., Any]  # (image, magnitude, sign) -> image
+_FILL = GREY
 
 
+def _check_rand_augment(*, num_ops: int, magnitude: float) -> None:
+  if num_ops < 1:
+    raise ConfigError(
+      f"rand_augment num_ops is {num_ops}; expected at least 1 (leave it out to switch it off)"
+    )
+  if not 0 <= magnitude <= 10:
+    raise ConfigError(
+      f"rand_augment magnitude is {magnitude:g}; expected 0 to 10, the paper's scale (9 is usual; "
+      "divide by 3 what was tuned on a scale to 30)"
+    )
+
+
+@declares(check=_check_rand_augment)
 def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitude: float = 9.0) -> Example:
   """Applies `num_ops` operations in turn, each drawn uniformly from the 14 of the paper.
 
@@ -26,6 +38,15 @@ def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitu
   a shift by 45 % of the side, an enhancement factor of 1 +- 0.9, 4 of 8 bits, and solarization from 0 on.
   Every operation grows stronger with the magnitude and is the identity at 0, except autocontrast and
   equalize, which have no strength. Signs are random.
+
+  The same strengths on other scales:
+
+  | elsewhere | here | what remains different |
+  |---|---|---|
+  | magnitude M of a scale to 30 | M / 3 | nothing |
+  | torchvision, bin M of 31 (default: `num_ops` 2, M 9) | M / 3 | shift by 150 / 331 of the side |
+
+  torchvision also shears about the upper left corner and fills with black, sampled to the nearest pixel.
 
   Args:
     example: an example with an image from 0 to 255.
@@ -39,15 +60,7 @@ def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitu
   Raises:
     ConfigError: `num_ops` is below 1, or the magnitude is off the scale.
   """
-  if num_ops < 1:
-    raise ConfigError(
-      f"rand_augment num_ops is {num_ops}; expected at least 1 (leave it out to switch it off)"
-    )
-  if not 0 <= magnitude <= 10:
-    raise ConfigError(
-      f"rand_augment magnitude is {magnitude:g}; expected 0 to 10, the paper's scale (9 is usual; "
-      "divide by 3 what was tuned on a scale to 30)"
-    )
+  _check_rand_augment(num_ops=num_ops, magnitude=magnitude)
   image = tf.cast(to_rgb(example)["image"], tf.float32)
   choices = tf.random.stateless_uniform([num_ops], seed, 0, len(OPERATIONS), tf.int32)
   coins = tf.random.stateless_uniform([num_ops], tf.random.experimental.stateless_fold_in(seed, 1))

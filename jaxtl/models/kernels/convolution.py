@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.kernels.backend import is_cpu
 from jaxtl.models.kernels.depthwise import depthwise
 from jaxtl.models.kernels.matmul import pointwise
 from jaxtl.models.kernels.strided import Padding, Pair, by_phases
@@ -66,7 +67,7 @@ def conv_general_dilated(
   """
   groups = feature_group_count
   simple = (
-    jax.default_backend() == "cpu"
+    is_cpu()
     and x.ndim == 4
     and x.dtype == kernel.dtype == jnp.float32
     and tuple(lhs_dilation) == tuple(rhs_dilation) == (1, 1)

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.kernels.backend import is_cpu
 from jaxtl.types import Array
 
 
 def dot_general(x: Array, kernel: Array, dimension_numbers: Any, **rest: Any) -> Array:
   """Computes `jax.lax.dot_general` of x [..., C] and kernel [C, F], for `flax.linen.Dense`."""
-  if jax.default_backend() != "cpu":
+  if not is_cpu():
     return jax.lax.dot_general(x, kernel, dimension_numbers, **rest)
   flat = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **rest)
   return flat.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -33,7 +34,7 @@ def attention(qkv: Array, *, causal: bool) -> Array:
   Returns:
     [B, T, H, D].
   """
-  if jax.default_backend() != "cpu" or causal or qkv.dtype != jnp.float32:
+  if not is_cpu() or causal or qkv.dtype != jnp.float32:
     query, key, value = (qkv[:, :, i] for i in range(3))
     # The fused kernels have no forward-mode derivative, which curvature products need.
     return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="xla")

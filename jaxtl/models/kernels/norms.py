@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.kernels.backend import is_cpu
 from jaxtl.types import Array
 
 
@@ -59,7 +60,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def _quick(x: Array, dtype: Any) -> bool:
-  return jax.default_backend() == "cpu" and x.dtype == jnp.float32 and dtype in (None, jnp.float32)
+  return is_cpu() and x.dtype == jnp.float32 and dtype in (None, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=3)  # traced once for the layers of one shape

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxtl.models.kernels.backend import is_cpu
 from jaxtl.types import Array
 
 Pair = tuple[int, int]
@@ -27,7 +28,7 @@ def max_pool(x: Array, *, window: int, stride: int, padding: str | Sequence[Pair
     [B, h, w, C].
   """
   sizes, strides = (window, window), (stride, stride)
-  if jax.default_backend() != "cpu":
+  if not is_cpu():
     return nn.max_pool(x, sizes, strides, padding)
   if isinstance(padding, str):
     padding = jax.lax.padtype_to_pads(x.shape[1:3], sizes, strides, padding)

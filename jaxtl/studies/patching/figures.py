@@ -28,7 +28,7 @@ def make_figures(results: Results) -> list[Figure]:
 
 def losses_along(results: Results, arm: str) -> Figure | None:
   """Draws both losses and their sum over alpha, in a panel for each pair of the arm's first seed."""
-  canvas = _panels(results, arm, ROLES, _panel, xlabel="α")
+  canvas = _panels(results, arm, ROLES, draw_losses, xlabel="α")
   if canvas is None:
     return None
   caption = (
@@ -130,7 +130,13 @@ def _accuracy_panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) 
   axes.margins(0.12)
 
 
-def _panel(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
+def draw_losses(axes: Axes, canvas: drawing.Canvas, row: Mapping[str, Any]) -> None:
+  """Draws the losses of one pair and their sum, relative to those before patching.
+
+  Args:
+    axes, canvas: where; the canvas has the arms `ROLES`.
+    row: has `curve` and `optimised/alpha`, as in `pairs.pair_row`.
+  """
   curve = {key: np.array(values) for key, values in row["curve"].items()}
   searched = curve["searched"].astype(bool)
   first = np.argmin(np.abs(curve["alpha"]))  # alpha = 0; there may be points below it

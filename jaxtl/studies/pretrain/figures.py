@@ -81,7 +81,7 @@ def outputs_in_training(results: Results, name: str) -> Figure | None:
       ("zero_loss", "share of images with zero loss"),
       ("gap_p50", "median logit gap"),
       ("logit_norm", "norm of the centred logits"),
-      ("within_between", "features: within / between classes"),
+      ("nc1", "variability within classes (NC1)"),
     )
   }
   caption = (

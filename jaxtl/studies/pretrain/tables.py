@@ -28,7 +28,7 @@ _OUTPUTS = (
   ("gap, median", "gap_p50", "median of the true logit minus the largest other one", 0, 2),
   ("norm", "logit_norm", "mean norm of the centred logits", 0, 1),
   ("ECE", "calibration_error", "expected calibration error, 15 bins", -1, 3),
-  ("within/between", "within_between", "trace of the features' covariance within classes over between", 0, 2),
+  ("NC1", "nc1", "variability of the features within classes relative to the class means", 0, 2),
   ("rank", "effective_rank", "effective rank of the features' covariance", 0, 1),
 )
 

@@ -208,14 +208,16 @@ class StopAfter:
 
 def choosing(study_config, rates, **changes):
   """A fine-tuning that chooses among rates on images of its own."""
-  protocols = fine_tuning(study_config, peak_rates=rates)
+  protocols = fine_tuning(study_config)
   target = protocols.targets["two"]
   held_out = dataclasses.replace(
     target.test, source=dataclasses.replace(target.test.source, keywords={"num_classes": 2, "seed": 9})
   )
   targets = {"two": dataclasses.replace(target, validation=held_out)}
   return dataclasses.replace(
-    protocols, targets=targets, fine_tune=dataclasses.replace(protocols.fine_tune, **changes)
+    protocols,
+    targets=targets,
+    fine_tune=dataclasses.replace(protocols.fine_tune, peak_rates=rates, **changes),
   )
 
 

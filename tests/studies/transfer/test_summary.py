@@ -57,7 +57,7 @@ def test_seeds_are_averaged_and_count_their_images_once(monkeypatch):
 def test_wilson_inverts_the_score_test(share, count):
   """The ends are where |share - p| is z standard errors, computed at p."""
   for end in wilson_interval(share, count):
-    if 0 < end < 1:
+    if 1e-9 < end < 1 - 1e-9:
       assert abs(share - end) == pytest.approx(1.959963984540054 * (end * (1 - end) / count) ** 0.5)
   assert wilson_interval(share, count)[0] <= share <= wilson_interval(share, count)[1]
 
