@@ -5,7 +5,7 @@ ORACLES ?= .venv-oracles
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test test-fast test-oracles lint types bench bench-torch bench-curvature clean
+.PHONY: setup quickstart test test-fast test-oracles lint types bench bench-torch bench-curvature docs clean
 
 setup: $(READY)
 
@@ -36,9 +36,21 @@ test-oracles: $(ORACLES)/.ready
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: setup
 	$(BIN)/mypy
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $(VENV)/.docs
+
+# The site in build/docs/html. It needs no network, runs the tutorials, and refuses a page that loads from elsewhere.
+docs: $(VENV)/.docs
+	$(BIN)/python -m docs.generate build/docs/source
+	$(BIN)/sphinx-build -W --keep-going -q -E -d build/docs/cache -c docs build/docs/source build/docs/html
+	$(BIN)/python -m docs.generate.offline build/docs/html
+	@echo "open build/docs/html/index.html"
 
 bench: setup
 	$(BIN)/python benchmarks/steps.py
@@ -58,4 +70,4 @@ bench-curvature: $(ORACLES)/.ready
 	  $(ORACLES)/bin/python benchmarks/curvature.py $(CURVATURE)
 
 clean:
-	rm -rf $(VENV) $(ORACLES) runs data_check
+	rm -rf $(VENV) $(ORACLES) runs data_check build/docs
