@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxtl import models
 from jaxtl.errors import CheckpointError, ConfigError, InputError
 from jaxtl.pretrained import LAYOUTS
+from jaxtl.pretrained.catalogue import names
 from jaxtl.pretrained.importing import Imported, import_weights
 
 # Characters of the reason why a file does not fit.
@@ -38,12 +38,12 @@ def import_backbone(path: Path, *, model: str | None = None, layout: str | None 
       return import_weights(path, model=model, layout=candidate, head=False)
     except (CheckpointError, ConfigError, InputError) as error:
       problems.append(f"{candidate.name}: {error}")
-  names = ", ".join(candidate.name for candidate in candidates) or "none"
+  tried = ", ".join(candidate.name for candidate in candidates) or "none"
   # Where no tensor is missing, the layout is probably right, and a keyword of the model is not.
   nearest = sorted(problems, key=lambda text: "is missing" in text)[:1]
   why = "".join(f" (by {text[:_LONGEST]}{'...' * (len(text) > _LONGEST)})" for text in nearest)
   raise InputError(
-    f"{path} does not fit {model} in any layout that has it: {names}{why}; give --as MODEL, or import it "
+    f"{path} does not fit {model} in any layout that has it: {tried}{why}; give --as MODEL, or import it "
     "with jaxtl import, which takes keywords like width=0.5, and give the result"
   )
 
@@ -57,19 +57,15 @@ def model_in_name(path: Path) -> str:
     InputError: neither contains one.
   """
   for name in (path.stem, path.parent.name):
-    found = [model for model in _names() if _plain(model) in _plain(name)]
+    found = [model for model in names() if _plain(model) in _plain(name)]
     if found:
       return max(found, key=len)
-  raise InputError(f"the name of {path} contains no architecture; give --as MODEL, one of {_few(_names())}")
-
-
-def _names() -> Sequence[str]:
-  return [name for name in models.__all__ if callable(getattr(models, name))]
+  raise InputError(f"the name of {path} contains no architecture; give --as MODEL, one of {_few(names())}")
 
 
 def _plain(name: str) -> str:
   return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _few(names: Sequence[str]) -> str:
-  return f"{', '.join(names[:6])}, ..."
+def _few(all_names: Sequence[str]) -> str:
+  return f"{', '.join(all_names[:6])}, ..."

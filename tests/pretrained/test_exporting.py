@@ -29,6 +29,7 @@ FIT = {
   "timm": ("vit_ti16", VIT16),
   "hugging_face": ("vit_ti16", VIT16),
   "stablehlo": ("resnet8", dict(width=2)),
+  "onnx": ("resnet8", dict(width=2)),
 }
 
 
