@@ -43,8 +43,8 @@ def open_source(
     their split is first used.
 
   Raises:
-    DataError: the data set does not exist or is empty, or a column is given for something other than Parquet
-      files.
+    DataError: the data set does not exist or is empty, a column is given for something other than Parquet
+      files, or a folder has the name of a built-in data set.
   """
   drawn: dict[str, Callable[..., Source]] = {
     "glyphs": functools.partial(glyphs, num_examples=2000),
@@ -55,6 +55,10 @@ def open_source(
   columns: dict[str, Any] = {"label_column": label_column, "image_column": image_column}
   columns = {name: column for name, column in columns.items() if column is not None}
   place = Path(os.path.expanduser(Path(data_dir or ".") / text))
+  if text in drawn and place.is_dir():
+    raise DataError(
+      f"{text} is a built-in data set and the folder {shown(place)}; write ./{text} for the folder"
+    )
   tables = {} if text in drawn or text.startswith("tfds:") else _tables(place)
   if tables:
     return _Splits(

@@ -117,3 +117,12 @@ def test_hidden_parquet_files_are_no_splits(tmp_path, shared_data):
     (tmp_path / name).write_bytes(content)
   (tmp_path / "classes.json").write_bytes((shared_data / "clothing" / "classes.json").read_bytes())
   assert list(data.open_source(str(tmp_path))) == ["train"]
+
+
+def test_a_folder_with_the_name_of_a_built_in_data_set_is_ambiguous(tmp_path):
+  (tmp_path / "digits").mkdir()
+  with pytest.raises(DataError, match=r"digits is a built-in data set and the folder .*; write \./digits"):
+    data.open_source("digits", data_dir=tmp_path)
+  with pytest.raises(DataError, match=r"no class folders|no image|empty"):
+    data.open_source("./digits", data_dir=tmp_path)
+  assert len(data.open_source("digits", data_dir=tmp_path / "elsewhere")["train"])
