@@ -1,4 +1,4 @@
-"""`jaxtl predict`: the classes of images, on the terminal, in files and on a page."""
+"""`jaxtl predict`: classifies images, and shows the classes on the terminal, in files and on a page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def _predictions(loaded: Loaded, images: Sequence[Ranked], bad_records: BadRecords) -> Predictions:
   if not images:
-    raise DataError("no image can be read; give at least one that can")
+    raise DataError("no image can be read; give at least one readable image")
   return Predictions(
     loaded.path,
     call(config_lib.plain(loaded.spec)),
@@ -63,13 +63,13 @@ def _shown(stream: Iterable[Prediction], total: int, progress: Progress) -> Iter
   """Yields the same predictions, and updates the status line."""
   progress.title = "predict"
   progress.expect(total)
-  start, told = time.perf_counter(), 0
+  start, reported = time.perf_counter(), 0
   for done, prediction in enumerate(stream, start=1):
     yield prediction
     elapsed = time.perf_counter() - start
-    if elapsed > 1 and done - told >= _EVERY:
-      progress.advance(done - told, f"image {done} of {total}", images_per_second=done / elapsed)
-      told = done
+    if elapsed > 1 and done - reported >= _EVERY:
+      progress.advance(done - reported, f"image {done} of {total}", images_per_second=done / elapsed)
+      reported = done
   progress.close()
 
 

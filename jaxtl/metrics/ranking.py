@@ -67,7 +67,7 @@ def pearson(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
   for values in _paired(scores, accuracies):
     centred = values - values.mean(axis=-1, keepdims=True)
     length = np.linalg.norm(centred, axis=-1, keepdims=True)
-    # Rounding of the mean leaves a rest of a constant.
+    # Rounding of the mean leaves a small remainder of a constant.
     constant = length <= 1e-14 * np.max(np.abs(values), axis=-1, keepdims=True)
     unit.append(centred / np.where(constant, np.nan, length))
   return np.clip(np.sum(unit[0] * unit[1], axis=-1), -1.0, 1.0)

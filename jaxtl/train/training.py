@@ -283,7 +283,7 @@ class _Session:
     return Selection(select, self.workdir, writer.records, self.about, self.runtime.progress.note)
 
   def _seen_by(self, selection: Selection, observe: Observer) -> Observer:
-    """Wraps the evaluation that decides, so that the selection sees what was evaluated."""
+    """Wraps the deciding evaluation, so that the selection sees the evaluated weights and values."""
 
     def observer(state: TrainState) -> Mapping[str, float]:
       values = observe(state)

@@ -16,24 +16,24 @@ _HEADER = ("weight", "protocol", "accuracy", "95 % interval", "loss", "seconds",
 
 
 def summary(workdir: Path) -> str:
-  """Returns a table of every weight and protocol, and a sentence that says which to take."""
+  """Returns a table of every weight and protocol, and a sentence that recommends one."""
   rows = [row for row in all_rows(workdir) if row.get("kind") == "transfer"]
   groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
   for row in rows:
     groups.setdefault((row["arm"], row["protocol"]), []).append(row)
   if not groups:
-    return "nothing is measured yet\n"
+    return "no result yet\n"
   lines = [_HEADER, *(_line(arm, protocol, found) for (arm, protocol), found in groups.items())]
   sentences = [*verdict(groups), *_below_probe(groups)]
   return "\n".join([*_aligned(lines), "", *sentences]) + "\n"
 
 
 def verdict(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
-  """Returns which weight and protocol to take, and how sure that is."""
+  """Recommends a weight and a protocol, and states how sure the difference is."""
   ranked = sorted(groups.items(), key=lambda item: (-_accuracy(item[1]), _mean(item[1], "loss")))
   (best, rows), *others = ranked
   low, _ = _interval(rows)
-  sentence = f"Take {_name(best)}: {_accuracy(rows):.3f} of the test images are right."
+  sentence = f"Take {_name(best)}: it classifies {_accuracy(rows):.3f} of the test images correctly."
   near = [key for key, found in others if _interval(found)[1] > low]
   if near:
     names = ", ".join(_name(key) for key in near)
