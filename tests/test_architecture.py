@@ -80,7 +80,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     NUMERIC | {"orbax", "safetensors"},
   ),
   "runner/*": (BASIC | {"checkpoints", "data", "host", "train"}, {"jax", "numpy"}),
-  "report/*": ({"config", "data", "errors", "host", "runner", "train"}, {"PIL", "matplotlib", "numpy"}),
+  "report/*": (
+    {"config", "data", "errors", "host", "metrics", "runner", "train"},
+    {"PIL", "matplotlib", "numpy"},
+  ),
   "inference/*": (
     BASIC | {"checkpoints", "data", "measure", "report", "train"},
     NUMERIC | {"PIL", "scipy"},  # scipy: sparse matrices that resize images

@@ -84,8 +84,8 @@ def timm_mix(
     mixup_alpha, cutmix_alpha: parameters of the Beta distributions of the two; 0 switches one off.
     probability: probability of mixing at all.
     switch_probability: probability of CutMix if both are on.
-    mode: the unit with its own draws: the "batch", each "pair", whose members are mixed by the same weight and
-      box with the roles exchanged, or each "element".
+    mode: the unit with its own draws: the "batch", each "pair", whose members are mixed by the same weight
+      and box with the roles exchanged, or each "element".
     smoothing: label smoothing s of the targets: 1 - s + s / K for the class, s / K for the others. The loss
       must then not smooth them again.
     correct: takes as CutMix's weight the share of pixels kept after clipping; False keeps the one drawn.
