@@ -15,7 +15,7 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.cli import run as run_command
 from jaxtl.cli.output import show
 from jaxtl.config import plain
-from jaxtl.data.names import split_kind
+from jaxtl.data.names import splits_of_kind
 from jaxtl.errors import CheckpointError, DataError, InputError
 from jaxtl.host.files import write_atomically
 from jaxtl.studies.transfer import recipe
@@ -81,7 +81,7 @@ def held_out_parts(
     InputError: `val` is neither a split nor a share.
   """
   splits = data_lib.open_source(text, data_dir=data_dir, **columns)
-  by_kind = {kind: [name for name in splits if split_kind(name) == kind] for kind in ("train", "val", "test")}
+  by_kind = {kind: splits_of_kind(splits, kind) for kind in ("train", "val", "test")}
   train = by_kind["train"][0] if by_kind["train"] else next(iter(splits))
   if len(splits) > 1 and not by_kind["train"]:
     raise DataError(f"{text} has the splits {', '.join(splits)}; expected one named train")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxtl.cli.runtime import keep_compiled
 from jaxtl.config import call
 from jaxtl.data.bad_records import BadRecords
 from jaxtl.errors import DataError, InputError, cannot_write
-from jaxtl.host.files import check_new_folder, existing, write_atomically, write_folder
+from jaxtl.host.files import check_new_file, check_new_folder, write_atomically, write_folder
 from jaxtl.host.progress import Progress
 from jaxtl.inference import Input, Loaded, Prediction, files_of, tables
 from jaxtl.inference.loaded import load
@@ -91,18 +90,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
   if options.out:
     check_new_folder(options.out)
   for file in filter(None, (options.json, options.csv)):
-    _check_new_file(file)
+    check_new_file(file)
   if options.json and options.json == options.csv:
     raise InputError(f"--json and --csv are both {options.json}; give two files")
-
-
-def _check_new_file(file: Path) -> None:
-  if file.exists():
-    raise InputError(f"{file} exists already; give a file that does not")
-  place = existing(file)
-  if not place.is_dir() or not os.access(place, os.W_OK):
-    reason = "not writable" if place.is_dir() else "a file"
-    raise InputError(f"cannot write to {file}: {place} is {reason}")
 
 
 def _write(file: Path, text: str) -> None:

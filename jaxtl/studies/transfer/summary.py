@@ -11,6 +11,7 @@ import numpy as np
 from jaxtl.metrics import wilson_interval
 from jaxtl.runner.rows import all_rows
 from jaxtl.studies.transfer.results import protocol_title
+from jaxtl.text_table import aligned_lines
 
 _HEADER = ("weight", "protocol", "accuracy", "95 % interval", "loss", "seconds", "chosen")
 
@@ -25,7 +26,7 @@ def summary(workdir: Path) -> str:
     return "no result yet\n"
   lines = [_HEADER, *(_line(arm, protocol, found) for (arm, protocol), found in groups.items())]
   sentences = [*verdict(groups), *_below_probe(groups)]
-  return "\n".join([*_aligned(lines), "", *sentences]) + "\n"
+  return "\n".join([*aligned_lines(lines), "", *sentences]) + "\n"
 
 
 def verdict(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
@@ -95,10 +96,3 @@ def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
 def _name(key: tuple[str, str]) -> str:
   arm, protocol = key
   return f"{arm} by {protocol_title(protocol).lower()}"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-  return [
-    "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-  ]
