@@ -176,7 +176,7 @@ class Loaded:
 
   @functools.cached_property
   def _forward(self) -> Callable[[tuple[str, ...]], Callable[..., dict[str, Array]]]:
-    """Names -> the jitted network that returns these; one program per choice and shape."""
+    """Returns names -> the jitted network that returns these; one program per choice and shape."""
 
     @functools.cache
     def make(names: tuple[str, ...]) -> Callable[..., dict[str, Array]]:

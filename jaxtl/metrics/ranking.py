@@ -50,19 +50,31 @@ def weighted_tau(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
 
 
 def kendall_tau(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-  """Computes Kendall's tau-b of [..., M], which corrects for ties; NaN where one of the two is constant."""
+  """Computes Kendall's tau-b of [..., M], which corrects for ties; NaN where one of the two is constant.
+
+  Raises:
+    RankingError: as in `weighted_tau`.
+  """
   s, a = _pairwise(scores, accuracies)
   return _tau(s, a, np.ones(s.shape[-2:]))
 
 
 def spearman(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-  """Computes the correlation of average ranks of [..., M]; NaN where one of the two is constant."""
+  """Computes the correlation of average ranks of [..., M]; NaN where one of the two is constant.
+
+  Raises:
+    RankingError: as in `weighted_tau`.
+  """
   s, a = _paired(scores, accuracies)
   return pearson(average_ranks(s), average_ranks(a))
 
 
 def pearson(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-  """Computes the linear correlation of [..., M]; NaN where one of the two is constant."""
+  """Computes the linear correlation of [..., M]; NaN where one of the two is constant.
+
+  Raises:
+    RankingError: as in `weighted_tau`.
+  """
   unit = []
   for values in _paired(scores, accuracies):
     centred = values - values.mean(axis=-1, keepdims=True)

@@ -199,6 +199,9 @@ class _Session:
 
     Returns:
       The last state, all records, and the selected weights, if the experiment selects any.
+
+    Raises:
+      NonFiniteError: the training diverges, and the policy allows no further rollback.
     """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     detours = Detours(self.workdir)

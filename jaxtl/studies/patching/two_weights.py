@@ -1,8 +1,9 @@
 """The PAINT coefficient of two existing weights: one before and one after fine-tuning on another task.
 
-Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv 2208.05592. Each task
-is answered through the head of its own weights: the supported one by that of `before`, the patching one by
-that of `after`. Only the backbones are interpolated, with their stored normalisation statistics.
+Ilharco, Wortsman, Gadre, Song, Hajishirzi, Kornblith, Farhadi, Schmidt, "Patching open-vocabulary models by
+interpolating weights", 2022, arXiv 2208.05592. Each task is answered through the head of its own weights: the
+supported one by that of `before`, the patching one by that of `after`. Only the backbones are interpolated,
+with their stored normalisation statistics.
 """
 
 from __future__ import annotations
