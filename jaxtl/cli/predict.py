@@ -12,7 +12,7 @@ from jaxtl import config as config_lib
 from jaxtl.cli.options import preprocessing_choice
 from jaxtl.cli.output import show
 from jaxtl.cli.runtime import keep_compiled
-from jaxtl.config import call
+from jaxtl.config import call, calls
 from jaxtl.data.bad_records import BadRecords
 from jaxtl.errors import DataError, InputError, cannot_write
 from jaxtl.host.files import check_new_file, check_new_folder, write_atomically, write_folder
@@ -50,7 +50,7 @@ def _predictions(loaded: Loaded, images: Sequence[Ranked], bad_records: BadRecor
   return Predictions(
     loaded.path,
     call(config_lib.plain(loaded.spec)),
-    ", ".join(map(call, config_lib.plain(list(loaded.preprocess.transforms)))) or "none",
+    calls(loaded.preprocess.transforms),
     loaded.preprocess.image_shape,
     len(loaded.classes),
     images,

@@ -234,8 +234,8 @@ def ties(
 
   Yadav, Tam, Choshen, Raffel, Bansal, "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv
   2306.01708. The largest entries of each vector are kept, over all leaves together. The sign of an entry is
-  that of the sum over tasks; if the sum is zero it is that of the majority of all entries, or plus if there
-  is none. Entries of that sign are merged. Exactly max(1, round(density * size)) entries are kept, the first
+  that of the sum over tasks; if the sum is zero it is that of the majority of all entries, or plus if they
+  are even. Entries of that sign are merged. Exactly max(1, round(density * size)) entries are kept, the first
   of equal ones; the authors' code keeps one more. A copy of all vectors is on the host meanwhile.
 
   Args:
