@@ -37,6 +37,9 @@ def iou(boxes: Array, others: Array) -> Array:
 
   Returns:
     float32 [..., N, M] from 0 to 1; 0 where both boxes are empty.
+
+  Raises:
+    DataError: the last axis does not have four entries.
   """
   one, other = corners(boxes), corners(others)
   y0, x0, y1, x1 = (x[..., :, None] for x in one)
@@ -122,7 +125,7 @@ def checked(boxes: Array) -> Array:
   """Casts boxes to float32.
 
   Raises:
-    DataError: their last axis has not four entries.
+    DataError: the last axis does not have four entries.
   """
   boxes = jnp.asarray(boxes)
   if not boxes.ndim or boxes.shape[-1] != 4:

@@ -550,3 +550,8 @@ def call(value: Any) -> str:
     return f"{{{parts}}}"
   name = str(value[kind]).rpartition(".")[2]
   return f"{name}({parts})" if parts else name
+
+
+def calls(specs: Iterable[Any]) -> str:
+  """Writes components, or their specs, as short calls separated by commas; "none" if there are none."""
+  return ", ".join(map(call, plain(list(specs)))) or "none"

@@ -95,7 +95,7 @@ def label(a: Tree, rules: Sequence[tuple[str, Any]], *, needed: bool = True) -> 
       rule that does nothing is nearly always a misspelt path.
   """
   used = set()
-  regexes = [_compiled(pattern) for pattern, _ in rules]
+  regexes = [compiled(pattern) for pattern, _ in rules]
 
   def first(path: str, _: Any) -> Any:
     for number, (_, value) in enumerate(rules):
@@ -122,7 +122,7 @@ def matches(a: Tree, where: str | None, *, needed: bool = True) -> Tree:
   """
   if where is None:
     return jax.tree.map(lambda _: True, a)
-  regex = _compiled(where)
+  regex = compiled(where)
   found = map_with_path(lambda path, _: bool(regex.search(path)), a)
   if needed and not any(jax.tree.leaves(found)):
     raise ConfigError(f"{where!r} matches no parameter; {_named(a)}")
@@ -162,7 +162,12 @@ def _named(a: Tree) -> str:
   return f"parameters are named like {', '.join(names[:3])}, in the blocks {listed(blocks)}"
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str) -> re.Pattern[str]:
+  """Compiles a regex for paths.
+
+  Raises:
+    ConfigError: it is not a regex.
+  """
   try:
     return re.compile(pattern)
   except re.error as error:

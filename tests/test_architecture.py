@@ -14,7 +14,7 @@ import jaxtl
 ROOT = Path(jaxtl.__file__).parent
 REPOSITORY = ROOT.parent
 NUMERIC = {"jax", "numpy", "optax"}
-BASIC = {"boxes", "config", "errors", "tree", "types"}
+BASIC = {"boxes", "config", "errors", "text_table", "tree", "types"}
 CORE = BASIC | {
   "checkpoints",
   "data",
@@ -33,6 +33,7 @@ MEASURING = CORE | {"curvature", "measure", "zero_shot"}
 # other libraries beside the standard one. A study is a package of its own: `studies.transfer`.
 RULES: dict[str, tuple[set[str], set[str]]] = {
   "errors.py": (set(), set()),
+  "text_table.py": (set(), set()),
   "types.py": (set(), {"jax"}),
   "boxes.py": ({"errors", "types"}, {"jax"}),
   "tree.py": ({"errors", "types"}, {"jax"}),
@@ -80,7 +81,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     NUMERIC | {"orbax", "safetensors"},
   ),
   "runner/*": (BASIC | {"checkpoints", "data", "host", "train"}, {"jax", "numpy"}),
-  "report/*": ({"config", "data", "errors", "host", "runner", "train"}, {"PIL", "matplotlib", "numpy"}),
+  "report/*": (
+    {"config", "data", "errors", "host", "metrics", "runner", "train"},
+    {"PIL", "matplotlib", "numpy"},
+  ),
   "inference/*": (
     BASIC | {"checkpoints", "data", "measure", "report", "train"},
     NUMERIC | {"PIL", "scipy"},  # scipy: sparse matrices that resize images
@@ -88,7 +92,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "evaluation/*": (MEASURING | {"report"}, NUMERIC | {"PIL", "matplotlib"}),
   "studies/*/figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
   "studies/*/*_figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
-  "studies/*/*tables.py": ({"config", "errors", "measure", "report", "studies.transfer", "types"}, {"numpy"}),
+  "studies/*/*tables.py": (
+    {"config", "errors", "measure", "report", "studies.transfer", "text_table", "types"},
+    {"numpy"},
+  ),
   "studies/*/captions.py": ({"config", "errors", "measure", "report"}, {"numpy"}),
   "studies/*/trials.py": ({"report"}, {"numpy"}),
   "studies/*/report.py": ({"config", "errors", "measure", "report", "studies.transfer"}, {"numpy"}),
@@ -99,7 +106,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "cli/main.py": ({"__init__", "errors", "host"}, set()),
   "cli/options.py": (set(), set()),
   "cli/parser.py": ({"launching"}, set()),
-  "cli/models.py": ({"errors", "host"}, set()),  # a stored table, without JAX
+  "cli/models.py": ({"errors", "host", "text_table"}, set()),  # a stored table, without JAX
   "cli/launch_options.py": ({"launching"}, set()),
   "cli/templates/*": (set(), {"ml_collections"}),  # configs, which `jaxtl new` copies
   "cli/*": (

@@ -1,7 +1,7 @@
 """Which layer over-fits, and what repairing only it is worth: a small ResNet and a small ViT, CIFAR-10.
 
 Trained from scratch on 2,000 images that are not augmented, so that they over-fit; 500 more choose layers,
-checkpoints and temperatures, 1,000 test. Every method goes on for 4 epochs from the same base network.
+checkpoints and temperatures, 1,000 test. Every method continues for 4 epochs from the same base network.
 
 jaxtl run configs/layers/cifar10.py --data-dir DATA
 """

@@ -1,8 +1,8 @@
-"""Public ImageNet weights trained on with three losses: does a loss improve a weight that is finished?
+"""Public ImageNet weights trained further with three losses: does a loss improve a finished weight?
 
 The best row of the smoothed hinge's paper continues torchvision's weights. Here EfficientNet-Lite0 and
-MobileNetV2 are trained on, for equal steps, on 100 ImageNet classes that were stored at 64 pixels, and
-transferred to six data sets before and after.
+MobileNetV2 are trained further, for equal steps, on 100 ImageNet classes that were stored at 64 pixels.
+They are transferred to six data sets before and after.
 
 jaxtl import DATA/weights/imagenet_efficientnet_lite0_fp16.npz --as efficientnet_lite0 --layout lukemelas \\
   --out runs/import/efficientnet_lite0
@@ -72,7 +72,7 @@ def _targets(mean):
 
 
 def _network(name):
-  """What the arms of one network share, as a difference to the base."""
+  """The fields that the arms of one network share, as a difference from the base."""
   mean = MEANS[name]
   return dict(
     model=dict(make=f".models.{name}"),

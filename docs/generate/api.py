@@ -76,11 +76,7 @@ def _index(found: Mapping[str, Sequence[Symbol]]) -> str:
 
 
 def _first_line(module: str) -> str:
-  return (inspect.getdoc(_imported(module)) or "").partition("\n")[0]
-
-
-def _imported(module: str) -> object:
-  return importlib.import_module(module)
+  return (inspect.getdoc(importlib.import_module(module)) or "").partition("\n")[0]
 
 
 def _module(module: str, each: Sequence[Symbol], names: Mapping[Symbol, str]) -> str:

@@ -6,6 +6,8 @@ import argparse
 import importlib
 from collections.abc import Iterator
 
+from docs.generate.markdown import in_cell
+
 INTRODUCTION = """# Commands
 
 `jaxtl COMMAND --help` prints the same. Every command ends with one of the
@@ -40,7 +42,7 @@ def _section(name: str, parser: argparse.ArgumentParser) -> str:
   if missing := [_written(action) for action in actions if not action.help]:
     raise ValueError(f"{name}: no help for {', '.join(missing)}")
   shown = [action for action in actions if action.help != argparse.SUPPRESS]
-  rows = [f"| `{_in_cell(_written(action))}` | {_in_cell(_help(action))} |" for action in shown]
+  rows = [f"| `{in_cell(_written(action))}` | {in_cell(_help(action))} |" for action in shown]
   table = "\n".join(["| argument | meaning |", "|---|---|", *rows]) if rows else ""
   return f"## {name}\n\n{_escaped(parser.description or '')}\n\n{table}\n"
 
@@ -64,7 +66,3 @@ def _escaped(text: str) -> str:
   for mark in ("\\", "*", "_", "<", "[", "]", "`"):
     text = text.replace(mark, f"\\{mark}")
   return text
-
-
-def _in_cell(text: str) -> str:
-  return text.replace("|", "\\|")

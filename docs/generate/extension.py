@@ -1,4 +1,4 @@
-"""What Sphinx calls while it builds: docstrings are prepared, and a missing symbol is an error."""
+"""Functions that Sphinx calls: they prepare docstrings, and refuse a site without an entry for a symbol."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^()\s]+)\)")
@@ -19,9 +19,9 @@ class Link:
   """A link of a page.
 
   Attributes:
-    line: where it stands.
-    text: what is shown, or the description of an image.
-    target: what it points to.
+    line: its line in the page, from 1.
+    text: the text shown, or the description of an image.
+    target: a path, with or without a fragment, or an address.
     image: whether it is an image.
   """
 
@@ -45,13 +45,9 @@ def links(text: str) -> Iterator[Link]:
       yield Link(line, found["text"], found["target"], bool(found["image"]))
 
 
-def outside_code(text: str, change: Callable[[str], str]) -> str:
-  """Applies `change` to the parts of a page that are neither code nor comments."""
-  parts, end = [], 0
-  for found in _CODE.finditer(text):
-    parts += [change(text[end : found.start()]), found.group()]
-    end = found.end()
-  return "".join([*parts, change(text[end:])])
+def in_cell(text: str) -> str:
+  """Escapes what would end the cell of a table."""
+  return text.replace("|", "\\|")
 
 
 def anchors(text: str) -> set[str]:

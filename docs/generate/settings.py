@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
 from docs.generate.docstrings import field_descriptions, summary
+from docs.generate.markdown import in_cell
 from jaxtl import config as config_lib
 from jaxtl import studies
 from jaxtl.config import Spec
@@ -126,7 +127,7 @@ def _page(cls: type) -> str:
   described, hints = field_descriptions(cls), typing.get_type_hints(cls)
   rows = [
     f"| `{field.name}` | {type_text(hints[field.name])} | {default_text(field)} | "
-    f"{_in_cell(described[field.name])} |"
+    f"{in_cell(described[field.name])} |"
     for field in dataclasses.fields(cls)
   ]
   table = "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
@@ -138,10 +139,6 @@ def _above_sections(cls: type) -> str:
   return re.split(r"^(?:Attributes|Args|Raises):$", inspect.cleandoc(cls.__doc__ or ""), flags=re.M)[
     0
   ].strip()
-
-
-def _in_cell(text: str) -> str:
-  return text.replace("|", "\\|")
 
 
 INTRODUCTION = """# Configuration
@@ -163,7 +160,7 @@ anything runs.
 
 def _index(every: list[type]) -> str:
   rows = [
-    f"| `{path}` | [{cls.__name__}]({cls.__name__}.md) | {_in_cell(summary(cls))} |"
+    f"| `{path}` | [{cls.__name__}]({cls.__name__}.md) | {in_cell(summary(cls))} |"
     for path, cls in study_classes()
   ]
   table = "\n".join(["| study | fields of `base` | |", "|---|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""What the site consists of: pages that people write, pages made from the code, figures, and the contents."""
+"""The parts of the site: pages that people write, pages made from the code, figures, and the contents."""
 
 from __future__ import annotations
 

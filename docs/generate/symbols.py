@@ -10,7 +10,6 @@ import pkgutil
 import types
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jaxtl
@@ -105,13 +104,6 @@ def comment(symbol: Symbol) -> str:
     number -= 1
     above.insert(0, lines[number].lstrip("# "))
   return "\n".join(above)
-
-
-def source_file(symbol: Symbol) -> Path:
-  """Returns the file that defines a symbol."""
-  if symbol.kind == "data":
-    return Path(inspect.getfile(defining_module(symbol)))
-  return Path(inspect.getfile(inspect.unwrap(symbol.value)))
 
 
 def _imported(name: str) -> types.ModuleType:

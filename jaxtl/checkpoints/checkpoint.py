@@ -113,7 +113,11 @@ def read_item(folder: Path) -> Any:
 
 
 def find(path: str | Path) -> Path:
-  """Returns the step folder to use at or below `path`: the selected weights of a run, else the newest."""
+  """Returns the step folder to use at or below `path`: the selected weights of a run, else the newest.
+
+  Raises:
+    CheckpointError: the path is remote, does not exist, or has no step.
+  """
   if "://" in str(path):
     raise CheckpointError(f"expected a checkpoint on this machine, got {str(path)!r}; mount or copy it first")
   path = Path(path).absolute()

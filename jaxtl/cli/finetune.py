@@ -1,4 +1,4 @@
-"""`jaxtl finetune`: fine-tunes weights on a folder of images, and says which one to take."""
+"""`jaxtl finetune`: fine-tunes weights on a folder of images, and recommends one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.cli import run as run_command
 from jaxtl.cli.output import show
 from jaxtl.config import plain
-from jaxtl.data.names import split_kind
+from jaxtl.data.names import splits_of_kind
 from jaxtl.errors import CheckpointError, DataError, InputError
 from jaxtl.host.files import write_atomically
 from jaxtl.studies.transfer import recipe
@@ -33,7 +33,7 @@ def finetune(options: argparse.Namespace) -> None:
   out = options.out or Path("runs", name)
   config_file = out / "config.py"
   if out.exists() and any(out.iterdir()) and not config_file.exists():
-    raise InputError(f"{out} is in use by something else; give another --out")
+    raise InputError(f"{out} holds other files; give another --out")
   sources, notes = held_out_parts(
     options.data, val=options.val, columns=_columns(options), data_dir=options.data_dir
   )
@@ -51,7 +51,7 @@ def finetune(options: argparse.Namespace) -> None:
   text = _text(recipe.config_of(name, sources, starts, transforms, choices), options.command_line)
   if not config_file.exists() or _body(config_file.read_text(encoding="utf-8")) != _body(text):
     if (out / "config.json").exists():
-      raise InputError(f"{out} has a fine-tuning with other choices; give another --out, or remove it")
+      raise InputError(f"{out} holds a fine-tuning with other options; give another --out, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(config_file, text)
   for note in notes:
@@ -77,14 +77,14 @@ def held_out_parts(
     data_dir: the folder that paths are relative to.
 
   Raises:
-    DataError: there are no such data or split, or too few images of a class to hold some out.
+    DataError: the data or the split do not exist, or a class has too few images to hold some out.
     InputError: `val` is neither a split nor a share.
   """
   splits = data_lib.open_source(text, data_dir=data_dir, **columns)
-  by_kind = {kind: [name for name in splits if split_kind(name) == kind] for kind in ("train", "val", "test")}
+  by_kind = {kind: splits_of_kind(splits, kind) for kind in ("train", "val", "test")}
   train = by_kind["train"][0] if by_kind["train"] else next(iter(splits))
   if len(splits) > 1 and not by_kind["train"]:
-    raise DataError(f"{text} has the splits {', '.join(splits)}; expected one that is called train")
+    raise DataError(f"{text} has the splits {', '.join(splits)}; expected one named train")
   share, split = _share_or_split(val, splits, train)
   rest = [name for name in (*by_kind["test"], *by_kind["val"]) if name not in (split, train)]
   notes = []
@@ -147,18 +147,18 @@ def _part(source: Mapping[str, Any], start: float, stop: float) -> dict[str, Any
 
 
 def _check_counts(source: Any, parts: Mapping[str, tuple[float, float]]) -> None:
-  """Refuses a class of which a part would get no image."""
+  """Raises DataError if a part would get no image of some class."""
   if len(parts) == 1:
     return
   if not hasattr(source, "take"):
-    raise DataError(f"{source.name} is a stream, of which nothing can be held out; give --val SPLIT")
+    raise DataError(f"{source.name} is a stream, from which no images can be held out; give --val SPLIT")
   data_lib.need_two_classes(source.classes, name=source.name)
   for label, name in enumerate(source.classes):
     count = int((source.labels == label).sum())
     for part, (start, stop) in parts.items():
       if round(round(stop, 6) * count) <= round(round(start, 6) * count):
         raise DataError(
-          f"{source.name}: the class {name} has {count} images, too few for {part} images as well; add "
+          f"{source.name}: the class {name} has {count} images, too few to hold out {part} images; add "
           "images, or give splits of your own"
         )
 
@@ -198,7 +198,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     names = [_plain_name("_".join(_parts(path)[-length:])) for path in paths]
     if len(set(names)) == len(names) and not any(name.isdecimal() for name in names):
       return names
-  raise InputError(f"the names of the weights cannot be told apart: {', '.join(map(str, paths))}")
+  raise InputError(f"no distinct names for the weights {', '.join(map(str, paths))}; rename a file or folder")
 
 
 def _parts(path: Path) -> list[str]:
@@ -235,7 +235,7 @@ def _transforms(starts: Mapping[str, str], options: argparse.Namespace) -> dict[
 _HEAD = '''"""{title}
 
 Written by: {command}
-`jaxtl run` runs this file to the same numbers. Change what you like, and give another --workdir.
+`jaxtl run` gives the same numbers with this file. To change a value, also give another --workdir.
 """
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from jaxtl.cli.output import show
 from jaxtl.errors import InputError
-from jaxtl.host.files import write_atomically
+from jaxtl.host.files import check_new_file, write_atomically
+from jaxtl.text_table import aligned_lines
 
 _HEADER = ("model", "parameters", "MACs", "input", "blocks", "layouts")
 
@@ -24,8 +25,8 @@ def models(options: argparse.Namespace) -> None:
       f"no architecture matches {options.pattern!r}; write a part of a name or a pattern like 'resnet*', or "
       "`jaxtl models` for all"
     )
-  if options.json and options.json.exists():
-    raise InputError(f"{options.json} exists already; give --json a file that does not")
+  if options.json:
+    check_new_file(options.json)
   show(table(rows))
   if options.json:
     write_atomically(options.json, json.dumps(rows, indent=1) + "\n")
@@ -50,17 +51,7 @@ def matching(rows: Sequence[dict[str, Any]], pattern: str | None) -> list[dict[s
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """Formats one aligned line per architecture."""
-  cells = [_HEADER, *map(_cells, rows)]
-  widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
-  numbers = range(1, 5)
-  lines = (
-    "  ".join(
-      cell.rjust(width) if column in numbers else cell.ljust(width)
-      for column, (cell, width) in enumerate(zip(line, widths))
-    ).rstrip()
-    for line in cells
-  )
-  return "\n".join(lines)
+  return "\n".join(aligned_lines([_HEADER, *map(_cells, rows)], right=range(1, 5)))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -11,17 +11,14 @@ from pathlib import Path
 
 from jaxtl.cli.output import show
 from jaxtl.errors import DataError, InputError
-from jaxtl.host.files import existing, write_atomically
+from jaxtl.host.files import check_new_file, write_atomically
 
 
 def new(options: argparse.Namespace) -> None:
   """Runs `jaxtl new`: writes a commented config, with the data that --data names."""
   text = template(options.study)
   file = options.file or Path(f"{options.study}.py")
-  if file.exists():
-    raise InputError(f"{file} exists already; give a file that does not, or edit that one")
-  if not (folder := existing(file.absolute().parent)).is_dir():
-    raise InputError(f"cannot write {file}: {folder} is not a folder")
+  check_new_file(file)
   if options.data is not None:
     text = with_data(text, options.data)
   file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,15 +68,13 @@ def choose_splits(splits: Collection[str], name: str) -> tuple[str, str]:
   Raises:
     DataError: one of them is missing.
   """
-  from jaxtl.data.names import split_kind
+  from jaxtl.data.names import splits_of_kind
 
-  kinds = {
-    kind: [split for split in splits if split_kind(split) == kind] for kind in ("train", "val", "test")
-  }
-  tests = kinds["test"] or kinds["val"]
-  if not kinds["train"] or not tests:
+  trains = splits_of_kind(splits, "train")
+  tests = splits_of_kind(splits, "test") or splits_of_kind(splits, "val")
+  if not trains or not tests:
     raise DataError(
       f"{name} has the splits {', '.join(splits)}; expected one to train on and one to test on, such as the "
       "folders train and val"
     )
-  return min(kinds["train"], key=len), min(tests, key=len)
+  return min(trains, key=len), min(tests, key=len)

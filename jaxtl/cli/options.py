@@ -319,12 +319,17 @@ def number(text: str) -> int:
   return int(text)
 
 
+def _float(text: str) -> float:
+  """Parses a number; NaN if the text is not one."""
+  try:
+    return float(text)
+  except ValueError:
+    return math.nan
+
+
 def seconds(text: str) -> float:
   """Parses a number of seconds above 0."""
-  try:
-    found = float(text)
-  except ValueError:
-    found = math.nan
+  found = _float(text)
   if not 0 < found < math.inf:
     raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r} (for example 60)")
   return found
@@ -332,10 +337,7 @@ def seconds(text: str) -> float:
 
 def share(text: str) -> float:
   """Parses a number between 0 and 1, both excluded."""
-  try:
-    found = float(text)
-  except ValueError:
-    found = math.nan
+  found = _float(text)
   if not 0 < found < 1:
     raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r} (for example 0.5)")
   return found
@@ -373,10 +375,7 @@ def numbers(text: str) -> list[int]:
 
 def positive(text: str) -> float:
   """Parses a number above 0."""
-  try:
-    found = float(text)
-  except ValueError:
-    found = math.nan
+  found = _float(text)
   if not 0 < found < math.inf:
     raise argparse.ArgumentTypeError(f"expected a number above 0, got {text[:40]!r} (for example 10)")
   return found

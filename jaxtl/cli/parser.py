@@ -47,7 +47,7 @@ LAYOUTS = (
   "mlperf_tiny",
   "tflite",
 )
-# Repeats those of jaxtl.studies.transfer.recipe.
+# Repeats the augmentations of jaxtl.studies.transfer.recipe.
 AUGMENTATIONS = ("standard", "none", "flip", "rand_augment")
 EXPORTS = ("orbax", "safetensors", "npz", "torchvision", "timm", "hugging_face", "stablehlo", "onnx")
 
@@ -139,7 +139,7 @@ def add_eval(commands: Any) -> None:
 
 def add_predict(commands: Any) -> None:
   predict = command(
-    commands, "predict", "predict.predict", "the classes of images, with their probabilities, by a checkpoint"
+    commands, "predict", "predict.predict", "classify images with a checkpoint, and print the probabilities"
   )
   checkpoint_argument(predict)
   predict.add_argument(
@@ -159,7 +159,7 @@ def add_predict(commands: Any) -> None:
     "--csv",
     type=local_path,
     metavar="FILE",
-    help="also write a line per image and class to a new file (path; default: no file)",
+    help="also write one line per image and class to a new file (path; default: no file)",
   )
   predict.add_argument(
     "--out",
@@ -252,7 +252,7 @@ def add_finetune(commands: Any) -> None:
     commands,
     "finetune",
     "finetune.finetune",
-    "fine-tune weights on a folder of images, and say which one to take",
+    "fine-tune weights on a folder of images, and recommend one of them",
   )
   finetune.add_argument(
     "data",

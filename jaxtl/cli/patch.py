@@ -23,6 +23,7 @@ from jaxtl.report.grid import Grid
 from jaxtl.studies.patching import two_weights, two_weights_figures
 from jaxtl.studies.patching.two_weights import Patched
 from jaxtl.studies.transfer import preprocessing
+from jaxtl.text_table import aligned_lines
 from jaxtl.train.inputs import Data
 
 _HEADER = ("", "alpha", "supported loss", "supported top1", "patching loss", "patching top1")
@@ -72,9 +73,7 @@ def _data(weights: checkpoint.Weights, name: str, split: str | None, options: ar
 
 def terminal_table(found: Patched) -> str:
   """Formats one aligned line for each of the three weights, and how the coefficient was found."""
-  cells = [_HEADER, *_rows(found)]
-  widths = [max(map(len, column)) for column in zip(*cells)]
-  lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells]
+  lines = aligned_lines([_HEADER, *_rows(found)], right=range(len(_HEADER)))
   return "\n".join([*lines, *_remarks(found)])
 
 

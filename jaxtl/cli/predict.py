@@ -1,10 +1,9 @@
-"""`jaxtl predict`: the classes of images, on the terminal, in files and on a page."""
+"""`jaxtl predict`: classifies images, and shows the classes on the terminal, in files and on a page."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +12,10 @@ from jaxtl import config as config_lib
 from jaxtl.cli.options import preprocessing_choice
 from jaxtl.cli.output import show
 from jaxtl.cli.runtime import keep_compiled
-from jaxtl.config import call
+from jaxtl.config import call, calls
 from jaxtl.data.bad_records import BadRecords
 from jaxtl.errors import DataError, InputError, cannot_write
-from jaxtl.host.files import check_new_folder, existing, write_atomically, write_folder
+from jaxtl.host.files import check_new_file, check_new_folder, write_atomically, write_folder
 from jaxtl.host.progress import Progress
 from jaxtl.inference import Input, Loaded, Prediction, files_of, tables
 from jaxtl.inference.loaded import load
@@ -47,11 +46,11 @@ def predict(options: argparse.Namespace) -> None:
 
 def _predictions(loaded: Loaded, images: Sequence[Ranked], bad_records: BadRecords) -> Predictions:
   if not images:
-    raise DataError("no image can be read; give at least one that can")
+    raise DataError("no image can be read; give at least one readable image")
   return Predictions(
     loaded.path,
     call(config_lib.plain(loaded.spec)),
-    ", ".join(map(call, config_lib.plain(list(loaded.preprocess.transforms)))) or "none",
+    calls(loaded.preprocess.transforms),
     loaded.preprocess.image_shape,
     len(loaded.classes),
     images,
@@ -63,13 +62,13 @@ def _shown(stream: Iterable[Prediction], total: int, progress: Progress) -> Iter
   """Yields the same predictions, and updates the status line."""
   progress.title = "predict"
   progress.expect(total)
-  start, told = time.perf_counter(), 0
+  start, reported = time.perf_counter(), 0
   for done, prediction in enumerate(stream, start=1):
     yield prediction
     elapsed = time.perf_counter() - start
-    if elapsed > 1 and done - told >= _EVERY:
-      progress.advance(done - told, f"image {done} of {total}", images_per_second=done / elapsed)
-      told = done
+    if elapsed > 1 and done - reported >= _EVERY:
+      progress.advance(done - reported, f"image {done} of {total}", images_per_second=done / elapsed)
+      reported = done
   progress.close()
 
 
@@ -91,18 +90,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
   if options.out:
     check_new_folder(options.out)
   for file in filter(None, (options.json, options.csv)):
-    _check_new_file(file)
+    check_new_file(file)
   if options.json and options.json == options.csv:
     raise InputError(f"--json and --csv are both {options.json}; give two files")
-
-
-def _check_new_file(file: Path) -> None:
-  if file.exists():
-    raise InputError(f"{file} exists already; give a file that does not")
-  place = existing(file)
-  if not place.is_dir() or not os.access(place, os.W_OK):
-    reason = "not writable" if place.is_dir() else "a file"
-    raise InputError(f"cannot write to {file}: {place} is {reason}")
 
 
 def _write(file: Path, text: str) -> None:

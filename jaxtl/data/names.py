@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxtl.errors import printable
@@ -35,6 +36,11 @@ def split_kind(name: str) -> str | None:
   kinds = split_words(name)
   words = [word for word in _words(name) if word not in _FILLERS]
   return kinds[0] if len(kinds) == len(words) == 1 else None
+
+
+def splits_of_kind(splits: Iterable[str], kind: str) -> list[str]:
+  """Returns the names of the splits of a kind, "train", "val" or "test", in order."""
+  return [name for name in splits if split_kind(name) == kind]
 
 
 def split_words(name: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.config import call
+from jaxtl.config import call, calls
 from jaxtl.data.class_names import display_name
 from jaxtl.evaluation import figures, tables
 from jaxtl.evaluation.evaluate import Evaluation
@@ -196,7 +196,7 @@ def behind(result: Evaluation | TaskEvaluation) -> Grid:
     ["model", call(weights.config["model"])],
     ["task", call(weights.config["task"])],
     ["data", result.source.name],
-    ["preprocessing", tables.transforms_text(result.plan)],
+    ["preprocessing", calls(result.plan.transforms)],
   ]
   return Grid("Behind the numbers", ["", ""], rows, words=frozenset({1}))
 

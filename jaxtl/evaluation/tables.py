@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxtl import config as config_lib
-from jaxtl.config import call
+from jaxtl.config import calls
 from jaxtl.errors import printable
 from jaxtl.evaluation.evaluate import Evaluation
-from jaxtl.measure.prepared import Prepared
 from jaxtl.report.text_formats import csv_text
 
 _NUM_WORST = 8
@@ -132,7 +131,7 @@ def terminal_table(result: Evaluation) -> str:
   texts = {
     "checkpoint": result.plan.weights.path,
     "data": result.source.name,
-    "transforms": transforms_text(result.plan),
+    "transforms": calls(result.plan.transforms),
   }
   return aligned(texts, cells)
 
@@ -148,11 +147,6 @@ def shown(name: str, value: float) -> str:
   """Formats a score for printing."""
   digits = {"seconds": 2, "images_per_second": 1}.get(name, 4)
   return f"{value:.{digits}f}"
-
-
-def transforms_text(plan: Prepared) -> str:
-  """Formats the preprocessing in one line."""
-  return ", ".join(map(call, config_lib.plain(list(plan.transforms)))) or "none"
 
 
 def per_class_csv(result: Evaluation) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from jaxtl import config as config_lib
+from jaxtl.config import calls
 from jaxtl.evaluation import page as classification_page
 from jaxtl.evaluation.evaluate import images_at
-from jaxtl.evaluation.tables import aligned, transforms_text
+from jaxtl.evaluation.tables import aligned
 from jaxtl.evaluation.task_measures import TaskEvaluation
 from jaxtl.report import page
 from jaxtl.report.grid import Grid
@@ -57,7 +58,7 @@ def task_terminal_table(result: TaskEvaluation) -> str:
     "checkpoint": result.plan.weights.path,
     "task": result.plan.task.path,
     "data": result.source.name,
-    "transforms": transforms_text(result.plan),
+    "transforms": calls(result.plan.transforms),
   }
   return aligned(texts, cells | {name: f"{value:.5g}" for name, value in result.scores.items()})
 

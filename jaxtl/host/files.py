@@ -60,10 +60,25 @@ def check_new_folder(folder: Path) -> None:
   """
   if folder.is_dir() and any(folder.iterdir()):
     raise InputError(f"{folder} is not empty; give a folder that does not exist yet")
-  there = existing(folder)
-  if not there.is_dir() or not os.access(there, os.W_OK):
-    reason = "not writable" if there.is_dir() else "a file"
-    raise InputError(f"cannot write to {folder}: {there} is {reason}")
+  _check_place(folder)
+
+
+def check_new_file(file: Path) -> None:
+  """Refuses, before any work is done, a file that exists or could not be made.
+
+  Raises:
+    InputError: the file exists, or its folder cannot be made or written to.
+  """
+  if file.exists():
+    raise InputError(f"{file} exists already; give a file that does not")
+  _check_place(file)
+
+
+def _check_place(path: Path) -> None:
+  place = existing(path)
+  if not place.is_dir() or not os.access(place, os.W_OK):
+    reason = "not writable" if place.is_dir() else "a file"
+    raise InputError(f"cannot write to {path}: {place} is {reason}")
 
 
 def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec
@@ -176,7 +175,7 @@ class Loaded:
 
   @functools.cached_property
   def _forward(self) -> Callable[[tuple[str, ...]], Callable[..., dict[str, Array]]]:
-    """Names -> the jitted network that returns these; one program per choice and shape."""
+    """Returns names -> the jitted network that returns these; one program per choice and shape."""
 
     @functools.cache
     def make(names: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
@@ -219,9 +218,7 @@ def load(
   if unknown := sorted(set(changes) - _FIELDS):
     raise ConfigError(f"preprocessing has no {unknown[0]!r}; expected some of {', '.join(sorted(_FIELDS))}")
   transforms, shape = prepared.preprocessing_of(weights, changes, trust=trust)
-  trusted = None if trust else config_lib.TRUSTED
-  spec = weights.model_spec(trust=trust)
-  task = config_lib.spec(weights.config["task"], at="the checkpoint's task", trusted=trusted)
+  spec, task = weights.model_spec(trust=trust), prepared.task_of(weights, trust=trust)
   model, params = fitted(spec, weights, shape[0])
   params, batch_stats = jax.device_put((params, weights.batch_stats))
   preprocess = Preprocess(transforms, shape)

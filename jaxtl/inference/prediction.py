@@ -11,7 +11,7 @@ from jaxtl.data.class_names import display_name
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-  """What a network says about one image.
+  """The prediction of a network for one image.
 
   Attributes:
     name: the image's file, or its place in the list.

@@ -1,4 +1,4 @@
-"""One image to what the network sees, with the preprocessing of a checkpoint.
+"""Prepares one image for the network, with the preprocessing of a checkpoint.
 
 The transforms of most checkpoints decode, resize, crop and normalise. Each of these has a counterpart here
 that computes the same numbers without TensorFlow, whose import takes longer than everything else that one
@@ -23,7 +23,7 @@ from jaxtl.errors import DataError
 from jaxtl.inference.decoding import UnreadableError, decode
 from jaxtl.inference.resampling import resampled
 
-# What an image is before the transforms: an encoded file, or the pixels [H, W, 3] of an array.
+# An image before the transforms: an encoded file, or the pixels [H, W, 3] of an array.
 Raw = bytes | np.ndarray
 
 

@@ -16,8 +16,9 @@ def jensen_shannon(logits: Array, *, versions: int = 3) -> Array:
   """Computes the Jensen-Shannon divergence between the predictions for the versions of each image.
 
   With M the mean of the versions' distributions p_v, clipped to [1e-7, 1], it is mean_v KL(p_v || M).
-  Hendrycks et al., "AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty", 2019,
-  arXiv 1912.02781, who add 12 times this to the cross-entropy of the first version.
+  Hendrycks, Mu, Cubuk, Zoph, Gilmer, Lakshminarayanan, "AugMix: A Simple Data Processing Method to Improve
+  Robustness and Uncertainty", 2019, arXiv 1912.02781, add 12 times this to the cross-entropy of the first
+  version.
 
   >>> import jax.numpy as jnp
   >>> sure = 100 * jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])

@@ -55,6 +55,9 @@ def huber(errors: Array, *, delta: float = 0.1) -> Array:
 
   Returns:
     float32 [...].
+
+  Raises:
+    ConfigError: delta is not a finite number above 0.
   """
   delta = targets.positive("delta", delta)
   size = jnp.abs(jnp.asarray(errors).astype(jnp.float32))
@@ -73,6 +76,9 @@ def smooth_l1(errors: Array, *, beta: float = 0.0) -> Array:
 
   Returns:
     float32 [...].
+
+  Raises:
+    ConfigError: beta is negative or not finite.
   """
   if not 0 <= beta < float("inf"):
     raise ConfigError(f"beta is {beta}; write a finite number of 0 or more")

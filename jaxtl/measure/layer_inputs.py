@@ -31,7 +31,7 @@ class LayerInputs:
   def __init__(
     self, model: Model, params: Params, batch_stats: Params, batches: Sequence[HostBatch], runtime: Runtime
   ):
-    """Takes the network, which is on the devices, and this process's batches of image, targets and mask."""
+    """Stores the network, which is on the devices, and this process's batches of image, targets and mask."""
     self._model, self._params, self._stats, self._runtime = model, params, batch_stats, runtime
     self._batches = [dict(batch) for batch in batches]
     self.at = model.blocks[0]

@@ -1,7 +1,7 @@
 """The outputs of a network on a fixed set of images: gaps, losses that are zero, calibration, geometry.
 
 A loss with a threshold stops learning from an image once its logit gap exceeds the threshold. These numbers
-show how many images are beyond it, what that does to the size of the logits, and how the features lie.
+show how many images exceed it, and how the size of the logits and the geometry of the features change.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-  """The outputs of the network on some images, without augmentation, measured as training goes on.
+  """The outputs of the network on some images, without augmentation, measured during training.
 
   Attributes:
     data: the images, with evaluation transforms.

@@ -50,7 +50,7 @@ def confidence_bins(confidence: np.ndarray, correct: np.ndarray, *, num_bins: in
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, num_bins: int = 15) -> float:
   """Computes ECE = sum over bins of (examples in the bin / N) |accuracy - mean confidence|, from 0 to 1.
 
-  Guo et al., "On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599, equation 3.
+  Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", 2017, arXiv 1706.04599, eq. 3.
 
   >>> expected_calibration_error(np.array([0.75, 0.5]), np.array([True, False]))
   0.375

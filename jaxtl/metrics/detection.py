@@ -15,7 +15,7 @@ from jaxtl import boxes as geometry
 from jaxtl.errors import ConfigError, DataError
 from jaxtl.types import Array
 
-# The score of a candidate that is not one, or no longer.
+# The score of a row that is not a candidate, or was already taken.
 GONE = -jnp.inf
 
 

@@ -50,24 +50,36 @@ def weighted_tau(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
 
 
 def kendall_tau(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-  """Computes Kendall's tau-b of [..., M], which corrects for ties; NaN where one of the two is constant."""
+  """Computes Kendall's tau-b of [..., M], which corrects for ties; NaN where one of the two is constant.
+
+  Raises:
+    RankingError: as in `weighted_tau`.
+  """
   s, a = _pairwise(scores, accuracies)
   return _tau(s, a, np.ones(s.shape[-2:]))
 
 
 def spearman(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-  """Computes the correlation of average ranks of [..., M]; NaN where one of the two is constant."""
+  """Computes the correlation of average ranks of [..., M]; NaN where one of the two is constant.
+
+  Raises:
+    RankingError: as in `weighted_tau`.
+  """
   s, a = _paired(scores, accuracies)
   return pearson(average_ranks(s), average_ranks(a))
 
 
 def pearson(scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-  """Computes the linear correlation of [..., M]; NaN where one of the two is constant."""
+  """Computes the linear correlation of [..., M]; NaN where one of the two is constant.
+
+  Raises:
+    RankingError: as in `weighted_tau`.
+  """
   unit = []
   for values in _paired(scores, accuracies):
     centred = values - values.mean(axis=-1, keepdims=True)
     length = np.linalg.norm(centred, axis=-1, keepdims=True)
-    # Rounding of the mean leaves a rest of a constant.
+    # Rounding of the mean leaves a small remainder of a constant.
     constant = length <= 1e-14 * np.max(np.abs(values), axis=-1, keepdims=True)
     unit.append(centred / np.where(constant, np.nan, length))
   return np.clip(np.sum(unit[0] * unit[1], axis=-1), -1.0, 1.0)

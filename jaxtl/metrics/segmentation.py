@@ -113,8 +113,8 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
 def mean_iou(confusion: np.ndarray) -> float:
   """Returns the mean of `class_iou` over the classes that occur, or are predicted, anywhere in the data.
 
-  Everingham et al., "The Pascal Visual Object Classes Challenge: A Retrospective", 2015: the background is
-  one of the classes.
+  Everingham, Eslami, Van Gool, Williams, Winn, Zisserman, "The Pascal Visual Object Classes Challenge: A
+  Retrospective", International Journal of Computer Vision 111, 2015: the background is one of the classes.
 
   Args:
     confusion: [K, K] counts of the whole data set.

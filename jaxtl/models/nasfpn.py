@@ -142,8 +142,8 @@ def nasfpn(*, width: int = 256, repeats: int = 7, separable: bool = True, min_le
 
   Args:
     width: channels of every level.
-    repeats: number of cells, each with its own parameters; 7 in the segmenters of Zoph et al., 2020,
-      arXiv 2006.06882.
+    repeats: number of cells, each with its own parameters; 7 in the segmenters of Zoph, Ghiasi, Lin,
+      Cui, Liu, Cubuk, Le, "Rethinking Pre-training and Self-training", 2020, arXiv 2006.06882.
     separable: makes every convolution a depthwise one and a 1x1, as those segmenters have them.
     min_level: the finest level; level l has stride 2^l.
 

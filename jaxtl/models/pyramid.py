@@ -20,7 +20,8 @@ from jaxtl.models.linen import Chain, from_linen
 from jaxtl.types import Array, Model
 
 Pyramid = dict[str, Array]
-# U(+-sqrt(6 / (fan_in + fan_out))) of Glorot and Bengio, 2010, TensorFlow's default.
+# U(+-sqrt(6 / (fan_in + fan_out))), TensorFlow's default: Glorot and Bengio, "Understanding the difficulty of
+# training deep feedforward neural networks", 2010.
 glorot_uniform = nn.initializers.xavier_uniform()
 
 
@@ -83,7 +84,8 @@ def with_pyramid(
   backbone fits by path.
 
   Raises:
-    ConfigError: the backbone or the neck is not one, or the backbone lacks a level that the neck starts from.
+    ConfigError: `backbone` is not a model with feature maps, `neck` is not a `Neck`, or the backbone lacks a
+      level that the neck starts from.
   """
   if not isinstance(neck, Neck):
     raise ConfigError(f"{name} needs a neck, such as dict(make='.models.fpn'); got {neck!r}")
@@ -107,8 +109,8 @@ def choose_taps(name: str, strides: Mapping[str, int], neck: Neck) -> tuple[Tap,
   """Chooses the feature of each level that the backbone has: the last one with the level's stride.
 
   A backbone whose features all have one stride 2^k, as a vision transformer, gives its last feature to the
-  levels k - 1, k and k + 1, resampled. That one map suffices is a finding of Li, Mao, Girshick, He,
-  "Exploring Plain Vision Transformer Backbones for Object Detection", 2022, arXiv 2203.16527.
+  levels k - 1, k and k + 1, resampled. One map suffices: Li, Mao, Girshick, He, "Exploring Plain
+  Vision Transformer Backbones for Object Detection", 2022, arXiv 2203.16527.
 
   Args:
     name: of the backbone, for messages.

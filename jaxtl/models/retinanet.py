@@ -34,7 +34,7 @@ class Preset(NamedTuple):
     normalised: whether pyramid and towers have batch normalisation.
     kernel_init: initialiser of the pyramid's kernels.
     output_std: standard deviation of the kernels that compute logits and codes.
-    unused: channels before that of the first class, which no anchor is ever a positive of.
+    unused: number of channels before that of the first class; no anchor is ever a positive of them.
     anchors: the anchors of one level.
   """
 

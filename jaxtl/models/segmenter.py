@@ -1,8 +1,8 @@
 """Semantic segmentation: a class for each position, from the sum of a pyramid's levels.
 
-The head is that of Zoph et al., "Rethinking Pre-training and Self-training", 2020, arXiv 2006.06882, whose
-levels are fused as in Kirillov, Girshick, He, Dollar, "Panoptic Feature Pyramid Networks", 2019,
-arXiv 1901.02446, without convolutions on the way.
+The head is that of Zoph, Ghiasi, Lin, Cui, Liu, Cubuk, Le, "Rethinking Pre-training and Self-training", 2020,
+arXiv 2006.06882. Its levels are fused as in Kirillov, Girshick, He, Dollar, "Panoptic Feature Pyramid
+Networks", 2019, arXiv 1901.02446, without convolutions on the way.
 """
 
 from __future__ import annotations

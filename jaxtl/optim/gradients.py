@@ -167,7 +167,8 @@ def gsam(
 ) -> GradientRule:
   """Surrogate-gap SAM: descends the perturbed loss and ascends the clean one where the two disagree.
 
-  Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", 2022, arXiv 2203.08065:
+  Zhuang, Gong, Yuan, Cui, Adam, Dvornek, Tatikonda, Duncan, Liu, "Surrogate Gap Minimization Improves
+  Sharpness-Aware Training", 2022, arXiv 2203.08065:
   g = g_sam - alpha (g - <g, g_sam> / |g_sam|^2 g_sam), with rho falling from `rho_max` to `rho_min` as the
   learning rate falls.
 

@@ -43,7 +43,12 @@ def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> 
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-  """Yields a folder to write to, which is renamed to `out` on success and removed on failure."""
+  """Yields a folder to write to, which is renamed to `out` on success and removed on failure.
+
+  Raises:
+    InputError: `out` exists, or cannot be made.
+    StorageError: the disk is full or fails.
+  """
   if out.exists():
     raise InputError(f"{out} exists already; give a folder that does not")
   partial = out.with_name(f".{out.name}.partial")

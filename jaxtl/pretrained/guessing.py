@@ -1,4 +1,4 @@
-"""Finds the architecture and the layout of a weight file that does not say them."""
+"""Finds the architecture and the layout of a weight file that does not state them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def import_backbone(path: Path, *, model: str | None = None, layout: str | None 
     layout: name of a layout; None tries all that have the model.
 
   Raises:
-    InputError: the file does not exist, its name tells no model, or no layout fits.
+    InputError: the file does not exist, its path contains no model, or no layout fits.
   """
   if not path.exists():
     raise InputError(f"no weight at {path}: expected a checkpoint, or a .safetensors, .npz or .pth file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtl.data import Preprocessing
 from jaxtl.pretrained.importing import Imported
 from jaxtl.pretrained.prefixes import in_line
+from jaxtl.text_table import aligned_lines
 
 _OPTIONS = dict(crop_fraction="crop", interpolation="interpolation", mean="mean", std="std")
 
@@ -15,10 +16,7 @@ def table(imported: Imported) -> str:
   for entry in imported.entries:
     theirs = "initialised" if entry.path in imported.fresh else " ".join(entry.keys) or "-"
     rows.append((entry.path, "x".join(map(str, entry.shape)) or "()", entry.rule.text, theirs))
-  widths = [max(len(row[column]) for row in rows) for column in range(3)]
-  lines = [
-    "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows
-  ]
+  lines = aligned_lines(rows)
   used = {key for entry in imported.entries for key in entry.keys}
   lines.append("")
   lines.append(f"{len(imported.entries) - len(imported.fresh)} arrays of {len(used)} tensors")

@@ -142,7 +142,7 @@ class _Graph:
       return [self.add(_SAME[name], given)]
     if name not in _WRITERS:
       raise InputError(
-        f"ONNX has no form of the operation {name!r} in this export; export the model as stablehlo"
+        f"the export to ONNX has no form of the operation {name!r}; export the model as stablehlo"
       )
     return [_WRITERS[name](self, equation, given)]
 

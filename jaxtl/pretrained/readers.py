@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxtl.errors import CheckpointError, InputError
+from jaxtl.errors import CheckpointError, InputError, essence
 from jaxtl.pretrained.prefixes import in_line
 
 # Files that a folder may hold; the first existing one is read.
@@ -109,7 +109,7 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
   except CheckpointError:  # a ValueError, which the next clause would catch
     raise
   except (SafetensorError, AttributeError, TypeError, ValueError, KeyError, OSError) as error:
-    raise CheckpointError(f"{file} cannot be read as safetensors: {in_line(_first_line(error))}") from error
+    raise CheckpointError(f"{file} cannot be read as safetensors: {in_line(essence(error))}") from error
 
 
 def _shards(index: Path) -> list[Path]:
@@ -133,7 +133,7 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
   except (AttributeError, TypeError) as error:  # a single array, or a zip of something else
     raise CheckpointError(f"{file} is not an archive of arrays") from error
   except Exception as error:  # zip, zlib and numpy raise many types; with any, the file is unusable
-    raise CheckpointError(f"{file} cannot be read as npz: {_first_line(error)}") from error
+    raise CheckpointError(f"{file} cannot be read as npz: {essence(error)}") from error
 
 
 def _bfloat16(array: np.ndarray) -> np.ndarray:
@@ -161,7 +161,3 @@ def _below(file: Path) -> str:
 
   with safe_open(file, framework="np") as stored:
     return str((stored.metadata() or {}).get("below", ""))
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0]

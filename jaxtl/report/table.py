@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxtl import metrics
 from jaxtl.report.results import Results, Values, is_number
 
 ABSENT = "-"
@@ -133,20 +134,18 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 def ranks(values: Sequence[float]) -> list[float]:
   """Ranks the values; 1 is the largest, and ties share the mean of their ranks."""
-  return [
-    1 + sum(other > value for other in values) + (sum(other == value for other in values) - 1) / 2
-    for value in values
-  ]
+  ascending: list[float] = metrics.average_ranks(-np.asarray(values, np.float64)).tolist()
+  return ascending
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
   """Computes Spearman's rank correlation, with ties averaged.
 
-  Returns None below 3 points, or if one side is constant.
+  Returns None below 3 points, if one side is constant, or if a number is not finite.
   """
-  if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
+  if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2 or not np.all(np.isfinite([*x, *y])):
     return None
-  return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
+  return float(metrics.spearman(np.asarray(x), np.asarray(y)))
 
 
 def mean_ranks(columns: Sequence[Values]) -> dict[str, dict[int, float]]:

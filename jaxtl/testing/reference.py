@@ -13,7 +13,6 @@ from jaxtl.testing.claims import Claim, from_extra
 
 # Logits [B, K] and labels [B] -> losses [B] and, if it has them, their gradients [B, K]; all NumPy.
 Reference = Callable[[np.ndarray, np.ndarray], np.ndarray | tuple[np.ndarray, np.ndarray]]
-Checked = Callable[[np.ndarray, np.ndarray], None]
 
 SMALLEST, LARGEST = 1e-3, 1e3  # the scale of the logits that training meets
 PATTERNS = ("gaussian", "ties", "leading", "trailing", "bfloat16")

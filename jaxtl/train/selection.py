@@ -29,13 +29,13 @@ SELECTED = "selected/"
 class Select:
   """Uses the weights of a run's best evaluation, and may end the training early.
 
-  The evaluation set must be held out from training. A test set that decides flatters the result.
+  The evaluation set must be held out from training. Selection on a test set makes its result optimistic.
 
   Attributes:
     evaluation: the evaluation set that decides.
     measure: the measure to compare. The first of equal evaluations wins.
-    best: whether the "least" or the "largest" value is best; None knows it for loss, cross_entropy, top1
-      and top5.
+    best: whether the "least" or the "largest" value is best; None infers it for loss, cross_entropy,
+      top1 and top5.
     patience: consecutive evaluations without improvement after which the training ends; None trains to the
       end.
   """
@@ -65,7 +65,7 @@ class Select:
 
 
 def check(select: Select | None, evaluations: Iterable[str]) -> None:
-  """Raises ConfigError if the set that decides is not evaluated."""
+  """Raises ConfigError if the run does not evaluate on the set that decides."""
   if select is not None and select.evaluation not in evaluations:
     names = ", ".join(evaluations) or "nothing"
     raise ConfigError(f"select.evaluation is {select.evaluation!r}; the run evaluates on {names}")
@@ -78,7 +78,7 @@ class Selection:
   are the best weights of each step from which the run can resume, until a later checkpoint replaces it.
 
   Args:
-    select: what is best.
+    select: defines the best evaluation.
     folder: of the run; the weights lie in its `selected`. None keeps them in memory.
     records: the metrics records up to the step from which the run resumes, oldest first.
     about: the config of a checkpoint.
@@ -119,7 +119,7 @@ class Selection:
     return sum(step > best for step, _ in self._values) >= patience
 
   def observe(self, state: TrainState, values: Mapping[str, float]) -> None:
-    """Takes note of an evaluation, and keeps the weights if they are the best.
+    """Records an evaluation, and keeps the weights if they are the best.
 
     Args:
       state: the weights that were evaluated; their statistics fit them.

@@ -199,6 +199,9 @@ class _Session:
 
     Returns:
       The last state, all records, and the selected weights, if the experiment selects any.
+
+    Raises:
+      NonFiniteError: the training diverges, and the policy allows no further rollback.
     """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     detours = Detours(self.workdir)
@@ -283,7 +286,7 @@ class _Session:
     return Selection(select, self.workdir, writer.records, self.about, self.runtime.progress.note)
 
   def _seen_by(self, selection: Selection, observe: Observer) -> Observer:
-    """Wraps the evaluation that decides, so that the selection sees what was evaluated."""
+    """Wraps the deciding evaluation, so that the selection sees the evaluated weights and values."""
 
     def observer(state: TrainState) -> Mapping[str, float]:
       values = observe(state)

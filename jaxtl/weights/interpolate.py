@@ -21,9 +21,10 @@ def interpolate(
 ) -> Params:
   """Returns (1 - alpha) before + alpha after, which is bit for bit `before` at 0 and `after` at 1.
 
-  Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv 2208.05592. One
-  alpha applies to all weights. The result is the sum of two products, in float32 or wider; in floating point,
-  before + alpha (after - before) would not be `after` at 1. For many alphas, `line` checks the trees once.
+  Ilharco, Wortsman, Gadre, Song, Hajishirzi, Kornblith, Farhadi, Schmidt, "Patching open-vocabulary models by
+  interpolating weights", 2022, arXiv 2208.05592. One alpha applies to all weights. The result is the sum of
+  two products, in float32 or wider; in floating point, before + alpha (after - before) would not be `after`
+  at 1. For many alphas, `line` checks the trees once.
 
   >>> import jax.numpy as jnp
   >>> interpolate({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, 0.25)["w"].tolist()

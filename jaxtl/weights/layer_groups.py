@@ -54,7 +54,7 @@ def layer_groups(model: Model, params: Params, *, groups: Sequence[str] | None =
   found: dict[str, list[str]] = {}
   rules = _COARSE if groups is None else tuple(groups)
   used = set()
-  regexes = [_compiled(rule) for rule in rules]
+  regexes = [tree.compiled(rule) for rule in rules]
   for block in model.blocks:
     for number, regex in enumerate(regexes):
       if match := regex.fullmatch(block):
@@ -88,10 +88,3 @@ def _with_parameters(model: Model, made: Sequence[Group], *, asked: bool) -> tup
 
 def _size(params: Params, blocks: Sequence[str]) -> int:
   return sum(tree.size(params[block]) for block in blocks if block in params)
-
-
-def _compiled(rule: str) -> re.Pattern[str]:
-  try:
-    return re.compile(rule)
-  except re.error as error:
-    raise ConfigError(f"{rule!r} is not a regex: {error}; escape a literal character with \\") from error

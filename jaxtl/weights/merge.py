@@ -165,7 +165,8 @@ def fisher_average(
 def task_vector(before: Params, after: Params) -> Params:
   """Returns tau = after - before, in float32 or wider; zero where leaves are not floating.
 
-  Ilharco et al., "Editing Models with Task Arithmetic", 2022, arXiv 2212.04089.
+  Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi, "Editing Models with Task Arithmetic",
+  2022, arXiv 2212.04089.
 
   Raises:
     InputError: the trees differ in names, shapes or types, or a weight is not finite.
@@ -231,11 +232,11 @@ def ties(
 ) -> Params:
   """Merges several task vectors into one: trims them, elects a sign for each entry, merges what agrees.
 
-  Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv 2306.01708. The
-  largest entries of each vector are kept, over all leaves together. The sign of an entry is that of the sum
-  over tasks; if the sum is zero it is that of the majority of all entries, or plus if there is none. Entries
-  of that sign are merged. Exactly max(1, round(density * size)) entries are kept, the first of equal ones;
-  the authors' code keeps one more. A copy of all vectors is on the host meanwhile.
+  Yadav, Tam, Choshen, Raffel, Bansal, "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv
+  2306.01708. The largest entries of each vector are kept, over all leaves together. The sign of an entry is
+  that of the sum over tasks; if the sum is zero it is that of the majority of all entries, or plus if they
+  are even. Entries of that sign are merged. Exactly max(1, round(density * size)) entries are kept, the first
+  of equal ones; the authors' code keeps one more. A copy of all vectors is on the host meanwhile.
 
   Args:
     vectors: n trees tau_i with the same names and shapes.
@@ -264,8 +265,9 @@ def ties(
 def dare(key: Array, vector: Params, *, drop: float = 0.5) -> Params:
   """Returns m tau / (1 - p), with each entry of m zero with probability p: sparse, with the mean tau.
 
-  Yu et al., "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch",
-  2023, arXiv 2311.03099. The result is for `task_arithmetic` or `ties`; each vector needs its own key.
+  Yu, Yu, Yu, Huang, Li, "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a
+  Free Lunch", 2023, arXiv 2311.03099. The result is for `task_arithmetic` or `ties`; each vector needs its
+  own key.
 
   Args:
     key: for m.

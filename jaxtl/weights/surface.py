@@ -29,10 +29,10 @@ def surface(
 ) -> np.ndarray:
   """Computes the mean loss at w + c d, or at w + c_1 d_1 + c_2 d_2, on a grid of coordinates.
 
-  Li et al., "Visualizing the Loss Landscape of Neural Nets", 2018, arXiv 1712.09913; `weights.perturb` makes
-  the directions. The data are read once: each batch is evaluated at all points of the grid. The memory is
-  that of `points_per_call` evaluations of the loss. The call is compiled once for a `loss_fn`, also across
-  surfaces.
+  Li, Xu, Taylor, Studer, Goldstein, "Visualizing the Loss Landscape of Neural Nets", 2018, arXiv 1712.09913;
+  `weights.perturb` makes the directions. The data are read once: each batch is evaluated at all points of the
+  grid. The memory is that of `points_per_call` evaluations of the loss. The call is compiled once for a
+  `loss_fn`, also across surfaces.
 
   Args:
     loss_fn: (params, batch) -> (sum of the losses over the batch's examples, their number), two scalars.

@@ -90,7 +90,8 @@ def test_splits_are_used_as_they_are(tmp_path, splits, val, expected):
 
 def test_too_few_images_and_unknown_splits_are_one_line(tmp_path):
   folder = draw(tmp_path / "photos", dict(cat=40, dog=2))
-  with pytest.raises(DataError, match=r"the class dog has 2 images, too few for (test|validation) images"):
+  few = r"the class dog has 2 images, too few to hold out (test|validation) images"
+  with pytest.raises(DataError, match=few):
     parts(folder)
   with pytest.raises(
     InputError, match=r"--val is 'vali'; expected a share between 0 and 1, or another split"
@@ -257,7 +258,7 @@ def test_seeds_sizes_and_augmentations_reach_the_config(tmp_path, checkpointed, 
     (["--start", "{start}", "--epochs", "0"], "expected a number above 0"),
     (["--start", "{start}", "--epochs", "1", "--steps", "2"], "not allowed with"),
     (["--start", "{start}", "--augment", "mixup"], "invalid choice"),
-    (["--start", "{start}", "--out", "{tmp}/photos"], "is in use by something else"),
+    (["--start", "{start}", "--out", "{tmp}/photos"], "holds other files"),
   ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, checkpointed, capsys, arguments, message):

@@ -65,7 +65,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, image_folder
   refused(capsys, "new", "pretrain", "--data", "nowhere", code=3)
   line = refused(capsys, "new", "pretrain", "--data", image_folder / "train", code=3)
   assert "expected one to train on and one to test on" in line
-  assert "not a folder" in refused(capsys, "new", "pretrain", "transfer.py/x.py")
+  assert "transfer.py is a file" in refused(capsys, "new", "pretrain", "transfer.py/x.py")
   assert not (tmp_path / "pretrain.py").exists()
 
 

@@ -1,6 +1,6 @@
 """Measures how flat the loss is around one checkpoint per arm: curvature, sharpness, lines and a plane.
 
-jaxtl check FILE         what the config amounts to, without measuring
+jaxtl check FILE         describe the config, without measuring
 jaxtl run FILE           measure; the same command resumes
 """
 
@@ -14,7 +14,7 @@ START = "runs/pretrain/cross_entropy/0"
 # glyphs, digits, photo_patches, scene_patches.
 DATA = "glyphs"
 TRAIN, TEST = "train", "test"
-# More images cost more time and tell more about the loss of the whole set.
+# More images cost more time, and represent the whole set better.
 NUM_EXAMPLES = 256
 BATCH_SIZE = 128
 

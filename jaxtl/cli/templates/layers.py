@@ -1,6 +1,6 @@
 """Finds the layers of a network that over-fit, and continues training only them: POL and its relatives.
 
-jaxtl check FILE         what the config amounts to, without training
+jaxtl check FILE         describe the config, without training
 jaxtl run FILE           train; the same command resumes
 """
 

@@ -1,6 +1,6 @@
 """Fine-tunes a checkpoint on a new task, and finds the point on the way that is best for old and new task.
 
-jaxtl check FILE         what the config amounts to, without training
+jaxtl check FILE         describe the config, without training
 jaxtl run FILE           train; the same command resumes
 """
 
@@ -15,7 +15,7 @@ SUPPORTED = "glyphs"
 # files, tfds:NAME, or a built-in set: glyphs, digits, photo_patches, scene_patches.
 DATA = "digits"
 TRAIN, TEST = "train", "test"
-# What the checkpoint was trained with; both tasks share it.
+# The preprocessing of the checkpoint; both tasks share it.
 SIZE = 32
 NORMALIZE = dict(fn=".data.normalize")
 EPOCHS = 10.0

@@ -1,6 +1,6 @@
 """Pre-trains one network per arm, evaluates it, and fits a linear probe on other data.
 
-jaxtl check FILE         what the config amounts to, without training
+jaxtl check FILE         describe the config, without training
 jaxtl run FILE           train; the same command resumes
 jaxtl run FILE base.epochs=1.0 --arms cross_entropy      any value from the command line
 """
@@ -57,7 +57,7 @@ def get_config():
         epochs=EPOCHS,
         transfer=dict(targets=dict(digits=probe), linear_probe=dict()),  # None skips it
       ),
-      # What an arm writes replaces values of base.
+      # The values of an arm replace those of base.
       arms=ConfigDict(
         dict(
           cross_entropy=dict(),

@@ -1,6 +1,6 @@
 """Transfers one checkpoint per arm to a data set: a linear probe, and fine-tuning of all weights.
 
-jaxtl check FILE         what the config amounts to, without training
+jaxtl check FILE         describe the config, without training
 jaxtl run FILE           train; the same command resumes
 """
 

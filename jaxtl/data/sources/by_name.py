@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtl.data.names import shown, split_kind, split_rank
+from jaxtl.data.names import shown, split_kind, split_rank, splits_of_kind
 from jaxtl.data.sources.bundled import digits, photo_patches, scene_patches
 from jaxtl.data.sources.files import from_npz, from_sheets, npz_splits, sheet_splits
 from jaxtl.data.sources.folder import (
@@ -118,7 +118,7 @@ def choose_split(splits: Collection[str], split: str | None) -> str:
     return next(iter(splits))
   for kind in ("test", "val"):
     # Among several splits of a kind, like test and test2, prefer the plain name.
-    names = [name for name in splits if split_kind(name) == kind]
+    names = splits_of_kind(splits, kind)
     plain = [name for name in names if name in ("test", "val", "validation")]
     if len(names) == 1 or plain:
       return (plain or names)[0]

@@ -1,4 +1,4 @@
-"""What a transform declares about itself, and the checks of a list of transforms that need no image.
+"""Declarations of a transform about itself, and checks of a list of transforms that need no image.
 
 A declaration is made with `declares`. It lets a mistake in a config be reported before any data are opened,
 and lets a task refuse rows that it cannot use.
@@ -15,7 +15,7 @@ from jaxtl.errors import ConfigError
 F = TypeVar("F", bound=Callable[..., Any])
 Transform = Callable[..., Any]
 
-# What a transform may give a row beyond its image and the targets of the source.
+# A transform may give a row these, beyond its image and the targets of the source.
 MIXED_LABELS = "mixed_labels"  # `label_b` and `weight`, or `label` as a distribution
 VIEWS = "views"  # `views`: further versions of the image
 

@@ -277,6 +277,9 @@ def resampled(image: tf.Tensor, *, size: Size, interpolation: str = "bilinear") 
   """Resizes [H, W, 3] to float32 [height, width, 3] with antialiasing.
 
   Computes `tf.image.resize(..., antialias=True)`, faster.
+
+  Raises:
+    ConfigError: the interpolation is unknown.
   """
   if interpolation not in _KERNELS:
     raise ConfigError(f"no interpolation {interpolation!r}; write one of {sorted(_KERNELS)}")

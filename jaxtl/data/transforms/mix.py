@@ -36,7 +36,8 @@ def _check_cutmix(*, alpha: float) -> None:
 def mixup(batch: Batch, seed: tf.Tensor, *, alpha: float = 0.2) -> Batch:
   """Computes weight x + (1 - weight) x_b, with weight ~ Beta(alpha, alpha).
 
-  Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2017, arXiv 1710.09412 (0.1 to 0.4 on ImageNet).
+  Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", 2017, arXiv 1710.09412 (0.1
+  to 0.4 on ImageNet).
 
   Args:
     batch: `image` float32 [B, H, W, 3], `label` [B].
@@ -64,8 +65,8 @@ def cutmix(batch: Batch, seed: tf.Tensor, *, alpha: float = 1.0) -> Batch:
 
   The weight is w ~ Beta(alpha, alpha).
 
-  Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", 2019,
-  arXiv 1905.04899 (alpha 1).
+  Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
+  Features", 2019, arXiv 1905.04899 (alpha 1).
 
   Args:
     batch: `image` float32 [B, H, W, 3], `label` [B].

@@ -23,7 +23,7 @@ Operation = Callable[..., Any]  # (image, level, sign) -> image
 
 @dataclasses.dataclass(frozen=True)
 class Strengths:
-  """What the levels from 0 to 1 mean.
+  """The meaning of the levels from 0 to 1.
 
   Attributes:
     shear: tangent of the angle at level 1.

@@ -33,10 +33,10 @@ def _check_rand_augment(*, num_ops: int, magnitude: float) -> None:
 def rand_augment(example: Example, seed: tf.Tensor, *, num_ops: int = 2, magnitude: float = 9.0) -> Example:
   """Applies `num_ops` operations in turn, each drawn uniformly from the 14 of the paper.
 
-  Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2019,
-  arXiv 1909.13719. The magnitude is on the paper's scale. Its maximum, 10, means 30 degrees, a shear of 0.3,
-  a shift by 45 % of the side, an enhancement factor of 1 +- 0.9, 4 of 8 bits, and solarization from 0 on.
-  Every operation grows stronger with the magnitude and is the identity at 0, except autocontrast and
+  Cubuk, Zoph, Shlens, Le, "RandAugment: Practical automated data augmentation with a reduced search space",
+  2019, arXiv 1909.13719. The magnitude is on the paper's scale. Its maximum, 10, means 30 degrees, a shear of
+  0.3, a shift by 45 % of the side, an enhancement factor of 1 +- 0.9, 4 of 8 bits, and solarization from 0
+  on. Every operation grows stronger with the magnitude and is the identity at 0, except autocontrast and
   equalize, which have no strength. Signs are random.
 
   The same strengths on other scales:

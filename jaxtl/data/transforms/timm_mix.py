@@ -18,7 +18,7 @@ Mode = Literal["batch", "pair", "element"]
 
 @dataclasses.dataclass(frozen=True)
 class _MixSettings:
-  """What a single draw depends on; see `timm_mix`."""
+  """The settings that a single draw depends on; see `timm_mix`."""
 
   mixup_alpha: float
   cutmix_alpha: float
@@ -76,7 +76,7 @@ def timm_mix(
   """Mixes pairs by mixup or CutMix with the options of timm's `Mixup` (timm/data/mixup.py), its defaults.
 
   timm pairs row i with row B - 1 - i. Here rows are paired as in `mixup`, so that a batch does not depend on
-  how many processes share it; in random order the law is the same.
+  how many processes share it; in random order the distribution is the same.
 
   Args:
     batch: `image` float32 [B, H, W, 3], `label` int32 [B], B even.
@@ -84,13 +84,13 @@ def timm_mix(
     mixup_alpha, cutmix_alpha: parameters of the Beta distributions of the two; 0 switches one off.
     probability: probability of mixing at all.
     switch_probability: probability of CutMix if both are on.
-    mode: what has its own draws: the "batch", each "pair", whose members are mixed by the same weight and box
-      with the roles exchanged, or each "element".
+    mode: the unit with its own draws: the "batch", each "pair", whose members are mixed by the same weight
+      and box with the roles exchanged, or each "element".
     smoothing: label smoothing s of the targets: 1 - s + s / K for the class, s / K for the others. The loss
       must then not smooth them again.
     correct: takes as CutMix's weight the share of pixels kept after clipping; False keeps the one drawn.
     minmax: smallest and largest side of CutMix's box, as parts of the image's sides. The box then lies inside
-      the image, its sides are uniform, and CutMix is on whatever its alpha.
+      the image, its sides are uniform, and CutMix is on even if its alpha is 0.
     num_classes: K, which only smoothing needs; a config leaves it to the run.
 
   Returns:
@@ -177,7 +177,7 @@ def _draw(
   """Draws the mixup weight, the box and the label's weight of one row, pair or batch."""
   is_cutmix = _is_cutmix(fold(seed, 1), settings)
   mixes = happens(fold(seed, 2), settings.probability)
-  # With `minmax`, CutMix is on whatever its alpha, and takes its weight from the box.
+  # With `minmax`, CutMix is on even if its alpha is 0, and takes its weight from the box.
   mixup_weight = beta(fold(seed, 3), alpha=settings.mixup_alpha or 1.0)
   cutmix_weight = beta(fold(seed, 4), alpha=settings.cutmix_alpha or 1.0)
   if settings.minmax is None:

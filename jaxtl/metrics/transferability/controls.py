@@ -32,7 +32,7 @@ def permuted_label_null(
   num_permutations: int = 20,
   seed: int = 0,
 ) -> LabelNull:
-  """Computes a score under permutations of the labels: what it says where there is nothing to say.
+  """Computes a score under permutations of the labels, which carry no information on the features.
 
   Args:
     score: labels [N] -> score of the same features, for example

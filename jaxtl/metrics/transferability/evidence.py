@@ -95,7 +95,7 @@ class EvidenceProblem(NamedTuple):
     u2: [D] squares of u = sqrt(N) mean.
     hu: [K, D] h u with h = n_c (class mean - mean).
     x2: [K, D] h^2 / values: the part of the centred target in each direction.
-    rest: [K] the part in none.
+    rest: [K] the part outside all directions.
   """
 
   values: np.ndarray
@@ -161,7 +161,7 @@ def _problem(statistics: ClassStatistics) -> EvidenceProblem:
   h = count[:, None] * (statistics.deviations @ vectors) * seen
   x2 = h**2 / np.where(seen, values, 1)
   rest = count * (1 - count / num) - x2.sum(axis=1)
-  # A rest of rounding would hide how well the features interpolate.
+  # A remainder from rounding would hide how well the features interpolate.
   rest = np.where(rest > 1e-12 * count, rest, 0)
   return EvidenceProblem(values, count, u**2, h * u, x2, rest)
 

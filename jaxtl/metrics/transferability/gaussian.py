@@ -35,7 +35,11 @@ def gbc(statistics: ClassStatistics, *, floor: float = 1e-4) -> Score:
 
 
 def gbc_diagonal(statistics: ClassStatistics, *, floor: float = 1e-4) -> Score:
-  """Computes `gbc` with a variance for each feature of each class; everything else is the same."""
+  """Computes `gbc` with a variance for each feature of each class; everything else is the same.
+
+  Raises:
+    ConfigError, ScoreError: as in `gbc`.
+  """
   return _gbc(statistics, floor, spherical=False)
 
 

@@ -82,7 +82,7 @@ def _largest(values: np.ndarray, rows: np.ndarray, num: int) -> tuple[np.ndarray
 def _nearest(
   features: np.ndarray, closeness: np.ndarray, rows: np.ndarray, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """As `_largest` for distances; recomputes the chosen ones, so that duplicates have 0 exactly."""
+  """Finds the smallest distances; recomputes the chosen ones, so that duplicates have 0 exactly."""
   chosen, _ = _largest(closeness, rows, num)
   chosen.sort(axis=1)
   own = features[rows]

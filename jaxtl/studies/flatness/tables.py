@@ -146,7 +146,7 @@ def _drawn(results: Results) -> str:
 
 
 def _whose_loss(results: Results) -> str:
-  """Names the training losses, and what follows for a comparison."""
+  """Names the training losses, and states whether rows can be compared."""
   found = _differentiated(results, "training")
   if not _classifies(results) and len(set(found.values())) == 1:
     return f"The training loss of every arm, {next(iter(found.values()))}."

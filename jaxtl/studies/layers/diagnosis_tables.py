@@ -8,6 +8,7 @@ from typing import Any
 from jaxtl.report.grid import Grid
 from jaxtl.report.results import Results
 from jaxtl.report.table import ABSENT, mean_and_spread
+from jaxtl.text_table import aligned_lines
 
 KIND = "layer_diagnosis"
 _HEADER = ("layer", "parameters", "|w|", "|g|", "ΔL", "step / |w|", "κ", "κ_rel", "passes")
@@ -96,7 +97,8 @@ def terminal_table(rows: Sequence[Mapping[str, Any]]) -> str:
   checked = "kappa_hvp" in own[0]
   names = [*_HEADER, *(["κ by H"] if checked else []), "choice"]
   table = [names, *(_line([row], checked, 1) for row in own)]
-  return f"{_aligned(said, left=2)}\n\n{_aligned(table, left=1)}"
+  numbers = range(1, len(names) - 1)
+  return "\n".join([*aligned_lines(said), "", *aligned_lines(table, right=numbers)])
 
 
 def _line(rows: Sequence[Mapping[str, Any]], checked: bool, seeds: int) -> list[str]:
@@ -158,16 +160,3 @@ def _images(rows: Sequence[Mapping[str, Any]]) -> str:
   drawn = "drawn evenly over the classes" if own is None else "drawn"
   loss = "" if own is None else f" The loss is that of {own}."
   return f"{first['num_examples']} of {first['images']}, {drawn} with seed {seeds}; {how}.{loss}{refined}"
-
-
-def _aligned(lines: Sequence[Sequence[str]], *, left: int) -> str:
-  """Aligns columns; the first `left` and the last are words, the others numbers."""
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  last = len(widths) - 1
-  return "\n".join(
-    "  ".join(
-      f"{text:{width}}" if number < left or number == last else f"{text:>{width}}"
-      for number, (text, width) in enumerate(zip(line, widths))
-    ).rstrip()
-    for line in lines
-  )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from jaxtl.report.findings import mean_of
 from jaxtl.report.grid import Grid
 from jaxtl.report.results import Results, Values, is_number
 from jaxtl.report.table import ABSENT, Column, Table, decimals_for, mean_and_spread
@@ -156,7 +157,7 @@ def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:
   gains = {
     name: [scaled[name][seed] - scaled[BASE][seed] for seed in sorted(scaled[name])] for name in others
   }
-  lowest = min(others, key=lambda name: _mean(scaled[name]))
+  lowest = min(others, key=lambda name: mean_of(scaled[name]))
   seeds = len(scaled[BASE])
   over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, spread unknown"
   still = [name for name in others if all(row["kept_step"] == 0 for row in rows if row["method"] == name)]
@@ -166,15 +167,15 @@ def _sentences(arm: str, rows: Sequence[Row]) -> list[str]:
       *([f"{' and '.join(still)} by nothing, since the base is kept"] if still else []),
     ]
   )
-  if min(map(_mean, scaled.values())) == _mean(scaled[BASE]):
+  if min(map(mean_of, scaled.values())) == mean_of(scaled[BASE]):
     best = f"none of {len(others)} methods is below the base on the test images."
   else:
     best = (
       f"the lowest of {len(others)} methods on the test images, chosen on them (which flatters), is {lowest} "
-      f"with {_mean(scaled[lowest]):.4f}, against {_mean(scaled[BASE]):.4f} of the base."
+      f"with {mean_of(scaled[lowest]):.4f}, against {mean_of(scaled[BASE]):.4f} of the base."
     )
   return [
-    f"{arm}: the test loss of the base is {_mean(plain[BASE]):.3f}, and {_mean(scaled[BASE]):.3f} with a "
+    f"{arm}: the test loss of the base is {mean_of(plain[BASE]):.3f}, and {mean_of(scaled[BASE]):.3f} with a "
     f"temperature alone. Each with its own temperature, the methods change the latter by ({over}; below 0 is "
     f"better): {each}.",
     f"{arm}: {best}",
@@ -187,10 +188,6 @@ def _by_seed(rows: Sequence[Row], key: str) -> dict[str, dict[int, float]]:
   for row in rows:
     found.setdefault(row["method"], {})[row["seed"]] = row[key]
   return found
-
-
-def _mean(by_seed: Mapping[int, float]) -> float:
-  return mean_and_spread(list(by_seed.values()))[0]
 
 
 def _change(values: Sequence[float]) -> str:

@@ -1,8 +1,9 @@
-"""The PAINT coefficient of two weights that exist: one before and one after fine-tuning on another task.
+"""The PAINT coefficient of two existing weights: one before and one after fine-tuning on another task.
 
-Ilharco et al., "Patching open-vocabulary models by interpolating weights", 2022, arXiv 2208.05592. Each task
-is answered through the head of its own weights: the supported one by that of `before`, the patching one by
-that of `after`. Only the backbones are interpolated, with their stored normalisation statistics.
+Ilharco, Wortsman, Gadre, Song, Hajishirzi, Kornblith, Farhadi, Schmidt, "Patching open-vocabulary models by
+interpolating weights", 2022, arXiv 2208.05592. Each task is answered through the head of its own weights: the
+supported one by that of `before`, the patching one by that of `after`. Only the backbones are interpolated,
+with their stored normalisation statistics.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def patch(
     share: the share of each class that chooses the coefficient; the other images are scored.
 
   Raises:
-    ConfigError: the weights are of different architectures, or equal; or `share` is not between 0 and 1.
+    ConfigError: the weights are of different architectures, or equal, or `share` is not between 0 and 1.
     DataError: a task has other classes than its weights, or the tasks have images in common.
   """
   if not 0 < share < 1:
@@ -104,10 +105,10 @@ def patch(
 
 
 def check_alike(before: Backbone, after: Backbone, *, trust: bool = False) -> None:
-  """Refuses two weights that are not of one architecture, or that are equal.
+  """Refuses two weights of different architectures or sizes, and equal ones.
 
   Raises:
-    ConfigError: they cannot be interpolated, or there is nothing between them.
+    ConfigError: the architectures or the sizes differ, or the backbones are equal.
   """
   first, second = (end.start.config["model"] for end in (before, after))
   if first["make"] != second["make"]:

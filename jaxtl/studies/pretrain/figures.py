@@ -74,7 +74,7 @@ def losses_in_training(results: Results) -> Figure | None:
 
 
 def outputs_in_training(results: Results, name: str) -> Figure | None:
-  """Draws what the outputs on a set of images become over steps."""
+  """Draws measures of the outputs on a set of images over steps."""
   panels = {
     f"outputs/{name}/{key}": title
     for key, title in (

@@ -55,8 +55,8 @@ class Pretrain(Experiment):
   Attributes:
     tune: chooses `optimizer.peak_rate`; None keeps the config's.
     flatness: measured at every checkpoint; None skips it.
-    outputs: sets of images, by name, on which the network's outputs are measured as training goes on;
-      None measures none.
+    outputs: sets of images, by name, on which the network's outputs are measured during training; None
+      measures none.
     transfer: targets and protocols; None skips them.
   """
 

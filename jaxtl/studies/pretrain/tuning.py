@@ -112,7 +112,11 @@ def _trial(study: Pretrain, tuning: Tune) -> Experiment:
 
 
 def held_out(study: Pretrain, tuning: Tune) -> Data:
-  """Returns the evaluation set whose transforms apply to the held-out part."""
+  """Returns the evaluation set whose transforms apply to the held-out part.
+
+  Raises:
+    ConfigError: the study has no evaluation set of that name.
+  """
   if tuning.evaluation not in study.evaluation:
     raise ConfigError(
       f"tune.evaluation is {tuning.evaluation!r}; the study evaluates on "

@@ -28,7 +28,7 @@ CROSS_ENTROPY = dict(fn=".losses.softmax_cross_entropy")
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-  """What may differ from the recipe.
+  """The choices that may differ from the recipe.
 
   Attributes:
     probe_only: fits the linear probe alone.
@@ -67,7 +67,7 @@ def config_of(
     sources: `train`, `validation` and `test`, as specs.
     starts: arm -> checkpoint.
     transforms: arm -> preprocessing of its images; an arm without uses the checkpoint's own.
-    choices: what differs from the recipe.
+    choices: the differences from the recipe.
   """
   parts: dict[str, Any] = {
     part: dict(source=source, batch_size=choices.batch_size) for part, source in sources.items()
@@ -109,7 +109,7 @@ def _fine_tune(choices: Choices) -> dict[str, Any]:
 def _own_transforms(
   name: str, transforms: Sequence[Mapping[str, Any]] | None, augment: str
 ) -> dict[str, Any]:
-  """Returns the transforms of an arm's images, if they are not what the study fills in by itself."""
+  """Returns the transforms of an arm's images, unless they equal the study's defaults."""
   if transforms is None:
     return {}
   tested = dict(transforms=[dict(one) for one in transforms])

@@ -51,10 +51,10 @@ class FineTune:
       the target, fitted as `Protocols.linear_probe` specifies, so that the backbone is not distorted while a
       random head is learned: Kumar, Raghunathan, Jones, Ma, Liang, "Fine-Tuning can Distort Pretrained
       Features and Underperform Out-of-Distribution", 2022, arXiv 2202.10054.
-    peak_rates: rates of which the one with the least cross-entropy on the validation images is used; empty
-      uses the optimiser's own.
-    select: which evaluation on the validation images the weights are taken from, and when the fine-tuning
-      ends; None uses the last weights. See `jaxtl.train.Select`.
+    peak_rates: candidate rates, of which the fine-tuning uses the one with the least cross-entropy on the
+      validation images; empty uses the optimiser's own.
+    select: chooses the evaluation on the validation images whose weights are used, and may end the
+      fine-tuning early; None uses the last weights. See `jaxtl.train.Select`.
   """
 
   task: Spec

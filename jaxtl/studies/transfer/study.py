@@ -190,7 +190,7 @@ def _validation_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
 
 
 def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Trained:
-  """Fine-tunes in a folder, or reads what was fine-tuned there."""
+  """Fine-tunes in a folder, or reads the result of an earlier fine-tuning there."""
   target, runtime = here.target, here.runtime
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
   fresh = fine_tune.head == "fresh"

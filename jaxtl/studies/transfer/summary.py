@@ -11,29 +11,30 @@ import numpy as np
 from jaxtl.metrics import wilson_interval
 from jaxtl.runner.rows import all_rows
 from jaxtl.studies.transfer.results import protocol_title
+from jaxtl.text_table import aligned_lines
 
 _HEADER = ("weight", "protocol", "accuracy", "95 % interval", "loss", "seconds", "chosen")
 
 
 def summary(workdir: Path) -> str:
-  """Returns a table of every weight and protocol, and a sentence that says which to take."""
+  """Returns a table of every weight and protocol, and a sentence that recommends one."""
   rows = [row for row in all_rows(workdir) if row.get("kind") == "transfer"]
   groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
   for row in rows:
     groups.setdefault((row["arm"], row["protocol"]), []).append(row)
   if not groups:
-    return "nothing is measured yet\n"
+    return "no result yet\n"
   lines = [_HEADER, *(_line(arm, protocol, found) for (arm, protocol), found in groups.items())]
   sentences = [*verdict(groups), *_below_probe(groups)]
-  return "\n".join([*_aligned(lines), "", *sentences]) + "\n"
+  return "\n".join([*aligned_lines(lines), "", *sentences]) + "\n"
 
 
 def verdict(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
-  """Returns which weight and protocol to take, and how sure that is."""
+  """Recommends a weight and a protocol, and states how sure the difference is."""
   ranked = sorted(groups.items(), key=lambda item: (-_accuracy(item[1]), _mean(item[1], "loss")))
   (best, rows), *others = ranked
   low, _ = _interval(rows)
-  sentence = f"Take {_name(best)}: {_accuracy(rows):.3f} of the test images are right."
+  sentence = f"Take {_name(best)}: it classifies {_accuracy(rows):.3f} of the test images correctly."
   near = [key for key, found in others if _interval(found)[1] > low]
   if near:
     names = ", ".join(_name(key) for key in near)
@@ -95,10 +96,3 @@ def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
 def _name(key: tuple[str, str]) -> str:
   arm, protocol = key
   return f"{arm} by {protocol_title(protocol).lower()}"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-  return [
-    "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-  ]

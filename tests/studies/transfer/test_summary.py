@@ -27,7 +27,7 @@ def test_the_best_is_named_and_so_is_what_may_be_as_good(monkeypatch):
     ("b", "linear_probe"): [row(0.60, l2=0.1)],
   }
   found = text(groups, monkeypatch)
-  assert "Take a by fine-tuning: 0.920 of the test images are right." in found
+  assert "Take a by fine-tuning: it classifies 0.920 of the test images correctly." in found
   assert "overlaps with that of a by linear probe: the difference may be chance" in found
   low, high = wilson_interval(0.92, 200)
   line = next(line for line in found.splitlines() if "rate 0.001" in line)
@@ -50,7 +50,7 @@ def test_seeds_are_averaged_and_count_their_images_once(monkeypatch):
   low, high = wilson_interval(0.85, 200)
   assert f"0.850     {low:.3f} to {high:.3f}" in found
   assert "rate 0.0001, 0.001" in found
-  assert text({}, monkeypatch) == "nothing is measured yet\n"
+  assert text({}, monkeypatch) == "no result yet\n"
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 10), (1.0, 10), (0.37, 123)])
