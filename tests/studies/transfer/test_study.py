@@ -262,5 +262,7 @@ def test_no_rate_that_converges_and_no_validation_images_are_one_line(study_conf
     measure(choosing(study_config, (1e30,)), start, tmp_path, runtime())
   with pytest.raises(ConfigError, match=r"targets\.two has no validation images"):
     fine_tuning(study_config, peak_rates=(1e-3, 1e-2))
+  with pytest.raises(ConfigError, match="the test images must not choose"):
+    choosing(study_config, (), select=Select("test"))
   with pytest.raises(ConfigError, match="different rates"):
     choosing(study_config, (1e-3, 1e-3))
