@@ -19,7 +19,9 @@ from jaxtl.cli.output import show
 from jaxtl.config import plain
 from jaxtl.data.names import split_kind
 from jaxtl.errors import CheckpointError, DataError, InputError, printable
+from jaxtl.host import processes
 from jaxtl.host.files import write_atomically
+from jaxtl.host.processes import is_first_process
 from jaxtl.studies.transfer import recipe
 from jaxtl.studies.transfer.summary import summary
 
@@ -29,13 +31,33 @@ TEST, VALIDATION = 0.2, 0.15
 WIDTH = 90
 # Folder of the imported weights, inside that of the run.
 IMPORTED = "weights"
+CONFIG = "config.py"
 
 
 def finetune(options: argparse.Namespace) -> None:
   """Runs `jaxtl finetune`: writes a config of the transfer study, runs it, and prints its result."""
+  runtime = run_command.begin(options)  # first, because reading weights computes
   name = _plain_name(Path(options.data).name.removeprefix("tfds:"))
   out = options.out or Path("runs", name)
-  config_file = out / "config.py"
+  for note in processes.from_first(lambda: _prepare(options, name, out)):
+    _show(note)
+  config_file = out / CONFIG
+  options.config, options.workdir, options.overrides = config_file, out, []
+  options.arms = options.seeds = None
+  run_command.run(options, runtime)
+  if is_first_process():
+    show(summary(out), end="")
+  _show(f"config: {config_file} (jaxtl run {config_file} --workdir {out} gives the same)")
+
+
+def _show(line: str) -> None:
+  if is_first_process():
+    show(line)
+
+
+def _prepare(options: argparse.Namespace, name: str, out: Path) -> list[str]:
+  """Imports the weights and writes the config into `out`; returns notes about the choice of images."""
+  config_file = out / CONFIG
   if out.exists() and {path.name for path in out.iterdir()} - {IMPORTED} and not config_file.exists():
     raise InputError(f"{out} is in use by something else; give another --out")
   sources, notes = held_out_parts(
@@ -62,13 +84,7 @@ def finetune(options: argparse.Namespace) -> None:
       raise InputError(f"{out} has a fine-tuning with other choices; give another --out, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(config_file, text)
-  for note in notes:
-    show(note)
-  options.config, options.workdir, options.overrides = config_file, out, []
-  options.arms = options.seeds = None
-  run_command.run(options)
-  show(summary(out), end="")
-  show(f"config: {config_file} (jaxtl run {config_file} --workdir {out} gives the same)")
+  return notes
 
 
 def held_out_parts(

@@ -159,6 +159,25 @@ def test_rand_augment_adds_to_the_standard_augmentation(cropped):
   assert found == [first, dict(fn=".data.flip_left_right"), dict(fn=".data.rand_augment"), own[-1]]
 
 
+def test_devices_and_processes_come_before_the_weights_are_read(tmp_path, checkpointed, monkeypatch):
+  order = []
+  monkeypatch.setattr(finetune.run_command, "make_runtime", lambda options: order.append("devices"))
+  for name in ("open_source", "shared_images"):
+    monkeypatch.setattr(data, name, note_call(order, name, getattr(data, name)))
+  monkeypatch.setattr(checkpoint, "load", note_call(order, "load", checkpoint.load))
+  written(tmp_path, checkpointed, monkeypatch, ["--image-size", "8"])
+  assert order[0] == "devices"
+  assert {"open_source", "load"} <= set(order)
+
+
+def note_call(order, name, function):
+  def noted(*given, **options):
+    order.append(name)
+    return function(*given, **options)
+
+  return noted
+
+
 def test_a_command_that_is_not_text_is_written_escaped(tmp_path):
   text = finetune._text(dict(title="x"), ["finetune", "/a/\udcff"])
   assert r"/a/" in text
@@ -303,7 +322,7 @@ def test_every_option_reaches_the_config(tmp_path, checkpointed, monkeypatch, ch
 
 def written(tmp_path, checkpointed, monkeypatch, changed):
   """The config that a command writes, without running it."""
-  monkeypatch.setattr(finetune.run_command, "run", lambda options: None)
+  monkeypatch.setattr(finetune.run_command, "run", lambda options, runtime: None)
   monkeypatch.setattr(finetune, "summary", lambda out: "")
   photos = draw(tmp_path / "photos", dict(cat=20, dog=20))
   out = tmp_path / "run"
