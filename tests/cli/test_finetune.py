@@ -330,6 +330,21 @@ def written(tmp_path, checkpointed, monkeypatch, changed):
   return runpy.run_path(str(out / "config.py"))["get_config"]()
 
 
+@pytest.mark.parametrize(
+  ("length", "warmup"),
+  [
+    (dict(), 1.0),
+    (dict(epochs=3.0), 1.0),
+    (dict(epochs=1.0), None),
+    (dict(epochs=0.5), None),
+    (dict(steps=7), None),
+  ],
+)
+def test_a_short_run_has_no_warm_up_that_does_not_fit(length, warmup):
+  found = recipe._fine_tune(recipe.Choices(**length))
+  assert found["optimizer"]["schedule"].get("warmup_epochs") == warmup
+
+
 def test_seeds_sizes_and_augmentations_reach_the_config(tmp_path, checkpointed, monkeypatch):
   changed = ["--seeds", "3", "--image-size", "16", "--augment", "flip"]
   config = written(tmp_path, checkpointed, monkeypatch, changed)

@@ -88,15 +88,17 @@ def config_of(
 
 
 def _fine_tune(choices: Choices) -> dict[str, Any]:
-  length = dict(steps=choices.steps) if choices.steps is not None else dict(epochs=choices.epochs or EPOCHS)
+  epochs = None if choices.steps is not None else choices.epochs or EPOCHS
+  length = dict(steps=choices.steps) if epochs is None else dict(epochs=epochs)
+  # A run of at most one epoch, or of a few steps, has no room for a warm-up of one.
+  warmup = dict(warmup_epochs=1.0) if epochs is not None and epochs > 1 else {}
   return dict(
     task=dict(make=".tasks.classification", loss=CROSS_ENTROPY),
     optimizer=dict(
       make=".optim.adamw",
       peak_rate=choices.rates[0],
       weight_decay=0.01,
-      # A run of less than one epoch has no room for a warm-up of one.
-      schedule=dict(make=".optim.cosine", **({} if choices.steps is not None else dict(warmup_epochs=1.0))),
+      schedule=dict(make=".optim.cosine", **warmup),
     ),
     **length,
     head="probe",

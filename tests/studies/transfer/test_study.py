@@ -242,9 +242,12 @@ def test_the_rate_of_least_validation_loss_is_used(study_config, start, runtime,
   assert sorted(path.name for path in (folder / "fine_tune_rates").iterdir()) == sorted(
     f"{rate!r}.json" for rate in rates
   )
-  # Killed before its row was written: nothing is trained again.
+  # Killed before its row was written: nothing is trained again, and the time that it took is not forgotten.
   (folder / "fine_tune.json").unlink()
   (again,) = measure(choosing(study_config, rates), start, tmp_path, runtime())
+  took = [json.loads(file.read_text())["seconds"] for file in (folder / "fine_tune_rates").glob("*.json")]
+  assert min(took) > 0
+  assert min(row["seconds"], again["seconds"]) > sum(took)
   assert {k: v for k, v in again.items() if k != "seconds"} == {
     k: v for k, v in row.items() if k != "seconds"
   }
