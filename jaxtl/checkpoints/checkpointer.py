@@ -49,7 +49,7 @@ class Checkpointer:
     patience: seconds between the attempts of the last save.
     restart_if_damaged: if the folder has steps but all are damaged, reports that and acts as if there were
       none.
-    until: later steps are removed, because the run will compute them anew; None keeps all.
+    until: later steps are removed, because the run will compute them again; None keeps all.
 
   Raises:
     StorageError: the folder has steps and all are damaged, without `restart_if_damaged`; or it cannot be

@@ -44,7 +44,7 @@ class Tune:
       field=(
         self.field,
         self.field != "optimizer.peak_rate",
-        "a field beside the rate, which has peak_rates",
+        "another field than the rate, which has peak_rates",
       ),
       values=(self.values, (len(self.values) > 0) == has_field, rule),
       peak_rates=(self.peak_rates, len(self.peak_rates) > 0, "at least one rate"),

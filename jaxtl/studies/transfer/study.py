@@ -179,8 +179,11 @@ def _choose_rate(
 
 
 def _move(chosen: Path, workdir: Path) -> None:
-  """Renames the chosen run, unless that is done, and removes the weights of the others."""
-  if not workdir.exists():
+  """Renames the chosen run, unless that is done, and removes the weights of the others.
+
+  If someone has removed it, `workdir` stays absent, and it is trained again.
+  """
+  if chosen.exists() and not workdir.exists():
     chosen.rename(workdir)
   for other in chosen.parent.iterdir():
     if other.is_dir():

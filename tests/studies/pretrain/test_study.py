@@ -84,7 +84,7 @@ def test_the_tuned_field_is_checked_before_anything_is_trained(base, runtime):
   with pytest.raises(ConfigError, match=r"config.arms.a: margin is 0.0; write a finite number above 0"):
     preflight.check_data(plan(parse(base, Pretrain), runtime()), "a", runtime())
   base["tune"] |= dict(field="optimizer.peak_rate", values=(0.1,))
-  with pytest.raises(ConfigError, match="a field beside the rate"):
+  with pytest.raises(ConfigError, match="another field than the rate"):
     parse(base, Pretrain)
   for broken in (dict(field=None, values=(1.0,)), dict(field="task.loss.margin", values=())):
     base["tune"] |= broken

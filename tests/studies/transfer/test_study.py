@@ -253,6 +253,17 @@ def test_the_rate_of_least_validation_loss_is_used(study_config, start, runtime,
   }
 
 
+def test_a_chosen_run_that_was_removed_by_hand_is_trained_again(study_config, start, runtime, tmp_path):
+  protocols = choosing(study_config, (1e-3, 1e-2))
+  rows = []
+  for _ in range(2):
+    rows += measure(protocols, start, tmp_path, runtime())
+    shutil.rmtree(tmp_path / "two" / "fine_tune")
+    (tmp_path / "two" / "fine_tune.json").unlink()
+  first, second = ({k: v for k, v in row.items() if k != "seconds"} for row in rows)
+  assert first == second
+
+
 def test_a_fine_tuning_takes_the_weights_of_its_best_evaluation(study_config, start, runtime, tmp_path):
   protocols = choosing(study_config, (), select=Select("validation", patience=1), epochs=4.0)
   (row,) = measure(protocols, start, tmp_path, runtime())
