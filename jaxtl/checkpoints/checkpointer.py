@@ -49,6 +49,7 @@ class Checkpointer:
     patience: seconds between the attempts of the last save.
     restart_if_damaged: if the folder has steps but all are damaged, reports that and acts as if there were
       none.
+    until: later steps are removed, because the run will compute them again; None keeps all.
 
   Raises:
     StorageError: the folder has steps and all are damaged, without `restart_if_damaged`; or it cannot be
@@ -64,8 +65,10 @@ class Checkpointer:
     note: Callable[[str], None] = print,
     patience: Sequence[float] = PATIENCE,
     restart_if_damaged: bool = False,
+    until: int | None = None,
   ):
     self._folder = folder.absolute()
+    self._until = until
     self._keep = keep
     self._note = note
     self._patience = patience
@@ -246,6 +249,8 @@ class Checkpointer:
   def _find(self) -> int | None:
     """Cleans up the folder and returns the newest undamaged step."""
     manifest_lib.patiently(lambda: _clean(self._folder), self._folder)
+    if (until := self._until) is not None:
+      self._remove([step for step in checkpoint.steps_in(self._folder) if step > until])
     return newest_whole(
       self._folder, self._note, but_arrays=not self._sure, restart_if_damaged=self._restart_if_damaged
     )

@@ -170,7 +170,9 @@ def _steps_below(path: Path) -> list[Path]:
   path = path.absolute()
   if (path / "model").is_dir():
     return [path]
-  folders = [checkpoint.steps_folder(path), *sorted(path.rglob(checkpoint.FOLDER))]
+  runs = sorted(path.rglob(checkpoint.FOLDER))
+  selected = [folder.with_name(checkpoint.SELECTED) for folder in runs]
+  folders = [checkpoint.steps_folder(path), *runs, *selected]
   return [
     folder / str(number)
     for folder in dict.fromkeys(folders)

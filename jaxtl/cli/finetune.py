@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import keyword
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtl import config as config_lib
 from jaxtl import data as data_lib
 from jaxtl.checkpoints import checkpoint
 from jaxtl.cli import run as run_command
 from jaxtl.cli.output import show
 from jaxtl.config import plain
 from jaxtl.data.names import splits_of_kind
-from jaxtl.errors import CheckpointError, DataError, InputError
+from jaxtl.errors import CheckpointError, DataError, InputError, printable
+from jaxtl.host import processes
 from jaxtl.host.files import write_atomically
+from jaxtl.host.processes import is_first_process
 from jaxtl.studies.transfer import recipe
 from jaxtl.studies.transfer.summary import summary
 
@@ -25,17 +29,43 @@ from jaxtl.studies.transfer.summary import summary
 TEST, VALIDATION = 0.2, 0.15
 # Columns of the config that is written.
 WIDTH = 90
+# Folder of the imported weights, inside that of the run.
+IMPORTED = "weights"
+CONFIG = "config.py"
 
 
 def finetune(options: argparse.Namespace) -> None:
   """Runs `jaxtl finetune`: writes a config of the transfer study, runs it, and prints its result."""
+  runtime = run_command.begin(options)  # first, because reading weights computes
   name = _plain_name(Path(options.data).name.removeprefix("tfds:"))
   out = options.out or Path("runs", name)
-  config_file = out / "config.py"
-  if out.exists() and any(out.iterdir()) and not config_file.exists():
+  for note in processes.from_first(lambda: _prepare(options, name, out)):
+    _show(note)
+  config_file = out / CONFIG
+  options.config, options.workdir, options.overrides = config_file, out, []
+  options.arms = options.seeds = None
+  run_command.run(options, runtime)
+  if is_first_process():
+    show(summary(out), end="")
+  _show(f"config: {config_file} (jaxtl run {config_file} --workdir {out} gives the same)")
+
+
+def _show(line: str) -> None:
+  if is_first_process():
+    show(line)
+
+
+def _prepare(options: argparse.Namespace, name: str, out: Path) -> list[str]:
+  """Imports the weights and writes the config into `out`; returns notes about the choice of images."""
+  config_file = out / CONFIG
+  if out.exists() and {path.name for path in out.iterdir()} - {IMPORTED} and not config_file.exists():
     raise InputError(f"{out} holds other files; give another --out")
   sources, notes = held_out_parts(
-    options.data, val=options.val, columns=_columns(options), data_dir=options.data_dir
+    options.data,
+    val=options.val,
+    columns=_columns(options),
+    data_dir=options.data_dir,
+    chooses=not options.probe_only,
   )
   choices = recipe.Choices(
     probe_only=options.probe_only,
@@ -54,17 +84,11 @@ def finetune(options: argparse.Namespace) -> None:
       raise InputError(f"{out} holds a fine-tuning with other options; give another --out, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(config_file, text)
-  for note in notes:
-    show(note)
-  options.config, options.workdir, options.overrides = config_file, out, []
-  options.arms = options.seeds = None
-  run_command.run(options)
-  show(summary(out), end="")
-  show(f"config: {config_file} (jaxtl run {config_file} --workdir {out} gives the same)")
+  return notes
 
 
 def held_out_parts(
-  text: str, *, val: str | None, columns: Mapping[str, str], data_dir: str | None
+  text: str, *, val: str | None, columns: Mapping[str, str], data_dir: str | None, chooses: bool = True
 ) -> tuple[dict[str, Any], list[str]]:
   """Returns specs of the training, validation and test images of a data set, and notes about the choice.
 
@@ -75,6 +99,11 @@ def held_out_parts(
       images.
     columns: keywords of `data.from_name` that name columns of Parquet files.
     data_dir: the folder that paths are relative to.
+    chooses: whether anything is chosen on validation images; otherwise only those that `val` names are left
+      out of the training.
+
+  Returns:
+    The specs by part, and the notes. One of them counts test images that are also among the others.
 
   Raises:
     DataError: the data or the split do not exist, or a class has too few images to hold some out.
@@ -91,14 +120,15 @@ def held_out_parts(
   tested: Any = None
   if rest:
     tested = _spec(text, rest[0], columns, data_dir)
-  if split is None and share is None and len(rest) > 1 and rest[-1] in by_kind["val"]:
+  held = chooses or val is not None
+  if held and split is None and share is None and len(rest) > 1 and rest[-1] in by_kind["val"]:
     split = rest[-1]
   parts: dict[str, tuple[float, float]] = {"train": (0.0, 1.0)}
   end = 1.0
   if tested is None:
     parts["test"], end = (1.0 - TEST, 1.0), 1.0 - TEST
     notes.append(f"{TEST:.0%} of the images are held out for the test: the data have no split for it")
-  if split is None:
+  if held and split is None:
     share = VALIDATION if share is None else share
     parts["validation"] = (end - share * end, end)
     end -= share * end
@@ -111,7 +141,25 @@ def held_out_parts(
   if split is not None:
     found["validation"] = _spec(text, split, columns, data_dir)
   _check_counts(splits[train], parts)
-  return {part: found[part] for part in ("train", "validation", "test")}, notes
+  found = {part: found[part] for part in ("train", "validation", "test") if part in found}
+  return found, [*notes, *_shared(found, data_dir)]
+
+
+def _shared(parts: Mapping[str, Any], data_dir: str | None) -> list[str]:
+  """Returns a note if test images are also among the images that train or choose."""
+  sources = {
+    part: config_lib.spec(source, at=part).realize(data_dir=data_dir) for part, source in parts.items()
+  }
+  tested = sources.pop("test")
+  pairs = {part: data_lib.shared_images(source, tested) for part, source in sources.items()}
+  shared = {index for found in pairs.values() for _, index in found}
+  if not shared:
+    return []
+  part, (first, second) = next((part, found[0]) for part, found in pairs.items() if found)
+  return [
+    f"{len(shared)} of {len(tested)} test images are also among those of {' and '.join(sources)}, which "
+    f"flatters the result: {tested.where(second)} is {sources[part].where(first)}"
+  ]
 
 
 def _share_or_split(
@@ -164,7 +212,7 @@ def _check_counts(source: Any, parts: Mapping[str, tuple[float, float]]) -> None
 
 
 def _starts(paths: Sequence[Path], out: Path, *, model: str | None, layout: str | None) -> dict[str, str]:
-  """Returns arm -> checkpoint; files of other libraries are imported into `out/weights`."""
+  """Returns arm -> checkpoint; files of other libraries are imported into `out`."""
   found: dict[str, str] = {}
   for path, name in zip(paths, _names(paths), strict=True):
     try:
@@ -174,19 +222,25 @@ def _starts(paths: Sequence[Path], out: Path, *, model: str | None, layout: str 
     except CheckpointError as error:
       if not path.exists():
         raise InputError(f"no weight at {path}: expected a checkpoint, or a file of weights") from error
-    found[name] = str(_imported(path, out / "weights" / name, model=model, layout=layout).resolve())
+    found[name] = str(_imported(path, out / IMPORTED / name, model=model, layout=layout).resolve())
   return found
 
 
 def _imported(path: Path, folder: Path, *, model: str | None, layout: str | None) -> Path:
   from jaxtl.pretrained import guessing
 
+  imported = guessing.import_backbone(path, model=model, layout=layout)
+  source = imported.weights.config["source"]
   if not folder.exists():
-    imported = guessing.import_backbone(path, model=model, layout=layout)
     folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_weights(imported.weights, folder)
-    source = imported.weights.config["source"]
     show(f"imported {path} as {imported.model.name} by the layout {source['layout']}")
+    return folder
+  new = json.loads(json.dumps(imported.weights.config))
+  if found := config_lib.differences(checkpoint.load(folder).config, {**new, "step": 0}):
+    raise InputError(
+      f"{folder} is not {path}: {config_lib.first_few(found)}; give another --out, or remove it"
+    )
   return folder
 
 
@@ -246,7 +300,7 @@ def get_config():
 
 def _text(config: Mapping[str, Any], command: Sequence[str]) -> str:
   title = str(config["title"]).replace('"', "'").replace("\\", "/")
-  words = " ".join(command).replace('"', "'").replace("\\", "/")
+  words = printable(" ".join(command)).replace('"', "'").replace("\\", "/")
   return _HEAD.format(title=f"{title}.", command=words, config=code(plain(config), indent=2))
 
 

@@ -19,15 +19,26 @@ from jaxtl.host.interruption import Interruption, Watchdog
 from jaxtl.host.processes import is_first_process
 from jaxtl.runner import config_file
 from jaxtl.runner import run as study
+from jaxtl.train.runtime import Runtime
 
 
-def run(options: argparse.Namespace) -> None:
-  """Runs `jaxtl run`: every arm with every seed, then the report."""
+def begin(options: argparse.Namespace) -> Runtime:
+  """Joins the other processes and takes the devices, which must be done before JAX computes anything."""
+  processes.start(options.cluster, gather=options.gather_limit, heartbeat=options.heartbeat)
+  return make_runtime(options)
+
+
+def run(options: argparse.Namespace, runtime: Runtime | None = None) -> None:
+  """Runs `jaxtl run`: every arm with every seed, then the report.
+
+  Args:
+    options: of the command.
+    runtime: from `begin`; None begins here, once the config is known to be right.
+  """
   config = config_file.load_config(options.config, options.overrides)
   config_file.parse_config(config)  # report mistakes before any file is written
   workdir = options.workdir or default_workdir(options.config)
-  processes.start(options.cluster, gather=options.gather_limit, heartbeat=options.heartbeat)
-  runtime = make_runtime(options)
+  runtime = begin(options) if runtime is None else runtime
   runtime.quarantine = workdir / exit_reason.of_process("quarantine.jsonl", jax.process_index())
   runtime.watchdog = Watchdog(limit=options.hang_limit, folder=workdir)
   with runtime.watched():

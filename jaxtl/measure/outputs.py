@@ -130,7 +130,7 @@ def summarise(
     loss, cross_entropy, top1: means. zero_loss, zero_gradient: shares of images. gap_pQ: quantiles of the
     true logit minus the largest other one. logit_norm: mean Euclidean norm of the logits, centred for each
     image. calibration_error: see `metrics.expected_calibration_error`. nc1 and effective_rank: of the
-    features, see `metrics.transferability`; NaN where they are not defined.
+    features, see `metrics.transferability`. NaN where they are not defined, or the outputs are not finite.
   """
   logits = logits.astype(np.float64)
   at = np.arange(len(labels)), labels
@@ -148,12 +148,17 @@ def summarise(
     "zero_gradient": np.mean(is_flat),
     **{f"gap_p{share:02}": np.percentile(gaps, share) for share in QUANTILES},
     "logit_norm": np.mean(np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1)),
-    "calibration_error": metrics.expected_calibration_error(
-      np.clip(probabilities.max(axis=1), 0, 1), probabilities.argmax(axis=1) == labels
-    ),
+    "calibration_error": _calibration_error(probabilities, labels),
     **_geometry(features, labels),
   }
   return {key: float(value) for key, value in numbers.items()}
+
+
+def _calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+  if not np.all(np.isfinite(probabilities)):
+    return float("nan")
+  confidence = np.clip(probabilities.max(axis=1), 0, 1)
+  return metrics.expected_calibration_error(confidence, probabilities.argmax(axis=1) == labels)
 
 
 def _geometry(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:

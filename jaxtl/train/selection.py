@@ -16,7 +16,7 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.errors import ConfigError, StorageError
-from jaxtl.host.processes import whole
+from jaxtl.host.processes import from_first, whole
 from jaxtl.types import TrainState
 
 # Measures of which the least or the largest value is best.
@@ -74,13 +74,14 @@ def check(select: Select | None, evaluations: Iterable[str]) -> None:
 class Selection:
   """The best weights of a run so far, which survive an interruption.
 
-  A run that resumes from an earlier step may have seen better weights after that step. They are kept, and so
-  are the best weights of each step from which the run can resume, until a later checkpoint replaces it.
+  The best weights of each step from which the run can resume are kept until a later checkpoint replaces it. A
+  run that resumes removes those of later steps: it reaches them again, with other weights after a rollback.
 
   Args:
     select: defines the best evaluation.
     folder: of the run; the weights lie in its `selected`. None keeps them in memory.
-    records: the metrics records up to the step from which the run resumes, oldest first.
+    start: the step from which the run resumes.
+    records: the metrics records up to that step, oldest first. Those of process 0 count.
     about: the config of a checkpoint.
     note: reports events to the user.
   """
@@ -89,6 +90,7 @@ class Selection:
     self,
     select: Select,
     folder: Path | None,
+    start: int,
     records: Iterable[Mapping[str, float]],
     about: Mapping[str, Any],
     note: Callable[[str], None],
@@ -99,10 +101,11 @@ class Selection:
     self._saved = (
       None
       if self._folder is None
-      else Checkpointer(self._folder, keep=10**9, note=note, restart_if_damaged=True)
+      else Checkpointer(self._folder, keep=10**9, note=note, restart_if_damaged=True, until=start)
     )
     # (step, value) of every evaluation, oldest first.
-    self._values = [(int(one["step"]), one[select.key]) for one in records if select.key in one]
+    found = [(int(one["step"]), one[select.key]) for one in records if select.key in one]
+    self._values: list[tuple[int, float]] = [(step, value) for step, value in from_first(lambda: found)]
     self._resumable = max((step for step, _ in self._values), default=0)
 
   @property
@@ -117,6 +120,10 @@ class Selection:
     if patience is None or best is None:
       return False
     return sum(step > best for step, _ in self._values) >= patience
+
+  def has_seen(self, step: int) -> bool:
+    """Returns whether there was an evaluation at this step."""
+    return any(step == seen for seen, _ in self._values)
 
   def observe(self, state: TrainState, values: Mapping[str, float]) -> None:
     """Records an evaluation, and keeps the weights if they are the best.

@@ -29,7 +29,7 @@ from jaxtl.errors import CheckpointError, NonFiniteError, StorageError
 from jaxtl.host import sealed_json
 from jaxtl.host.files import write_atomically
 from jaxtl.host.metrics_log import MetricsWriter
-from jaxtl.host.processes import is_first_process, whole
+from jaxtl.host.processes import from_first, is_first_process, whole
 from jaxtl.train import averages as averages_lib
 from jaxtl.train import curve, feed, numerics, prefix_cache, sharding
 from jaxtl.train.averages import Averages
@@ -230,7 +230,7 @@ class _Session:
     with contextlib.ExitStack() as stack:
       writer = MetricsWriter(self.workdir, start_step=int(state.step), note=runtime.progress.note)
       stack.enter_context(contextlib.closing(writer))
-      selection = self._selection(writer)
+      selection = self._selection(int(state.step), writer)
       if selection is not None:
         stack.enter_context(contextlib.closing(selection))
       state = self._reach_end(state, detours, writer, selection)
@@ -249,6 +249,8 @@ class _Session:
     if selection is not None and experiment.select is not None:
       every, observe = observers[experiment.select.evaluation]
       observers[experiment.select.evaluation] = every, self._seen_by(selection, observe)
+      if start and not selection.has_seen(start):
+        self._make_up(state, observers, experiment.select.evaluation, writer)
     ended = selection is not None and selection.has_ended
     if start < self.steps and not ended:
       state = fit(
@@ -279,11 +281,29 @@ class _Session:
     runtime.progress.skip((self.steps - int(state.step)) * self.work_per_step)
     return state
 
-  def _selection(self, writer: MetricsWriter) -> Selection | None:
+  def _make_up(
+    self,
+    state: TrainState,
+    observers: Mapping[str, tuple[int | None, Observer]],
+    deciding: str,
+    writer: MetricsWriter,
+  ) -> None:
+    """Evaluates at the start if the evaluation that decides was due there: it failed, and the run ended."""
+    step, names = int(state.step), list(observers)
+    due = {
+      name for name, (every, _) in observers.items() if step == self.steps or (every and not step % every)
+    }
+    if deciding not in due:
+      return
+    for name in names[names.index(deciding) :]:  # those before it had been written
+      if name in due:
+        writer.write(step, observers[name][1](state))
+
+  def _selection(self, start: int, writer: MetricsWriter) -> Selection | None:
     select = self.experiment.select
     if select is None:
       return None
-    return Selection(select, self.workdir, writer.records, self.about, self.runtime.progress.note)
+    return Selection(select, self.workdir, start, writer.records, self.about, self.runtime.progress.note)
 
   def _seen_by(self, selection: Selection, observe: Observer) -> Observer:
     """Wraps the deciding evaluation, so that the selection sees the evaluated weights and values."""
@@ -299,7 +319,8 @@ class _Session:
   def _measure_selected(self, selection: Selection, end: int, writer: MetricsWriter) -> Weights | None:
     """Returns the selected weights; all observers have measured them, and their records are kept."""
     weights = selection.weights()
-    if weights is None or any(name.startswith(SELECTED) for one in writer.records for name in one):
+    measured = any(name.startswith(SELECTED) for one in writer.records for name in one)
+    if weights is None or from_first(lambda: measured):
       return weights
     mesh = self.runtime.mesh
     step = jnp.int32(weights.config["step"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -65,6 +66,12 @@ def test_verify_reads_every_step_below_a_folder(run, tmp_path, capsys):
   assert cli.main(["ckpt", "verify", str(tmp_path / "study")]) == 0
   lines = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in lines] == ["whole"] * 3
+  # Selected weights are read as well, also those of a run deeper inside.
+  selected = tmp_path / "study" / "a" / "selected" / "3"
+  shutil.copytree(tmp_path / "study" / "a" / "checkpoints" / "3", selected)
+  assert cli.main(["ckpt", "verify", str(tmp_path / "study")]) == 0
+  assert str(selected) in capsys.readouterr().out
+  shutil.rmtree(selected.parent)
   damaged = next((tmp_path / "study" / "a" / "checkpoints" / "3" / "model").rglob("*_METADATA"))
   damaged.write_bytes(damaged.read_bytes()[:-1])
   assert cli.main(["ckpt", "verify", str(tmp_path / "study")]) == 5

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import types
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from safetensors.numpy import save_file
 
 from jaxtl import cli, data
 from jaxtl.checkpoints import checkpoint
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.cli import finetune
 from jaxtl.config import spec
 from jaxtl.errors import DataError, InputError
 from jaxtl.pretrained import exporting, guessing
+from jaxtl.studies.transfer import recipe
 from tests.small_study import checkpointed, trained_once
 
 __all__ = ["checkpointed", "trained_once"]  # fixtures
@@ -86,6 +89,99 @@ def test_splits_are_used_as_they_are(tmp_path, splits, val, expected):
       assert source["source"]["split"] == "train"
   found = opened(sources)
   assert sum(map(len, found.values())) == len(set.union(*found.values()))
+
+
+def test_a_probe_alone_trains_on_what_it_does_not_need_to_choose(tmp_path):
+  for number, split in enumerate(("train", "val", "test")):
+    draw(tmp_path / "photos" / split, dict(cat=10, dog=10), seed=number)
+  folder = tmp_path / "photos"
+
+  def sizes(folder, val):
+    sources, _ = finetune.held_out_parts(str(folder), val=val, columns={}, data_dir=None, chooses=False)
+    return {part: len(images) for part, images in opened(sources).items()}
+
+  assert sizes(folder, None) == {"train": 20, "test": 20}
+  assert sizes(folder / "train", None) == {"train": 16, "test": 4}
+  # As with a fine-tuning, to compare with it.
+  assert sizes(folder / "train", "0.5") == {"train": 8, "validation": 8, "test": 4}
+
+
+def test_a_test_image_that_is_a_training_image_is_told(tmp_path):
+  for number, split in enumerate(("train", "test")):
+    draw(tmp_path / "photos" / split, dict(cat=10, dog=10), seed=number)
+  assert len(parts(tmp_path / "photos")[1]) == 1
+  for number in (3, 4):
+    copied = (tmp_path / "photos" / "train" / "cat" / f"00{number}.png").read_bytes()
+    (tmp_path / "photos" / "test" / "cat" / f"{number}_copy.png").write_bytes(copied)
+  note = parts(tmp_path / "photos")[1][-1]
+  assert note.startswith("2 of 22 test images are also among those of train and validation")
+  assert "_copy.png" in note
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_the_first(tmp_path, monkeypatch):
+  imported = []
+
+  def import_backbone(path, **_):
+    imported.append(path)
+    if "bad" in str(path):
+      raise InputError("does not fit")
+    source = dict(file=path.name, sha256=path.read_text(), layout="jaxtl")
+    about = dict(model=dict(make=".models.resnet8"), classes=(), image_shape=[8, 8, 3], source=source)
+    weights = Weights({"w": np.ones(3, np.float32)}, {}, about, str(path))
+    return types.SimpleNamespace(weights=weights, model=types.SimpleNamespace(name="resnet8"))
+
+  monkeypatch.setattr(guessing, "import_backbone", import_backbone)
+  files = {name: tmp_path / name / "resnet8.npz" for name in ("one", "other", "bad")}
+  for name, file in files.items():
+    file.parent.mkdir()
+    file.write_text(name)
+
+  def starts(*names):
+    return finetune._starts([files[name] for name in names], tmp_path / "run", model=None, layout=None)
+
+  first = starts("one")
+  assert starts("one") == first
+  with pytest.raises(InputError, match=r"resnet8 is not .*other/resnet8\.npz: source\.sha256"):
+    starts("other")
+
+
+def test_a_start_that_fails_does_not_occupy_the_folder(tmp_path, checkpointed, monkeypatch, capsys):
+  (tmp_path / "run" / "weights" / "one").mkdir(parents=True)
+  written(tmp_path, checkpointed, monkeypatch, [])
+  capsys.readouterr()
+
+
+@pytest.mark.parametrize("cropped", [True, False])
+def test_rand_augment_adds_to_the_standard_augmentation(cropped):
+  own = data.Preprocessing(size=16, crop_fraction=0.5 if cropped else None, interpolation="bicubic").specs()
+  found = recipe._augmented(own, "rand_augment")
+  first = dict(fn=".data.random_resized_crop", size=16, interpolation="bicubic") if cropped else own[0]
+  assert found == [first, dict(fn=".data.flip_left_right"), dict(fn=".data.rand_augment"), own[-1]]
+
+
+def test_devices_and_processes_come_before_the_weights_are_read(tmp_path, checkpointed, monkeypatch):
+  order = []
+  monkeypatch.setattr(finetune.run_command, "make_runtime", lambda options: order.append("devices"))
+  for name in ("open_source", "shared_images"):
+    monkeypatch.setattr(data, name, note_call(order, name, getattr(data, name)))
+  monkeypatch.setattr(checkpoint, "load", note_call(order, "load", checkpoint.load))
+  written(tmp_path, checkpointed, monkeypatch, ["--image-size", "8"])
+  assert order[0] == "devices"
+  assert {"open_source", "load"} <= set(order)
+
+
+def note_call(order, name, function):
+  def noted(*given, **options):
+    order.append(name)
+    return function(*given, **options)
+
+  return noted
+
+
+def test_a_command_that_is_not_text_is_written_escaped(tmp_path):
+  text = finetune._text(dict(title="x"), ["finetune", "/a/\udcff"])
+  assert r"/a/" in text
+  text.encode()
 
 
 def test_too_few_images_and_unknown_splits_are_one_line(tmp_path):
@@ -227,12 +323,27 @@ def test_every_option_reaches_the_config(tmp_path, checkpointed, monkeypatch, ch
 
 def written(tmp_path, checkpointed, monkeypatch, changed):
   """The config that a command writes, without running it."""
-  monkeypatch.setattr(finetune.run_command, "run", lambda options: None)
+  monkeypatch.setattr(finetune.run_command, "run", lambda options, runtime: None)
   monkeypatch.setattr(finetune, "summary", lambda out: "")
   photos = draw(tmp_path / "photos", dict(cat=20, dog=20))
   out = tmp_path / "run"
   assert cli.main(["finetune", str(photos), "--start", checkpointed[0], "--out", str(out), *changed]) == 0
   return runpy.run_path(str(out / "config.py"))["get_config"]()
+
+
+@pytest.mark.parametrize(
+  ("length", "warmup"),
+  [
+    (dict(), 1.0),
+    (dict(epochs=3.0), 1.0),
+    (dict(epochs=1.0), None),
+    (dict(epochs=0.5), None),
+    (dict(steps=7), None),
+  ],
+)
+def test_a_short_run_has_no_warm_up_that_does_not_fit(length, warmup):
+  found = recipe._fine_tune(recipe.Choices(**length))
+  assert found["optimizer"]["schedule"].get("warmup_epochs") == warmup
 
 
 def test_seeds_sizes_and_augmentations_reach_the_config(tmp_path, checkpointed, monkeypatch):

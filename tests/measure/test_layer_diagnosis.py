@@ -297,7 +297,8 @@ def test_a_layer_without_an_end_is_told_and_not_perturbed(runtime):
   """One class alone: the cross-entropy falls for ever along the head's gradient."""
   model, params = perceptron((192, 3))
   data = plan(num_examples=3)
-  rows = diagnose(data, model, params, {}, lambda logits, labels: logits[:, 0], runtime())
+  first = LogitsLoss(lambda logits, labels: logits[:, 0])
+  rows = diagnose(data, model, params, {}, first, runtime())
   assert rows[0]["unbounded"]
   np.testing.assert_allclose(rows[0]["relative_step"], 3.0, rtol=1e-6)
   assert chosen(rows) == (None, "layer1")

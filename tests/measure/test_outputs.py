@@ -43,6 +43,14 @@ def test_hand_values():
   assert found["effective_rank"] == pytest.approx(1)
 
 
+def test_outputs_that_are_not_finite_are_nan_and_no_error():
+  broken = np.full((4, 2), np.nan)
+  labels, zeros = np.array([0, 0, 1, 1]), np.zeros(4)
+  found = outputs.summarise(features=broken, logits=broken, labels=labels, loss=zeros, is_flat=zeros > 0)
+  assert np.isnan([found[key] for key in ("calibration_error", "gap_p50", "nc1", "effective_rank")]).all()
+  assert found["top1"] == 0
+
+
 def test_the_observer_sees_the_logits_of_the_network(tiny, runtime):
   """Independently: the network applied to the images, one loss and one gradient at a time."""
   loss = functools.partial(losses.multiclass_smoothed_hinge, margin=MARGIN)

@@ -140,7 +140,7 @@ def test_what_may_change_numbers_between_sessions_is_told(study_config, tmp_path
     ),
     ("transfer.fine_tune.optimizer.freeze", "no_such_layer", "no_such_layer"),
     ("tune.evaluation", "vall", "tune.evaluation is 'vall'"),
-    ("optimizer", dict(make="optax.sgd", learning_rate=0.1), "tune sets 'peak_rate'"),
+    ("optimizer", dict(make="optax.sgd", learning_rate=0.1), "a choice of rates sets 'peak_rate'"),
     ("transfer.targets.two.test.source.names", "xyz", "only the data has 'x', 'y'"),
   ],
 )
@@ -370,7 +370,7 @@ def test_tuning_needs_an_evaluation_that_exists(study_config, runtime, tmp_path)
 
 def test_tuning_needs_an_optimiser_with_a_peak_rate(study_config, runtime, tmp_path):
   study_config["base"]["optimizer"] = dict(make="optax.sgd", learning_rate=0.1)
-  with pytest.raises(ConfigError, match=r"tune sets 'peak_rate', which optax.sgd does not have"):
+  with pytest.raises(ConfigError, match=r"a choice of rates sets 'peak_rate', which optax.sgd does not have"):
     run(study_config, tmp_path, runtime)
 
 

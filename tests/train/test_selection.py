@@ -1,6 +1,7 @@
 """The weights of the best evaluation: which they are, when training ends, and that a kill changes nothing."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +9,8 @@ from jaxtl import train
 from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import CheckpointError, ConfigError, StorageError
 from jaxtl.train.loop import RATES
-from jaxtl.train.selection import Select
+from jaxtl.train.selection import Select, Selection
+from jaxtl.types import TrainState
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +122,50 @@ def test_a_killed_run_selects_the_same_weights(tiny, runtime, tmp_path, killed, 
   assert learned(resumed) == learned(whole)
   equal(resumed.weights.params, whole.weights.params)
   assert resumed.weights.config["step"] == whole.weights.config["step"]
+
+
+def test_a_run_that_rolled_back_selects_weights_of_the_way_it_took(tmp_path):
+  def selection(start, records=()):
+    return Selection(Select("test"), tmp_path, start, records, {"classes": []}, notes.append)
+
+  def weights(value, step):
+    return TrainState(jnp.int32(step), {"w": jnp.full(3, value)}, {}, ())
+
+  notes = []
+  first = selection(0)
+  for step, loss in ((2, 2.0), (4, 1.0), (6, 0.5)):
+    first.observe(weights(float(step), step), {LOSS: loss})
+  first.close()
+  # From step 2 on, other batches lead to other weights, of which those of step 4 are the best.
+  second = selection(2, [{"step": 2, LOSS: 2.0}])
+  for step, loss in ((4, 1.5), (6, 1.7)):
+    second.observe(weights(10.0 * step, step), {LOSS: loss})
+  assert second.weights().config["step"] == 4
+  np.testing.assert_array_equal(second.weights().params["w"], 40.0)
+  second.close()
+  assert sorted(path.name for path in (tmp_path / "selected").iterdir()) == ["2", "4"]
+  assert checkpoint.find(tmp_path).name == "4"
+  assert notes == []
+
+
+@pytest.mark.parametrize("failed", [8, 24])
+def test_an_evaluation_that_failed_is_made_up_for(tiny, runtime, tmp_path, monkeypatch, failed):
+  experiment = tiny(**config())
+  whole = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "whole")
+  observe = Selection.observe
+
+  def failing(selection, state, values):
+    if int(state.step) == failed:
+      raise StorageError("the disk is full")
+    observe(selection, state, values)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Selection, "observe", failing)
+    with pytest.raises(StorageError):
+      train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "cut")
+  resumed = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "cut")
+  assert evaluations(resumed) == evaluations(whole)
+  equal(resumed.weights.params, whole.weights.params)
 
 
 def test_weights_that_no_resume_can_need_are_removed(tiny, runtime, tmp_path):

@@ -41,6 +41,11 @@ class Tune:
     has_field = self.field is not None
     rule = "at least one value if tune.field is set, and none otherwise"
     config_lib.require(
+      field=(
+        self.field,
+        self.field != "optimizer.peak_rate",
+        "another field than the rate, which has peak_rates",
+      ),
       values=(self.values, (len(self.values) > 0) == has_field, rule),
       peak_rates=(self.peak_rates, len(self.peak_rates) > 0, "at least one rate"),
       epochs=(self.epochs, self.epochs > 0, "a number above 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,13 @@ def _trial_row(trial: Experiment, rate: float, value: float | None, tuning: Tune
     trained = train.run(trial, seed=tuning.seed, runtime=runtime)
   except NonFiniteError as error:
     return row | {"accuracy": 0.0, "diverged": str(error)}
+  accuracy = trained.last("eval/held_out/top1")
+  if math.isnan(accuracy):
+    raise ConfigError(
+      f"tune compares top-1 accuracies, which {trial.task.path} does not measure; leave it out"
+    )
   return row | {
-    "accuracy": trained.last("eval/held_out/top1"),
+    "accuracy": accuracy,
     "loss": trained.last("eval/held_out/cross_entropy"),
   }
 
@@ -153,8 +159,9 @@ def trial_trainings(study: Pretrain, tuning: Tune) -> dict[str, Training]:
   values nothing is traced twice.
 
   Raises:
-    ConfigError: `tune.field` is not a number of the config.
+    ConfigError: the optimiser has no peak rate, or `tune.field` is not a number of the config.
   """
+  with_rate(study.optimizer, tuning.peak_rates[0])
   rates = len(tuning.peak_rates)
   found = {}
   for value in tuning.values or (None,):

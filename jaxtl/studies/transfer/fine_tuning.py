@@ -7,7 +7,7 @@ import dataclasses
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
 from jaxtl.studies.transfer import preprocessing
-from jaxtl.studies.transfer.settings import FineTune, Protocols, Target
+from jaxtl.studies.transfer.settings import VALIDATION, FineTune, Protocols, Target
 from jaxtl.train.experiment import Experiment, frozen, steps_in
 from jaxtl.train.runtime import Runtime
 
@@ -45,7 +45,7 @@ def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: 
     epochs=fine_tune.epochs,
     steps=fine_tune.steps,
     evaluation={
-      **({} if target.validation is None else {"validation": target.validation}),
+      **({} if target.validation is None else {VALIDATION: target.validation}),
       "test": target.test,
     },
     select=fine_tune.select,

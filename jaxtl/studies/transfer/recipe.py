@@ -34,8 +34,8 @@ class Choices:
     probe_only: fits the linear probe alone.
     epochs, steps: length of a fine-tuning; at most one of them. None is `EPOCHS` epochs.
     rates: peak rates to choose from.
-    augment: "standard" (a random resized crop and a flip), "none", "flip", or "rand_augment" in addition to
-      the standard one.
+    augment: "standard" (a flip, and a random resized crop if the preprocessing crops), "none", "flip", or
+      "rand_augment" in addition to the standard one.
     seeds: number of seeds.
     batch_size: images per batch.
   """
@@ -64,7 +64,7 @@ def config_of(
 
   Args:
     name: of the data set.
-    sources: `train`, `validation` and `test`, as specs.
+    sources: `train`, `test` and, unless only the probe is fitted, `validation`, as specs.
     starts: arm -> checkpoint.
     transforms: arm -> preprocessing of its images; an arm without uses the checkpoint's own.
     choices: the differences from the recipe.
@@ -88,15 +88,17 @@ def config_of(
 
 
 def _fine_tune(choices: Choices) -> dict[str, Any]:
-  length = dict(steps=choices.steps) if choices.steps is not None else dict(epochs=choices.epochs or EPOCHS)
+  epochs = None if choices.steps is not None else choices.epochs or EPOCHS
+  length = dict(steps=choices.steps) if epochs is None else dict(epochs=epochs)
+  # A run of at most one epoch, or of a few steps, has no room for a warm-up of one.
+  warmup = dict(warmup_epochs=1.0) if epochs is not None and epochs > 1 else {}
   return dict(
     task=dict(make=".tasks.classification", loss=CROSS_ENTROPY),
     optimizer=dict(
       make=".optim.adamw",
       peak_rate=choices.rates[0],
       weight_decay=0.01,
-      # A run of less than one epoch has no room for a warm-up of one.
-      schedule=dict(make=".optim.cosine", **({} if choices.steps is not None else dict(warmup_epochs=1.0))),
+      schedule=dict(make=".optim.cosine", **warmup),
     ),
     **length,
     head="probe",
@@ -124,9 +126,12 @@ def _augmented(transforms: Sequence[Mapping[str, Any]], augment: str) -> list[di
     return [*before, normalize]
   if augment == "flip":
     return [*before, flip, normalize]
-  side = next((one["size"] for one in reversed(before) if "size" in one), None)
-  if side is None:
-    raise ConfigError("augment is 'rand_augment', and the weight's preprocessing does not set a size")
-  height = side if isinstance(side, int) else side[0]
-  crop = dict(fn=".data.random_resized_crop", size=height)
-  return [crop, flip, dict(fn=".data.rand_augment"), normalize]
+  crop = next((one for one in before if one["fn"] == ".data.center_crop"), None)
+  if crop is not None:  # as the standard augmentation does
+    sizes = [one["interpolation"] for one in before if "interpolation" in one]
+    before = [
+      dict(
+        fn=".data.random_resized_crop", size=crop["size"], **({"interpolation": sizes[0]} if sizes else {})
+      )
+    ]
+  return [*before, flip, dict(fn=".data.rand_augment"), normalize]

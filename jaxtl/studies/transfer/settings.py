@@ -14,6 +14,8 @@ from jaxtl.train.inputs import Data
 from jaxtl.train.selection import Select
 
 HEADS = ("fresh", "probe")
+# The evaluation set of a fine-tuning that may choose its rate and its step.
+VALIDATION = "validation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,11 @@ class FineTune:
       head=(self.head, self.head in HEADS, f"one of {', '.join(HEADS)}"),
       peak_rates=(self.peak_rates, len(set(self.peak_rates)) == len(self.peak_rates), "different rates"),
     )
+    if self.select is not None and self.select.evaluation != VALIDATION:
+      raise ConfigError(
+        f"fine_tune.select.evaluation is {self.select.evaluation!r}; expected {VALIDATION!r}: the test "
+        "images must not choose"
+      )
 
   @property
   def chooses(self) -> bool:

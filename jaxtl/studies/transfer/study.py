@@ -108,8 +108,10 @@ def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
   target, runtime = here.target, here.runtime
   began = time.monotonic()  # The probe's row has the seconds of its fit.
   tried: dict[str, float | None] = {}
+  earlier = 0.0
   if fine_tune.peak_rates:
-    rate, tried = _choose_rate(here, fine_tune, workdir)
+    rate, tried, earlier = _choose_rate(here, fine_tune, workdir)
+    began = time.monotonic()
     fine_tune = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
   trained = _tune(here, fine_tune, workdir)
   chosen = (
@@ -142,25 +144,30 @@ def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
     "num_classes": len(trained.weights.classes),
     "classes": list(trained.weights.classes),
     "steps": trained.total_steps,
-    "seconds": time.monotonic() - began,
+    "seconds": earlier + time.monotonic() - began,
   }
 
 
-def _choose_rate(here: OnTarget, fine_tune: FineTune, workdir: Path) -> tuple[float, dict[str, float | None]]:
+def _choose_rate(
+  here: OnTarget, fine_tune: FineTune, workdir: Path
+) -> tuple[float, dict[str, float | None], float]:
   """Fine-tunes with every rate; the best run becomes the fine-tuning in `workdir`.
 
   Returns:
-    The rate, and rate -> cross-entropy on the validation images; None where the training diverged.
+    The rate; rate -> cross-entropy on the validation images, None where the training diverged; and the
+    seconds that all rates took, in whichever session.
 
   Raises:
     NonFiniteError: every rate diverges.
   """
   folder = workdir.with_name(f"{workdir.name}_rates")
   losses: dict[float, float] = {}
+  seconds = 0.0
   for rate in fine_tune.peak_rates:
     at_rate = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
     compute = functools.partial(_validation_row, here, at_rate, folder / f"{rate!r}")
     row = remember(folder / f"{rate!r}.json", compute, note=here.runtime.progress.note)
+    seconds += row.get("seconds", 0.0)
     if row["loss"] is not None:
       losses[rate] = row["loss"]
   if not losses:
@@ -168,12 +175,15 @@ def _choose_rate(here: OnTarget, fine_tune: FineTune, workdir: Path) -> tuple[fl
     raise NonFiniteError(f"the fine-tuning on {here.name} diverges at every rate ({rates}); try lower ones")
   best = min(losses, key=lambda rate: losses[rate])
   processes.from_first(lambda: _move(folder / f"{best!r}", workdir))
-  return best, {f"{rate!r}": losses.get(rate) for rate in fine_tune.peak_rates}
+  return best, {f"{rate!r}": losses.get(rate) for rate in fine_tune.peak_rates}, seconds
 
 
 def _move(chosen: Path, workdir: Path) -> None:
-  """Renames the chosen run, unless that is done, and removes the weights of the others."""
-  if not workdir.exists():
+  """Renames the chosen run, unless that is done, and removes the weights of the others.
+
+  If someone has removed it, `workdir` stays absent, and it is trained again.
+  """
+  if chosen.exists() and not workdir.exists():
     chosen.rename(workdir)
   for other in chosen.parent.iterdir():
     if other.is_dir():
@@ -181,12 +191,14 @@ def _move(chosen: Path, workdir: Path) -> None:
 
 
 def _validation_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
+  began = time.monotonic()
+  loss = math.nan
   try:
     loss = _tune(here, fine_tune, workdir).last("eval/validation/cross_entropy")
   except NonFiniteError as error:
     here.runtime.progress.note(f"a rate of {fine_tune.optimizer.keywords['peak_rate']:g} diverges: {error}")
-    return {"kind": "rate", "loss": None}
-  return {"kind": "rate", "loss": loss if math.isfinite(loss) else None}
+  found = loss if math.isfinite(loss) else None
+  return {"kind": "rate", "loss": found, "seconds": time.monotonic() - began}
 
 
 def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Trained:

@@ -15,6 +15,7 @@ from jaxtl.report import write as report
 from jaxtl.runner import config_file
 from jaxtl.runner import run as study
 from jaxtl.studies.flatness import study as flatness
+from jaxtl.tasks import LogitsLoss
 from jaxtl.train import Experiment
 from tests.small_training import tiny_config
 
@@ -211,7 +212,7 @@ def test_a_line_to_a_checkpoint_of_another_model_is_refused(runtime, tmp_path, f
 
 
 def test_a_loss_that_is_not_finite_names_its_cell(runtime, tmp_path, flatness_config, monkeypatch):
-  infinite = lambda logits, labels: logits[:, 0] * 0 + np.inf  # noqa: E731
+  infinite = LogitsLoss(lambda logits, labels: logits[:, 0] * 0 + np.inf)
   monkeypatch.setattr(flatness, "_losses", lambda network: {"cross_entropy": infinite})
   with pytest.raises(NonFiniteLossError, match=r"^a/0: the loss is inf, although all parameters are finite"):
     study.run_study(flatness_config, workdir=tmp_path / "run", runtime=runtime())

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxtl import train
 from jaxtl.config import parse
 from jaxtl.errors import ConfigError, DataError
 from jaxtl.measure import outputs
@@ -14,7 +15,7 @@ from jaxtl.studies.pretrain import report
 from jaxtl.studies.pretrain import study as pretrain
 from jaxtl.studies.pretrain.plan import plan
 from jaxtl.studies.pretrain.settings import Pretrain
-from jaxtl.studies.pretrain.tuning import with_value
+from jaxtl.studies.pretrain.tuning import tune, with_value
 from jaxtl.studies.transfer.probes import first_of_each_class
 
 HINGE = dict(make=".tasks.classification", loss=dict(fn=".losses.multiclass_smoothed_hinge", margin=7.0))
@@ -82,10 +83,21 @@ def test_the_tuned_field_is_checked_before_anything_is_trained(base, runtime):
   base["tune"] |= dict(field="task.loss.margin", values=(0.0, 7.0))
   with pytest.raises(ConfigError, match=r"config.arms.a: margin is 0.0; write a finite number above 0"):
     preflight.check_data(plan(parse(base, Pretrain), runtime()), "a", runtime())
+  base["tune"] |= dict(field="optimizer.peak_rate", values=(0.1,))
+  with pytest.raises(ConfigError, match="another field than the rate"):
+    parse(base, Pretrain)
   for broken in (dict(field=None, values=(1.0,)), dict(field="task.loss.margin", values=())):
     base["tune"] |= broken
     with pytest.raises(ConfigError, match=r"values"):
       parse(base, Pretrain)
+
+
+def test_a_task_without_accuracies_is_not_tuned(base, runtime, tmp_path, monkeypatch):
+  study = parse(base, Pretrain)
+  monkeypatch.setattr(train, "run", lambda *a, **k: train.Trained(None, None, [{"step": 1}], 1))
+  with pytest.raises(ConfigError, match=r"top-1 accuracies, which \.tasks\.classification does not measure"):
+    tune(study, study.tune, workdir=tmp_path, runtime=runtime())
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_a_value_is_set_at_its_path(base):

@@ -242,12 +242,26 @@ def test_the_rate_of_least_validation_loss_is_used(study_config, start, runtime,
   assert sorted(path.name for path in (folder / "fine_tune_rates").iterdir()) == sorted(
     f"{rate!r}.json" for rate in rates
   )
-  # Killed before its row was written: nothing is trained again.
+  # Killed before its row was written: nothing is trained again, and the time that it took is not forgotten.
   (folder / "fine_tune.json").unlink()
   (again,) = measure(choosing(study_config, rates), start, tmp_path, runtime())
+  took = [json.loads(file.read_text())["seconds"] for file in (folder / "fine_tune_rates").glob("*.json")]
+  assert min(took) > 0
+  assert min(row["seconds"], again["seconds"]) > sum(took)
   assert {k: v for k, v in again.items() if k != "seconds"} == {
     k: v for k, v in row.items() if k != "seconds"
   }
+
+
+def test_a_chosen_run_that_was_removed_by_hand_is_trained_again(study_config, start, runtime, tmp_path):
+  protocols = choosing(study_config, (1e-3, 1e-2))
+  rows = []
+  for _ in range(2):
+    rows += measure(protocols, start, tmp_path, runtime())
+    shutil.rmtree(tmp_path / "two" / "fine_tune")
+    (tmp_path / "two" / "fine_tune.json").unlink()
+  first, second = ({k: v for k, v in row.items() if k != "seconds"} for row in rows)
+  assert first == second
 
 
 def test_a_fine_tuning_takes_the_weights_of_its_best_evaluation(study_config, start, runtime, tmp_path):
@@ -262,5 +276,7 @@ def test_no_rate_that_converges_and_no_validation_images_are_one_line(study_conf
     measure(choosing(study_config, (1e30,)), start, tmp_path, runtime())
   with pytest.raises(ConfigError, match=r"targets\.two has no validation images"):
     fine_tuning(study_config, peak_rates=(1e-3, 1e-2))
+  with pytest.raises(ConfigError, match="the test images must not choose"):
+    choosing(study_config, (), select=Select("test"))
   with pytest.raises(ConfigError, match="different rates"):
     choosing(study_config, (1e-3, 1e-3))
