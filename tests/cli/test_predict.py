@@ -202,6 +202,13 @@ def test_wrong_inputs_are_refused_in_one_line(weights, photos, tmp_path, capsys)
   run(pixels, photo, "--image-size", 16)
 
 
+def test_a_damaged_checkpoint_is_named_with_the_code_of_storage(photos, tmp_path, capsys):
+  folder = save(tmp_path / "damaged")
+  file = max((folder / "checkpoints" / "0").rglob("d/*"), key=lambda path: path.stat().st_size)
+  file.write_bytes(file.read_bytes()[:-1] + b"\0\0")
+  assert "damaged" in refused(capsys, folder, photos, code=5)
+
+
 def test_outputs_that_exist_or_cannot_be_written_are_refused_before_any_work(
   weights, photos, tmp_path, capsys, monkeypatch
 ):
