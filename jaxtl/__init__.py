@@ -6,7 +6,7 @@ Subpackages load when they are first used, so that `import jaxtl` loads neither 
 import importlib
 from typing import Any
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _SUBPACKAGES = (
   "boxes",

@@ -251,7 +251,7 @@ def test_settings_are_an_experiment_without_a_model(base):
   """What an experiment has, these have, with the same defaults, but for what the start and the rule say."""
   ours = {field.name: field for field in dataclasses.fields(PostTraining)}
   theirs = {field.name: field for field in dataclasses.fields(train.Experiment)}
-  assert set(theirs) - set(ours) == {"model", "start", "spike_factor"}
+  assert set(theirs) - set(ours) == {"model", "start", "spike_factor", "select"}
   assert set(ours) - set(theirs) == {"cache"}
   for name in set(ours) & set(theirs) - {"epochs", "gradient"}:
     assert ours[name].default == theirs[name].default, name
