@@ -312,7 +312,8 @@ def code(value: Any, *, indent: int = 0) -> str:
     indent: spaces before the lines after the first.
   """
   if isinstance(value, Mapping):
-    names = all(key.isidentifier() and not keyword.iskeyword(key) for key in value)
+    # Python reads some letters of names as others (NFKC), so only ASCII names are safe.
+    names = all(key.isascii() and key.isidentifier() and not keyword.iskeyword(key) for key in value)
     items = [
       f"{key}={code(item, indent=indent + 2)}" if names else f"{key!r}: {code(item, indent=indent + 2)}"
       for key, item in value.items()
