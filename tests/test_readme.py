@@ -4,9 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from jaxtl import cli
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_example_trains_and_is_twenty_lines_or_fewer(capsys):
@@ -22,13 +25,15 @@ def test_the_example_trains_and_is_twenty_lines_or_fewer(capsys):
 
 def test_every_config_that_is_named_exists():
   for path in re.findall(r"configs/[\w/]+\.py", README):
-    assert (Path(__file__).resolve().parents[1] / path).is_file()
+    assert (ROOT / path).is_file()
 
 
-def test_every_launch_renders_as_it_stands(monkeypatch, capsys):
-  monkeypatch.chdir(Path(__file__).resolve().parents[1])
-  commands = re.findall(r"^jaxtl launch (?:.*\\\n)*.*$", README, re.M)
-  assert len(commands) == 3
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/running.md", 3)])
+def test_every_launch_renders_as_it_stands(monkeypatch, capsys, page, count):
+  monkeypatch.chdir(ROOT)
+  text = (ROOT / page).read_text(encoding="utf-8")
+  commands = re.findall(r"^jaxtl launch (?:.*\\\n)*.*$", text, re.M)
+  assert len(commands) == count
   for command in commands:
     arguments = shlex.split(command.replace("\\\n", " "))[1:]
     assert cli.main([a for a in arguments if a != "--yes"]) == 0
