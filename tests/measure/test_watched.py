@@ -72,7 +72,7 @@ def test_every_batch_of_every_hessian_product_beats(parsed, place):
 
 
 def on_target(parsed, place, weights):
-  return transfer._OnTarget(
+  return transfer.OnTarget(
     name="two",
     target=parsed.transfer.targets["two"],
     model=parsed.model,
@@ -88,7 +88,7 @@ def test_every_batch_and_every_penalty_of_a_probe_beats(parsed, place, weights):
   here = on_target(parsed, place, weights)
   for data in (here.target.train, here.target.test):
     place.open(data)
-  row, beats = beats_of(place, lambda: transfer._probe_row(here))
+  row, beats = beats_of(place, lambda: transfer.probe_row(here))
   assert beats == 96 // 16 + 96 // 32 + 2 + 1
   assert row["l2_chosen_by"] == "held_out"
 

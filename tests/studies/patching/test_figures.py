@@ -19,7 +19,7 @@ def test_the_sum_is_the_arm_s_own_and_below_the_losses(finished, normalise):
   total = before / before[0] + after / after[0] if normalise == "initial" else before + after
   row = row | {"curve": row["curve"] | {"objective": total.tolist()}}
   with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
-    patching_figures._panel(canvas.axes[0], canvas, row)
+    patching_figures.draw_losses(canvas.axes[0], canvas, row)
     wide, *others = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
     assert wide.get_linewidth() > 2 * max(line.get_linewidth() for line in others)
     assert wide.get_alpha() < 1
@@ -36,7 +36,7 @@ def test_a_curve_that_begins_at_0_has_no_multiples_and_is_not_drawn(finished, ze
     for key in zero:
       curve[key] = [0.0] * len(curve[key]) if all_of_it else [0.0, *curve[key][1:]]
     with drawing.canvas([2], patching_figures.ROLES, shown=patching_figures.ROLES) as canvas:
-      patching_figures._panel(canvas.axes[0], canvas, row | {"curve": curve})
+      patching_figures.draw_losses(canvas.axes[0], canvas, row | {"curve": curve})
       wide, *_ = sorted(canvas.axes[0].get_lines(), key=lambda line: line.get_zorder())
       assert np.isnan(wide.get_ydata()).all() == ("objective" in zero)
       low, high = canvas.axes[0].get_ylim()
