@@ -142,14 +142,19 @@ def held_out_parts(
     found["validation"] = _spec(text, split, columns, data_dir)
   _check_counts(splits[train], parts)
   found = {part: found[part] for part in ("train", "validation", "test") if part in found}
-  return found, [*notes, *_shared(found, data_dir)]
+  return found, [*notes, *_shared({part: _opened(spec, splits) for part, spec in found.items()})]
 
 
-def _shared(parts: Mapping[str, Any], data_dir: str | None) -> list[str]:
+def _opened(spec: Mapping[str, Any], splits: Mapping[str, Any]) -> Any:
+  """Returns the source of a part from the splits, which are open, so that no folder is listed again."""
+  if "source" not in spec:
+    return splits[spec["split"]]
+  whole = splits[spec["source"]["split"]]
+  return data_lib.part_of(source=whole, start=spec["start"], stop=spec["stop"])
+
+
+def _shared(sources: dict[str, Any]) -> list[str]:
   """Returns a note if test images are also among the images that train or choose."""
-  sources = {
-    part: config_lib.spec(source, at=part).realize(data_dir=data_dir) for part, source in parts.items()
-  }
   tested = sources.pop("test")
   pairs = {part: data_lib.shared_images(source, tested) for part, source in sources.items()}
   shared = {index for found in pairs.values() for _, index in found}
