@@ -23,8 +23,8 @@ class Kept(NamedTuple):
   """The candidates that a suppression keeps, best first.
 
   Attributes:
-    indices: int32 [M], the numbers of the candidates; -1 where there are no more.
-    scores: float32 [M], their scores, after any decay; -inf where there are no more.
+    indices: int32 [M], the numbers of the candidates; unused places hold -1.
+    scores: float32 [M], their scores, after any decay; unused places hold -inf.
   """
 
   indices: Array
@@ -36,8 +36,8 @@ class Detections(NamedTuple):
 
   Attributes:
     boxes: float32 [B, M, 4] in pixels of the network's input.
-    scores: float32 [B, M]; 0 where there are no more.
-    classes: int32 [B, M], counted from 0; -1 where there are no more.
+    scores: float32 [B, M]; unused places hold 0.
+    classes: int32 [B, M], counted from 0; unused places hold -1.
     valid: bool [B, M], which rows hold a box.
   """
 

@@ -251,8 +251,11 @@ class _Session:
       observers[experiment.select.evaluation] = every, self._seen_by(selection, observe)
       if start and not selection.has_seen(start):
         self._make_up(state, observers, experiment.select.evaluation, writer)
-    ended = selection is not None and selection.has_ended
-    if start < self.steps and not ended:
+
+    def has_ended() -> bool:
+      return selection is not None and selection.has_ended
+
+    if start < self.steps and not has_ended():
       state = fit(
         state,
         self.program.train_step,
@@ -270,9 +273,9 @@ class _Session:
         recent=recent,
         stop_due=runtime.stop_due,
         beat=runtime.beat,
-        has_ended=(lambda: selection.has_ended) if selection is not None else (lambda: False),
+        has_ended=has_ended,
       )
-    elif not ended and (self.saved is None or self.saved.latest_step() is None):
+    elif not has_ended() and (self.saved is None or self.saved.latest_step() is None):
       # No updates: the start is the end.
       for _, observe in observers.values():
         writer.write(self.steps, observe(state))
