@@ -233,6 +233,14 @@ def test_training_code_does_not_import_what_only_some_sources_need():
   assert run_python(code).strip() == "set()"
 
 
+def test_tensorflow_leaves_keras_until_it_is_used():
+  code = (
+    "import sys; from jaxtl.data.lazy_tensorflow import tf; tf.data\n"
+    "print({'keras', 'sklearn', 'matplotlib'} & set(sys.modules), tf.keras.optimizers.Adam.__name__)"
+  )
+  assert run_python(code).strip() == "set() Adam"
+
+
 def test_every_public_name_exists():
   for name in jaxtl.__all__:
     module = getattr(jaxtl, name)

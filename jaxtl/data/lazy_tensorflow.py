@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,11 +24,30 @@ class _TensorFlow:
     # Otherwise TensorFlow logs on every import that oneDNN may round differently; no input operation uses
     # oneDNN.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    module = importlib.import_module("tensorflow")
+    with _without_keras():
+      module = importlib.import_module("tensorflow")
     hide_accelerators(module)
     # Later lookups then bypass __getattr__.
     self.__dict__.update({key: value for key, value in vars(module).items() if not key.startswith("__")})
     return getattr(module, name)
+
+
+@contextlib.contextmanager
+def _without_keras() -> Iterator[None]:
+  """Keeps TensorFlow from importing Keras, and with it scikit-learn and matplotlib where they are installed.
+
+  TensorFlow imports Keras's optimizers in a `try`, so that saved models can name them. That is a third of the
+  time of its import. `tf.keras` still works: it is imported when it is first used.
+  """
+  optimizers = "keras.src.optimizers"
+  if optimizers in sys.modules:
+    yield
+    return
+  sys.modules[optimizers] = None  # type: ignore[assignment]  # the import system then raises ImportError
+  try:
+    yield
+  finally:
+    del sys.modules[optimizers]
 
 
 def hide_accelerators(tensorflow: Any) -> None:
