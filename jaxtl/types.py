@@ -93,6 +93,8 @@ class Model:
       is the stem, the last is the head.
     module: the module behind the functions, which a detector or a segmenter extends by further blocks;
       None if the functions have another origin.
+    added: path regex of parameters that the model adds to a backbone, and that weights to start from may
+      lack; None if there are none.
   """
 
   name: str
@@ -100,6 +102,7 @@ class Model:
   apply: Callable[..., tuple[dict[str, Array], Params]]
   blocks: tuple[str, ...]
   module: Any = dataclasses.field(default=None, compare=False, repr=False)
+  added: str | None = None
 
   @property
   def head(self) -> str:

@@ -27,6 +27,7 @@ from jaxtl.models.fpn import fpn
 from jaxtl.models.linen import (
   from_linen,
 )
+from jaxtl.models.lora import lora, merge_factors
 from jaxtl.models.mobilenet import (
   mobilenet_v1,
   mobilenet_v2,
@@ -87,6 +88,8 @@ __all__ = [
   "efficientnet_lite4",
   "fpn",
   "from_linen",
+  "lora",
+  "merge_factors",
   "mobilenet_v1",
   "mobilenet_v2",
   "nasfpn",

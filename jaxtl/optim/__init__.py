@@ -1,8 +1,9 @@
 """Optimisers, schedules and gradient rules."""
 
+from jaxtl.optim.fine_tuning import auto_rgn, l2_sp
 from jaxtl.optim.gradients import accumulate, asam, gsam, init_memory, looksam, passes, plain, sam
 from jaxtl.optim.linear_probe import PenaltyChoice, Probe, choose_probe, fit_probe
-from jaxtl.optim.post_training import cut_block, pof, pol, trained_paths, weak_rows
+from jaxtl.optim.post_training import cut_block, only, pof, pol, trained_paths, weak_rows
 from jaxtl.optim.schedules import constant, cosine, linear, multi_step, steps_of
 from jaxtl.optim.transforms import (
   adam,
@@ -23,6 +24,7 @@ __all__ = [
   "adam",
   "adamw",
   "asam",
+  "auto_rgn",
   "averaged",
   "chain",
   "choose_probe",
@@ -34,10 +36,12 @@ __all__ = [
   "fit_probe",
   "gsam",
   "init_memory",
+  "l2_sp",
   "layerwise_decay",
   "linear",
   "looksam",
   "multi_step",
+  "only",
   "passes",
   "plain",
   "pof",

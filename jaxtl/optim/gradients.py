@@ -30,7 +30,7 @@ WEIGHTS = r"(kernel|scale)$"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rule:
+class Rule:
   """A gradient rule with its cost in passes and the memory that it carries from step to step."""
 
   rule: Callable[[LossFn], ValueAndGrad]
@@ -52,7 +52,7 @@ def passes(rule: GradientRule) -> float:
 
 def plain() -> GradientRule:
   """Returns the rule that takes the gradient itself."""
-  return _Rule(lambda loss_fn: jax.value_and_grad(loss_fn, has_aux=True), passes=1.0)
+  return Rule(lambda loss_fn: jax.value_and_grad(loss_fn, has_aux=True), passes=1.0)
 
 
 def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule:
@@ -69,7 +69,7 @@ def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule
   rule = inner or plain()
   if steps < 1:
     raise ConfigError(f"accumulate needs at least 1 step; got {steps}")
-  _refuse_memory(rule, "accumulate")
+  refuse_memory(rule, "accumulate")
 
   def accumulated(loss_fn: LossFn) -> ValueAndGrad:
     value_and_grad = rule(loss_fn)
@@ -90,7 +90,7 @@ def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule
 
     return mean_over_parts
 
-  return _Rule(accumulated, passes=passes(rule))
+  return Rule(accumulated, passes=passes(rule))
 
 
 def sam(
@@ -202,7 +202,7 @@ def gsam(
 
     return value_and_grad
 
-  return _Rule(rule, passes=2.0, init_memory=lambda params: (jnp.zeros([], jnp.int32),))
+  return Rule(rule, passes=2.0, init_memory=lambda params: (jnp.zeros([], jnp.int32),))
 
 
 def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None = None) -> GradientRule:
@@ -250,7 +250,7 @@ def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None
   def init_memory(params: Params) -> tuple[Array, Params]:
     return jnp.zeros([], jnp.int32), tree.zeros_like(params)
 
-  return _Rule(rule, passes=1 + 1 / every, init_memory=init_memory)
+  return Rule(rule, passes=1 + 1 / every, init_memory=init_memory)
 
 
 def init_memory(rule: GradientRule, params: Params) -> tuple[Any, ...]:
@@ -283,7 +283,7 @@ def _two_pass(
   combine: Callable[[Params, Params], Params],
 ) -> GradientRule:
   """Combines the clean gradient with the one at params + ascent(params, clean gradient)."""
-  _refuse_memory(inner, "a SAM rule")
+  refuse_memory(inner, "a SAM rule")
 
   def rule(loss_fn: LossFn) -> ValueAndGrad:
     value_and_grad = inner(loss_fn)
@@ -296,7 +296,7 @@ def _two_pass(
 
     return perturbed_value_and_grad
 
-  return _Rule(rule, passes=2 * passes(inner))
+  return Rule(rule, passes=2 * passes(inner))
 
 
 def _orthogonal(a: Params, b: Params) -> Params:
@@ -334,7 +334,8 @@ def _check_radius(rule: str, rho: float) -> None:
     raise ConfigError(f"{rule}'s radius rho is {rho}; expected 0 or more")
 
 
-def _refuse_memory(rule: GradientRule, what: str) -> None:
+def refuse_memory(rule: GradientRule, what: str) -> None:
+  """Refuses a rule that carries a memory as the inner rule of `what`."""
   if getattr(rule, "init_memory", None):
     raise ConfigError(f"{what} takes a stateless inner rule (plain, accumulate, sam, asam)")
 

@@ -138,6 +138,30 @@ def pol(
   )
 
 
+def only(*, update: str | Sequence[str], suffix_bn: Literal["eval", "train"] = "eval") -> GradientRule:
+  """Trains some layers alone; the other parameters have a gradient of exactly zero, which is not computed.
+
+  The blocks below the lowest trained one run as at test time, and no activations of them are kept. If nothing
+  is augmented, their output can be cached (`jaxtl.train.PrefixCache`). Parameters that are not trained have
+  no optimiser state.
+
+  Examples of `update`: `"head"`, the classifier alone; `("head", r"/bias$")`, BitFit (Ben Zaken, Goldberg,
+  Ravfogel, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
+  2022, arXiv 2106.10199); `("head", "stage1")`, surgical fine-tuning of one stage (Lee, Chen, Tajwar, Kumar,
+  Yao, Liang, Finn, "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts", 2023, arXiv
+  2210.11466).
+
+  Args:
+    update: the layers to train, as names of blocks of the model or path regexes.
+    suffix_bn: "eval" normalises with the stored statistics everywhere; "train" uses those of the batch from
+      the lowest trained block on and updates the stored ones there.
+
+  Raises:
+    ConfigError: as in `pol`.
+  """
+  return pol(update=update, gamma_range=0.0, suffix_bn=suffix_bn)
+
+
 def trained_paths(rule: GradientRule, model: Model) -> str | None:
   """Returns the path regex of the parameters that a rule moves; None for a rule that moves all of them."""
   part = getattr(rule, "trained", None)

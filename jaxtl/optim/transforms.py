@@ -199,6 +199,11 @@ def averaged(opt_state: Any, params: Params) -> Params:
   )
 
 
+def keeps_average(opt_state: Any) -> bool:
+  """Returns whether an optimiser keeps a moving average of the parameters."""
+  return any(map(_is_ema, jax.tree.leaves(opt_state, is_leaf=_is_ema)))
+
+
 def _is_ema(x: Any) -> bool:
   return isinstance(x, EmaState)
 

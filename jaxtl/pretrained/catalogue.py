@@ -20,7 +20,16 @@ from jaxtl.train.step import shapes_of
 NUM_CLASSES = 1000
 # The libraries that most weights come from are asked first for the usual size of the images.
 _FIRST = ("timm", "hugging_face", "openai")
-_NOT_ARCHITECTURES = ("fpn", "from_linen", "nasfpn", "retinanet", "segmenter", "similarity")
+_NOT_ARCHITECTURES = (
+  "fpn",
+  "from_linen",
+  "lora",
+  "merge_factors",
+  "nasfpn",
+  "retinanet",
+  "segmenter",
+  "similarity",
+)
 
 
 def names() -> list[str]:

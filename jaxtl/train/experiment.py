@@ -337,14 +337,17 @@ def frozen(task: Spec) -> Spec:
 
 
 def with_rate(optimizer: Spec, rate: float) -> Spec:
-  """Returns the optimiser with another peak rate.
+  """Returns the optimiser with another peak rate; that of its inner `transform` if it has none itself.
 
   Raises:
-    ConfigError: it does not have one.
+    ConfigError: neither has one.
   """
-  if "peak_rate" not in inspect.signature(optimizer.target).parameters:
+  if "peak_rate" in inspect.signature(optimizer.target).parameters:
+    return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "peak_rate": rate})
+  inner = optimizer.keywords.get("transform")
+  if not isinstance(inner, Spec):
     raise ConfigError(
       f"a choice of rates sets 'peak_rate', which {optimizer.path} does not have; use .optim.sgd, "
       ".optim.adam or .optim.adamw"
     )
-  return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "peak_rate": rate})
+  return dataclasses.replace(optimizer, keywords={**optimizer.keywords, "transform": with_rate(inner, rate)})

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from jaxtl import config as config_lib
 from jaxtl import data as data_lib
-from jaxtl import optim, weights
+from jaxtl import optim, tree, weights
 from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.checkpoints.checkpointer import Checkpointer
@@ -500,13 +501,16 @@ def start_state(
 ) -> TrainState:
   """Returns the state before the first step: fresh, or `start` matched by path.
 
-  The head stays fresh if the class lists differ, or with `fresh_head`. Raises CheckpointError if anything
-  else does not fit.
+  The head stays fresh if the class lists differ, or with `fresh_head`, and so do parameters that the model
+  adds to a backbone and `start` lacks. Raises CheckpointError if anything else does not fit.
   """
   params, batch_stats = init_model(program.model, key, image_shape)
   if start is not None:
     keep = tuple(start.classes) == tuple(classes) and not fresh_head
-    allow = () if keep else (rf"^{program.model.head}/",)
+    allow = [] if keep else [rf"^{program.model.head}/"]
+    added = program.model.added
+    if added and not any(re.search(added, path) for path in tree.paths(start.params)):
+      allow.append(added)
     params = weights.match(start.params, params, allow=allow)
     batch_stats = weights.match(start.batch_stats, batch_stats)
   return init_state(params, batch_stats, program.tx, gradient=program.gradient)
