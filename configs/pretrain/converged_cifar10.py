@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 CROSS_ENTROPY = dict(fn=".losses.softmax_cross_entropy")
 # The rates and values of the trials: twelve combinations for every arm.
 RATES = (0.03, 0.1, 0.3, 1.0)
-EPOCHS, TRIAL_EPOCHS = 30.0, 6.0
+EPOCHS, TRIAL_EPOCHS = 24.0, 4.0
 
 
 def _sheets(folder, split):
