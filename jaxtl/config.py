@@ -33,7 +33,7 @@ KINDS = ("fn", "make")
 _DEEPEST = 64  # levels of a config; deeper nesting is a mistake, and would exhaust Python's stack
 _LONGEST_NAME = 100  # bytes: file systems allow 255, and some file names hold two names and a suffix
 # Arguments that a component receives from the run if its signature has them and the spec leaves them open.
-CONTEXT = ("blocks", "data_dir", "mesh", "num_classes", "steps_per_epoch", "total_steps")
+CONTEXT = ("blocks", "data_dir", "mesh", "model", "num_classes", "steps_per_epoch", "total_steps")
 # A config that comes with a checkpoint is untrusted data: only public names of these packages are used.
 # None of them reads a program, writes a file or starts a process.
 TRUSTED = ("jaxtl.data", "jaxtl.losses", "jaxtl.models", "jaxtl.optim", "jaxtl.tasks", "optax")

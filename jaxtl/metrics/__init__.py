@@ -19,6 +19,7 @@ from jaxtl.metrics.moments import (
   over_folds,
   random_projection,
 )
+from jaxtl.metrics.overfitting import LossCurve, loss_curve, patience_epoch, rise_interval
 from jaxtl.metrics.proportions import wilson_interval
 from jaxtl.metrics.ranking import (
   PointPrediction,
@@ -63,6 +64,7 @@ __all__ = [
   "Detections",
   "Interval",
   "Kept",
+  "LossCurve",
   "Mean",
   "Moments",
   "PointPrediction",
@@ -86,6 +88,7 @@ __all__ = [
   "in_top",
   "joint_interval",
   "kendall_tau",
+  "loss_curve",
   "mean_agreement",
   "mean_iou",
   "mean_of_others",
@@ -98,6 +101,7 @@ __all__ = [
   "over_folds",
   "paired_difference",
   "partial_spearman",
+  "patience_epoch",
   "pearson",
   "pixel_accuracy",
   "pixel_confusion",
@@ -105,6 +109,7 @@ __all__ = [
   "random_orders",
   "random_projection",
   "regret",
+  "rise_interval",
   "segments_of",
   "setup_stability",
   "shared_ranks",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from jaxtl import tree
+from jaxtl import config as config_lib
+from jaxtl import models, tree
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
 from jaxtl.data import Preprocessing
@@ -36,9 +38,21 @@ def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> 
   Raises:
     InputError: `out` exists, or the format does not have the model or computes something else with it.
   """
+  weights = _without_lora(weights, trust=trust)
   with whole_folder(out) as folder:
     FORMATS[format](weights, folder, trust)
     (folder / "classes.json").write_text(json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
+
+
+def _without_lora(weights: Weights, *, trust: bool) -> Weights:
+  """Returns the weights of the model inside `.models.lora`, with the change added to its kernels."""
+  spec = weights.model_spec(trust=trust)
+  if spec.target is not models.lora:
+    return weights
+  alpha = spec.keywords.get("alpha", inspect.signature(models.lora).parameters["alpha"].default)
+  inner = config_lib.plain(spec.keywords["model"])
+  params = models.merge_factors(weights.params, alpha=alpha)
+  return dataclasses.replace(weights, params=params, config={**weights.config, "model": inner})
 
 
 @contextlib.contextmanager

@@ -45,6 +45,12 @@ def make_features(model: Model) -> Callable[[Params, Params, Array], Array]:
   return jax.jit(lambda params, batch_stats, image: model.apply(params, batch_stats, image)[0]["pooled"])
 
 
+@compiled.kept
+def make_logits(model: Model) -> Callable[[Params, Params, Array], Array]:
+  """Jits (params, batch_stats, image) -> logits [B, K], computed with the stored statistics."""
+  return jax.jit(lambda params, batch_stats, image: model.apply(params, batch_stats, image)[0]["logits"])
+
+
 def collect_features(
   features: Callable[[Params, Params, Array], Array],
   params: Params,
@@ -53,7 +59,7 @@ def collect_features(
   *,
   mesh: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Collects pooled features float32 [N, D] and labels int32 [N] of all unmasked rows on every host."""
+  """Collects features float32 [N, D], or logits, and labels int32 [N] of all unmasked rows on every host."""
   rows, labels = [], []
   for batch in batches:
     there = put_batch(batch, mesh)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from jaxtl import cli, config, models
 from jaxtl.checkpoints.checkpoint import Weights
-from jaxtl.pretrained import LAYOUTS, Entry, write
+from jaxtl.pretrained import LAYOUTS, Entry, catalogue, write
 from jaxtl.train.step import shapes_of
 from jaxtl.types import Model
 from tests.oracles.cases import random_weights
@@ -21,9 +21,7 @@ VIT = dict(patch_size=8, width=8, depth=2, num_heads=2)
 VIT_KEYWORDS = [f"{key}={value}" for key, value in VIT.items()]
 CLASSES = ("ant", "bee", "cat")
 TASK = dict(make=".tasks.classification", loss=dict(fn=".losses.softmax_cross_entropy"))
-# Without what needs a backbone, and what is none.
-OTHERS = ("fpn", "from_linen", "nasfpn", "retinanet", "segmenter", "similarity")
-NAMES = [name for name in models.__all__ if name not in OTHERS]
+NAMES = catalogue.names()
 # As small as the structure of each family allows.
 SMALL = dict(width=4, depth=2, num_heads=2, growth=2, width_factor=0.1, depth_factor=0.3)
 SMALL |= dict(embed_dim=4, vocabulary=16, context=5)

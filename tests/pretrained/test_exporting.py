@@ -1,5 +1,6 @@
 """`jaxtl export`: the same bytes each time, whole folders or nothing, and only what the library computes."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxtl import cli
+from jaxtl import cli, config, models
 from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import InputError
 from jaxtl.pretrained import exporting
@@ -17,6 +18,7 @@ from jaxtl.pretrained.exporting import FORMATS, export
 from jaxtl.pretrained.importing import import_weights
 from jaxtl.pretrained.layouts.layout import read
 from jaxtl.train.step import shapes_of
+from tests.oracles.cases import random_weights
 from tests.pretrained.made_weights import CLASSES, VIT, as_weights, refused, small
 
 VIT16 = dict(image_size=16, **VIT)
@@ -203,6 +205,23 @@ def test_a_checkpoint_without_preprocessing_has_no_program(tmp_path):
   weights = as_weights("clip_text_b", width=4, depth=1, num_heads=2, embed_dim=4, vocabulary=8, context=16)
   with pytest.raises(InputError, match="export it as safetensors"):
     export(weights, tmp_path / "out", format="stablehlo")
+
+
+@pytest.mark.parametrize("alpha", [None, 2.0])
+def test_factors_of_lora_are_added_to_the_kernels(tmp_path, alpha):
+  given = {} if alpha is None else dict(alpha=alpha)
+  plain = fitting("timm")
+  spec = dict(make=".models.lora", rank=2, model=plain.config["model"], **given)
+  model = config.spec(spec).realize(num_classes=len(CLASSES))
+  params = random_weights(shapes_of(model, (16, 16, 3)))["params"]
+  weights = dataclasses.replace(plain, params=params, config={**plain.config, "model": spec})
+  export(weights, tmp_path / "lora", format="timm")
+  merged = models.merge_factors(params, alpha=alpha or 8.0)
+  assert any(
+    np.any(x != y) for x, y in zip(jax.tree.leaves(merged), jax.tree.leaves(plain.params), strict=True)
+  )
+  export(dataclasses.replace(plain, params=merged), tmp_path / "merged", format="timm")
+  assert files(tmp_path / "lora") == files(tmp_path / "merged")
 
 
 def test_the_command_says_what_it_wrote_and_refuses_in_one_line(tmp_path, capsys):

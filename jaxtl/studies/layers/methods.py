@@ -21,15 +21,15 @@ from jaxtl.studies.layers import plan as layers_plans
 from jaxtl.studies.layers import stages
 from jaxtl.studies.layers.settings import Layers, Method
 from jaxtl.studies.layers.stages import PostTrainingStage
-from jaxtl.train import compiled, device_memory, experiment, prefix_cache, sharding
-from jaxtl.train.evaluate import collect_features
+from jaxtl.train import device_memory, experiment, prefix_cache, sharding
+from jaxtl.train.evaluate import collect_features, make_logits
 from jaxtl.train.experiment import make_model
 from jaxtl.train.image_size import at_size, fitted
 from jaxtl.train.inputs import Data
 from jaxtl.train.post_training import PostTraining
 from jaxtl.train.prefix_cache import PrefixCache
 from jaxtl.train.runtime import Runtime
-from jaxtl.types import Array, Params, Row
+from jaxtl.types import Row
 
 Chosen = tuple[str | None, str | None]
 # Row keys with the prefix `last_`, for the weights after the last step -> their keys in a report.
@@ -173,7 +173,7 @@ class Methods:
     size = self.runtime.image_shape(data)[0]
     spec = self.base.model_spec(trust=self.runtime.trust)
     _, fitting = fitted(spec, weights, size)
-    logits = _make_logits(make_model(at_size(spec, size), num_classes=len(weights.classes)))
+    logits = make_logits(make_model(at_size(spec, size), num_classes=len(weights.classes)))
     mesh = self.runtime.mesh
     params, stats = (sharding.put_replicated(x, mesh) for x in (fitting, weights.batch_stats))
     return collect_features(logits, params, stats, self.runtime.eval_batches(data), mesh=mesh)
@@ -216,11 +216,3 @@ def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     "error": float(np.mean(~right)),
     "ece": metrics.expected_calibration_error(np.minimum(shares.max(axis=-1), 1), right),
   }
-
-
-@compiled.kept
-def _make_logits(model: Any) -> Any:
-  def logits(params: Params, batch_stats: Params, image: Array) -> Array:
-    return model.apply(params, batch_stats, image)[0]["logits"]
-
-  return jax.jit(logits)

@@ -9,6 +9,7 @@ from jaxtl.report.canvas import MUTED, Figure
 from jaxtl.report.charts import grouped, training_curves
 from jaxtl.report.results import Results, Values
 from jaxtl.report.table import spearman
+from jaxtl.studies.transfer.curve_figures import loss_curves
 from jaxtl.studies.transfer.results import (
   accuracies,
   is_from_scratch,
@@ -23,8 +24,9 @@ _MEAN = "mean over targets"
 
 def make_figures(results: Results) -> list[Figure]:
   """Draws the accuracies of every protocol, and the training curves if there are any."""
-  curves = training_curves(results)
-  return [*(transfer_bars(results, name) for name in protocols(results)), *([curves] if curves else [])]
+  by_epoch = [loss_curves(results, name) for name in targets(results)]
+  further = [figure for figure in (*by_epoch, training_curves(results)) if figure]
+  return [*(transfer_bars(results, name) for name in protocols(results)), *further]
 
 
 def transfer_bars(results: Results, protocol: str) -> Figure:

@@ -12,6 +12,7 @@ from jaxtl.runner.plan import DataFacts, Images, Plan, Training, existing_start
 from jaxtl.studies.transfer.fine_tuning import filled_protocols, fine_tuning
 from jaxtl.studies.transfer.probes import first_of_each_class
 from jaxtl.studies.transfer.settings import FewShot, FineTune, Protocols, Target, Transfer
+from jaxtl.train import prefix_cache
 from jaxtl.train.experiment import PLAIN, Experiment, Program
 from jaxtl.train.image_size import at_size
 from jaxtl.train.runtime import Runtime
@@ -86,11 +87,16 @@ def _training(fine_tune: FineTune, name: str, target: Target, model: Spec | None
     sized = at_size(PLAIN if model is None else model, known.image_size)
     return fine_tuning(fine_tune, target, sized, known.num_examples)
 
-  check_head = functools.partial(_check_linear, model) if model and fine_tune.head == "probe" else None
+  def traced(program: Program, state: TrainState) -> None:
+    if model and fine_tune.head == "probe":
+      _check_linear(model, program, state)
+    try:
+      prefix_cache.check_legal(fine_tune.cache, program, state, target.train)
+    except ConfigError as error:
+      raise ConfigError(f"fine_tune.cache: {error}") from error
+
   times = len(fine_tune.peak_rates) or 1
-  return Training(
-    target.train, experiment, has_model=model is not None, at=name, traced=check_head, times=times
-  )
+  return Training(target.train, experiment, has_model=model is not None, at=name, traced=traced, times=times)
 
 
 def _check_linear(model: Spec, program: Program, state: TrainState) -> None:

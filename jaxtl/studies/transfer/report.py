@@ -9,20 +9,32 @@ from jaxtl.errors import ConfigError
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.report.findings import capital, mean_of, some
 from jaxtl.report.results import Results, is_number
-from jaxtl.report.section import Headline, Section
+from jaxtl.report.section import Caption, Headline, Section
 from jaxtl.studies.transfer.captions import caption
 from jaxtl.studies.transfer.figures import make_figures
 from jaxtl.studies.transfer.results import accuracies, mean_accuracies, protocols, targets
-from jaxtl.studies.transfer.tables import make_table
+from jaxtl.studies.transfer.tables import make_table, over_fitting_table
+
+_ON_RISES: Caption = [
+  (
+    "Reading",
+    "An arm over-fits if the interval of its rise is above zero. If scaling by a temperature takes the last "
+    "loss back to the chosen one, only the scale of its logits over-fits.",
+  )
+]
 
 
 def section(results: Results) -> Section:
   """Reports accuracy on every target, by protocol."""
   tables = [(make_table(results, name), name) for name in protocols(results)]
+  over_fitting = [over_fitting_table(results, name) for name in targets(results)]
   return Section(
     headline=headline(results),
     warnings=warnings(results),
-    tables=[(table, caption(results, table, name)) for table, name in tables if table.columns],
+    tables=[
+      *((table, caption(results, table, name)) for table, name in tables if table.columns),
+      *((table, _ON_RISES) for table in over_fitting if table.columns),
+    ],
     figures=make_figures(results),
     facts=facts(results),
     sizes=sizes(results),

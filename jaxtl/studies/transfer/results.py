@@ -5,7 +5,11 @@ from __future__ import annotations
 from jaxtl.report.results import Results
 from jaxtl.report.table import mean_over
 
-_TITLES = {"fine_tune": "Fine-tuning", "linear_probe": "Linear probe"}
+_TITLES = {
+  "fine_tune": "Fine-tuning",
+  "interpolated": "Between checkpoint and fine-tuning",
+  "linear_probe": "Linear probe",
+}
 
 
 def protocol_title(protocol: str) -> str:

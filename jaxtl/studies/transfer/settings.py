@@ -11,11 +11,14 @@ from jaxtl.errors import ConfigError
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.train.experiment import PLAIN, check_length
 from jaxtl.train.inputs import Data
+from jaxtl.train.prefix_cache import PrefixCache
 from jaxtl.train.selection import Select
 
 HEADS = ("fresh", "probe")
 # The evaluation set of a fine-tuning that may choose its rate and its step.
 VALIDATION = "validation"
+# The evaluation set of training images that are not augmented.
+CLEAN = "clean"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,20 @@ class Target:
   train: Data
   test: Data
   validation: Data | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """The learning curve of a fine-tuning.
+
+  Attributes:
+    num_examples: training images, evenly over the classes, whose loss is measured without augmentation.
+  """
+
+  num_examples: int = 1000
+
+  def __post_init__(self) -> None:
+    config_lib.require(num_examples=(self.num_examples, self.num_examples >= 1, "at least 1"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +74,13 @@ class FineTune:
       validation images; empty uses the optimiser's own.
     select: chooses the evaluation on the validation images whose weights are used, and may end the
       fine-tuning early; None uses the last weights. See `jaxtl.train.Select`.
+    adapter: makes the model that is trained from the checkpoint's: `.models.lora`. None trains that itself.
+    cache: caches the hidden states below the trained blocks, if the gradient rule leaves blocks fixed
+      (`.optim.only`) and nothing is augmented.
+    interpolate: shares alpha of the way from the checkpoint to the fine-tuned weights at which weights are
+      tested too; see `jaxtl.studies.transfer.interpolation`.
+    curve: adds a row for each epoch, from before the first step on, and the diagnosis of over-fitting; see
+      `jaxtl.studies.transfer.curves`.
   """
 
   task: Spec
@@ -70,6 +94,10 @@ class FineTune:
   head: str = "fresh"
   peak_rates: tuple[float, ...] = ()
   select: Select | None = None
+  adapter: Spec | None = None
+  cache: PrefixCache = dataclasses.field(default_factory=PrefixCache)
+  interpolate: tuple[float, ...] = ()
+  curve: Curve | None = None
 
   def __post_init__(self) -> None:
     every, period = self.evaluate_every_epochs, self.checkpoint_every
@@ -80,7 +108,20 @@ class FineTune:
       keep=(self.keep, self.keep >= 0, "0 or more"),
       head=(self.head, self.head in HEADS, f"one of {', '.join(HEADS)}"),
       peak_rates=(self.peak_rates, len(set(self.peak_rates)) == len(self.peak_rates), "different rates"),
+      interpolate=(
+        self.interpolate,
+        all(0 <= alpha <= 1 for alpha in self.interpolate)
+        and len(set(self.interpolate)) == len(self.interpolate),
+        "different shares from 0 to 1",
+      ),
     )
+    if self.interpolate and self.adapter is not None:
+      raise ConfigError(
+        "fine_tune.interpolate mixes the weights with those of the checkpoint, which lack what the adapter "
+        "adds; leave out one of the two"
+      )
+    if self.curve is not None and every is None:
+      raise ConfigError("fine_tune.curve has a row for each evaluation; give evaluate_every_epochs, as 1.0")
     if self.select is not None and self.select.evaluation != VALIDATION:
       raise ConfigError(
         f"fine_tune.select.evaluation is {self.select.evaluation!r}; expected {VALIDATION!r}: the test "

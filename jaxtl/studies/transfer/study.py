@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxtl import optim, tree
 from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
@@ -20,7 +21,9 @@ from jaxtl.host.progress import title
 from jaxtl.host.remember import remember
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.studies.transfer import preprocessing
+from jaxtl.studies.transfer.curves import curve_rows, diagnosis
 from jaxtl.studies.transfer.fine_tuning import filled_protocols, fine_tuning
+from jaxtl.studies.transfer.interpolation import interpolated_row
 from jaxtl.studies.transfer.plan import plan
 from jaxtl.studies.transfer.probes import OnTarget, few_shot_name, few_shot_row, probe_row
 from jaxtl.studies.transfer.settings import FineTune, Protocols, Transfer
@@ -29,6 +32,9 @@ from jaxtl.train.image_size import at_size
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.training import Trained, run
 from jaxtl.types import Row
+
+# In the file of a fine-tuning's row, the rows that follow it.
+FURTHER = "further"
 
 # The runner looks up `plan` next to `rows`; other studies use `measure`.
 __all__ = ["measure", "plan", "rows"]
@@ -80,12 +86,15 @@ def measure(
       passes = image_passes(fine_tuning(fine_tune, target, model, num_train), num_train)
       passes *= len(fine_tune.peak_rates) or 1
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
-      yield remember(
+      row = remember(
         folder / "fine_tune.json",
         functools.partial(_fine_tune_row, here, fine_tune, folder / "fine_tune"),
         recalled=functools.partial(runtime.progress.skip, passes),
         note=runtime.progress.note,
       )
+      further = row.pop(FURTHER, [])
+      yield row
+      yield from further
       if fine_tune.keep == 0 and is_first_process():
         for kept in (checkpoint.FOLDER, checkpoint.SELECTED):
           shutil.rmtree(folder / "fine_tune" / kept, ignore_errors=True)
@@ -125,6 +134,7 @@ def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
   )
   if fine_tune.select is not None:
     chosen |= {"selected_step": int(trained.last("step"))}
+  about, further = _further(here, fine_tune, trained, workdir)
   return {
     "kind": "transfer",
     "target": here.name,
@@ -144,7 +154,35 @@ def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
     "num_classes": len(trained.weights.classes),
     "classes": list(trained.weights.classes),
     "steps": trained.total_steps,
+    **about,
     "seconds": earlier + time.monotonic() - began,
+    **({FURTHER: further} if further else {}),
+  }
+
+
+def _further(here: OnTarget, fine_tune: FineTune, trained: Trained, workdir: Path) -> tuple[Row, list[Row]]:
+  """Returns what the row says beyond the result, and the rows that follow it."""
+  about: Row = {}
+  further: list[Row] = []
+  if fine_tune.adapter is not None or optim.trained_paths(trained.program.gradient, trained.program.model):
+    about |= _trained_parameters(trained)
+  if fine_tune.curve is not None:
+    still = dataclasses.replace(fine_tune, epochs=0.0, steps=None, select=None)
+    before = _tune(here, still, None)
+    further += curve_rows(here, before, trained)
+    about |= diagnosis(here, fine_tune, further, trained, workdir)
+  if fine_tune.interpolate:
+    further.append(interpolated_row(here, fine_tune, trained))
+  return about, further
+
+
+def _trained_parameters(trained: Trained) -> Row:
+  """Returns the number of parameters that the gradient rule moves, and that of all."""
+  params, program = trained.weights.params, trained.program
+  part = optim.trained_paths(program.gradient, program.model)
+  return {
+    "num_trained": tree.size(params if part is None else tree.select(params, part)),
+    "num_parameters": tree.size(params),
   }
 
 
@@ -201,8 +239,8 @@ def _validation_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
   return {"kind": "rate", "loss": found, "seconds": time.monotonic() - began}
 
 
-def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Trained:
-  """Fine-tunes in a folder, or reads the result of an earlier fine-tuning there."""
+def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path | None) -> Trained:
+  """Fine-tunes in a folder, or reads the result of an earlier fine-tuning there; None keeps all in memory."""
   target, runtime = here.target, here.runtime
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
   fresh = fine_tune.head == "fresh"
@@ -213,5 +251,6 @@ def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Trained:
     workdir=workdir,
     start=here.start if fresh else here.start_at_probe(),
     fresh_head=fresh,
+    cache=fine_tune.cache,
     restart_if_damaged=True,
   )

@@ -9,13 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtl import train
 from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec, parse
 from jaxtl.errors import ConfigError, NonFiniteError, Restart
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.runner import preflight
-from jaxtl.studies.transfer import study as transfer
 from jaxtl.studies.transfer.plan import plan_protocols
 from jaxtl.studies.transfer.settings import FineTune, Protocols
 from jaxtl.train import Experiment, training
@@ -23,39 +21,9 @@ from jaxtl.train.experiment import make_model
 from jaxtl.train.loop import fit
 from jaxtl.train.selection import Select
 from tests.small_training import tiny_config
+from tests.studies.transfer.small_transfer import fine_tuning, measure, top1
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-  """A trained network."""
-  runtime = train.Runtime(train.make_mesh(1))
-  experiment = parse(tiny_config(epochs=1.0, evaluation={}), Experiment)
-  return train.run(experiment, seed=0, runtime=runtime, workdir=tmp_path_factory.mktemp("start")).weights
-
-
-def fine_tuning(study_config, **changes) -> Protocols:
-  """The study's fine-tuning alone: 2 epochs of 96 images in batches of 16, 12 steps."""
-  protocols = parse(study_config["base"]["transfer"], Protocols)
-  tuned = dataclasses.replace(protocols.fine_tune, epochs=2.0, evaluate_every_epochs=1.0)
-  return dataclasses.replace(protocols, linear_probe=None, fine_tune=dataclasses.replace(tuned, **changes))
-
-
-def measure(protocols, start, folder, runtime):
-  model = start.model_spec(trust=True)
-  return list(transfer.measure(protocols, model, start, seed=0, workdir=folder, runtime=runtime))
-
-
-def top1(weights, batches):
-  """Of a checkpoint, by its model alone."""
-  model = make_model(weights.model_spec(trust=True), num_classes=len(weights.classes))
-  right, count = 0, 0
-  for batch in batches:
-    features, _ = model.apply(weights.params, weights.batch_stats, batch["image"])
-    right += int(np.sum((np.argmax(features["logits"], axis=-1) == batch["label"]) & batch["mask"]))
-    count += int(np.sum(batch["mask"]))
-  return right / count
 
 
 def test_a_fine_tuning_is_a_checkpoint_with_metrics_curve_and_classes(study_config, start, runtime, tmp_path):
