@@ -37,6 +37,7 @@ LAYOUTS = (
   "torchvision",
   "timm",
   "hugging_face",
+  "dinov2",
   "openai",
   "open_clip",
   "big_vision",

@@ -105,19 +105,17 @@ def auto_rgn(
 
   Args:
     transform: the optimiser, such as `dict(make=".optim.sgd", peak_rate=1e-3)`.
-    steps_per_epoch: period of the measurement.
+    steps_per_epoch: period of the measurement; at least `batches` + 1 steps, so that one of them moves.
     batches: number of steps that measure; the authors' code has 5.
     reset: also restarts the optimiser's momentum and moments every epoch, as the authors' code does.
 
   Raises:
-    ConfigError: there are no steps to measure in, or none after them; when the optimiser is initialised, it
-      keeps a moving average of the parameters, whose steps would be scaled after it has seen them.
+    ConfigError: there are no steps to measure in; when the optimiser is initialised, it keeps a moving
+      average of the parameters, whose steps would be scaled after it has seen them.
   """
-  period = max(round(steps_per_epoch), 1)
-  if not 1 <= batches < period:
-    raise ConfigError(
-      f"auto_rgn measures in {batches} of the {period} steps of an epoch; expected at least 1, and not all"
-    )
+  if batches < 1:
+    raise ConfigError(f"auto_rgn's batches is {batches}; expected at least 1")
+  period = max(round(steps_per_epoch), batches + 1)
 
   def init(params: Params) -> RgnState:
     inner = transform.init(params)

@@ -1,6 +1,7 @@
 """Import and export of weights in the formats of other libraries: layouts, readers and writers."""
 
 from jaxtl.pretrained.layouts.big_vision import AUGREG, BIG_VISION
+from jaxtl.pretrained.layouts.dinov2 import DINOV2
 from jaxtl.pretrained.layouts.hugging_face import HUGGING_FACE
 from jaxtl.pretrained.layouts.layout import Entry, Layout, Names, read, write
 from jaxtl.pretrained.layouts.mlperf_tiny import MLPERF_TINY
@@ -19,6 +20,7 @@ LAYOUTS = {
     TORCHVISION,
     TIMM,
     HUGGING_FACE,
+    DINOV2,
     OPENAI,
     OPEN_CLIP,
     BIG_VISION,
