@@ -6,7 +6,9 @@ imported on its own.
 
 from jaxtl.metrics.calibration import Bins, confidence_bins, expected_calibration_error, fit_temperature
 from jaxtl.metrics.classification import in_top
+from jaxtl.metrics.comparison import holm, mcnemar, seeds_and_images
 from jaxtl.metrics.confusion import balanced_accuracy, confusion_matrix
+from jaxtl.metrics.crossover import Crossover, CrossoverInterval, crossover, crossover_interval
 from jaxtl.metrics.detection import Detections, Kept, detections, nms, soft_nms
 from jaxtl.metrics.means import Mean, compute, merge
 from jaxtl.metrics.moments import (
@@ -61,6 +63,8 @@ from jaxtl.metrics.segmentation import (
 
 __all__ = [
   "Bins",
+  "Crossover",
+  "CrossoverInterval",
   "Detections",
   "Interval",
   "Kept",
@@ -80,15 +84,19 @@ __all__ = [
   "compute",
   "confidence_bins",
   "confusion_matrix",
+  "crossover",
+  "crossover_interval",
   "detections",
   "expected_calibration_error",
   "fit_temperature",
   "fold_masks",
+  "holm",
   "image_interval",
   "in_top",
   "joint_interval",
   "kendall_tau",
   "loss_curve",
+  "mcnemar",
   "mean_agreement",
   "mean_iou",
   "mean_of_others",
@@ -110,6 +118,7 @@ __all__ = [
   "random_projection",
   "regret",
   "rise_interval",
+  "seeds_and_images",
   "segments_of",
   "setup_stability",
   "shared_ranks",
