@@ -8,6 +8,7 @@ from jaxtl.data.order import ORDER_VERSION
 from jaxtl.data.pipeline import (
   draws,
   eval_batches,
+  first_batches,
   image_shape,
   resampled_batches,
   resampled_order,
@@ -82,6 +83,7 @@ __all__ = [
   "digits",
   "draws",
   "eval_batches",
+  "first_batches",
   "flip_left_right",
   "from_arrays",
   "from_folder",

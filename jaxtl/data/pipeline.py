@@ -12,6 +12,7 @@ failure does the stream continue in a second form, which omits failing rows and 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -183,15 +184,38 @@ def eval_batches(
     BadRecords() if bad_records is None else bad_records,
     False,
   )
-  return _Pass(stream)
+  return _Pass(stream, stream.stop)
+
+
+def first_batches(
+  source: AnySource,
+  transforms: Sequence[Transform],
+  *,
+  num_batches: int,
+  batch_size: int,
+  seed: int,
+  batch_transforms: Sequence[Transform] = (),
+  shard: tuple[int, int] = (0, 1),
+  num_threads: int | None = None,
+  bad_records: BadRecords | None = None,
+) -> Iterable[NumpyBatch]:
+  """Returns the first batches of `train_batches`; they can be iterated repeatedly and have a length.
+
+  Args, Returns and Raises: as in `train_batches`.
+  """
+  stream = _endless(
+    source, transforms, batch_size, seed, batch_transforms, shard, num_threads, bad_records, drawn=False
+  )
+  return _Pass(stream, num_batches)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pass:
   stream: Stream
+  length: int
 
   def __len__(self) -> int:
-    return self.stream.stop
+    return self.length
 
   def __iter__(self) -> Iterator[NumpyBatch]:
-    return self.stream.batches(0)
+    return itertools.islice(self.stream.batches(0), self.length)

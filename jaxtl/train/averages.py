@@ -8,9 +8,8 @@ the averaged weights are evaluated or saved. Training continues with its own sta
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -39,13 +38,11 @@ class Averages:
   Args:
     model: the network.
     start: the state before the first step.
-    batches: makes the training batches to estimate from, the same ones every time.
+    batches: the training batches to estimate from, the same ones every time.
     mesh: the devices.
   """
 
-  def __init__(
-    self, model: Model, start: TrainState, batches: Callable[[], Iterable[Mapping[str, Any]]], *, mesh: Any
-  ):
+  def __init__(self, model: Model, start: TrainState, batches: Iterable[Mapping[str, Any]], *, mesh: Any):
     self._model, self._batches, self._mesh = model, batches, mesh
     # Copies, because the first step overwrites the memory of the state.
     self._start = jax.tree.map(lambda x: np.array(whole(x)), start.batch_stats)
@@ -58,7 +55,7 @@ class Averages:
       return state.batch_stats
     # Compared by identity, not by value: a run that rolls back reaches the same step twice.
     if self._known is None or self._known[0] is not state.step:
-      images = (batch["image"] for batch in self._batches())
+      images = (batch["image"] for batch in self._batches)
       found = reestimated(self._model, used, state.batch_stats, images, mesh=self._mesh)
       self._known = state.step, sharding.put_replicated(found, self._mesh)
     return self._known[1]
@@ -81,13 +78,8 @@ class Averages:
     return bool(pairs) and not any(np.array_equal(whole(now), before) for now, before in pairs)
 
 
-def batches(data: Data, runtime: Runtime, *, seed: int) -> Callable[[], Iterable[Mapping[str, Any]]]:
+def batches(data: Data, runtime: Runtime, *, seed: int) -> Iterable[Mapping[str, Any]]:
   """Returns the first batches of a run, augmented as in training: `IMAGES` images, at most one epoch."""
   epoch = len(runtime.open(data)) // data.batch_size
   count = max(min(math.ceil(IMAGES / data.batch_size), epoch), 1)
-
-  def first() -> Iterable[Mapping[str, Any]]:
-    stream = runtime.train_batches(data, seed=seed, start_step=0)
-    return runtime.moving(itertools.islice(stream, count))
-
-  return first
+  return runtime.first_batches(data, seed=seed, num_batches=count)

@@ -116,6 +116,17 @@ class Runtime:
     """Returns the endless stream of training batches, from any step on."""
     return self._endless(data_lib.train_batches, data, data.batch_size, seed, start_step)
 
+  def first_batches(self, data: Data, *, seed: int, num_batches: int) -> Iterable[Mapping[str, np.ndarray]]:
+    """Returns the first training batches, which can be iterated repeatedly."""
+    first = data_lib.first_batches(
+      self.open(data),
+      num_batches=num_batches,
+      batch_size=data.batch_size,
+      seed=seed,
+      **self._stream_options(data),
+    )
+    return self.moving(first)
+
   def resampled_batches(
     self, data: Data, *, batch_size: int, seed: int, start_step: int
   ) -> Iterator[Mapping[str, np.ndarray]]:

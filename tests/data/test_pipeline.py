@@ -327,3 +327,31 @@ def test_the_shape_of_images_is_found_behind_unreadable_ones(jpeg_folder):
   assert data.image_shape(source, CROP, batch_size=4, bad_records=bad) == (16, 16, 3)
   with pytest.raises(DataError, match="cannot be read"):
     data.image_shape(source, CROP, batch_size=4)
+
+
+def test_the_first_batches_are_those_of_the_stream_and_can_be_read_again(source):
+  options = dict(batch_size=5, seed=1, batch_transforms=[data.mixup])
+  first = data.first_batches(source, [*CROP, *ERASED], num_batches=3, **options)
+  assert len(first) == 3
+  for _ in range(3):
+    assert_same(list(first), take(3, source, [*CROP, *ERASED], **options))
+
+
+def test_a_pass_that_is_broken_off_begins_at_its_start_again(source):
+  images = data.eval_batches(source, CROP, batch_size=5)
+  whole = list(images)
+  next(iter(images))
+  assert_same(list(images), whole)
+
+
+def test_a_pass_is_traced_once(numbered):
+  traces = []
+
+  def counted(example):
+    traces.append(1)
+    return example
+
+  images = data.eval_batches(numbered(12), [counted], batch_size=5)
+  for _ in range(3):
+    list(images)
+  assert len(traces) == 1

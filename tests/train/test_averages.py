@@ -106,9 +106,9 @@ def test_a_network_without_statistics_is_averaged_as_ever(tiny, runtime, tmp_pat
 def test_the_number_of_batches(tiny, runtime, size, count, monkeypatch):
   place = runtime()
   data = tiny(data=tiny_config()["data"] | dict(batch_size=size)).data
-  assert len(list(averages.batches(data, place, seed=0)())) == count
+  assert len(list(averages.batches(data, place, seed=0))) == count
   monkeypatch.setattr(averages, "IMAGES", 20)
-  assert len(list(averages.batches(data, place, seed=0)())) == min(count, -(-20 // size))
+  assert len(list(averages.batches(data, place, seed=0))) == min(count, -(-20 // size))
 
 
 def digits(split, batch_size):
