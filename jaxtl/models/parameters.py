@@ -33,7 +33,9 @@ class Module(nn.Module):
   """A module that compares the shape of a stored parameter without tracing its initialiser."""
 
   @nn.nowrap
-  def param(self, name: str, init_fn: Initializer, *init_args: Any, **options: Any) -> Any:
+  def param(  # type: ignore[override]
+    self, name: str, init_fn: Initializer, *init_args: Any, **options: Any
+  ) -> Any:
     """Declares a parameter as `flax.linen.Module.param`; the first of `init_args` is its shape.
 
     Raises:
