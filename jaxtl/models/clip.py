@@ -16,13 +16,14 @@ import jax.numpy as jnp
 
 from jaxtl.models import layers
 from jaxtl.models.linen import Chain, Inputs, from_linen
+from jaxtl.models.parameters import Module
 from jaxtl.models.transformer import Embed, Encoder, as_map, check_heads, check_sizes
 from jaxtl.types import Array, Model
 
 TOKENS = Inputs("token ids [B, T]", 2, jnp.int32)
 
 
-class Projection(nn.Module):
+class Projection(Module):
   """The projection of the first token into the common space: [B, T, D] -> [B, E]."""
 
   embed_dim: int
@@ -125,7 +126,7 @@ clip_vit_b16 = _sized("clip_vit_b16", patch_size=16, width=768, depth=12, num_he
 clip_vit_l14 = _sized("clip_vit_l14", patch_size=14, width=1024, depth=24, num_heads=16, embed_dim=768)
 
 
-class TokenEmbed(nn.Module):
+class TokenEmbed(Module):
   """The token embedding: [B, T] token ids -> the ids and their vectors with positions [B, T, D]."""
 
   vocabulary: int
@@ -155,7 +156,7 @@ class WithIds(nn.Module):
     return ids, inner(x, train, frozen_stats)
 
 
-class TextProjection(nn.Module):
+class TextProjection(Module):
   """The projection of the text's end token into the common space, and the scale of the cosines.
 
   The end token is the one with the largest id.

@@ -16,10 +16,11 @@ from jaxtl.models import layers
 from jaxtl.models.kernels.pooling import max_pool
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.parameters import traced_once
 from jaxtl.types import Array, Model
 
 # N(0, 2 / fan_in), the initial values of torchvision's DenseNets.
-_kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_kaiming = traced_once(nn.initializers.variance_scaling(2.0, "fan_in", "normal"))
 
 
 class DenseNetStem(nn.Module):

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 from jaxtl.models import layers
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.parameters import traced_once
 from jaxtl.types import Array, Model
 
 Activation = Callable[[Array], Array]
 # N(0, 2 / (k k)), since a depthwise kernel has one output channel per group.
-_depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_depthwise_init = traced_once(nn.initializers.variance_scaling(2.0, "fan_in", "normal"))
 
 
 class Stage(NamedTuple):

@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from jaxtl.errors import ConfigError
 from jaxtl.models.kernels.convolution import conv_general_dilated
 from jaxtl.models.kernels.norms import BatchNorm
+from jaxtl.models.parameters import Conv, Module, traced_once
 from jaxtl.types import Array
 
 # N(0, 2 / fan_out) of He et al. 2015 (arXiv 1502.01852) with untruncated tails, as torchvision's ResNets.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+kaiming_normal = traced_once(nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default for every linear and convolution layer.
-uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+uniform_fan_in = traced_once(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
 # A third of that bound, for classifiers: with the features of randomly initialised residual networks and
 # vision transformers, torch's bound makes the first loss for two classes up to 50 % larger than ln 2.
-uniform_classifier = nn.initializers.variance_scaling(1 / 27, "fan_in", "uniform")
+uniform_classifier = traced_once(nn.initializers.variance_scaling(1 / 27, "fan_in", "uniform"))
 # The temperature 0.07 of the cosines, with which CLIP's training begins.
 LOG_SCALE = math.log(1 / 0.07)
 
@@ -95,9 +96,9 @@ class Numerics:
     init: Any = kaiming_normal,
     bias_init: Any = nn.initializers.zeros,
     name: str,
-  ) -> nn.Conv:
+  ) -> Conv:
     """Returns a convolution with a square kernel; it is depthwise if there are as many groups as channels."""
-    return nn.Conv(
+    return Conv(
       features,
       (kernel, kernel),
       strides=(stride, stride),
@@ -132,7 +133,7 @@ class Numerics:
     )
 
 
-class Head(nn.Module):
+class Head(Module):
   """The head of a model: pooling and the classifier, both in float32.
 
   `kind="cosine"` is the classifier of the cosine softmax, Kornblith, Chen, Lee, Norouzi, "Why Do Better Loss

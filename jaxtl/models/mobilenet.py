@@ -18,6 +18,7 @@ from jaxtl.models import layers
 from jaxtl.models.inverted_residual import ConvNorm, Shape, Stage, divisible, inverted_network
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.parameters import traced_once
 from jaxtl.types import Array, Model
 
 _V2 = (
@@ -150,7 +151,7 @@ def mobilenet_v2(
     stages=tuple(stage._replace(width=divisible(stage.width * width_factor)) for stage in _V2),
     top=divisible(1280 * max(1.0, width_factor)),
     activation=nn.relu6,
-    top_init=nn.initializers.normal(0.01),
+    top_init=traced_once(nn.initializers.normal(0.01)),
     bias_init=layers.zero_bias,
   )
   norm: dict[str, Any] = dict(bn_epsilon=bn_epsilon, bn_momentum=bn_momentum, batch_norm=batch_norm)

@@ -17,12 +17,13 @@ from jaxtl.errors import ConfigError
 from jaxtl.models.kernels.pooling import max_pool
 from jaxtl.models.layers import Numerics
 from jaxtl.models.linen import Chain, from_linen
+from jaxtl.models.parameters import traced_once
 from jaxtl.types import Array, Model
 
 Pyramid = dict[str, Array]
 # U(+-sqrt(6 / (fan_in + fan_out))), TensorFlow's default: Glorot and Bengio, "Understanding the difficulty of
 # training deep feedforward neural networks", 2010.
-glorot_uniform = nn.initializers.xavier_uniform()
+glorot_uniform = traced_once(nn.initializers.xavier_uniform())
 
 
 class Tap(NamedTuple):

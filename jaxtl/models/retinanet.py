@@ -17,6 +17,7 @@ from jaxtl.models import layers
 from jaxtl.models.anchors import PER_CELL, Anchors, octave_anchors, rounded_anchors
 from jaxtl.models.fpn import fpn
 from jaxtl.models.layers import Numerics
+from jaxtl.models.parameters import traced_once
 from jaxtl.models.pyramid import Neck, Pyramid, Style, by_level, glorot_uniform, with_pyramid
 from jaxtl.types import Array, Model
 
@@ -24,6 +25,7 @@ from jaxtl.types import Array, Model
 # first steps (section 3.3 of the paper).
 PRIOR = 0.01
 PRIOR_LOGIT = -math.log((1 - PRIOR) / PRIOR)
+_tower_init = traced_once(nn.initializers.normal(0.01))
 
 
 class Preset(NamedTuple):
@@ -51,7 +53,7 @@ PRESETS = {
   "torchvision": Preset(
     "symmetric",
     False,
-    nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
+    traced_once(nn.initializers.variance_scaling(1.0, "fan_in", "uniform")),
     0.01,
     0,
     rounded_anchors,
@@ -73,8 +75,7 @@ class Tower(nn.Module):
   def __call__(self, pyramid: Pyramid, train: bool, frozen_stats: bool) -> Array:
     conv = functools.partial(self.style.numerics.conv, kernel=3, bias=True)
     tower = [
-      conv(self.width, init=nn.initializers.normal(0.01), name=f"conv{number}")
-      for number in range(1, self.num_convs + 1)
+      conv(self.width, init=_tower_init, name=f"conv{number}") for number in range(1, self.num_convs + 1)
     ]
     output = conv(
       PER_CELL * self.outputs,

@@ -17,10 +17,11 @@ from jaxtl.errors import ConfigError
 from jaxtl.models import layers
 from jaxtl.models.layers import Numerics
 from jaxtl.models.nasfpn import nasfpn
+from jaxtl.models.parameters import traced_once
 from jaxtl.models.pyramid import Neck, Pyramid, Style, by_level, with_pyramid
 from jaxtl.types import Array, Model
 
-_init = nn.initializers.normal(0.01)
+_init = traced_once(nn.initializers.normal(0.01))
 
 
 class SegmentationHead(nn.Module):

@@ -18,9 +18,10 @@ from jaxtl.errors import ConfigError
 from jaxtl.models import layers
 from jaxtl.models.kernels.matmul import attention, dot_general
 from jaxtl.models.kernels.norms import LayerNorm
+from jaxtl.models.parameters import Conv, Dense, Module, traced_once
 from jaxtl.types import Array
 
-linear_init = nn.initializers.truncated_normal(0.02)
+linear_init = traced_once(nn.initializers.truncated_normal(0.02))
 
 
 def gelu(x: Array) -> Array:
@@ -94,7 +95,7 @@ class Attention(nn.Module):
     batch, tokens, width = x.shape
     heads = self.encoder.num_heads
     linear = functools.partial(
-      nn.Dense, kernel_init=linear_init, dtype=self.encoder.dtype, dot_general=dot_general
+      Dense, kernel_init=linear_init, dtype=self.encoder.dtype, dot_general=dot_general
     )
     qkv = linear(3 * width, name="qkv")(x).reshape(batch, tokens, 3, heads, width // heads)
     mixed = attention(qkv, causal=self.encoder.causal)
@@ -109,7 +110,7 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     linear = functools.partial(
-      nn.Dense, kernel_init=linear_init, dtype=self.encoder.dtype, dot_general=dot_general
+      Dense, kernel_init=linear_init, dtype=self.encoder.dtype, dot_general=dot_general
     )
     y = ACTIVATIONS[self.encoder.activation](linear(4 * x.shape[-1], name="fc1")(x))
     y = nn.Dropout(self.encoder.dropout)(y, deterministic=not train)
@@ -143,7 +144,7 @@ class TransformerBlock(nn.Module):
     return x + branch(Mlp(self.encoder, name="mlp")(y, train))
 
 
-class Embed(nn.Module):
+class Embed(Module):
   """The embedding of patches, extra tokens and positions: [B, S, S, C] -> [B, T, D].
 
   The number of tokens is T = len(tokens) + (S / patch_size)^2.
@@ -166,7 +167,7 @@ class Embed(nn.Module):
   def __call__(self, x: Array, train: bool, frozen_stats: bool) -> Array:
     self._check_size(x)
     patch = (self.patch_size, self.patch_size)
-    x = nn.Conv(
+    x = Conv(
       self.width,
       patch,
       strides=patch,

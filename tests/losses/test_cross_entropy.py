@@ -14,14 +14,17 @@ from jaxtl import losses
 from tests.losses import reference
 
 
+@functools.partial(jax.jit, static_argnums=2)  # compiled once for the examples of one shape
+@functools.partial(jax.value_and_grad, has_aux=True)
+def value_and_gradient(logits, labels, smoothing):
+  values = losses.softmax_cross_entropy(logits, labels, label_smoothing=smoothing)
+  return jnp.sum(values), values
+
+
 def assert_exact(logits, labels, smoothing=0.0):
   logits = np.asarray(logits, np.float32)
 
-  def total(x):
-    values = losses.softmax_cross_entropy(x, labels, label_smoothing=smoothing)
-    return jnp.sum(values), values
-
-  (_, values), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(jnp.asarray(logits))
+  (_, values), gradient = value_and_gradient(jnp.asarray(logits), labels, smoothing)
   truth = functools.partial(reference.smoothed_cross_entropy, epsilon=smoothing)
   loss, slope = (truth if smoothing else reference.cross_entropy)(logits, labels)
   # Below 1e-37 float32 has no full precision, and nothing to lose.

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.models.kernels.backend import is_cpu
+from jaxtl.models.parameters import Module
 from jaxtl.types import Array
 
 
-class BatchNorm(nn.BatchNorm):
+class BatchNorm(Module, nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes except the last."""
 
   @nn.compact
@@ -42,7 +43,7 @@ class BatchNorm(nn.BatchNorm):
     return y
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(Module, nn.LayerNorm):
   """`flax.linen.LayerNorm` over the last axis; the variance is computed from differences to the mean."""
 
   use_fast_variance: bool = False
