@@ -4,6 +4,9 @@ VENV ?= .venv
 ORACLES ?= .venv-oracles
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# For two cores: tests of several processes wait more than they compute. A file is one piece of work, and the
+# longest are begun first.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup quickstart test test-fast test-oracles lint types bench bench-torch bench-curvature docs clean
 
@@ -18,11 +21,11 @@ quickstart: setup
 	$(BIN)/jaxtl run configs/quickstart.py --workdir runs/quickstart
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/pytest $(WORKERS) $(PYTEST)
 
 # Without kills, processes and whole studies: minutes, for use while working.
 test-fast: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow' $(PYTEST)
+	$(BIN)/pytest $(WORKERS) -m 'not slow' $(PYTEST)
 
 # The libraries that weights come from, in an environment of their own: torch is large, and `make test` needs none.
 $(ORACLES)/.ready: pyproject.toml constraints.txt

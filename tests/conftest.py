@@ -42,6 +42,30 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+# Files that take minutes. With `--dist loadfile` a file is one piece of work: begun last, it would leave the
+# other cores idle at the end. Those that wait for other processes have such that compute beside them.
+LONGEST = (
+  "train/test_processes.py",
+  "models/test_every_model.py",
+  "pretrained/test_catalogue.py",
+  "launching/test_slurm.py",
+  "studies/patching/test_study.py",
+  "pretrained/test_onnx.py",
+  "train/test_killed.py",
+  "data/test_pipeline.py",
+  "models/test_retinanet.py",
+  "cli/test_cli.py",
+  "runner/test_processes.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts the longest files first; the others keep their order."""
+  place = {path: number for number, path in enumerate(LONGEST)}
+  tests = Path(__file__).parent
+  items.sort(key=lambda item: place.get(item.path.relative_to(tests).as_posix(), len(LONGEST)))
+
+
 def pytest_collection_finish() -> None:
   """Excludes imported modules from garbage collection, which would visit a million objects each time."""
   gc.collect()

@@ -23,7 +23,7 @@ from jaxtl.checkpoints import manifest
 from jaxtl.runner import verify_resume
 from tests.several import Started, digests, start, start_pair, steps_of, write_config
 
-STEPS = 48
+STEPS = 24
 # Seconds for two processes to come together: one that is hit before that is waited for so long.
 GATHER = 60
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
@@ -34,7 +34,7 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
 
 
 def config(folder: Path) -> Path:
-  """Eight epochs, a checkpoint after every step: a moving average, and SAM's two passes."""
+  """Four epochs, a checkpoint after every step: a moving average, and SAM's two passes."""
   return write_config(
     folder / "config.py",
     pause=0.05,
