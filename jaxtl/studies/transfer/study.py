@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from jaxtl.host import processes
 from jaxtl.host.processes import is_first_process
 from jaxtl.host.progress import title
 from jaxtl.host.remember import remember
+from jaxtl.host.stopwatch import Stopwatch
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.studies.transfer import preprocessing
 from jaxtl.studies.transfer.fine_tuning import filled_protocols, fine_tuning
@@ -28,7 +28,7 @@ from jaxtl.train.experiment import image_passes, with_rate
 from jaxtl.train.image_size import at_size
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.training import Trained, run
-from jaxtl.types import Row
+from jaxtl.types import Row, TrainState
 
 # The runner looks up `plan` next to `rows`; other studies use `measure`.
 __all__ = ["measure", "plan", "rows"]
@@ -76,16 +76,11 @@ def measure(
         yield remember(folder / f"{few_shot_name(shots)}.json", compute, note=runtime.progress.note)
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
-      num_train = len(runtime.open(target.train))
-      passes = image_passes(fine_tuning(fine_tune, target, model, num_train), num_train)
-      passes *= len(fine_tune.peak_rates) or 1
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
-      yield remember(
-        folder / "fine_tune.json",
-        functools.partial(_fine_tune_row, here, fine_tune, folder / "fine_tune"),
-        recalled=functools.partial(runtime.progress.skip, passes),
-        note=runtime.progress.note,
-      )
+      compute = functools.partial(_fine_tune_row, here, fine_tune, folder / "fine_tune")
+      with runtime.progress.counting(_passes(here, fine_tune) * (len(fine_tune.peak_rates) or 1)):
+        row = remember(folder / "fine_tune.json", compute, note=runtime.progress.note)
+      yield row
       if fine_tune.keep == 0 and is_first_process():
         for kept in (checkpoint.FOLDER, checkpoint.SELECTED):
           shutil.rmtree(folder / "fine_tune" / kept, ignore_errors=True)
@@ -104,16 +99,21 @@ def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) 
     )
 
 
+def _passes(here: OnTarget, fine_tune: FineTune) -> float:
+  """Returns the image passes of one training."""
+  num_train = len(here.runtime.open(here.target.train))
+  return image_passes(fine_tuning(fine_tune, here.target, here.model, num_train), num_train)
+
+
 def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
   target, runtime = here.target, here.runtime
-  began = time.monotonic()  # The probe's row has the seconds of its fit.
   tried: dict[str, float | None] = {}
-  earlier = 0.0
+  earlier = 0.0  # The probe's row has the seconds of its fit.
   if fine_tune.peak_rates:
     rate, tried, earlier = _choose_rate(here, fine_tune, workdir)
-    began = time.monotonic()
     fine_tune = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
-  trained = _tune(here, fine_tune, workdir)
+  stopwatch = Stopwatch(workdir.with_name(f"{workdir.name}_seconds.json"))
+  trained = _tune(here, fine_tune, workdir, stopwatch)
   chosen = (
     {}
     if target.validation is None
@@ -144,7 +144,7 @@ def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
     "num_classes": len(trained.weights.classes),
     "classes": list(trained.weights.classes),
     "steps": trained.total_steps,
-    "seconds": earlier + time.monotonic() - began,
+    "seconds": earlier + stopwatch.seconds,
   }
 
 
@@ -166,7 +166,8 @@ def _choose_rate(
   for rate in fine_tune.peak_rates:
     at_rate = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
     compute = functools.partial(_validation_row, here, at_rate, folder / f"{rate!r}")
-    row = remember(folder / f"{rate!r}.json", compute, note=here.runtime.progress.note)
+    with here.runtime.progress.counting(_passes(here, at_rate)):
+      row = remember(folder / f"{rate!r}.json", compute, note=here.runtime.progress.note)
     seconds += row.get("seconds", 0.0)
     if row["loss"] is not None:
       losses[rate] = row["loss"]
@@ -191,27 +192,40 @@ def _move(chosen: Path, workdir: Path) -> None:
 
 
 def _validation_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
-  began = time.monotonic()
+  stopwatch = Stopwatch(workdir / "seconds.json")
   loss = math.nan
   try:
-    loss = _tune(here, fine_tune, workdir).last("eval/validation/cross_entropy")
+    loss = _tune(here, fine_tune, workdir, stopwatch).last("eval/validation/cross_entropy")
   except NonFiniteError as error:
     here.runtime.progress.note(f"a rate of {fine_tune.optimizer.keywords['peak_rate']:g} diverges: {error}")
   found = loss if math.isfinite(loss) else None
-  return {"kind": "rate", "loss": found, "seconds": time.monotonic() - began}
+  return {"kind": "rate", "loss": found, "seconds": stopwatch.seconds}
 
 
-def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Trained:
-  """Fine-tunes in a folder, or reads the result of an earlier fine-tuning there."""
+def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path, stopwatch: Stopwatch) -> Trained:
+  """Fine-tunes in a folder, or reads the result of an earlier fine-tuning there.
+
+  The seconds are stored with every checkpoint, so that those of steps that a killed session loses are not
+  counted twice.
+  """
+
+  def store(_: TrainState) -> dict[str, float]:
+    stopwatch.store()
+    return {}
+
   target, runtime = here.target, here.runtime
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
   fresh = fine_tune.head == "fresh"
-  return run(
-    fine_tuning(fine_tune, target, at_size(here.model, size), num_train),
-    seed=here.seed,
-    runtime=runtime,
-    workdir=workdir,
-    start=here.start if fresh else here.start_at_probe(),
-    fresh_head=fresh,
-    restart_if_damaged=True,
-  )
+  try:
+    return run(
+      fine_tuning(fine_tune, target, at_size(here.model, size), num_train),
+      seed=here.seed,
+      runtime=runtime,
+      workdir=workdir,
+      start=here.start if fresh else here.start_at_probe(),
+      fresh_head=fresh,
+      restart_if_damaged=True,
+      observers={"seconds": (fine_tune.checkpoint_every, lambda _: store)},
+    )
+  finally:
+    stopwatch.store()  # also of a session that was asked to stop
