@@ -60,7 +60,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "host/signals.py": (set(), set()),
   "host/streams.py": (set(), set()),
   "host/supervision.py": ({"errors"}, set()),
-  "host/*": (BASIC, {"jax", "numpy", "rich", "tensorboardX"}),
+  "host/*": (BASIC, {"google", "jax", "numpy", "rich", "tensorboardX"}),  # google: protobuf, of tensorboardX
   "launching/*": ({"errors", "host"}, set()),
   "checkpoints/*": (BASIC | {"host", "optim"}, NUMERIC | {"orbax"}),
   "zero_shot/*": (BASIC | {"checkpoints", "data", "models"}, NUMERIC | {"tokenizers"}),
@@ -107,6 +107,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "cli/options.py": (set(), set()),
   "cli/parser.py": ({"launching"}, set()),
   "cli/models.py": ({"errors", "host", "text_table"}, set()),  # a stored table, without JAX
+  "cli/tensorboard.py": ({"errors", "host"}, set()),  # starts another program
   "cli/launch_options.py": ({"launching"}, set()),
   "cli/templates/*": (set(), {"ml_collections"}),  # configs, which `jaxtl new` copies
   "cli/*": (

@@ -142,12 +142,19 @@ def steps_folder(path: Path) -> Path:
 def steps_in(folder: Path) -> list[int]:
   """Returns the steps that have a folder, complete or not, in no particular order.
 
-  A folder named 07 does not count.
+  A folder named 07 does not count, and neither does the run of a seed: an arm may be called `selected`.
   """
   if not folder.is_dir():
     return []
   names = [child.name for child in folder.iterdir() if child.name.isdecimal() and child.is_dir()]
-  return [int(name) for name in names if name == str(int(name))]
+  return [int(name) for name in names if name == str(int(name)) and not _is_run(folder / name)]
+
+
+def _is_run(folder: Path) -> bool:
+  """Returns whether a folder holds a run or the rows of a study, rather than one of its steps."""
+  return any(
+    (folder / name).exists() for name in (FOLDER, SELECTED, "metrics.jsonl", "rows.jsonl", "transfer")
+  )
 
 
 def writer() -> ocp.AsyncCheckpointer:

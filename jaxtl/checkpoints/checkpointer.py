@@ -97,22 +97,27 @@ class Checkpointer:
     """
     return self._newest is not None
 
-  def check_space(self, like: TrainState) -> None:
+  def check_space(self, like: TrainState, *, copies: int = 0) -> None:
     """Refuses a disk that cannot hold what the run will store.
+
+    Args:
+      like: a state with the shapes of those to come.
+      copies: how many copies of the weights to use the run stores elsewhere on the same disk.
 
     Raises:
       StorageError: says how much space is needed and how much is free.
     """
-    processes.from_first(lambda: self._check_space(_items(like)))
+    processes.from_first(lambda: self._check_space(_items(like), copies))
 
-  def _check_space(self, items: Any) -> None:
-    one = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(items))
+  def _check_space(self, items: Mapping[str, Any], copies: int) -> None:
+    one, weights = _num_bytes(items), _num_bytes(items["model"])
     have = shutil.disk_usage(existing(self._folder)).free
-    if (need := one * (self._keep + 1)) > have:
+    if (need := one * (self._keep + 1) + weights * copies) > have:
+      also = f", and {copies} copies of selected weights of {size_text(weights)}" if copies else ""
       raise StorageError(
         f"{self._folder} needs {size_text(need)} for {self._keep} checkpoints of {size_text(one)} and "
-        f"one that is being written; {size_text(have)} are free. Free space, lower 'keep', or give another "
-        "--workdir"
+        f"one that is being written{also}; {size_text(have)} are free. Free space, lower 'keep', or give "
+        "another --workdir"
       )
 
   def save(
@@ -378,6 +383,10 @@ def _items(state: TrainState, statistics: Params | None = None) -> dict[str, Any
     if jax.tree.leaves(stats):
       optimizer["batch_stats"], stats = stats, stats if statistics is None else statistics
   return {"model": {"params": used, "batch_stats": stats}, "optimizer": optimizer}
+
+
+def _num_bytes(items: Any) -> int:
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(items))
 
 
 def _clean(folder: Path) -> None:

@@ -31,6 +31,7 @@ def launch(options: argparse.Namespace) -> int:
   job, given = launch_arguments.job_of(
     options, name="-".join(default.parts[1:]), workdir=str(default), arms=tuple(arms), seeds=parsed.seeds
   )
+  launching.check_setup(job.setup)
   folder = options.write or Path("runs", "launch", job.name)
   plan = launching.render(options.target, job, folder, given=given)
   if options.yes:

@@ -23,17 +23,23 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
   "chips": (count, "N", "accelerators of a machine (integer; default: 0, or what the type says)"),
   "topology": (str, "AxB", "of the TPU slice (text; default: none)"),
   "processes_per_node": (count, "N", "processes on a machine (integer; default: one for each chip, or 1)"),
-  "cpus": (count, "N", "CPUs of a process (integer; default: the target's)"),
+  "cpus": (
+    count,
+    "N",
+    "CPUs of a process (integer; default: 8 under SLURM with --chips, else the target's)",
+  ),
   "memory": (count, "N", "memory of a machine (GiB; default: the target's)"),
   "time_limit": (str, "HH:MM:SS", "after which the job is ended (time; default: the target's)"),
   "retries": (number, "N", "restarts on exit code 42 (integer; default: 3)"),
   "grace": (count, "S", "between SIGTERM and SIGKILL, 30 or more (seconds; default: 60)"),
   "port": (count, "N", "of process 0, where the others find it (integer; default: 8476)"),
-  "project": (str, "NAME", "Google Cloud's project, or SLURM's account (text; default: none)"),
+  "partition": (str, "NAME", "of SLURM, or several as A,B (text; default: the cluster's)"),
+  "account": (str, "NAME", "of SLURM, which pays for the job (text; default: the user's)"),
+  "project": (str, "NAME", "of Google Cloud (text; default: none)"),
   "zone": (str, "ZONE", "of the machines (text; default: none)"),
   "cluster": (str, "NAME", "of Kubernetes, for xpk (text; default: none)"),
   "namespace": (str, "NAME", "of Kubernetes (text; default: the current one)"),
-  "queue": (str, "NAME", "Kueue's LocalQueue, or SLURM's partition (text; default: none)"),
+  "queue": (str, "NAME", "Kueue's LocalQueue (text; default: none)"),
   "cluster_queue": (
     str,
     "NAME",
@@ -69,11 +75,48 @@ def add(commands: Any) -> None:
   )
   for field, (kind, metavar, text) in OPTIONS.items():
     parser.add_argument(f"--{field.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+  _slurm_lines(parser)
   parser.add_argument(
     "--spot", action="store_true", help="machines that may be preempted (flag; default: no)"
   )
   run_options(parser, handed_on=True)
   _acting(parser)
+
+
+def _slurm_lines(parser: argparse.ArgumentParser) -> None:
+  """Adds the options that add lines to SLURM's batch scripts."""
+  parser.add_argument(
+    "--setup",
+    action="append",
+    metavar="LINES",
+    help="shell lines that SLURM's script runs before the run, e.g. 'source /shared/venv/bin/activate'; a "
+    "line that fails ends the job; repeat it for more (text; default: none)",
+  )
+  parser.add_argument(
+    "--setup-file",
+    action="append",
+    dest="setup",
+    type=_lines_of,
+    metavar="FILE",
+    help="the same from a file, whose text is copied into the script (path; default: none)",
+  )
+  parser.add_argument(
+    "--sbatch",
+    action="append",
+    metavar="NAME=VALUE",
+    help="a further #SBATCH line, e.g. qos=high or exclusive; repeat it for more (text; default: none)",
+  )
+
+
+def _lines_of(path: str) -> str:
+  """Reads a file of shell lines."""
+  try:
+    return local_path(path).read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+    raise argparse.ArgumentTypeError(
+      f"cannot read {path!r}: {reason}; expected a file of shell lines"
+    ) from None
 
 
 def _acting(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +153,10 @@ def job_of(
   Raises:
     ConfigError: a value cannot be used.
   """
-  given = {field: value for field in OPTIONS if (value := getattr(options, field)) is not None}
+  given: dict[str, Any] = {
+    field: value for field in OPTIONS if (value := getattr(options, field)) is not None
+  }
+  given |= {field: tuple(lines) for field in ("setup", "sbatch") if (lines := getattr(options, field))}
   if options.spot:
     given["spot"] = True
   whole = options.target == "slurm-array"  # one task per arm and seed, so all are named

@@ -437,6 +437,29 @@ def add_report(commands: Any) -> None:
   trust_option(report)
 
 
+def add_tensorboard(commands: Any) -> None:
+  parser = command(
+    commands,
+    "tensorboard",
+    "tensorboard.tensorboard",
+    "open the curves of a run, finished or not, in TensorBoard (pip install 'jaxtl[tensorboard]')",
+  )
+  parser.add_argument(
+    "run", type=local_path, metavar="RUN", help="folder of a run, or one of several runs (path)"
+  )
+  parser.add_argument(
+    "--port",
+    type=count,
+    metavar="N",
+    help="where the browser finds it (integer; default: 6006, or the next free)",
+  )
+  parser.add_argument(
+    "--host",
+    metavar="HOST",
+    help="address to listen on; 0.0.0.0 is the whole network (text; default: localhost)",
+  )
+
+
 def add_data(commands: Any) -> None:
   data = commands.add_parser("data", help="look at a data set", description="Look at a data set.")
   data_commands = data.add_subparsers(required=True, metavar="COMMAND")
@@ -558,6 +581,7 @@ COMMANDS = (
   add_new,
   add_patch,
   add_report,
+  add_tensorboard,
   add_data,
   add_ckpt,
   add_verify_resume,

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import errno
 import socket
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -115,7 +116,8 @@ class _Lines(_Sink):
 class _Events(_Sink):
   """TensorBoard's format, written synchronously.
 
-  A background thread that dies because of a full disk would block the run.
+  A background thread that dies because of a full disk would block the run. A file that is rewritten keeps the
+  times of the points that it had, from which TensorBoard draws its axes of time.
   """
 
   def rewrite(self, records: Sequence[Mapping[str, float]]) -> None:
@@ -123,25 +125,63 @@ class _Events(_Sink):
 
     self.close()
     self.path.mkdir(parents=True, exist_ok=True)
-    for old in self.path.glob("events.out.tfevents.*"):
+    times: dict[tuple[int, str], float] = {}
+    for old in sorted(self.path.glob("events.out.tfevents.*")):
+      times |= _wall_times(old)
       old.unlink()
     self._file = RecordWriter(
       str(self.path / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}")
     )
     for record in records:
-      self.append(record)
+      self._write(record, times)
+    self._file.flush()
 
   def append(self, record: Mapping[str, float]) -> None:
+    if not self.path.exists():
+      raise FileNotFoundError(errno.ENOENT, "it no longer exists", str(self.path))
+    self._write(record, {})
+    self._file.flush()
+
+  def _write(self, record: Mapping[str, float], times: Mapping[tuple[int, str], float]) -> None:
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.summary import scalar
 
-    if not self.path.exists():
-      raise FileNotFoundError(errno.ENOENT, "it no longer exists", str(self.path))
+    step = int(record["step"])
     for name, value in record.items():
       if name != "step":
-        event = Event(wall_time=time.time(), step=int(record["step"]), summary=scalar(name, value))
-        self._file.write(event.SerializeToString())
-    self._file.flush()
+        summary = scalar(name, value)
+        wall_time = times.get((step, summary.value[0].tag), time.time())
+        self._file.write(Event(wall_time=wall_time, step=step, summary=summary).SerializeToString())
+
+
+def _wall_times(path: Path) -> dict[tuple[int, str], float]:
+  """Reads when each point of an event file was written.
+
+  The file may be truncated or damaged; what follows the first damage is left out.
+
+  Returns:
+    (step, tag) -> seconds since 1970.
+  """
+  from google.protobuf.message import DecodeError
+  from tensorboardX.proto.event_pb2 import Event
+  from tensorboardX.record_writer import masked_crc32c
+
+  times: dict[tuple[int, str], float] = {}
+  data = path.read_bytes()
+  start = 0
+  while len(data) >= start + 16:
+    (length,) = struct.unpack_from("<Q", data, start)
+    body = data[start + 12 : start + 12 + length]
+    checksum = data[start + 12 + length : start + 16 + length]
+    if len(checksum) < 4 or struct.unpack("<I", checksum)[0] != masked_crc32c(body):
+      break
+    try:
+      event = Event.FromString(body)
+    except DecodeError:
+      break
+    times |= {(event.step, value.tag): event.wall_time for value in event.summary.value}
+    start += 16 + length
+  return times
 
 
 def _read_records(path: Path) -> tuple[list[dict[str, float]], int, int]:

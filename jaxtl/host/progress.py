@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,18 @@ class Progress:
   def skip(self, work: float) -> None:
     """Subtracts announced work that an earlier run has already done."""
     self._expected -= work
+
+  @property
+  def left(self) -> float:
+    """The announced work that is neither done nor skipped."""
+    return self._expected - self._done
+
+  @contextlib.contextmanager
+  def counting(self, work: float) -> Iterator[None]:
+    """Counts its body as `work`, however much of that the body did, skipped, did twice or gave up."""
+    left = self.left
+    yield
+    self._expected = self._done + left - work
 
   def advance(
     self, work: float, text: str, *, images_per_second: float, waiting: float | None = None

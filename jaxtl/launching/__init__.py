@@ -10,7 +10,7 @@ The one exception is Kubernetes, which also restarts a run that was killed from 
 
 from jaxtl.launching.job import Job
 from jaxtl.launching.plan import File, LaunchPlan
-from jaxtl.launching.submission import submit, write
+from jaxtl.launching.submission import check_setup, submit, write
 from jaxtl.launching.targets import TARGETS, render
 
-__all__ = ["TARGETS", "File", "Job", "LaunchPlan", "render", "submit", "write"]
+__all__ = ["TARGETS", "File", "Job", "LaunchPlan", "check_setup", "render", "submit", "write"]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from jaxtl.errors import ConfigError
+from jaxtl.launching import directives
 
 GRACE = 30  # seconds; a run saves within 25 s of SIGTERM
 LONGEST = 40  # characters of a generated name; every target accepts this length
@@ -23,6 +24,7 @@ WORDS = {
   "accelerator": "tpu-v6e-slice, v4-32 or h100",
   "topology": "4x4",
   "project": "my-project",
+  "account": "my-account",
   "zone": "us-east5-b",
   "cluster": "my-cluster",
   "namespace": "default",
@@ -62,6 +64,10 @@ class Job:
     retries: restarts on exit code 42.
     grace: seconds between SIGTERM and SIGKILL.
     port: port of process 0, on which the others find it.
+    partition: partition of SLURM, or several separated by commas.
+    account: account of SLURM.
+    setup: shell text that a batch script runs before the run; each is one or more lines.
+    sbatch: further lines for the head of a batch script, NAME or NAME=VALUE.
     spot: use machines that may be taken away.
     project, zone, cluster, namespace, queue, cluster_queue, service_account, claim, runtime, machine_type,
       machine_image: names of existing resources; see `jaxtl launch --help`.
@@ -90,6 +96,10 @@ class Job:
   retries: int = 3
   grace: int = 60
   port: int = 8476
+  partition: str | None = None
+  account: str | None = None
+  setup: tuple[str, ...] = ()
+  sbatch: tuple[str, ...] = ()
   spot: bool = False
   project: str | None = None
   zone: str | None = None
@@ -118,6 +128,13 @@ class Job:
       )
     if self.grace < GRACE:
       raise ConfigError(f"--grace is {self.grace}; a run needs 25 s to save, so write at least {GRACE}")
+    if self.partition is not None and not all(map(WORD.fullmatch, self.partition.split(","))):
+      raise ConfigError(
+        f"--partition is {self.partition!r}; expected a word like gpu, or several like gpu,debug"
+      )
+    directives.parse(self.sbatch)
+    for text in self.setup:
+      _check_setup(text)
     if self.port > 65535:
       raise ConfigError(f"--port is {self.port}; expected 1 to 65535, like 8476")
     for path in (self.workdir, self.data_dir or ""):
@@ -126,7 +143,7 @@ class Job:
           f"{path!r} names no bucket, whose name has small letters, digits, '-', '_' and '.'; write one like "
           "gs://my-bucket/runs"
         )
-    for value in (self.config, self.workdir, self.data_dir or "", *self.overrides, *self.arms):
+    for value in (self.config, self.workdir, self.data_dir or "", *self.overrides, *self.arms, *self.setup):
       if "\0" in value or value != value.encode(errors="replace").decode():
         raise ConfigError(f"{value!r} cannot be passed to a command; expected UTF-8 without NUL")
     for arm in self.arms:
@@ -163,6 +180,30 @@ class Job:
       raise ConfigError(
         f"--name {self.name!r} has {len(self.name)} characters; {why}, so write at most {limit}"
       )
+
+
+def _check_setup(text: str) -> None:
+  """Checks shell text for what would make a batch script read more or less than its lines.
+
+  `submission.check_setup` asks bash about the rest.
+
+  Raises:
+    ConfigError: says what to write instead.
+  """
+  if not text.strip():
+    raise ConfigError(
+      "--setup is empty; write a line like 'source /shared/venv/bin/activate', or leave it out"
+    )
+  if "\r" in text:
+    raise ConfigError(
+      "--setup has Windows line endings, which bash takes for part of a word; save it with \\n"
+    )
+  if re.search(r"^\s*#SBATCH\b", text, re.MULTILINE):
+    raise ConfigError(
+      "--setup has an #SBATCH line, which SLURM ignores after the first command; write --sbatch NAME=VALUE"
+    )
+  if text.rstrip("\n").endswith("\\"):
+    raise ConfigError("--setup ends in a backslash, which would join it to the next line; leave it out")
 
 
 def option(field: str) -> str:
@@ -209,7 +250,13 @@ def mounted(path: str, root: str) -> str:
   return f"{root}/{path.removeprefix('gs://')}" if bucket(path) else path
 
 
-def refuse_unused(target: str, given: Iterable[str], takes: Iterable[str], others: Mapping[str, str]) -> None:
+def refuse_unused(
+  target: str,
+  given: Iterable[str],
+  takes: Iterable[str],
+  others: Mapping[str, str],
+  instead: Mapping[str, str],
+) -> None:
   """Refuses an option that a target would ignore.
 
   Args:
@@ -217,10 +264,12 @@ def refuse_unused(target: str, given: Iterable[str], takes: Iterable[str], other
     given: the fields that the user set.
     takes: the fields that the target supports.
     others: field -> the targets that support it, for the message.
+    instead: field -> the field with the same meaning that the target supports, if any.
 
   Raises:
     ConfigError: names the first such option.
   """
   for field in given:
     if field not in takes:
-      raise ConfigError(f"{target} takes no {option(field)}, which is for {others[field]}; leave it out")
+      advice = f"write {option(instead[field])}" if field in instead else "leave it out"
+      raise ConfigError(f"{target} takes no {option(field)}, which is for {others[field]}; {advice}")

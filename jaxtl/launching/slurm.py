@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from jaxtl.launching import shell
+from jaxtl.launching import directives, shell
 from jaxtl.launching.job import Job, refuse_buckets
 from jaxtl.launching.plan import File, LaunchPlan
 
+# CPUs of a process that has an accelerator. SLURM's own default is one core, too few to decode its images.
+# Common nodes have eight or more cores for each GPU.
+CPUS = 8
+# Lines of --sbatch that the report's job has no use for: it computes on one core.
+_NOT_OF_REPORT = re.compile(
+  r".*gpu.*|tres-.*|exclusive|nodelist|mincpus|dependency|ntasks-.*|hint|distribution"
+)
 # The peers of a task that fails for good end with 42.
 _TASK = """\
 # srun ends with the largest exit code of its tasks; 42 would hide those below it, so a task lifts them by 64.
@@ -30,7 +38,9 @@ exit "$rc"
 def train(job: Job, folder: PurePath) -> LaunchPlan:
   """Plans one job for one run: one process per task, found by JAX through SLURM."""
   refuse_buckets(job, who="SLURM", instead="a folder that all nodes share")
-  script = _directives(job, log="%j") + "\n" + _TASK + _srun(job, shell.run_words(job)) + _end(job)
+  script = (
+    _directives(job, log="%j") + "\n" + _setup(job) + _TASK + _srun(job, shell.run_words(job)) + _end(job)
+  )
   return LaunchPlan(
     files=(File("train.sbatch", script),),
     commands=(("sbatch", str(folder / "train.sbatch")),),
@@ -55,6 +65,7 @@ seed="${{seeds[SLURM_ARRAY_TASK_ID % ${{#seeds[@]}}]}}"
 workdir={shlex.quote(job.workdir + "/tasks")}/"$SLURM_ARRAY_TASK_ID"
 
 """
+    + _setup(job)
   )
   own = ('--workdir="$workdir"', '--arms="$arm"', '--seeds="$seed"', "--no-report")
   words = [word for word in shell.run_words(job, limit=False) if word != "--no-report"]
@@ -77,11 +88,11 @@ def _directives(job: Job, *, log: str, array: str | None = None) -> str:
     {
       "job-name": job.name,
       "array": array,
-      "account": job.project,
-      "partition": job.queue,
+      "account": job.account,
+      "partition": job.partition,
       "nodes": job.nodes,
       "ntasks-per-node": job.processes_per_node or max(job.chips, 1),
-      "cpus-per-task": job.cpus,
+      "cpus-per-task": _cpus(job),
       "gpus-per-node": gpus if job.chips else None,
       "mem": f"{job.memory}G" if job.memory else None,
       "time": job.time_limit,
@@ -89,8 +100,35 @@ def _directives(job: Job, *, log: str, array: str | None = None) -> str:
       "requeue": "",
       "open-mode": "append",
       "output": f"{job.name}-{log}.log",
+      **directives.parse(job.sbatch),
     }
   )
+
+
+def _cpus(job: Job) -> int | None:
+  """Returns the CPUs of a process; None leaves them to SLURM."""
+  return job.cpus or (CPUS if job.chips else None)
+
+
+def _setup(job: Job) -> str:
+  """Returns the user's lines; the job ends at the first that fails, with its exit code.
+
+  A trap rather than `set -e`, under which many a module or conda script would end the job.
+  """
+  if not job.setup:
+    return ""
+  lines = "".join(text.rstrip("\n") + "\n" for text in job.setup)
+  return f"""\
+# Lines of --setup; srun passes their environment on.
+setup_failed() {{
+  [[ " ${{FUNCNAME[*]}} " != *" source "* ]] || return 0 # of a sourced file, its last exit code counts
+  echo "jaxtl: --setup failed with exit code $1: $BASH_COMMAND" >&2
+  exit "$1"
+}}
+trap 'setup_failed "$?"' ERR
+{lines}trap - ERR
+
+"""
 
 
 def _head(options: Mapping[str, str | int | None]) -> str:
@@ -100,7 +138,8 @@ def _head(options: Mapping[str, str | int | None]) -> str:
   """
   given = {name: value for name, value in options.items() if value is not None}
   lines = (
-    f"#SBATCH --{name}={value}\n" if value != "" else f"#SBATCH --{name}\n" for name, value in given.items()
+    f"#SBATCH --{name}={directives.quoted(str(value))}\n" if value != "" else f"#SBATCH --{name}\n"
+    for name, value in given.items()
   )
   return shell.HEADER + "".join(lines)
 
@@ -111,8 +150,8 @@ def _srun(job: Job, words: list[str], *extra: str) -> str:
   A failing task leaves the others time to save: they notice within 10 s.
   """
   start = "srun --kill-on-bad-exit=0 --wait=0"
-  if job.cpus:
-    start += f" --cpus-per-task={job.cpus}"  # since SLURM 22.05 a step does not inherit it from the job
+  if cpus := _cpus(job):
+    start += f" --cpus-per-task={cpus}"  # since SLURM 22.05 a step does not inherit it from the job
   if job.chips:
     start += " --gpu-bind=none"
   run, config, *rest = shell.quote(words)
@@ -138,18 +177,20 @@ def _report(job: Job) -> str:
   """
   head = {
     "job-name": job.name,
-    "account": job.project,
-    "partition": job.queue,
+    "account": job.account,
+    "partition": job.partition,
     "ntasks": 1,
     "dependency": "singleton",
     "output": f"{job.name}-report-%j.log",
   }
+  extra = directives.parse(job.sbatch)
+  head |= {name: value for name, value in extra.items() if not _NOT_OF_REPORT.fullmatch(name)}
   data = [shlex.quote(f"--data-dir={job.data_dir}")] if job.data_dir else []
   trust = ["--trust"] if "--trust" in job.run_options else []
   report = " ".join([_program(job), "report", '"$workdir"', *data, *trust])
   return f"""\
 {_head(head)}
-set -eu
+{_setup(job)}set -eu
 workdir={shlex.quote(job.workdir)}
 for task in "$workdir"/tasks/*/; do cp -R -u "$task." "$workdir"; done
 {report}

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtl.errors import ConfigError, cannot_write
@@ -33,6 +34,24 @@ def write(plan: LaunchPlan, folder: Path) -> None:
       path.write_text(file.text, encoding="utf-8")
   except OSError as error:
     raise cannot_write(folder, error, instead="give another --write") from error
+
+
+def check_setup(texts: Sequence[str]) -> None:
+  """Has bash read the lines of `--setup` without running them; does nothing where bash is missing.
+
+  Raises:
+    ConfigError: they are not whole commands, so that they would also swallow the lines that follow.
+  """
+  if not texts or (bash := shutil.which("bash")) is None:
+    return
+  script = "".join(text.rstrip("\n") + "\n" for text in texts)
+  environment = {name: value for name, value in os.environ.items() if name not in ("BASH_ENV", "SHELLOPTS")}
+  done = subprocess.run(
+    [bash, "-n"], input=script, env=environment | {"LC_ALL": "C"}, capture_output=True, text=True
+  )
+  if done.returncode or done.stderr:  # an unfinished here-document is only a warning
+    said = done.stderr.strip().partition("\n")[0].removeprefix(f"{bash}: ")
+    raise ConfigError(f"--setup is not valid shell text ({said}); close its quotes and blocks")
 
 
 def submit(plan: LaunchPlan, folder: Path) -> int:

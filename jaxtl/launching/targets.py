@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 
 from jaxtl.errors import ConfigError
@@ -19,8 +19,10 @@ def _fields(names: str) -> frozenset[str]:
 EVERYWHERE = _fields("config name workdir overrides run_options arms seeds data_dir retries")
 _CLOUD = _fields("image nodes port")
 _SLURM = _fields(
-  "image nodes accelerator chips processes_per_node cpus memory time_limit grace project queue"
+  "image nodes accelerator chips processes_per_node cpus memory time_limit grace"
+  " partition account setup sbatch"
 )
+_NAMES = {"queue": "partition", "project": "account"}  # SLURM's own words
 _TPU = _CLOUD | _fields("accelerator grace project zone runtime service_account spot")
 
 
@@ -32,11 +34,13 @@ class LaunchTarget:
     plan: makes the files and commands; the folder is where the files will be.
     takes: the supported fields of a job, in addition to those that all targets support.
     help: a short description.
+    instead: an unsupported field -> the supported one that means the same here.
   """
 
   plan: Callable[[Job, PurePath], LaunchPlan]
   takes: frozenset[str]
   help: str
+  instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 TARGETS: dict[str, LaunchTarget] = {
@@ -63,8 +67,8 @@ TARGETS: dict[str, LaunchTarget] = {
   ),
   "tpu-vm": LaunchTarget(compute.tpu_vm, _TPU, "TPU VM"),
   "queued-resource": LaunchTarget(compute.queued_resource, _TPU, "TPU VM from the queue"),
-  "slurm": LaunchTarget(slurm.train, _SLURM, "batch job"),
-  "slurm-array": LaunchTarget(slurm.array, _SLURM, "a task for each arm and seed"),
+  "slurm": LaunchTarget(slurm.train, _SLURM, "batch job", _NAMES),
+  "slurm-array": LaunchTarget(slurm.array, _SLURM, "a task for each arm and seed", _NAMES),
   "skypilot": LaunchTarget(
     skypilot.task, _CLOUD | _fields("accelerator chips cpus memory zone spot"), "managed job"
   ),
@@ -88,5 +92,5 @@ def render(target: str, job: Job, folder: PurePath, *, given: Iterable[str] = ()
     raise ConfigError(f"no target {target!r}; expected one of {', '.join(TARGETS)}")
   fields = [field.name for field in dataclasses.fields(Job)]
   others = {field: ", ".join(name for name in TARGETS if field in TARGETS[name].takes) for field in fields}
-  refuse_unused(target, given, EVERYWHERE | TARGETS[target].takes, others)
+  refuse_unused(target, given, EVERYWHERE | TARGETS[target].takes, others, TARGETS[target].instead)
   return TARGETS[target].plan(job, folder)

@@ -23,6 +23,9 @@ from jaxtl.types import TrainState
 LEAST, LARGEST = ("cross_entropy", "loss"), ("top1", "top5")
 # Prefix of the metrics that describe the selected weights; the others describe the training.
 SELECTED = "selected/"
+# The most copies of the weights on the disk at a time: the best so far, the best until each of the newest
+# two checkpoints, and one that is being written.
+MOST_COPIES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +77,9 @@ def check(select: Select | None, evaluations: Iterable[str]) -> None:
 class Selection:
   """The best weights of a run so far, which survive an interruption.
 
-  The best weights of each step from which the run can resume are kept until a later checkpoint replaces it. A
-  run that resumes removes those of later steps: it reaches them again, with other weights after a rollback.
+  The best weights of each step from which the run can resume are kept until a later checkpoint replaces it:
+  never more than `MOST_COPIES`, however often the run evaluates between two checkpoints. A run that resumes
+  removes those of later steps: it reaches them again, with other weights after a rollback.
 
   Args:
     select: defines the best evaluation.
@@ -106,7 +110,8 @@ class Selection:
     # (step, value) of every evaluation, oldest first.
     found = [(int(one["step"]), one[select.key]) for one in records if select.key in one]
     self._values: list[tuple[int, float]] = [(step, value) for step, value in from_first(lambda: found)]
-    self._resumable = max((step for step, _ in self._values), default=0)
+    # The newest two steps from which the run can resume: the last may still be incomplete.
+    self._resumable = (max((step for step, _ in self._values), default=0),) * 2
 
   @property
   def step(self) -> int | None:
@@ -150,14 +155,17 @@ class Selection:
       self._memory = jax.tree.map(lambda x: whole(x).copy(), best)
     else:
       self._saved.save(best, self._about, last=True)
+      self._retain()
 
   def forget(self, resumable: int) -> None:
     """Removes weights that no run can need, once the checkpoint of step `resumable` is on disk."""
+    self._resumable = self._resumable[1], resumable
+    self._retain()
+
+  def _retain(self) -> None:
     if self._saved is None:
       return
-    # The checkpoint before this one may still be the newest that is complete.
-    needed = {self.step, *(self._best_until(step) for step in (self._resumable, resumable))}
-    self._resumable = resumable
+    needed = {self.step, *map(self._best_until, self._resumable)}
     self._saved.retain(step for step in needed if step is not None)
 
   def weights(self) -> Weights | None:

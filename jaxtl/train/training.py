@@ -49,7 +49,7 @@ from jaxtl.train.inputs import Data, check_batch_sizes
 from jaxtl.train.loop import RECENT, Observer, Periods, fit
 from jaxtl.train.prefix_cache import HiddenStateStore, PrefixCache
 from jaxtl.train.runtime import Runtime
-from jaxtl.train.selection import SELECTED, Selection
+from jaxtl.train.selection import MOST_COPIES, SELECTED, Selection
 from jaxtl.train.step import init_model, init_state
 from jaxtl.types import Params, TrainState
 
@@ -155,7 +155,7 @@ def run(
       same_run(begun, about, at=workdir)
       state = saved.restore(state)
     elif saved is not None and steps:
-      saved.check_space(state)
+      saved.check_space(state, copies=0 if experiment.select is None else MOST_COPIES)
     kept = None
     if planned and int(state.step) < steps:
       kept = prefix_cache.keep(planned, program, state, experiment.data, runtime, seed=seed)

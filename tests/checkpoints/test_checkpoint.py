@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxtl import train
-from jaxtl.checkpoints import checkpoint, checkpointer, manifest
+from jaxtl.checkpoints import checkpoint, checkpointer, inspection, manifest
 from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.errors import CheckpointError, ConfigError, StorageError
 from jaxtl.types import TrainState
@@ -275,6 +275,13 @@ def test_too_little_space_is_known_before_the_first_step(tmp_path, monkeypatch):
     saver.check_space(made_state(0))
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need))
   saver.check_space(made_state(0))
+  weights = 15 * 4  # of the parameters, without the state of the optimiser
+  with pytest.raises(
+    StorageError, match=r"being written, and 4 copies of selected weights of 60 bytes; 384 "
+  ):
+    saver.check_space(made_state(0), copies=4)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need + 4 * weights))
+  saver.check_space(made_state(0), copies=4)
   saver.close()
 
 
@@ -432,3 +439,32 @@ def test_an_old_step_that_cannot_be_removed_stops_nothing(tmp_path, monkeypatch)
   saver.close()
   assert saver.latest_step() == 2
   assert "an old checkpoint cannot be removed" in notes[0]
+
+
+@pytest.mark.parametrize("arm", ["selected", "checkpoints", "transfer"])
+def test_an_arm_of_any_name_is_no_folder_of_steps(tmp_path, arm):
+  """Seed 0 of an arm called `selected` is no step 0 of the weights that a run selected."""
+  for seed in (0, 1):
+    saver = Checkpointer(tmp_path / arm / str(seed) / "checkpoints")
+    saver.save(made_state(5), CONFIG, last=True)
+    saver.close()
+  for folder in (tmp_path, tmp_path / arm):
+    with pytest.raises(CheckpointError, match="expected a run's folder or a folder of steps"):
+      checkpoint.find(folder)
+  run = tmp_path / arm / "1"
+  assert checkpoint.find(run) == run / "checkpoints" / "5"
+  best = Checkpointer(run / "selected")
+  best.save(made_state(3), CONFIG, last=True)
+  best.close()
+  assert checkpoint.find(run) == run / "selected" / "3"
+  found = [verdict.step for verdict in inspection.verify(tmp_path)]
+  steps = sorted(str(path.relative_to(tmp_path / arm)) for path in found)
+  assert steps == ["0/checkpoints/5", "1/checkpoints/5", "1/selected/3"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rows.jsonl"])
+def test_a_seed_without_checkpoints_is_no_step(tmp_path, name):
+  (tmp_path / "selected" / "0").mkdir(parents=True)
+  (tmp_path / "selected" / "0" / name).write_text("")
+  with pytest.raises(CheckpointError, match="expected a run's folder or a folder of steps"):
+    checkpoint.find(tmp_path)

@@ -32,6 +32,10 @@ FLIPPED = {
   "retries": (9, "9", {}),
   "grace": (99, "99", {}),
   "port": (9999, "9999", {"nodes": 2, "processes_per_node": 2}),
+  "partition": ("other-partition", "#SBATCH --partition=other-partition\n", {}),
+  "account": ("other-account", "#SBATCH --account=other-account\n", {}),
+  "setup": (("source here/activate",), "\nsource here/activate\n", {}),
+  "sbatch": (("qos=high",), "#SBATCH --qos=high\n", {}),
   "project": ("other-project", "other-project", {}),
   "zone": ("europe-west4-a", "europe-west4-a", {}),
   "cluster": ("other-cluster", "--cluster=other-cluster", {}),
@@ -51,7 +55,18 @@ CASES = [(name, field) for name in TARGETS for field in sorted(TARGETS[name].tak
 def test_every_field_has_a_test_that_flips_it_and_an_option():
   fields = {field.name for field in dataclasses.fields(launching.Job)}
   assert fields == set(FLIPPED)
-  own = {"config", "workdir", "overrides", "run_options", "arms", "seeds", "data_dir", "spot"}
+  own = {
+    "config",
+    "workdir",
+    "overrides",
+    "run_options",
+    "arms",
+    "seeds",
+    "data_dir",
+    "setup",
+    "sbatch",
+    "spot",
+  }
   assert fields == set(OPTIONS) | own
 
 

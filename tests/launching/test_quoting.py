@@ -124,7 +124,10 @@ def test_hostile_arms_of_a_sweep_stay_names(plan, value, tmp_path):
   assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("field", ["name", "image", "accelerator", "project", "zone", "queue", "namespace"])
+WORDS = ["name", "image", "accelerator", "project", "zone", "queue", "namespace", "partition", "account"]
+
+
+@pytest.mark.parametrize("field", WORDS)
 @pytest.mark.parametrize("value", ["a b", "a\nb", "$(touch owned)", "-x", "a;b", 'a"b', "", "a,b=c"])
 def test_words_of_manifests_and_directives_cannot_be_anything_else(plan, field, value):
   from jaxtl.errors import ConfigError

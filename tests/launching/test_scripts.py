@@ -35,9 +35,27 @@ VARIANTS = [
   ("tpu-vm", {"service_account": "a@b", "nodes": 4}),
   (
     "slurm",
-    {"chips": 8, "accelerator": "h100", "cpus": 4, "memory": 9, "image": "i", "project": "p", "queue": "q"},
+    {
+      "chips": 8,
+      "accelerator": "h100",
+      "cpus": 4,
+      "memory": 9,
+      "image": "i",
+      "account": "p",
+      "partition": "q",
+    },
   ),
-  ("slurm-array", {"image": "i", "run_options": ("--trust",), "data_dir": "d", "project": "p", "queue": "q"}),
+  (
+    "slurm-array",
+    {"image": "i", "run_options": ("--trust",), "data_dir": "d", "account": "p", "partition": "q"},
+  ),
+  *(
+    (
+      target,
+      {"setup": ("export A=1\n", 'PATH="$HOME/bin:$PATH"'), "sbatch": ("exclusive", "comment=two words")},
+    )
+    for target in ("slurm", "slurm-array")
+  ),
   ("local", {"processes_per_node": 4}),
 ]
 

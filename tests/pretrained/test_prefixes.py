@@ -123,6 +123,26 @@ def test_a_training_of_timm_s_is_imported(tmp_path, out, class_list, capsys):
   assert "read from below state_dict_ema in the file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("with_average", [False, True])
+def test_a_training_of_torchvision_s_is_imported(tmp_path, out, class_list, capsys, with_average):
+  """As its references/classification/train.py saves it; the average is an AveragedModel, which counts."""
+  resnet = made("torchvision", "resnet18", size=32, width=2)
+  state = OrderedDict((key, Tensor(value)) for key, value in resnet.theirs.items())
+  stored = dict(model=state, optimizer={"state": {}, "param_groups": [{"lr": 0.1}]}, epoch=9)
+  stored |= dict(lr_scheduler={"last_epoch": 10}, args=argparse.Namespace(model="resnet18", device="cuda"))
+  if with_average:
+    average = OrderedDict((f"module.{key}", value) for key, value in state.items())
+    raw = OrderedDict((key, Tensor(np.zeros_like(value))) for key, value in resnet.theirs.items())
+    stored |= dict(model=raw, model_ema=OrderedDict(n_averaged=Tensor(np.int64(7)), **average))
+  path = torch_files.save(stored, tmp_path / "checkpoint.pth")
+  arguments = ["import", path, "--as", "resnet18", "--layout", "torchvision", "width=2"]
+  assert cli.main([str(a) for a in (*arguments, "--classes", class_list, "--out", out)]) == 0
+  same(out, resnet.ours)
+  text = capsys.readouterr().out
+  assert ("read from below model_ema in the file" in text) == with_average
+  assert ("stripped from the names: module." in text) == with_average
+
+
 def test_a_training_of_lightning_s_is_imported(tmp_path, out, class_list, capsys):
   """As its Trainer saves it, of a compiled model."""
   vit = small_vit("timm")

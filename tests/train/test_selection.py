@@ -7,9 +7,10 @@ import pytest
 
 from jaxtl import train
 from jaxtl.checkpoints import checkpoint
+from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.errors import CheckpointError, ConfigError, StorageError
 from jaxtl.train.loop import RATES
-from jaxtl.train.selection import Select, Selection
+from jaxtl.train.selection import MOST_COPIES, Select, Selection
 from jaxtl.types import TrainState
 
 pytestmark = pytest.mark.slow
@@ -135,6 +136,8 @@ def test_a_run_that_rolled_back_selects_weights_of_the_way_it_took(tmp_path):
   first = selection(0)
   for step, loss in ((2, 2.0), (4, 1.0), (6, 0.5)):
     first.observe(weights(float(step), step), {LOSS: loss})
+    if step == 2:
+      first.forget(2)  # its checkpoint is on disk
   first.close()
   # From step 2 on, other batches lead to other weights, of which those of step 4 are the best.
   second = selection(2, [{"step": 2, LOSS: 2.0}])
@@ -172,6 +175,42 @@ def test_weights_that_no_resume_can_need_are_removed(tiny, runtime, tmp_path):
   trained = train.run(tiny(**config()), seed=0, runtime=runtime(), workdir=tmp_path)
   assert len(list((tmp_path / "selected").iterdir())) <= 2
   assert (tmp_path / "selected" / str(trained.weights.config["step"])).is_dir()
+
+
+def test_weights_between_two_checkpoints_take_the_space_that_was_asked_for(tmp_path, monkeypatch):
+  """Every evaluation is better than the last: the most copies that there can be."""
+  counts, save = [], Checkpointer.save
+
+  def counted(saver, *given, **options):
+    save(saver, *given, **options)
+    counts.append(len(list((tmp_path / "selected").iterdir())))
+
+  monkeypatch.setattr(Checkpointer, "save", counted)
+  selection = Selection(Select("test"), tmp_path, 0, (), {"classes": []}, pytest.fail)
+  for step in range(1, 41):
+    state = TrainState(jnp.int32(step), {"w": jnp.full(3, float(step))}, {}, ())
+    selection.observe(state, {LOSS: 1.0 / step})
+    if step % 10 == 0:
+      selection.forget(step)
+  selection.close()
+  assert max(counts) == MOST_COPIES
+  # Those of a run that resumes from either of the newest two checkpoints.
+  assert sorted(path.name for path in (tmp_path / "selected").iterdir()) == ["30", "40"]
+
+
+def test_the_space_for_selected_weights_is_asked_for_before_the_first_step(
+  tiny, runtime, tmp_path, monkeypatch
+):
+  asked, check = [], Checkpointer.check_space
+
+  def counted(saver, like, **options):
+    asked.append(options)
+    check(saver, like, **options)
+
+  monkeypatch.setattr(Checkpointer, "check_space", counted)
+  train.run(tiny(**config(steps=2)), seed=0, runtime=runtime(), workdir=tmp_path / "selecting")
+  train.run(tiny(**config(steps=2) | {"select": None}), seed=0, runtime=runtime(), workdir=tmp_path / "last")
+  assert asked == [{"copies": MOST_COPIES}, {"copies": 0}]
 
 
 def test_bad_input_is_one_line(tiny, runtime, tmp_path):

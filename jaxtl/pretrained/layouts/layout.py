@@ -99,7 +99,8 @@ class Layout:
     keywords: model name -> the keywords with which our model computes what theirs does.
     preprocessing: model name -> the preprocessing that its weights expect, if the file does not specify it.
     aliases: (pattern, replacement) for older names of the same tensors.
-    ignored: pattern of keys that carry no weight.
+    ignored: pattern of keys that carry no weight; by default the counters of batch normalisation and of
+      torch's AveragedModel, which torchvision's training stores as its moving average.
     library: the package that builds the original for `--verify`; None if there is none.
   """
 
@@ -108,7 +109,7 @@ class Layout:
   preprocessing: Callable[[str], Preprocessing]
   keywords: Callable[[str], dict[str, Any]] = lambda name: {}
   aliases: Sequence[tuple[str, str]] = ()
-  ignored: str = r"(.*\.)?num_batches_tracked"
+  ignored: str = r"(.*\.)?num_batches_tracked|n_averaged"
   library: str | None = None
 
   def has(self, model: str) -> bool:

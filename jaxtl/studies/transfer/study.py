@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxtl import optim, tree
 from jaxtl.checkpoints import checkpoint
@@ -19,6 +19,7 @@ from jaxtl.host import processes
 from jaxtl.host.processes import is_first_process
 from jaxtl.host.progress import title
 from jaxtl.host.remember import remember
+from jaxtl.host.stopwatch import Stopwatch
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.studies.transfer import preprocessing
 from jaxtl.studies.transfer.curves import curve_rows, diagnosis
@@ -31,7 +32,7 @@ from jaxtl.train.experiment import image_passes, with_rate
 from jaxtl.train.image_size import at_size
 from jaxtl.train.runtime import Runtime
 from jaxtl.train.training import Trained, run
-from jaxtl.types import Row
+from jaxtl.types import Row, TrainState
 
 # In the file of a fine-tuning's row, the rows that follow it.
 FURTHER = "further"
@@ -82,16 +83,10 @@ def measure(
         yield remember(folder / f"{few_shot_name(shots)}.json", compute, note=runtime.progress.note)
     if protocols.fine_tune is not None:
       fine_tune = protocols.fine_tune
-      num_train = len(runtime.open(target.train))
-      passes = image_passes(fine_tuning(fine_tune, target, model, num_train), num_train)
-      passes *= len(fine_tune.peak_rates) or 1
       runtime.progress.title = f"{title(workdir)} | fine-tune {name}"
-      row = remember(
-        folder / "fine_tune.json",
-        functools.partial(_fine_tune_row, here, fine_tune, folder / "fine_tune"),
-        recalled=functools.partial(runtime.progress.skip, passes),
-        note=runtime.progress.note,
-      )
+      compute = functools.partial(_fine_tune_row, here, fine_tune, folder / "fine_tune")
+      with runtime.progress.counting(_passes(here, fine_tune) * (len(fine_tune.peak_rates) or 1)):
+        row = remember(folder / "fine_tune.json", compute, note=runtime.progress.note)
       further = row.pop(FURTHER, [])
       yield row
       yield from further
@@ -113,16 +108,21 @@ def _note_normalization(protocols: Protocols, start: Weights, runtime: Runtime) 
     )
 
 
+def _passes(here: OnTarget, fine_tune: FineTune) -> float:
+  """Returns the image passes of one training."""
+  num_train = len(here.runtime.open(here.target.train))
+  return image_passes(fine_tuning(fine_tune, here.target, here.model, num_train), num_train)
+
+
 def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
   target, runtime = here.target, here.runtime
-  began = time.monotonic()  # The probe's row has the seconds of its fit.
   tried: dict[str, float | None] = {}
-  earlier = 0.0
+  earlier = 0.0  # The probe's row has the seconds of its fit.
   if fine_tune.peak_rates:
     rate, tried, earlier = _choose_rate(here, fine_tune, workdir)
-    began = time.monotonic()
     fine_tune = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
-  trained = _tune(here, fine_tune, workdir)
+  stopwatch = Stopwatch(workdir.with_name(f"{workdir.name}_seconds.json"))
+  trained = _tune(here, fine_tune, workdir, stopwatch)
   chosen = (
     {}
     if target.validation is None
@@ -155,7 +155,7 @@ def _fine_tune_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
     "classes": list(trained.weights.classes),
     "steps": trained.total_steps,
     **about,
-    "seconds": earlier + time.monotonic() - began,
+    "seconds": earlier + stopwatch.seconds,
     **({FURTHER: further} if further else {}),
   }
 
@@ -168,7 +168,7 @@ def _further(here: OnTarget, fine_tune: FineTune, trained: Trained, workdir: Pat
     about |= _trained_parameters(trained)
   if fine_tune.curve is not None:
     still = dataclasses.replace(fine_tune, epochs=0.0, steps=None, select=None)
-    before = _tune(here, still, None)
+    before = _trained(here, still, None)
     further += curve_rows(here, before, trained)
     about |= diagnosis(here, fine_tune, further, trained, workdir)
   if fine_tune.interpolate:
@@ -204,7 +204,8 @@ def _choose_rate(
   for rate in fine_tune.peak_rates:
     at_rate = dataclasses.replace(fine_tune, optimizer=with_rate(fine_tune.optimizer, rate))
     compute = functools.partial(_validation_row, here, at_rate, folder / f"{rate!r}")
-    row = remember(folder / f"{rate!r}.json", compute, note=here.runtime.progress.note)
+    with here.runtime.progress.counting(_passes(here, at_rate)):
+      row = remember(folder / f"{rate!r}.json", compute, note=here.runtime.progress.note)
     seconds += row.get("seconds", 0.0)
     if row["loss"] is not None:
       losses[rate] = row["loss"]
@@ -229,18 +230,36 @@ def _move(chosen: Path, workdir: Path) -> None:
 
 
 def _validation_row(here: OnTarget, fine_tune: FineTune, workdir: Path) -> Row:
-  began = time.monotonic()
+  stopwatch = Stopwatch(workdir / "seconds.json")
   loss = math.nan
   try:
-    loss = _tune(here, fine_tune, workdir).last("eval/validation/cross_entropy")
+    loss = _tune(here, fine_tune, workdir, stopwatch).last("eval/validation/cross_entropy")
   except NonFiniteError as error:
     here.runtime.progress.note(f"a rate of {fine_tune.optimizer.keywords['peak_rate']:g} diverges: {error}")
   found = loss if math.isfinite(loss) else None
-  return {"kind": "rate", "loss": found, "seconds": time.monotonic() - began}
+  return {"kind": "rate", "loss": found, "seconds": stopwatch.seconds}
 
 
-def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path | None) -> Trained:
-  """Fine-tunes in a folder, or reads the result of an earlier fine-tuning there; None keeps all in memory."""
+def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path, stopwatch: Stopwatch) -> Trained:
+  """Fine-tunes in a folder, or reads the result of an earlier fine-tuning there.
+
+  The seconds are stored with every checkpoint, so that those of steps that a killed session loses are not
+  counted twice.
+  """
+
+  def store(_: TrainState) -> dict[str, float]:
+    stopwatch.store()
+    return {}
+
+  try:
+    observers = {"seconds": (fine_tune.checkpoint_every, lambda _: store)}
+    return _trained(here, fine_tune, workdir, observers=observers)
+  finally:
+    stopwatch.store()  # also of a session that was asked to stop
+
+
+def _trained(here: OnTarget, fine_tune: FineTune, workdir: Path | None, **options: Any) -> Trained:
+  """Fine-tunes in a folder; None keeps all in memory."""
   target, runtime = here.target, here.runtime
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
   fresh = fine_tune.head == "fresh"
@@ -253,4 +272,5 @@ def _tune(here: OnTarget, fine_tune: FineTune, workdir: Path | None) -> Trained:
     fresh_head=fresh,
     cache=fine_tune.cache,
     restart_if_damaged=True,
+    **options,
   )

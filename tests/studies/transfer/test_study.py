@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from jaxtl.checkpoints import checkpoint
 from jaxtl.config import Spec, parse
 from jaxtl.errors import ConfigError, NonFiniteError, Restart
+from jaxtl.host.stopwatch import Stopwatch
 from jaxtl.measure.linear_probe import LinearProbe
 from jaxtl.runner import preflight
 from jaxtl.studies.transfer.plan import plan_protocols
@@ -248,3 +251,88 @@ def test_no_rate_that_converges_and_no_validation_images_are_one_line(study_conf
     choosing(study_config, (), select=Select("test"))
   with pytest.raises(ConfigError, match="different rates"):
     choosing(study_config, (1e-3, 1e-3))
+
+
+def left_of(runtime, protocols, start, workdir) -> float:
+  """Announces the plan's work, measures, and returns the work that is left."""
+  planned = plan_protocols(protocols, start.model_spec(), runtime).cell_passes(runtime)
+  assert planned == pytest.approx(len(protocols.fine_tune.peak_rates or (1,)) * 12 * 16)  # steps, images
+  runtime.progress.expect(planned)
+  measure(protocols, start, workdir, runtime)
+  return runtime.progress.left
+
+
+@pytest.mark.parametrize("rates", [(), (1e-9, 1e-2, 1e30)])
+def test_no_work_is_left_when_a_fine_tuning_is_done(study_config, start, runtime, tmp_path, rates):
+  """One of the rates diverges, and the best run is read back: neither is work that was not announced."""
+  protocols = choosing(study_config, rates) if rates else fine_tuning(study_config)
+  folder = tmp_path / "two"
+  assert left_of(runtime(), protocols, start, tmp_path) == 0
+  assert left_of(runtime(), protocols, start, tmp_path) == 0  # all of it is recalled
+  (folder / "fine_tune.json").unlink()
+  assert left_of(runtime(), protocols, start, tmp_path) == 0  # the run is recalled, or every rate
+  (folder / "fine_tune.json").unlink()
+  shutil.rmtree(folder / "fine_tune")
+  assert left_of(runtime(), protocols, start, tmp_path) == 0  # trained again
+
+
+def test_work_left_in_the_middle_of_the_rates(study_config, start, runtime, tmp_path):
+  """Killed in the second of three rates: two thirds less the steps of its checkpoint are left."""
+  protocols = choosing(study_config, (1e-3, 1e-2, 3e-2), checkpoint_every=5, keep=2)
+  stopping = runtime()
+  stopping.interruption = StopAfter(8)
+  with pytest.raises(Restart):
+    measure(protocols, start, tmp_path, stopping)  # in the first rate
+  folder = tmp_path / "two" / "fine_tune_rates"
+  later = runtime()
+  per_step, asked = 16, []
+  later.interruption = types.SimpleNamespace(
+    due=lambda step: asked.append((step, later.progress.left)) or False, beat=lambda: None
+  )
+  assert left_of(later, protocols, start, tmp_path) == 0
+  assert asked[0] == (9, (3 * 12 - 9) * per_step)
+  assert dict(asked[:4])[12] == 2 * 12 * per_step
+  assert asked[4] == (1, (2 * 12 - 1) * per_step)
+  assert len(list(folder.glob("*.json"))) == 3
+
+
+@pytest.mark.parametrize("rates", [(), (1e-2, 1e-3)])
+def test_the_seconds_of_a_killed_fine_tuning_are_those_of_all_its_sessions(
+  study_config, start, runtime, tmp_path, monkeypatch, rates
+):
+  """On a clock that moves a second a step, a kill after step 8 loses the steps after checkpoint 5."""
+  now = [0.0]
+  monkeypatch.setattr("jaxtl.host.stopwatch.time.monotonic", lambda: now[0])
+
+  class Ticking(StopAfter):
+    def due(self, step: int) -> bool:
+      now[0] += 1
+      if step >= self.step:
+        raise KeyboardInterrupt  # unlike a stop, it saves nothing
+      return False
+
+  def session(last: int):
+    made = runtime()
+    made.interruption = Ticking(last)
+    now[0] += 1000  # between two sessions
+    return measure(protocols, start, tmp_path, made)
+
+  protocols = choosing(study_config, rates) if rates else fine_tuning(study_config)
+  changed = dataclasses.replace(protocols.fine_tune, checkpoint_every=5, keep=2)
+  protocols = dataclasses.replace(protocols, fine_tune=changed)
+  monkeypatch.setattr("jaxtl.studies.transfer.study.Stopwatch", Killed)
+  with pytest.raises(KeyboardInterrupt):
+    session(8)
+  (row,) = session(10**9)
+  assert row["seconds"] == (len(rates) or 1) * 12
+  if rates:
+    first = json.loads((tmp_path / "two" / "fine_tune_rates" / f"{rates[0]!r}.json").read_text())
+    assert first["seconds"] == 12
+
+
+class Killed(Stopwatch):
+  """A stopwatch that does not store the seconds since the last checkpoint when its process is killed."""
+
+  def store(self) -> None:
+    if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+      super().store()
