@@ -18,6 +18,8 @@ COMMANDS = [
   ("eval", "runs/x", "--data", "digits", "--out", BUCKET),
   ("import", BUCKET, "--as", "resnet50", "--layout", "timm"),
   ("import", "w.npz", "--as", "resnet50", "--layout", "timm", "--out", BUCKET),
+  ("rank", BUCKET, "--data", "digits"),
+  ("rank", "runs/x", "--data", "digits", "--out", BUCKET),
   ("export", "runs/x", BUCKET),
   ("report", BUCKET),
   ("report", "runs/x", "--out", BUCKET),
