@@ -449,6 +449,58 @@ def add_rank(commands: Any) -> None:
   _scoring_options(rank)
 
 
+def add_card(commands: Any) -> None:
+  card = command(
+    commands,
+    "card",
+    "card.card",
+    "write the card of a weight: source, numerics, curvature, and its scores on some data sets",
+  )
+  card.add_argument(
+    "weight",
+    type=local_path,
+    metavar="WEIGHT",
+    help="a checkpoint, an import, or a file of another library (path)",
+  )
+  card.add_argument(
+    "--data",
+    required=True,
+    nargs="+",
+    metavar="SOURCE",
+    help="data sets whose training images are scored, as for jaxtl rank (texts)",
+  )
+  card.add_argument(
+    "--out",
+    type=local_path,
+    metavar="DIR",
+    help="also write card.json, card.md and a page there; the same command resumes (path; default: no files)",
+  )
+  card.add_argument("--license", metavar="TEXT", help="licence of the weight (text; default: not stated)")
+  card.add_argument(
+    "--flatness",
+    type=local_path,
+    action="append",
+    default=[],
+    metavar="RUN",
+    help="folder of a flatness study, or of jaxtl eval --flatness --out, of these weights (path; default: "
+    "what the weight's own run has measured)",
+  )
+  card.add_argument(
+    "--permutations",
+    type=number,
+    default=20,
+    metavar="N",
+    help="of the labels, under which each score is computed again (integer; default: 20)",
+  )
+  card.add_argument(
+    "--no-controls",
+    dest="controls",
+    action="store_false",
+    help="do not score an untrained network and pixels (flag; default: score them)",
+  )
+  _scoring_options(card)
+
+
 def add_export(commands: Any) -> None:
   export = command(commands, "export", "weights.export", "write a checkpoint's weights in another format")
   checkpoint_argument(export)
@@ -460,6 +512,13 @@ def add_export(commands: Any) -> None:
     choices=EXPORTS,
     default="safetensors",
     help=f"what to write: {', '.join(EXPORTS)} (text; default: safetensors)",
+  )
+  export.add_argument(
+    "--card",
+    type=local_path,
+    metavar="FILE",
+    help="card.json of these weights, from jaxtl card, to add to the model card of hugging_face (path; "
+    "default: none)",
   )
   trust_option(export)
   device_options(export)
@@ -676,6 +735,7 @@ COMMANDS = (
   add_predict,
   add_import,
   add_rank,
+  add_card,
   add_export,
   add_models,
   add_new,

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from jaxtl.errors import InputError
 from jaxtl.host import sealed_json
 from jaxtl.types import Row
 
+# The record of a run: which loss is differentiated -> the key of its largest eigenvalue.
+_CURVATURES = {"cross_entropy": "flatness/lambda_max", "training": "flatness/training_lambda_max"}
+
 
 def weights_digest(weights: Weights) -> str:
   """Returns 16 hexadecimal digits of a SHA-256 over all arrays, the same for a file and its import."""
@@ -32,16 +36,67 @@ def weights_digest(weights: Weights) -> str:
   return digest.hexdigest()[:16]
 
 
+def run_folder(weights: Weights) -> Path | None:
+  """Returns the folder of the run that trained a checkpoint; None for an import."""
+  folder = Path(weights.path)
+  # RUN/checkpoints/STEP or RUN/selected/STEP; a folder above belongs to something else.
+  places = (folder, *list(folder.parents)[:2])
+  return next((place for place in places if (place / "metrics.jsonl").is_file()), None)
+
+
+def named(run: Path) -> str:
+  """Returns how a record names a run: by the ends of its path, which says nothing about this machine."""
+  return "/".join(run.absolute().parts[-3:]).lstrip("/")
+
+
+def recorded_curvature(weights: Weights) -> list[Row]:
+  """Finds the curvature that the run of a checkpoint measured at exactly this step.
+
+  Returns:
+    Rows {"loss", "lambda_max", "num_examples", "measured_by"}: of the cross-entropy, or the loss of the
+    task, and of the training loss where it was measured.
+  """
+  run, step = run_folder(weights), weights.config.get("step")
+  if run is None or step is None:
+    return []
+  found: dict[str, Row] = {}
+  with contextlib.suppress(ValueError, OSError):  # a weight is used whatever its record
+    for record in sealed_json.read_records(run / "metrics.jsonl"):
+      for loss, key in _CURVATURES.items():
+        if record.get("step") == step and math.isfinite(record.get(key, math.nan)):
+          count = record.get("flatness/num_examples")
+          found[loss] = {
+            "loss": loss,
+            "lambda_max": float(record[key]),
+            "num_examples": None if count is None else int(count),
+            "measured_by": named(run),
+          }
+  return list(found.values())
+
+
+def curvature_of_rows(rows: Sequence[Row], digest: str, *, measured_by: str) -> list[Row]:
+  """Returns the curvature that a flatness study measured of the weights with a digest.
+
+  Args:
+    rows: of the study.
+    digest: of the checkpoint, from `network.digest`.
+    measured_by: how the study is named.
+  """
+  names = ("loss", "lambda_max", "trace", "trace_error", "effective_dimension", "mean_loss", "num_examples")
+  return [
+    {name: row[name] for name in names if name in row} | {"measured_by": measured_by}
+    for row in rows
+    if row.get("kind") == "flatness" and row.get("weights") == digest
+  ]
+
+
 def recorded_accuracy(weights: Weights) -> Row:
   """Finds the accuracy that the run of a checkpoint measured, at the checkpoint's step or before it.
 
   Returns:
     {"source_accuracy": share, "source_accuracy_from": where}, both None if there is no record.
   """
-  folder = Path(weights.path)
-  # RUN/checkpoints/STEP or RUN/selected/STEP; a folder above belongs to something else.
-  places = (folder, *list(folder.parents)[:2])
-  run = next((place for place in places if (place / "metrics.jsonl").is_file()), None)
+  run = run_folder(weights)
   if run is None:
     return {"source_accuracy": None, "source_accuracy_from": None}
   step = weights.config.get("step")
@@ -50,7 +105,7 @@ def recorded_accuracy(weights: Weights) -> Row:
     for record in sealed_json.read_records(run / "metrics.jsonl"):
       names = sorted(key for key in record if key.startswith("eval/") and key.endswith("/top1"))
       if names and (step is None or record.get("step", 0) <= step) and math.isfinite(record[names[0]]):
-        found = float(record[names[0]]), f"{names[0]} of {run}"
+        found = float(record[names[0]]), f"{names[0]} of {named(run)}"
   accuracy, origin = found or (None, None)
   return {"source_accuracy": accuracy, "source_accuracy_from": origin}
 

@@ -20,6 +20,7 @@ COMMANDS = [
   ("import", "w.npz", "--as", "resnet50", "--layout", "timm", "--out", BUCKET),
   ("rank", BUCKET, "--data", "digits"),
   ("rank", "runs/x", "--data", "digits", "--out", BUCKET),
+  ("card", BUCKET, "--data", "digits"),
   ("export", "runs/x", BUCKET),
   ("report", BUCKET),
   ("report", "runs/x", "--out", BUCKET),

@@ -7,6 +7,7 @@ import pytest
 
 from jaxtl.checkpoints import checkpoint
 from jaxtl.errors import InputError
+from jaxtl.host import sealed_json
 from jaxtl.measure import source_record
 from tests.inference.saved import save
 from tests.small_study import checkpointed, trained_once
@@ -86,3 +87,26 @@ def test_images_that_the_run_trained_on_are_counted(checkpointed):
   assert seen(trained) is None
   imported = checkpoint.Weights(weights.params, {}, {}, "file")
   assert source_record.seen_images(imported, trained, data_dir=None) is None
+
+
+def test_curvature_is_that_of_the_same_step_and_weights(checkpointed):
+  weights = checkpoint.load(checkpointed[0])
+  run = source_record.run_folder(weights)
+  step = weights.config["step"]
+  assert source_record.recorded_curvature(weights) == []
+  values = {"flatness/lambda_max": 4.5, "flatness/training_lambda_max": 0.5, "flatness/num_examples": 48.0}
+  records = [{"step": step - 1, "flatness/lambda_max": 9.0}, {"step": step} | values]
+  (run / "metrics.jsonl").write_text("".join(sealed_json.line(one) for one in records))
+  found = source_record.recorded_curvature(weights)
+  assert [(row["loss"], row["lambda_max"], row["num_examples"]) for row in found] == [
+    ("cross_entropy", 4.5, 48),
+    ("training", 0.5, 48),
+  ]
+  rows = [
+    dict(kind="flatness", weights="a", loss="training", lambda_max=1.0, other=3),
+    dict(kind="flatness", weights="b", loss="training", lambda_max=2.0),
+    dict(kind="layer", weights="a", loss="training", lambda_max=3.0),
+  ]
+  assert source_record.curvature_of_rows(rows, "a", measured_by="x") == [
+    dict(loss="training", lambda_max=1.0, measured_by="x")
+  ]
