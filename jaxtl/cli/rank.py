@@ -193,20 +193,32 @@ def _controls(
   first = {(row["architecture"], row["image_size"]): name for name, row in reversed(list(about.items()))}
   rows: dict[str, Row] = {}
   for name in sorted(first.values(), key=list(about).index):
-    _, given = opened(paths[name], name, options)
-    for row in candidates.control_rows(
-      given,
-      source,
-      names,
-      by=options.by,
-      batch_size=options.batch_size,
-      runtime=runtime,
-      bad_records=data_lib.BadRecords(options.max_bad_records),
-      seed=options.seed,
-    ):
+    compute = functools.partial(_control_rows, options, paths[name], name, source, names, runtime)
+    if options.out is None:
+      found = compute()
+    else:
+      found = remember(options.out / "controls" / f"{name}.json", compute, note=runtime.progress.note)
+    for row in found["rows"]:
       rows.setdefault(row["control"], row)
   runtime.progress.close()
   return list(rows.values())
+
+
+def _control_rows(
+  options: argparse.Namespace, path: Path, name: str, source: Any, names: Sequence[str], runtime: Runtime
+) -> dict[str, list[Row]]:
+  _, given = opened(path, name, options)
+  found = candidates.control_rows(
+    given,
+    source,
+    names,
+    by=options.by,
+    batch_size=options.batch_size,
+    runtime=runtime,
+    bad_records=data_lib.BadRecords(options.max_bad_records),
+    seed=options.seed,
+  )
+  return {"rows": found}
 
 
 def _finish(ranking: Ranking, out: Path | None, *, again: bool = False) -> None:
