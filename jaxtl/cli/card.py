@@ -16,10 +16,10 @@ from jaxtl.errors import CheckpointError, InputError, NonFiniteError
 from jaxtl.host.files import check_new_folder
 from jaxtl.host.processes import is_first_process
 from jaxtl.host.remember import remember
-from jaxtl.measure import network, source_record, transfer_scores
+from jaxtl.measure import candidates, network, source_record, transfer_scores
 from jaxtl.measure.observe import FeatureNetwork
 from jaxtl.runner.rows import all_rows
-from jaxtl.selection import candidates, card_page
+from jaxtl.selection import card_page
 from jaxtl.selection.card import make_card
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row

@@ -22,10 +22,10 @@ from jaxtl.errors import DataError, InputError, NonFiniteError
 from jaxtl.host.files import check_new_folder, write_atomically
 from jaxtl.host.processes import is_first_process
 from jaxtl.host.remember import remember
-from jaxtl.measure import observe, source_record, transfer_scores
+from jaxtl.measure import candidates, observe, source_record, transfer_scores
 from jaxtl.measure.observe import FeatureNetwork
 from jaxtl.pretrained import guessing
-from jaxtl.selection import candidates, page, tables
+from jaxtl.selection import page, tables
 from jaxtl.selection.ranking import Ranking, rank_weights
 from jaxtl.train.runtime import Runtime
 from jaxtl.types import Row

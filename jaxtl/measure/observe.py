@@ -90,10 +90,27 @@ def feature_network(
   transforms, (height, width) = preprocessing_of(weights, changes, trust=trust)
   if height != width:
     raise InputError(f"{name} takes images of {height} x {width}; expected square ones")
+  return for_images(weights, transforms, height, name=name, trust=trust)
+
+
+def for_images(
+  weights: Weights, transforms: tuple[Spec, ...], size: int, *, name: str, trust: bool = False
+) -> FeatureNetwork:
+  """Makes the network of a weight for square images of a size, whatever the weight itself expects.
+
+  Args:
+    weights: of a checkpoint or an import.
+    transforms: the preprocessing that makes these images.
+    size: their side in pixels.
+    name, trust: as in `feature_network`.
+
+  Raises:
+    InputError, ConfigError: as in `feature_network`.
+  """
   spec = weights.model_spec(trust=trust)
-  _, params = fitted(spec, weights, height)
-  model = make_model(at_size(spec, height), num_classes=len(weights.classes))
-  found = FeatureNetwork(name, model, params, weights.batch_stats, transforms, height)
+  _, params = fitted(spec, weights, size)
+  model = make_model(at_size(spec, size), num_classes=len(weights.classes))
+  found = FeatureNetwork(name, model, params, weights.batch_stats, transforms, size)
   if "pooled" not in _features(found):
     raise InputError(
       f"{name} ({model.name}) has no pooled features, from which scores are computed; give a classifier or "

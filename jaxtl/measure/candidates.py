@@ -72,7 +72,7 @@ def describe(
   Args:
     weights: the weight.
     given: its network.
-    source: the images of the target, to count those that the weight was trained on.
+    source: the images of the target, to count those that the weight was trained on; None counts none.
     stated: model or weight -> source accuracy that others state, which applies where no run has measured one.
     data_dir, trust: as in `source_record.seen_images`.
   """
@@ -91,7 +91,9 @@ def describe(
     "head_classes": len(weights.classes),
     "preprocessing": calls(given.transforms),
     **record,
-    "seen_images": source_record.seen_images(weights, source, data_dir=data_dir, trust=trust),
+    "seen_images": None
+    if source is None
+    else source_record.seen_images(weights, source, data_dir=data_dir, trust=trust),
   }
 
 
