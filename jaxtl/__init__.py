@@ -25,6 +25,7 @@ _SUBPACKAGES = (
   "pretrained",
   "report",
   "runner",
+  "selection",
   "studies",
   "tasks",
   "testing",

@@ -90,6 +90,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     NUMERIC | {"PIL", "scipy"},  # scipy: sparse matrices that resize images
   ),
   "evaluation/*": (MEASURING | {"report"}, NUMERIC | {"PIL", "matplotlib"}),
+  "selection/*": (MEASURING | {"report"}, NUMERIC),
   "studies/*/figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
   "studies/*/*_figures.py": ({"errors", "report", "studies.transfer"}, {"matplotlib", "numpy"}),
   "studies/*/*tables.py": (
@@ -113,7 +114,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "cli/*": (
     CORE
     | {"evaluation", "inference", "launching", "measure", "pretrained"}
-    | {"report", "runner", "studies", "zero_shot"},
+    | {"report", "runner", "selection", "studies", "zero_shot"},
     {"jax", "numpy"},
   ),
 }

@@ -219,7 +219,7 @@ def _check_counts(source: Any, parts: Mapping[str, tuple[float, float]]) -> None
 def _starts(paths: Sequence[Path], out: Path, *, model: str | None, layout: str | None) -> dict[str, str]:
   """Returns arm -> checkpoint; files of other libraries are imported into `out`."""
   found: dict[str, str] = {}
-  for path, name in zip(paths, _names(paths), strict=True):
+  for path, name in zip(paths, distinct_names(paths, option="--start"), strict=True):
     try:
       checkpoint.find(path)
       found[name] = str(path.resolve())
@@ -249,10 +249,14 @@ def _imported(path: Path, folder: Path, *, model: str | None, layout: str | None
   return folder
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-  """Returns short, distinct names for checkpoints, from the ends of their paths."""
+def distinct_names(paths: Sequence[Path], *, option: str) -> list[str]:
+  """Returns short, distinct names for checkpoints, from the ends of their paths.
+
+  Raises:
+    InputError: a path is given twice; `option` is where it was given.
+  """
   if len({path.resolve() for path in paths}) < len(paths):
-    raise InputError("--start has the same weight twice; give each once")
+    raise InputError(f"{option} has the same weight twice; give each once")
   for length in range(1, max(len(path.resolve().parts) for path in paths) + 1):
     names = [_plain_name("_".join(_parts(path)[-length:])) for path in paths]
     if len(set(names)) == len(names) and not any(name.isdecimal() for name in names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,180 @@ def add_finetune(commands: Any) -> None:
   process_options(finetune)
 
 
+def _scoring_options(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of the commands that score weights on the training images of a data set."""
+  parser.add_argument(
+    "--scores",
+    nargs="+",
+    metavar="NAME",
+    help="ridge, h_score, logme, lfc, gbc, knn_1, knn_5, sfda, leep, nce, nc1, effective_rank, "
+    "participation_ratio, intrinsic_dimension; probe, n_leep, transrate, parc, plain_h_score; all (text; "
+    "default: the first 14)",
+  )
+  parser.add_argument(
+    "--by",
+    default="ridge",
+    metavar="NAME",
+    help="the score that orders the weights, as ridge, logme, knn_1 or probe (text; default: ridge)",
+  )
+  parser.add_argument("--split", metavar="NAME", help="split to score on (text; default: the training split)")
+  parser.add_argument(
+    "--max-examples",
+    type=count,
+    default=5000,
+    metavar="N",
+    help="most images, drawn in the classes' shares, the same for every weight (integer; default: 5000)",
+  )
+  parser.add_argument(
+    "--seed",
+    type=number,
+    default=0,
+    metavar="N",
+    help="of the draw, the folds and resamples (integer; default: 0)",
+  )
+  parser.add_argument(
+    "--source-accuracy",
+    type=local_path,
+    metavar="FILE",
+    help="CSV with the columns model and top1 in percent, for weights whose run did not measure it (path; "
+    "default: none)",
+  )
+  parser.add_argument(
+    "--batch-size", type=count, default=64, metavar="N", help="images per batch (integer; default: 64)"
+  )
+  parser.add_argument(
+    "--max-bad-records",
+    type=number,
+    default=0,
+    metavar="N",
+    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
+  )
+  parser.add_argument(
+    "--as",
+    dest="model",
+    metavar="MODEL",
+    help="architecture of a file of another library (text; default: the one that its name contains)",
+  )
+  parser.add_argument(
+    "--layout", choices=LAYOUTS, help="whose names such a file has (text; default: the first that fits)"
+  )
+  preprocessing_options(parser, own="each weight's")
+  data_option(parser)
+  column_options(parser)
+  trust_option(parser)
+  device_options(parser)
+
+
+def add_rank(commands: Any) -> None:
+  rank = command(
+    commands,
+    "rank",
+    "rank.rank",
+    "order pre-trained weights for a data set, by one pass over its images each",
+  )
+  rank.add_argument(
+    "weights",
+    type=local_path,
+    nargs="+",
+    metavar="WEIGHT",
+    help="checkpoints, imports, or files of other libraries (paths)",
+  )
+  rank.add_argument(
+    "--data",
+    required=True,
+    metavar="SOURCE",
+    help="folder of class folders, or of splits of them; parquet, sheets, npz, tfds:NAME or a built-in "
+    "(text)",
+  )
+  rank.add_argument(
+    "--out",
+    type=local_path,
+    metavar="DIR",
+    help="also write the rows and a page there; the same command resumes (path; default: no files)",
+  )
+  rank.add_argument(
+    "--controls",
+    action="store_true",
+    help="also score an untrained network of each architecture, and pixels (flag; default: no)",
+  )
+  rank.add_argument(
+    "--permutations",
+    type=number,
+    default=0,
+    metavar="N",
+    help="of the labels, under which each score is computed again (integer; default: 0)",
+  )
+  rank.add_argument(
+    "--resamples",
+    type=count,
+    default=1000,
+    metavar="N",
+    help="of the images, for intervals and how often each weight is first (integer; default: 1000)",
+  )
+  rank.add_argument(
+    "--finetune-budget",
+    metavar="BUDGET",
+    help="fine-tune the first weights with what is left of this, as 900steps of training or 30min of the "
+    "whole command (text; default: no fine-tuning)",
+  )
+  rank.add_argument(
+    "--first", type=count, metavar="N", help="weights that a budget fine-tunes (integer; default: 3)"
+  )
+  _scoring_options(rank)
+
+
+def add_card(commands: Any) -> None:
+  card = command(
+    commands,
+    "card",
+    "card.card",
+    "write the card of a weight: source, numerics, curvature, and its scores on some data sets",
+  )
+  card.add_argument(
+    "weight",
+    type=local_path,
+    metavar="WEIGHT",
+    help="a checkpoint, an import, or a file of another library (path)",
+  )
+  card.add_argument(
+    "--data",
+    required=True,
+    nargs="+",
+    metavar="SOURCE",
+    help="data sets whose training images are scored, as for jaxtl rank (texts)",
+  )
+  card.add_argument(
+    "--out",
+    type=local_path,
+    metavar="DIR",
+    help="also write card.json, card.md and a page there; the same command resumes (path; default: no files)",
+  )
+  card.add_argument("--license", metavar="TEXT", help="licence of the weight (text; default: not stated)")
+  card.add_argument(
+    "--flatness",
+    type=local_path,
+    action="append",
+    default=[],
+    metavar="RUN",
+    help="folder of a flatness study, or of jaxtl eval --flatness --out, of these weights (path; default: "
+    "what the weight's own run has measured)",
+  )
+  card.add_argument(
+    "--permutations",
+    type=number,
+    default=20,
+    metavar="N",
+    help="of the labels, under which each score is computed again (integer; default: 20)",
+  )
+  card.add_argument(
+    "--no-controls",
+    dest="controls",
+    action="store_false",
+    help="do not score an untrained network and pixels (flag; default: score them)",
+  )
+  _scoring_options(card)
+
+
 def add_export(commands: Any) -> None:
   export = command(commands, "export", "weights.export", "write a checkpoint's weights in another format")
   checkpoint_argument(export)
@@ -338,6 +513,13 @@ def add_export(commands: Any) -> None:
     choices=EXPORTS,
     default="safetensors",
     help=f"what to write: {', '.join(EXPORTS)} (text; default: safetensors)",
+  )
+  export.add_argument(
+    "--card",
+    type=local_path,
+    metavar="FILE",
+    help="card.json of these weights, from jaxtl card, to add to the model card of hugging_face (path; "
+    "default: none)",
   )
   trust_option(export)
   device_options(export)
@@ -576,6 +758,8 @@ COMMANDS = (
   add_eval,
   add_predict,
   add_import,
+  add_rank,
+  add_card,
   add_export,
   add_models,
   add_new,

@@ -50,7 +50,28 @@ def export(options: argparse.Namespace) -> None:
   """Runs `jaxtl export`: writes weights, class list and preprocessing in a format readable without jaxtl."""
   from jaxtl.pretrained import exporting
 
+  if options.card is not None and options.format != "hugging_face":
+    raise InputError(f"--card is for --format hugging_face, not {options.format}; leave it out")
   weights = checkpoint.load(options.checkpoint)
   make_runtime(options)
-  exporting.export(weights, options.out, format=options.format, trust=options.trust)
+  section, files = _card(options.card, weights) if options.card is not None else ("", None)
+  exporting.export(
+    weights, options.out, format=options.format, trust=options.trust, section=section, files=files
+  )
   show(f"wrote {options.out} from {weights.path}")
+
+
+def _card(path: Path, weights: checkpoint.Weights) -> tuple[str, dict[str, str]]:
+  """Returns a card as a section of the model card, and as the file that is exported with it.
+
+  Raises:
+    InputError: the file does not exist, is not a card, or is that of other weights.
+  """
+  from jaxtl.measure.source_record import weights_digest
+  from jaxtl.selection import card as cards
+
+  if not path.is_file():
+    raise InputError(f"no card at {path}; expected a card.json that jaxtl card has written")
+  text = path.read_text(encoding="utf-8", errors="replace")
+  card = cards.read_card(text, digest=weights_digest(weights), where=str(path))
+  return cards.card_markdown(card, level=2), {"card.json": text}

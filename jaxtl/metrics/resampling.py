@@ -220,6 +220,55 @@ def joint_interval(
   return _interval(statistic(np.arange(num_targets), np.arange(len(clusters))), values, level)
 
 
+def resampled_means(terms: np.ndarray, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
+  """Computes the means over resamples of the images, the same resample for all checkpoints.
+
+  Args:
+    terms: [M, N], hits or other terms of checkpoint m on image n.
+    draws: B resamples.
+    seed: seed of the resamples.
+
+  Returns:
+    [B, M].
+
+  Raises:
+    ConfigError: `draws` is not positive, or the shape is not [M, N].
+  """
+  terms = np.asarray(terms, np.float64)
+  if draws < 1 or terms.ndim != 2 or not terms.shape[1]:
+    raise ConfigError(
+      f"expected draws >= 1 and terms [M, N] of at least one image, got {draws!r} and shape {terms.shape}"
+    )
+  num = terms.shape[1]
+  rng = np.random.default_rng(seed)
+  parts = []
+  for first in range(0, draws, 100):
+    counts = rng.multinomial(num, np.full(num, 1 / num), size=min(100, draws - first))
+    parts.append(counts @ terms.T / num)
+  return np.concatenate(parts)
+
+
+def first_shares(resampled: np.ndarray) -> np.ndarray:
+  """Computes the share of resamples in which each checkpoint has the largest value.
+
+  Checkpoints that tie for the first place share it. Values that differ by rounding tie.
+
+  >>> first_shares(np.array([[3.0, 1.0], [2.0, 2.0]])).tolist()
+  [0.75, 0.25]
+
+  Args:
+    resampled: [B, M] values, as from `resampled_means`; NaN is never first.
+
+  Returns:
+    [M] shares that add up to 1; all 0 if every value is NaN.
+  """
+  values = np.where(np.isnan(resampled), -np.inf, resampled)
+  best = values.max(axis=1, keepdims=True)
+  leads = np.isfinite(values) & (values >= best - EQUAL * np.maximum(1, np.abs(best)))
+  counts = np.maximum(leads.sum(axis=1, keepdims=True), 1)
+  return np.mean(leads / counts, axis=0)
+
+
 def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
   """Returns the mean of a - b over the same images [N], and its standard error."""
   differences = np.asarray(a, np.float64) - np.asarray(b, np.float64)

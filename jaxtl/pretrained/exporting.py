@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,15 @@ from jaxtl.pretrained.layouts.layout import Layout, write
 from jaxtl.train.step import shapes_of
 
 
-def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> None:
+def export(
+  weights: Weights,
+  out: Path,
+  *,
+  format: str,
+  trust: bool = False,
+  section: str = "",
+  files: Mapping[str, str] | None = None,
+) -> None:
   """Writes a weight with its class list and preprocessing: either the complete folder, or nothing.
 
   Args:
@@ -34,13 +42,23 @@ def export(weights: Weights, out: Path, *, format: str, trust: bool = False) -> 
     out: the folder to create.
     format: one of `FORMATS`.
     trust: as for `Weights.model_spec`.
+    section: Markdown that the model card ends with.
+    files: further files by name.
 
   Raises:
-    InputError: `out` exists, or the format does not have the model or computes something else with it.
+    InputError: `out` exists, the format does not have the model or computes something else with it, or it has
+      no model card for the section.
   """
   weights = _without_lora(weights, trust=trust)
   with whole_folder(out) as folder:
     FORMATS[format](weights, folder, trust)
+    readme = folder / "README.md"
+    if section:
+      if not readme.exists():
+        raise InputError(f"the format {format} has no model card; expected hugging_face")
+      readme.write_text(readme.read_text(encoding="utf-8") + f"\n{section}", encoding="utf-8")
+    for name, text in (files or {}).items():
+      (folder / name).write_text(text, encoding="utf-8")
     (folder / "classes.json").write_text(json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxtl.checkpoints import checkpoint
+from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.errors import CheckpointError, ConfigError, InputError
 from jaxtl.pretrained import LAYOUTS
 from jaxtl.pretrained.catalogue import names
@@ -15,13 +17,36 @@ from jaxtl.pretrained.importing import Imported, import_weights
 _LONGEST = 200
 
 
-def import_backbone(path: Path, *, model: str | None = None, layout: str | None = None) -> Imported:
+def open_weights(path: Path, *, model: str | None = None, layout: str | None = None) -> Weights:
+  """Opens a checkpoint, or a file of another library, whose classifier is kept if its classes are known.
+
+  Args:
+    path: a checkpoint, a file, or a folder that holds one.
+    model, layout: of a file, as in `import_backbone`.
+
+  Raises:
+    InputError: there is nothing at the path, or it is neither a checkpoint nor a weight that can be imported.
+    CheckpointError: the checkpoint is damaged.
+  """
+  try:
+    checkpoint.find(path)
+  except CheckpointError as error:
+    if not path.exists():
+      raise InputError(f"no weight at {path}: expected a checkpoint, or a file of weights") from error
+    return import_backbone(path, model=model, layout=layout, head=True).weights
+  return checkpoint.load(path)
+
+
+def import_backbone(
+  path: Path, *, model: str | None = None, layout: str | None = None, head: bool = False
+) -> Imported:
   """Imports a weight file without its classifier, by the first layout that fits all other tensors.
 
   Args:
     path: a file, or a folder that holds one.
     model: name of a function of `jaxtl.models`; None takes the longest one that the path contains.
     layout: name of a layout; None tries all that have the model.
+    head: keeps the classifier if the file has one whose classes are known.
 
   Raises:
     InputError: the file does not exist, its path contains no model, or no layout fits.
@@ -33,9 +58,11 @@ def import_backbone(path: Path, *, model: str | None = None, layout: str | None 
     raise InputError(f"no layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
   candidates = [LAYOUTS[layout]] if layout else [one for one in LAYOUTS.values() if one.has(model)]
   problems = []
-  for candidate in candidates:
+  for candidate, with_head in [
+    (one, kept) for one in candidates for kept in ((True, False) if head else (False,))
+  ]:
     try:
-      return import_weights(path, model=model, layout=candidate, head=False)
+      return import_weights(path, model=model, layout=candidate, head=with_head)
     except (CheckpointError, ConfigError, InputError) as error:
       problems.append(f"{candidate.name}: {error}")
   tried = ", ".join(candidate.name for candidate in candidates) or "none"

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 __all__ = ["study_config"]  # a fixture
 COMMANDS = (
   *("run", "launch", "check", "eval", "import", "export", "report", "data check", "verify-resume", "doctor"),
-  *("ckpt inspect", "ckpt verify", "ckpt diff", "predict"),
+  *("ckpt inspect", "ckpt verify", "ckpt diff", "predict", "rank", "card"),
 )
 
 

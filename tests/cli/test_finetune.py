@@ -220,11 +220,11 @@ def test_the_code_of_a_config_means_the_config(value, indent):
 
 def test_names_are_the_shortest_ends_that_differ(tmp_path):
   paths = [tmp_path / "runs" / study / arm / "0" for study in "ab" for arm in ("sam", "plain")]
-  assert finetune._names(paths) == ["a_sam_0", "a_plain_0", "b_sam_0", "b_plain_0"]
-  assert finetune._names(paths[:2]) == ["sam_0", "plain_0"]
-  assert finetune._names([tmp_path / "0"])[0].endswith("_0")
+  assert finetune.distinct_names(paths, option="--start") == ["a_sam_0", "a_plain_0", "b_sam_0", "b_plain_0"]
+  assert finetune.distinct_names(paths[:2], option="--start") == ["sam_0", "plain_0"]
+  assert finetune.distinct_names([tmp_path / "0"], option="--start")[0].endswith("_0")
   with pytest.raises(InputError, match="the same weight twice"):
-    finetune._names([tmp_path / "a", tmp_path / "b" / ".." / "a"])
+    finetune.distinct_names([tmp_path / "a", tmp_path / "b" / ".." / "a"], option="--start")
 
 
 @pytest.mark.parametrize(

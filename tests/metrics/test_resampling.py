@@ -230,3 +230,37 @@ def test_too_few_of_anything_are_refused():
     metrics.random_orders(9, draws=0)
   with pytest.raises(ConfigError, match="expected hits"):
     metrics.image_interval(np.ones(3), np.mean)
+
+
+def test_resampled_means_have_the_mean_and_the_standard_error_of_the_terms():
+  terms = np.random.default_rng(0).random((3, 200)) < np.array([[0.2], [0.5], [0.9]])
+  found = metrics.resampled_means(terms, draws=4000, seed=1)
+  assert found.shape == (4000, 3)
+  errors = terms.std(axis=1) / np.sqrt(200)
+  # The standard error of the mean is errors / sqrt(4000), and of the deviation errors / sqrt(8000).
+  np.testing.assert_array_less(np.abs(found.mean(axis=0) - terms.mean(axis=1)), 5 * errors / np.sqrt(4000))
+  np.testing.assert_array_less(np.abs(found.std(axis=0) - errors), 5 * errors / np.sqrt(8000))
+  # All checkpoints see the same images.
+  both = metrics.resampled_means(np.stack([terms[0], ~terms[0]]), draws=10)
+  np.testing.assert_allclose(both.sum(axis=1), 1)
+  for draws, shape in ((0, (1, 3)), (5, (3,)), (5, (2, 0))):
+    with pytest.raises(ConfigError, match="expected draws >= 1 and terms"):
+      metrics.resampled_means(np.zeros(shape), draws=draws)
+
+
+def test_first_shares_split_ties_and_ignore_what_is_missing():
+  values = np.array([[3.0, 1.0, 2.0], [2.0, 2.0, 1.0], [np.nan, 1.0, 0.0], [1.0, 1.0 + 1e-15, 1.0]])
+  np.testing.assert_allclose(
+    metrics.first_shares(values), [(1 + 0.5 + 1 / 3) / 4, (0.5 + 1 + 1 / 3) / 4, 1 / 12]
+  )
+  np.testing.assert_array_equal(metrics.first_shares(np.full((2, 2), np.nan)), [0, 0])
+
+
+def test_equal_checkpoints_share_the_first_place_and_better_ones_take_it():
+  rng = np.random.default_rng(0)
+  same = np.repeat(rng.random((1, 300)) < 0.7, 4, axis=0)
+  np.testing.assert_allclose(metrics.first_shares(metrics.resampled_means(same, draws=50)), 0.25)
+  # 10 points apart with independent images: 2.7 standard errors, first in 0.3 % or fewer by the normal law.
+  better = np.stack([rng.permutation(300) < 210, rng.permutation(300) < 180])
+  shares = metrics.first_shares(metrics.resampled_means(better, draws=2000))
+  assert shares[0] > 0.97
