@@ -68,7 +68,7 @@ def l2_sp(
 
     return with_penalty
 
-  return gradients.Rule(penalised, passes=gradients.passes(rule), init_memory=init_memory)
+  return gradients.CostedRule(penalised, passes=gradients.passes(rule), init_memory=init_memory)
 
 
 class RgnState(NamedTuple):

@@ -30,7 +30,7 @@ WEIGHTS = r"(kernel|scale)$"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class CostedRule:
   """A gradient rule with its cost in passes and the memory that it carries from step to step."""
 
   rule: Callable[[LossFn], ValueAndGrad]
@@ -52,7 +52,7 @@ def passes(rule: GradientRule) -> float:
 
 def plain() -> GradientRule:
   """Returns the rule that takes the gradient itself."""
-  return Rule(lambda loss_fn: jax.value_and_grad(loss_fn, has_aux=True), passes=1.0)
+  return CostedRule(lambda loss_fn: jax.value_and_grad(loss_fn, has_aux=True), passes=1.0)
 
 
 def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule:
@@ -90,7 +90,7 @@ def accumulate(*, steps: int, inner: GradientRule | None = None) -> GradientRule
 
     return mean_over_parts
 
-  return Rule(accumulated, passes=passes(rule))
+  return CostedRule(accumulated, passes=passes(rule))
 
 
 def sam(
@@ -202,7 +202,7 @@ def gsam(
 
     return value_and_grad
 
-  return Rule(rule, passes=2.0, init_memory=lambda params: (jnp.zeros([], jnp.int32),))
+  return CostedRule(rule, passes=2.0, init_memory=lambda params: (jnp.zeros([], jnp.int32),))
 
 
 def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None = None) -> GradientRule:
@@ -250,7 +250,7 @@ def looksam(*, rho: float, every: int = 5, alpha: float = 0.7, where: str | None
   def init_memory(params: Params) -> tuple[Array, Params]:
     return jnp.zeros([], jnp.int32), tree.zeros_like(params)
 
-  return Rule(rule, passes=1 + 1 / every, init_memory=init_memory)
+  return CostedRule(rule, passes=1 + 1 / every, init_memory=init_memory)
 
 
 def init_memory(rule: GradientRule, params: Params) -> tuple[Any, ...]:
@@ -296,7 +296,7 @@ def _two_pass(
 
     return perturbed_value_and_grad
 
-  return Rule(rule, passes=2 * passes(inner))
+  return CostedRule(rule, passes=2 * passes(inner))
 
 
 def _orthogonal(a: Params, b: Params) -> Params:

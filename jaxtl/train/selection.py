@@ -74,7 +74,7 @@ def check(select: Select | None, evaluations: Iterable[str]) -> None:
     raise ConfigError(f"select.evaluation is {select.evaluation!r}; the run evaluates on {names}")
 
 
-class Selection:
+class BestWeights:
   """The best weights of a run so far, which survive an interruption.
 
   The best weights of each step from which the run can resume are kept until a later checkpoint replaces it:

@@ -49,7 +49,7 @@ from jaxtl.train.inputs import Data, check_batch_sizes
 from jaxtl.train.loop import RECENT, Observer, Periods, fit
 from jaxtl.train.prefix_cache import HiddenStateStore, PrefixCache
 from jaxtl.train.runtime import Runtime
-from jaxtl.train.selection import MOST_COPIES, SELECTED, Selection
+from jaxtl.train.selection import MOST_COPIES, SELECTED, BestWeights
 from jaxtl.train.step import init_model, init_state
 from jaxtl.types import Params, TrainState
 
@@ -240,7 +240,7 @@ class _Session:
       return state, writer.records, self._measure_selected(selection, int(state.step), writer)
 
   def _reach_end(
-    self, state: TrainState, detours: Detours, writer: MetricsWriter, selection: Selection | None
+    self, state: TrainState, detours: Detours, writer: MetricsWriter, selection: BestWeights | None
   ) -> TrainState:
     """Trains from `state` to the last step, or to where the selection ends the training."""
     experiment, runtime, start = self.experiment, self.runtime, int(state.step)
@@ -303,13 +303,13 @@ class _Session:
       if name in due:
         writer.write(step, observers[name][1](state))
 
-  def _selection(self, start: int, writer: MetricsWriter) -> Selection | None:
+  def _selection(self, start: int, writer: MetricsWriter) -> BestWeights | None:
     select = self.experiment.select
     if select is None:
       return None
-    return Selection(select, self.workdir, start, writer.records, self.about, self.runtime.progress.note)
+    return BestWeights(select, self.workdir, start, writer.records, self.about, self.runtime.progress.note)
 
-  def _seen_by(self, selection: Selection, observe: Observer) -> Observer:
+  def _seen_by(self, selection: BestWeights, observe: Observer) -> Observer:
     """Wraps the deciding evaluation, so that the selection sees the evaluated weights and values."""
 
     def observer(state: TrainState) -> Mapping[str, float]:
@@ -320,7 +320,7 @@ class _Session:
 
     return observer
 
-  def _measure_selected(self, selection: Selection, end: int, writer: MetricsWriter) -> Weights | None:
+  def _measure_selected(self, selection: BestWeights, end: int, writer: MetricsWriter) -> Weights | None:
     """Returns the selected weights; all observers have measured them, and their records are kept."""
     weights = selection.weights()
     measured = any(name.startswith(SELECTED) for one in writer.records for name in one)
@@ -347,7 +347,12 @@ class _Session:
     return collections.deque(known.get("recent_losses", ()), maxlen=RECENT)
 
   def _save(
-    self, state: TrainState, *, last: bool, recent: collections.deque[float], selection: Selection | None
+    self,
+    state: TrainState,
+    *,
+    last: bool,
+    recent: collections.deque[float],
+    selection: BestWeights | None,
   ) -> None:
     assert self.saved is not None
     also = {} if self.experiment.spike_factor is None else {"recent_losses": list(recent)}

@@ -10,7 +10,7 @@ from jaxtl.checkpoints import checkpoint
 from jaxtl.checkpoints.checkpointer import Checkpointer
 from jaxtl.errors import CheckpointError, ConfigError, StorageError
 from jaxtl.train.loop import RATES
-from jaxtl.train.selection import MOST_COPIES, Select, Selection
+from jaxtl.train.selection import MOST_COPIES, BestWeights, Select
 from jaxtl.types import TrainState
 
 pytestmark = pytest.mark.slow
@@ -127,7 +127,7 @@ def test_a_killed_run_selects_the_same_weights(tiny, runtime, tmp_path, killed, 
 
 def test_a_run_that_rolled_back_selects_weights_of_the_way_it_took(tmp_path):
   def selection(start, records=()):
-    return Selection(Select("test"), tmp_path, start, records, {"classes": []}, notes.append)
+    return BestWeights(Select("test"), tmp_path, start, records, {"classes": []}, notes.append)
 
   def weights(value, step):
     return TrainState(jnp.int32(step), {"w": jnp.full(3, value)}, {}, ())
@@ -155,7 +155,7 @@ def test_a_run_that_rolled_back_selects_weights_of_the_way_it_took(tmp_path):
 def test_an_evaluation_that_failed_is_made_up_for(tiny, runtime, tmp_path, monkeypatch, failed):
   experiment = tiny(**config())
   whole = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "whole")
-  observe = Selection.observe
+  observe = BestWeights.observe
 
   def failing(selection, state, values):
     if int(state.step) == failed:
@@ -163,7 +163,7 @@ def test_an_evaluation_that_failed_is_made_up_for(tiny, runtime, tmp_path, monke
     observe(selection, state, values)
 
   with monkeypatch.context() as patch:
-    patch.setattr(Selection, "observe", failing)
+    patch.setattr(BestWeights, "observe", failing)
     with pytest.raises(StorageError):
       train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "cut")
   resumed = train.run(experiment, seed=0, runtime=runtime(), workdir=tmp_path / "cut")
@@ -186,7 +186,7 @@ def test_weights_between_two_checkpoints_take_the_space_that_was_asked_for(tmp_p
     counts.append(len(list((tmp_path / "selected").iterdir())))
 
   monkeypatch.setattr(Checkpointer, "save", counted)
-  selection = Selection(Select("test"), tmp_path, 0, (), {"classes": []}, pytest.fail)
+  selection = BestWeights(Select("test"), tmp_path, 0, (), {"classes": []}, pytest.fail)
   for step in range(1, 41):
     state = TrainState(jnp.int32(step), {"w": jnp.full(3, float(step))}, {}, ())
     selection.observe(state, {LOSS: 1.0 / step})
