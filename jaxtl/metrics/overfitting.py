@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.metrics.resampling import Interval
+from jaxtl.metrics.resampling import Interval, resampled_means
 
 # Points that a slope needs.
 LEAST_POINTS = 5
@@ -83,8 +83,7 @@ def rise_interval(
   if last.shape != chosen.shape or last.ndim != 1 or not last.size:
     raise InputError(f"expected the losses of the same images, got {last.shape} and {chosen.shape}")
   differences = np.asarray(last, np.float64) - np.asarray(chosen, np.float64)
-  rng, count = np.random.default_rng(seed), len(differences)
-  means = np.array([differences[rng.integers(0, count, count)].mean() for _ in range(draws)])
+  means = resampled_means(differences[None], draws=draws, seed=seed)
   low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
   return Interval(float(differences.mean()), float(low), float(high))
 

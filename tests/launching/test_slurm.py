@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxtl import cli
+from tests.conftest import FAST_COMPILATION
 from tests.launching.slurm_cluster import Slurm
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,7 @@ def slurm(tmp_path, monkeypatch):
   (tmp_path / "slurm").mkdir()
   environment = {
     **os.environ,
+    "XLA_FLAGS": FAST_COMPILATION,
     "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
   }
