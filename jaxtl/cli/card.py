@@ -109,6 +109,7 @@ def _target_row(
   """
 
   def compute() -> Row:
+    runtime.progress.title = f"card | {target['target']}"
     shared: dict[str, Any] = dict(
       by=options.by, batch_size=options.batch_size, runtime=runtime, seed=options.seed
     )

@@ -167,6 +167,7 @@ def _assess(
   options: argparse.Namespace, path: Path, name: str, source: Any, names: Sequence[str], runtime: Runtime
 ) -> Row:
   _, given = opened(path, name, options)
+  runtime.progress.title = f"rank | {name}"
   return candidates.assess(
     given,
     source,
@@ -208,6 +209,7 @@ def _control_rows(
   options: argparse.Namespace, path: Path, name: str, source: Any, names: Sequence[str], runtime: Runtime
 ) -> dict[str, list[Row]]:
   _, given = opened(path, name, options)
+  runtime.progress.title = f"controls | {name}"
   found = candidates.control_rows(
     given,
     source,

@@ -20,7 +20,7 @@ from jaxtl.metrics import wilson_interval
 from jaxtl.pretrained import guessing
 from jaxtl.runner import provenance
 from jaxtl.runner import run as study
-from jaxtl.selection.budget import Budget, check_budget, divide, parse_budget, step_seconds
+from jaxtl.selection.budget import Budget, Recipe, check_budget, divide, parse_budget, tuning_seconds
 from jaxtl.selection.ranking import Place, Ranking
 from jaxtl.studies.transfer import recipe
 from jaxtl.train.runtime import Runtime
@@ -76,7 +76,21 @@ class Tuning:
 
   def train_source(self) -> Any:
     """Opens the training images, which exclude all that choose or test."""
-    return config_lib.spec(self.parts["train"], at="--data").realize(data_dir=None)
+    return self._source("train")
+
+  def recipe(self) -> Recipe:
+    """Returns what the cost of a fine-tuning depends on."""
+    num_train = len(self.train_source())
+    return Recipe(
+      rates=len(recipe.RATES),
+      batch_size=BATCH_SIZE,
+      num_train=num_train,
+      num_evaluated=sum(len(self._source(part)) for part in ("validation", "test")),
+      most=math.ceil(recipe.EPOCHS * num_train / BATCH_SIZE),
+    )
+
+  def _source(self, part: str) -> Any:
+    return config_lib.spec(self.parts[part], at="--data").realize(data_dir=None)
 
 
 def tuned(ranking: Ranking, tuning: Tuning, options: argparse.Namespace, runtime: Runtime) -> Ranking:
@@ -85,15 +99,8 @@ def tuned(ranking: Ranking, tuning: Tuning, options: argparse.Namespace, runtime
   A weight whose fine-tuning would exceed the time that is left is not started; finished ones are read back.
   """
   chosen = ranking.ranked[: tuning.first]
-  num_train = len(tuning.train_source())
-  steps = divide(
-    tuning.budget,
-    chosen,
-    spent=time.monotonic() - tuning.began,
-    rates=len(recipe.RATES),
-    batch_size=BATCH_SIZE,
-    most=math.ceil(recipe.EPOCHS * num_train / BATCH_SIZE),
-  )
+  recipe_cost = tuning.recipe()
+  steps = divide(tuning.budget, chosen, recipe_cost, spent=time.monotonic() - tuning.began)
   out = options.out / FOLDER
   config = from_first(lambda: _config(ranking, steps, tuning, options))
   if config is None:
@@ -106,7 +113,8 @@ def tuned(ranking: Ranking, tuning: Tuning, options: argparse.Namespace, runtime
     if place.name not in config["arms"]:
       notes.append(f"{place.name} was not fine-tuned: the budget has no step for it")
       continue
-    planned = _planned_seconds(config, place)
+    count = config["arms"][place.name]["transfer"]["fine_tune"]["steps"]
+    planned = tuning_seconds(place, count, recipe_cost)
     if rows and _exceeds(tuning, planned * pace):
       notes.append(f"{place.name} was not fine-tuned: what is left of the budget is too short")
       continue
@@ -155,11 +163,6 @@ def _start(place: Place, options: argparse.Namespace) -> str:
   if weights_digest(checkpoint.load(folder)) != place.row["digest"]:
     raise InputError(f"{folder} is not {path}; give another --out, or remove it")
   return str(folder.resolve())
-
-
-def _planned_seconds(config: dict[str, Any], place: Place) -> float:
-  steps = config["arms"][place.name]["transfer"]["fine_tune"]["steps"]
-  return len(recipe.RATES) * float(steps) * step_seconds(place, batch_size=BATCH_SIZE)
 
 
 def _exceeds(tuning: Tuning, seconds: float) -> bool:

@@ -130,7 +130,6 @@ def assess(
   Raises:
     DataError: the images do not fit the network, or cannot be read.
   """
-  runtime.progress.title = f"rank | {given.name}"
   found = observing.observe(
     given, source, batch_size=batch_size, runtime=runtime, bad_records=bad_records, seed=seed
   )
@@ -212,7 +211,6 @@ def control_rows(
     Rows with "control", a title, and the fields of `assess`.
   """
   fresh = observing.untrained(given, seed=seed)
-  runtime.progress.title = f"rank | {fresh.name}"
   found = observing.observe(
     fresh,
     source,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -10,9 +12,9 @@ from jaxtl.errors import ConfigError
 from jaxtl.selection.ranking import Place
 
 # A forward and backward pass in forward passes: the backward pass takes about twice the forward one, and the
-# optimiser and the reading of augmented images the rest.
+# optimiser the rest.
 PASSES = 3.5
-# Share of the time that is planned for steps; evaluations, the probe and compilation take the rest.
+# Share of the time that is planned; compilation and checkpoints take the rest.
 PLANNED = 0.8
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
@@ -65,24 +67,33 @@ def check_budget(budget: Budget, *, weights: int, rates: int) -> None:
     )
 
 
-def divide(
-  budget: Budget,
-  places: Sequence[Place],
-  *,
-  spent: float,
-  rates: int,
-  batch_size: int,
-  most: int,
-) -> dict[str, int]:
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What the cost of a fine-tuning depends on, besides the weight.
+
+  Attributes:
+    rates: trainings of each weight.
+    batch_size: images per step.
+    num_train: training images.
+    num_evaluated: images that are evaluated after each epoch.
+    most: steps of the longest useful training.
+  """
+
+  rates: int
+  batch_size: int
+  num_train: int
+  num_evaluated: int
+  most: int
+
+
+def divide(budget: Budget, places: Sequence[Place], recipe: Recipe, *, spent: float) -> dict[str, int]:
   """Divides what is left of a budget evenly among weights: equal steps, or equal time.
 
   Args:
     budget: the whole budget.
     places: the weights to fine-tune.
+    recipe: of the fine-tuning.
     spent: seconds since the command began.
-    rates: trainings of each weight.
-    batch_size: images per step.
-    most: steps of the longest useful training.
 
   Returns:
     weight -> steps of each of its trainings; weights without a single step are left out.
@@ -90,15 +101,30 @@ def divide(
   found = {}
   for place in places:
     if budget.steps is not None:
-      steps = budget.steps // (len(places) * rates)
+      steps = min(budget.steps // (len(places) * recipe.rates), recipe.most)
     else:
-      left = PLANNED * (float(budget.seconds or 0.0) - spent) / (len(places) * rates)
-      steps = int(left / step_seconds(place, batch_size=batch_size))
+      share = PLANNED * (float(budget.seconds or 0.0) - spent) / len(places)
+      steps = bisect.bisect_right(
+        range(1, recipe.most + 1), share, key=lambda steps: tuning_seconds(place, steps, recipe)
+      )
     if steps >= 1:
-      found[place.name] = min(steps, most)
+      found[place.name] = steps
   return found
 
 
-def step_seconds(place: Place, *, batch_size: int) -> float:
-  """Estimates the seconds of one training step from the measured forward pass."""
-  return PASSES * batch_size * float(place.row["milliseconds_per_image"]) / 1000
+def tuning_seconds(place: Place, steps: int, recipe: Recipe) -> float:
+  """Estimates the seconds of all trainings of a weight from its measured pass over the images.
+
+  An image costs its share of that pass, which includes reading it, and a training step further forward passes
+  for the backward pass. The probe sees every image once, and each epoch ends with an evaluation.
+
+  Args:
+    place: the weight.
+    steps: of each training.
+    recipe: of the fine-tuning.
+  """
+  image = float(place.row["seconds"]) / int(place.row["num_images"])
+  step = recipe.batch_size * (image + (PASSES - 1) * float(place.row["milliseconds_per_image"]) / 1000)
+  evaluations = math.ceil(steps * recipe.batch_size / recipe.num_train)
+  trainings = recipe.rates * (steps * step + evaluations * recipe.num_evaluated * image)
+  return trainings + (recipe.num_train + recipe.num_evaluated) * image

@@ -23,7 +23,7 @@ def _in_a_folder(tmp_path, monkeypatch):
 
 
 def test_every_study_has_a_template():
-  assert STUDIES == ["flatness", "layers", "patching", "pretrain", "transfer"]
+  assert STUDIES == ["flatness", "layers", "patching", "pretrain", "selection", "transfer"]
 
 
 @pytest.mark.parametrize("name", STUDIES)

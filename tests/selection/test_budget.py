@@ -30,12 +30,18 @@ def test_other_texts_are_refused_in_one_line(text):
 
 
 def places():
+  # A pass of 200 images in 1 s: 5 ms per image. The forward pass of one takes 1 ms and 4 ms.
   rows = [row("fast", hits=150, milliseconds=1.0), row("slow", hits=100, milliseconds=4.0)]
   return rank_weights(rows, by="ridge", target=TARGET).places
 
 
-def divided(given, *, spent=0.0, most=10**6):
-  return budget.divide(given, places(), spent=spent, rates=3, batch_size=10, most=most)
+def recipe(**changes):
+  values = dict(rates=3, batch_size=10, num_train=100, num_evaluated=50, most=10**6) | changes
+  return budget.Recipe(**values)
+
+
+def divided(given, *, spent=0.0, **changes):
+  return budget.divide(given, places(), recipe(**changes), spent=spent)
 
 
 def test_steps_are_divided_evenly_over_weights_and_rates():
@@ -48,11 +54,20 @@ def test_steps_are_divided_evenly_over_weights_and_rates():
     budget.check_budget(Budget(steps=5), weights=2, rates=3)
 
 
+def test_a_fine_tuning_costs_its_steps_its_evaluations_and_the_probe():
+  fast, slow = places()
+  # A step has 10 images of 5 ms and 2.5 further forward passes: 75 ms and 150 ms. An evaluation has 50 images
+  # of 5 ms, and the probe 150.
+  assert budget.tuning_seconds(fast, 10, recipe()) == pytest.approx(3 * (10 * 0.075 + 0.25) + 0.75)
+  assert budget.tuning_seconds(slow, 11, recipe()) == pytest.approx(3 * (11 * 0.150 + 2 * 0.25) + 0.75)
+
+
 def test_time_is_what_the_scores_have_left_of_it():
-  # A step of 10 images takes 3.5 forward passes: 35 and 140 ms. 80 % of 105.1 s over 6 trainings are 14 s.
-  assert divided(Budget(seconds=105.1)) == {"fast": 400, "slow": 100}
-  assert divided(Budget(seconds=205.1), spent=100.0) == {"fast": 400, "slow": 100}
-  assert divided(Budget(seconds=105.1), most=150) == {"fast": 150, "slow": 100}
-  # A weight that gets no step is left out.
-  assert divided(Budget(seconds=0.6)) == {"fast": 2}
+  # 80 % of 10 s are 4 s for each: `fast` takes 3.75 s for 10 steps and 4.725 s for 11, with one evaluation
+  # more; `slow` takes 3.75 s for 5 steps and 4.2 s for 6.
+  assert divided(Budget(seconds=10.0)) == {"fast": 10, "slow": 5}
+  assert divided(Budget(seconds=110.0), spent=100.0) == {"fast": 10, "slow": 5}
+  assert divided(Budget(seconds=10.0), most=7) == {"fast": 7, "slow": 5}
+  # A weight that gets no step is left out: 1.725 s and 1.95 s for one step.
+  assert divided(Budget(seconds=4.5)) == {"fast": 1}
   assert divided(Budget(seconds=5.0), spent=9.0) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ class Grounds:
   Attributes:
     arms, targets: names of M checkpoints and T targets.
     clusters: [M] cluster of each checkpoint.
+    architectures: [M] architecture of each checkpoint.
     accuracies: [T, M] measured accuracy in percent, mean over seeds.
     predictors: name -> [T, M] predictions: scores, and the baselines in `BASELINES`.
     left_out: predictors that are not comparable between these checkpoints, with the reason.
@@ -41,6 +43,7 @@ class Grounds:
   arms: tuple[str, ...]
   targets: tuple[str, ...]
   clusters: np.ndarray
+  architectures: np.ndarray
   accuracies: np.ndarray
   predictors: Mapping[str, np.ndarray]
   left_out: Mapping[str, str]
@@ -63,6 +66,7 @@ class Judgement:
     close: number of targets on which that checkpoint is within a point of the best.
     judged: number of targets that count.
     partial: Spearman correlation given the source accuracy.
+    within: weighted tau within each architecture of at least four checkpoints.
     gain: tau minus that of the source accuracy in the same resamples.
   """
 
@@ -75,6 +79,7 @@ class Judgement:
   close: int
   judged: int
   partial: float | None
+  within: float | None
   gain: Interval | None
 
 
@@ -112,7 +117,8 @@ def grounds(rows: Rows, protocol: str) -> Grounds | None:
   if len(targets) > 1:
     predictors[OTHERS] = metrics.mean_of_others(accuracies)
   clusters = np.array([str(weights[arm]["cluster"]) for arm in arms])
-  return Grounds(arms, targets, clusters, accuracies, predictors, left_out)
+  architectures = np.array([str(weights[arm]["architecture"]) for arm in arms])
+  return Grounds(arms, targets, clusters, architectures, accuracies, predictors, left_out)
 
 
 def _mean_table(rows: Rows, key: str, arms: Sequence[str], targets: Sequence[str]) -> np.ndarray:
@@ -151,6 +157,7 @@ def judge(given: Grounds, predictor: str, *, draws: int = 1000, seed: int = 0) -
     close=sum(loss <= CLOSE for loss in losses),
     judged=len(pairs),
     partial=_partial(values, accuracies, baseline) if compares and baseline is not None else None,
+    within=_within(given, values),
     gain=_gain(given, values, baseline, draws, seed) if compares and baseline is not None else None,
   )
 
@@ -203,6 +210,16 @@ def _partial(values: np.ndarray, accuracies: np.ndarray, baseline: np.ndarray) -
     there = ~(np.isnan(s) | np.isnan(a) | np.isnan(known))
     if there.sum() >= 4:
       found.append(metrics.partial_spearman(s[there], a[there], known[there]))
+  return _mean(found)
+
+
+def _within(given: Grounds, values: np.ndarray) -> float | None:
+  """Returns the mean weighted tau within architectures; None if none has four checkpoints."""
+  found = []
+  for s, a in zip(values, given.accuracies, strict=True):
+    known = ~(np.isnan(s) | np.isnan(a))
+    with contextlib.suppress(RankingError):
+      found.append(metrics.within_groups(s[known], a[known], given.architectures[known]))
   return _mean(found)
 
 

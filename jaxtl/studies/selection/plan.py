@@ -9,14 +9,14 @@ from pathlib import Path
 from jaxtl.errors import InputError
 from jaxtl.measure.passes import FORWARD
 from jaxtl.runner.plan import Plan, existing_start
-from jaxtl.studies.selection.settings import Selection
+from jaxtl.studies.selection.settings import SelectionStudy
 from jaxtl.studies.transfer.fine_tuning import filled_protocols
 from jaxtl.studies.transfer.plan import plan_protocols
 from jaxtl.studies.transfer.settings import Target
 from jaxtl.train.runtime import Runtime
 
 
-def plan(study: Selection, runtime: Runtime) -> Plan:
+def plan(study: SelectionStudy, runtime: Runtime) -> Plan:
   """Plans the scores of one checkpoint, and its transfer."""
   start = existing_start(study.start)
   protocols = study.transfer if start is None else filled_protocols(study.transfer, start, runtime)
@@ -38,14 +38,14 @@ def plan(study: Selection, runtime: Runtime) -> Plan:
   )
 
 
-def _passes(study: Selection, target: Target, runtime: Runtime) -> float:
+def _passes(study: SelectionStudy, target: Target, runtime: Runtime) -> float:
   """Returns the image passes of the scores on one target: one forward pass, and one of an untrained "
   "network."""
   images = min(len(runtime.open(target.train)), study.max_examples)
   return FORWARD * images * (2 if study.controls else 1)
 
 
-def _check_runs(study: Selection) -> None:
+def _check_runs(study: SelectionStudy) -> None:
   """Refuses a folder without a run."""
   for run in study.measured_from:
     if not (Path(run) / "config.json").is_file():

@@ -11,7 +11,7 @@ from jaxtl.studies.transfer.settings import Protocols
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class SelectionStudy:
   """The study: one checkpoint per arm, its scores on every target, and how well it transfers there.
 
   Attributes:

@@ -15,7 +15,7 @@ from jaxtl.host.remember import remember
 from jaxtl.measure import candidates, observe, source_record, transfer_scores
 from jaxtl.studies.selection.measured import finished_rows
 from jaxtl.studies.selection.plan import plan
-from jaxtl.studies.selection.settings import Selection
+from jaxtl.studies.selection.settings import SelectionStudy
 from jaxtl.studies.transfer.fine_tuning import filled_protocols
 from jaxtl.studies.transfer.settings import Target
 from jaxtl.studies.transfer.study import measure
@@ -26,7 +26,7 @@ from jaxtl.types import Row
 __all__ = ["plan", "rows"]
 
 
-def rows(study: Selection, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
+def rows(study: SelectionStudy, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
   """Yields a row of the kind "weight", rows of the kinds "score" and "control" per target, and "transfer" "
   "rows."""
   start = checkpoint.load(study.start)
@@ -47,7 +47,7 @@ def rows(study: Selection, *, seed: int, workdir: Path, runtime: Runtime) -> Ite
     yield from finished_rows(Path(run), study.start, tuple(protocols.targets))
 
 
-def _weight_row(study: Selection, start: Weights, arm: str) -> Row:
+def _weight_row(study: SelectionStudy, start: Weights, arm: str) -> Row:
   stated = {} if study.source_accuracy is None else {arm: study.source_accuracy}
   found = candidates.describe(start, observe.feature_network(start, {}, name=arm), None, stated=stated)
   # A row's own `digest` is that of its file.
@@ -58,7 +58,7 @@ def _weight_row(study: Selection, start: Weights, arm: str) -> Row:
 
 
 def _scores(
-  study: Selection, start: Weights, name: str, target: Target, seed: int, runtime: Runtime
+  study: SelectionStudy, start: Weights, name: str, target: Target, seed: int, runtime: Runtime
 ) -> dict[str, list[Row]]:
   """Computes the scores of one target and their controls, in rows."""
   names = transfer_scores.check_scores(study.scores, by=study.by)

@@ -58,7 +58,7 @@ def predictors_grid(given: Grounds, found: Sequence[Judgement], protocol: str, *
   """Makes the table of how well each score and each baseline orders the checkpoints."""
   header = [
     *("predictor", "weighted tau", "95 %", "above source accuracy", "95 %", "Pearson", "Spearman"),
-    *("given source accuracy", "regret", "within a point"),
+    *("given source accuracy", "within architecture", "regret", "within a point"),
   ]
   rows = [
     [
@@ -70,6 +70,7 @@ def predictors_grid(given: Grounds, found: Sequence[Judgement], protocol: str, *
       _number(one.pearson),
       _number(one.spearman),
       _number(one.partial),
+      _number(one.within),
       f"{one.regret:.2f}",
       f"{one.close} of {one.judged}",
     ]
@@ -80,6 +81,7 @@ def predictors_grid(given: Grounds, found: Sequence[Judgement], protocol: str, *
     f"Means over {len(given.targets)} targets; {len(given.arms)} checkpoints in {given.num_clusters} "
     f"clusters. Intervals resample targets and clusters together ({draws} times), and need three clusters. "
     "Given source accuracy: Spearman correlation of what is left of both ranks, from four checkpoints on. "
+    "Within architecture: weighted tau, mean over architectures of four checkpoints or more. "
     f"Regret: points that are lost by taking the checkpoint with the highest value.{left_out}"
   )
   return Grid(f"Predictors of {protocol_title(protocol).lower()}", header, rows, note)

@@ -9,7 +9,15 @@ from jaxtl.studies.selection.judging import grounds, judge, judgements
 
 
 def rows(
-  accuracies, scores, *, source=None, parameters=None, clusters=None, heads=None, protocol="linear_probe"
+  accuracies,
+  scores,
+  *,
+  source=None,
+  parameters=None,
+  clusters=None,
+  heads=None,
+  architectures=None,
+  protocol="linear_probe",
 ):
   """Rows of M checkpoints on T targets: [T, M] accuracies as shares, and name -> [T, M] scores."""
   found = []
@@ -23,6 +31,7 @@ def rows(
       source_accuracy=None if source is None else source[m],
       parameters=1 if parameters is None else parameters[m],
       head_classes=10 if heads is None else heads[m],
+      architecture="resnet8" if architectures is None else architectures[m],
     )
     found.append(about)
     for t in range(num_targets):
@@ -161,3 +170,16 @@ def test_chance_is_that_of_random_orders(random):
   # The spec of the nulls: 0.68 for 6 checkpoints, 0.81 for 4.
   assert judging.chance(random[-1]) == pytest.approx(0.68, abs=0.05)
   assert judging.chance(grounds(rows([[0.1, 0.2]], {}), "linear_probe")) is None
+
+
+def test_within_an_architecture_size_does_not_help():
+  # Two architectures of four checkpoints; the larger one is better, and within each the score is reversed.
+  accuracies = np.array([[0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9]])
+  scores = np.array([[4, 3, 2, 1, 14, 13, 12, 11.0]])
+  found = rows(accuracies, dict(ridge=scores), architectures=["small"] * 4 + ["large"] * 4)
+  given = grounds(found, "linear_probe")
+  ridge = judge(given, "ridge", draws=20)
+  assert ridge.within == pytest.approx(-1)
+  assert ridge.tau.estimate > 0
+  other = grounds(rows(accuracies, dict(ridge=scores), architectures=list("abcdefgh")), "linear_probe")
+  assert judge(other, "ridge", draws=20).within is None

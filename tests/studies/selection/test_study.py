@@ -14,7 +14,7 @@ from jaxtl.report import results as results_lib
 from jaxtl.report import write
 from jaxtl.runner import run as study
 from jaxtl.studies.selection import report, tables
-from jaxtl.studies.selection.settings import Selection
+from jaxtl.studies.selection.settings import SelectionStudy
 from tests.inference.saved import NORMALIZE, save
 from tests.small_study import make_study_config, trained_once
 from tests.small_training import quiet_runtime
@@ -168,7 +168,7 @@ def test_controls_that_reach_a_checkpoint_are_counted(finished):
 def test_settings_out_of_range_are_one_line(changes, message):
   base = config_of({}, **changes)["base"] | dict(start="runs/x")
   with pytest.raises(ConfigError, match=message):
-    config_lib.parse(base, Selection)
+    config_lib.parse(base, SelectionStudy)
 
 
 def test_a_stated_accuracy_and_a_cluster_reach_the_rows(starts, tmp_path):
