@@ -154,8 +154,7 @@ def test_seeds_of_one_recipe_are_one_cluster():
 
 
 def test_intervals_of_a_random_score_have_no_gain_in_most_studies():
-  """A score and a source accuracy without relation to the accuracies: 95 % intervals leave 0 in few of 40 "
-  "studies."""
+  """A score and a source accuracy without relation to the accuracies: 95 % intervals leave 0 in few of 20."""
   wrong = 0
   for seed in range(20):
     rng = np.random.default_rng(seed)
