@@ -115,14 +115,15 @@ def tuned(ranking: Ranking, tuning: Tuning, options: argparse.Namespace, runtime
       continue
     count = config["arms"][place.name]["transfer"]["fine_tune"]["steps"]
     planned = tuning_seconds(place, count, recipe_cost)
-    if rows and _exceeds(tuning, planned * pace):
+    finished = (out / place.name / "0" / "rows.jsonl").exists()
+    if rows and not finished and _exceeds(tuning, planned * pace):
       notes.append(f"{place.name} was not fine-tuned: what is left of the budget is too short")
       continue
     before = time.monotonic()
     found = study.run_study(
       config, workdir=out, runtime=runtime, arms=[place.name], command=options.command_line
     )
-    pace = max(pace, (time.monotonic() - before) / planned)
+    pace = pace if finished else max(pace, (time.monotonic() - before) / planned)
     rows += [_row(place, row) for row in found if row.get("kind") == "transfer"]
   said = [_sentence(ranking, rows), *(f"{note}." for note in notes)]
   return dataclasses.replace(ranking, tuned=tuple(rows), notes=(*ranking.notes, *said))
@@ -131,8 +132,7 @@ def tuned(ranking: Ranking, tuning: Tuning, options: argparse.Namespace, runtime
 def _config(
   ranking: Ranking, steps: dict[str, int], tuning: Tuning, options: argparse.Namespace
 ) -> dict[str, Any] | None:
-  """Returns the config of the transfer study, that of an earlier session if there is one; None without "
-  "steps."""
+  """Returns the config of the transfer study, or that of an earlier session; None if there are no steps."""
   before = options.out / FOLDER / "config.json"
   if before.is_file():  # the same request: another session began, with as much time as it had left
     return dict(config_lib.plain(provenance.read_json(before)))

@@ -166,8 +166,7 @@ def _features(given: FeatureNetwork) -> Mapping[str, Any]:
 
 @compiled.kept
 def _forward(model: Model) -> Forward:
-  """Jits (params, batch_stats, image) -> float32 pooled features [B, D], and logits [B, Z] if there is a "
-  "head."""
+  """Jits (params, batch_stats, image) -> float32 pooled [B, D], and logits [B, Z] if there is a head."""
 
   def forward(params: Params, batch_stats: Params, image: Array) -> dict[str, Array]:
     found, _ = model.apply(params, batch_stats, image)

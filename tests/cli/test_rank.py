@@ -1,5 +1,4 @@
-"""`jaxtl rank` as a user types it: what it prints and writes, every option, and one line for what is "
-"wrong."""
+"""`jaxtl rank` as a user types it: its files, every option, and one line for what is wrong."""
 
 import json
 
@@ -11,6 +10,7 @@ from PIL import Image
 from jaxtl import cli
 from jaxtl.checkpoints import checkpoint
 from jaxtl.cli import rank as rank_command
+from jaxtl.cli import rank_tuning
 from jaxtl.measure import transfer_scores
 from jaxtl.pretrained import exporting
 from tests.inference.saved import NORMALIZE, save
@@ -259,3 +259,18 @@ def test_a_budget_that_the_scores_used_up_says_so(made, tmp_path, capsys):
   assert not found["fine_tuned"]
   assert "Nothing was fine-tuned: the scores took the whole budget." in found["notes"]
   assert "Nothing was fine-tuned" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_weight_that_no_longer_fits_is_not_started_and_a_finished_one_is_read(made, tmp_path, monkeypatch):
+  options = ("--finetune-budget", "6steps", "--first", "2")
+  monkeypatch.setattr(rank_tuning, "_exceeds", lambda *_: True)
+  short = ranked(made, tmp_path, *options)
+  first, second = (row["weight"] for row in short["rows"])
+  assert {row["weight"] for row in short["fine_tuned"]} == {first}
+  assert f"{second} was not fine-tuned: what is left of the budget is too short." in short["notes"]
+  monkeypatch.undo()
+  whole = ranked(made, tmp_path, *options)
+  assert {row["weight"] for row in whole["fine_tuned"]} == {first, second}
+  monkeypatch.setattr(rank_tuning, "_exceeds", lambda *_: True)
+  assert ranked(made, tmp_path, *options)["fine_tuned"] == whole["fine_tuned"]

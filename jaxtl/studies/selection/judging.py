@@ -236,7 +236,6 @@ def judgements(given: Grounds, *, draws: int = 1000) -> list[Judgement]:
 
 
 def chance(given: Grounds) -> float | None:
-  """Returns the weighted tau that a random order of as many checkpoints exceeds in 5 % of cases, on one "
-  "target."""
+  """Returns the weighted tau that 5 % of the random orders of as many checkpoints exceed on one target."""
   num = len(given.arms)
   return float(np.quantile(metrics.random_orders(num, draws=2000), 0.95)) if num >= 3 else None

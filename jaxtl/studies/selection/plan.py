@@ -39,8 +39,7 @@ def plan(study: SelectionStudy, runtime: Runtime) -> Plan:
 
 
 def _passes(study: SelectionStudy, target: Target, runtime: Runtime) -> float:
-  """Returns the image passes of the scores on one target: one forward pass, and one of an untrained "
-  "network."""
+  """Returns the image passes of the scores on one target: with controls, two forward passes."""
   images = min(len(runtime.open(target.train)), study.max_examples)
   return FORWARD * images * (2 if study.controls else 1)
 

@@ -29,6 +29,8 @@ from jaxtl.studies.transfer.results import protocol_title, protocols
 
 # Resamples of each interval.
 DRAWS = 300
+# Predictors whose taus differ by less tie.
+EQUAL = 1e-9
 
 
 def section(results: Results) -> Section:
@@ -80,11 +82,7 @@ def _findings(given: Grounds, found: Sequence[Judgement], protocol: str, by: str
     )
   if not found:
     return said
-  best = found[0]
-  said.append(
-    f"{capital(how)}: {tables.title_of(best.predictor)} orders {len(given.arms)} checkpoints best, with a "
-    f"weighted tau of {best.tau.estimate:.3f} in the mean over targets{_against(found)}."
-  )
+  said.append(f"{capital(how)}: {_best(given, found)}{_against(found)}.")
   deciding = next((one for one in found if one.predictor == by), None)
   if deciding is not None:
     said.append(
@@ -100,11 +98,22 @@ def _findings(given: Grounds, found: Sequence[Judgement], protocol: str, by: str
   return said
 
 
+def _best(given: Grounds, found: Sequence[Judgement]) -> str:
+  """Names the predictor that orders best; those that tie with it are counted."""
+  best = found[0]
+  ties = sum(one.tau.estimate >= best.tau.estimate - EQUAL for one in found) - 1
+  others = f" and {ties} other{'s' * (ties > 1)} order" if ties else " orders"
+  return (
+    f"{tables.title_of(best.predictor)}{others} {len(given.arms)} checkpoints best, with a weighted tau of "
+    f"{best.tau.estimate:.3f} in the mean over targets"
+  )
+
+
 def _against(found: Sequence[Judgement]) -> str:
   """Compares the best score with the accuracy on the source data."""
   known = next((one for one in found if one.predictor == SOURCE_ACCURACY), None)
   if known is None:
-    return "; the accuracy on the source data is not known for two of them"
+    return "; the accuracy on the source data is known for fewer than two of them"
   scores = [one for one in found if one.predictor not in BASELINES]
   if not scores:
     return ""

@@ -27,8 +27,7 @@ __all__ = ["plan", "rows"]
 
 
 def rows(study: SelectionStudy, *, seed: int, workdir: Path, runtime: Runtime) -> Iterator[Row]:
-  """Yields a row of the kind "weight", rows of the kinds "score" and "control" per target, and "transfer" "
-  "rows."""
+  """Yields rows of the kinds weight (one), score and control (for each target), and transfer."""
   start = checkpoint.load(study.start)
   protocols = filled_protocols(study.transfer, start, runtime)
   arm = workdir.parts[-2]

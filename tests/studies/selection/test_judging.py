@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxtl.studies.selection import judging
+from jaxtl.studies.selection import judging, report
 from jaxtl.studies.selection.judging import grounds, judge, judgements
 
 
@@ -154,8 +154,7 @@ def test_seeds_of_one_recipe_are_one_cluster():
 
 
 def test_intervals_of_a_random_score_have_no_gain_in_most_studies():
-  """A score and a source accuracy without relation to the accuracies: 95 % intervals leave 0 in few of 40 "
-  "studies."""
+  """A score and a source accuracy without relation to the accuracies: 95 % intervals leave 0 in few of 20."""
   wrong = 0
   for seed in range(20):
     rng = np.random.default_rng(seed)
@@ -183,3 +182,14 @@ def test_within_an_architecture_size_does_not_help():
   assert ridge.tau.estimate > 0
   other = grounds(rows(accuracies, dict(ridge=scores), architectures=list("abcdefgh")), "linear_probe")
   assert judge(other, "ridge", draws=20).within is None
+
+
+def test_predictors_that_tie_for_the_first_place_are_counted():
+  accuracies = np.array([[0.1, 0.2, 0.3]])
+  given = grounds(
+    rows(accuracies, dict(ridge=accuracies, logme=2 * accuracies, lfc=-accuracies)), "linear_probe"
+  )
+  said = report._best(given, judgements(given, draws=5))
+  assert said.startswith("ridge and 1 other order 3 checkpoints best, with a weighted tau of 1.000")
+  given = grounds(rows(accuracies, dict(lfc=-accuracies, ridge=accuracies)), "linear_probe")
+  assert report._best(given, judgements(given, draws=5)).startswith("ridge orders 3 checkpoints best")
