@@ -50,7 +50,7 @@ def fine_tuning(fine_tune: FineTune, target: Target, model: Spec, num_examples: 
     model = dataclasses.replace(adapter, keywords={**adapter.keywords, "model": model})
   return Experiment(
     model=model,
-    task=frozen(fine_tune.task),
+    task=fine_tune.task if fine_tune.from_scratch else frozen(fine_tune.task),
     data=target.train,
     optimizer=fine_tune.optimizer,
     gradient=fine_tune.gradient,

@@ -74,6 +74,8 @@ class FineTune:
       validation images; empty uses the optimiser's own.
     select: chooses the evaluation on the validation images whose weights are used, and may end the
       fine-tuning early; None uses the last weights. See `jaxtl.train.Select`.
+    from_scratch: trains fresh weights of the checkpoint's model, as the control; its normalisation then uses
+      the statistics of the batch.
     adapter: makes the model that is trained from the checkpoint's: `.models.lora`. None trains that itself.
     cache: caches the hidden states below the trained blocks, if the gradient rule leaves blocks fixed
       (`.optim.only`) and nothing is augmented.
@@ -98,6 +100,7 @@ class FineTune:
   cache: PrefixCache = dataclasses.field(default_factory=PrefixCache)
   interpolate: tuple[float, ...] = ()
   curve: Curve | None = None
+  from_scratch: bool = False
 
   def __post_init__(self) -> None:
     every, period = self.evaluate_every_epochs, self.checkpoint_every
@@ -119,6 +122,16 @@ class FineTune:
       raise ConfigError(
         "fine_tune.interpolate mixes the weights with those of the checkpoint, which lack what the adapter "
         "adds; leave out one of the two"
+      )
+    if self.from_scratch and (self.interpolate or self.adapter is not None or self.head != "fresh"):
+      raise ConfigError(
+        "fine_tune.from_scratch trains fresh weights, and head='probe', adapter and interpolate use the "
+        "checkpoint's; leave out one of the two"
+      )
+    if self.from_scratch and self.task.keywords.get("frozen_stats"):
+      raise ConfigError(
+        "fine_tune.from_scratch needs normalisation statistics that move, and the task has "
+        "frozen_stats=True; write frozen_stats=False, or leave it out"
       )
     if self.curve is not None and every is None:
       raise ConfigError("fine_tune.curve has a row for each evaluation; give evaluate_every_epochs, as 1.0")

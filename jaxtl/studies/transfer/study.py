@@ -263,12 +263,13 @@ def _trained(here: OnTarget, fine_tune: FineTune, workdir: Path | None, **option
   target, runtime = here.target, here.runtime
   size, num_train = runtime.image_shape(target.train)[0], len(runtime.open(target.train))
   fresh = fine_tune.head == "fresh"
+  start = here.start if fresh else here.start_at_probe()
   return run(
     fine_tuning(fine_tune, target, at_size(here.model, size), num_train),
     seed=here.seed,
     runtime=runtime,
     workdir=workdir,
-    start=here.start if fresh else here.start_at_probe(),
+    start=None if fine_tune.from_scratch else start,
     fresh_head=fresh,
     cache=fine_tune.cache,
     restart_if_damaged=True,

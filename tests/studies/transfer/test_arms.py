@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtl import models, tree
+from jaxtl import models, train, tree
 from jaxtl.checkpoints import checkpoint
 from jaxtl.config import parse, spec
 from jaxtl.errors import ConfigError
 from jaxtl.runner import preflight
+from jaxtl.studies.transfer.fine_tuning import fine_tuning as fine_tuning_of
 from jaxtl.studies.transfer.plan import plan_protocols
 from jaxtl.studies.transfer.settings import Curve, FineTune
 from jaxtl.train.experiment import make_model
@@ -211,9 +212,33 @@ def test_without_validation_images_the_middle_is_reported(study_config, start, r
   assert between["alpha"] == 0.6
 
 
+def test_the_control_trains_fresh_weights_with_moving_statistics(study_config, start, runtime, tmp_path):
+  task = spec(tiny_config()["task"])
+  protocols = fine_tuning(study_config, from_scratch=True, task=task)
+  (row,) = measure(protocols, start, tmp_path, runtime())
+  weights, target = tuned(tmp_path), protocols.targets["two"]
+  num_train = len(runtime().open(target.train))
+  experiment = fine_tuning_of(protocols.fine_tune, target, start.model_spec(trust=True), num_train)
+  alone = train.run(experiment, seed=0, runtime=runtime()).weights
+  jax.tree.map(np.testing.assert_array_equal, weights.params, alone.params)
+  assert any(
+    np.any(x != y)
+    for x, y in zip(jax.tree.leaves(weights.batch_stats), jax.tree.leaves(start.batch_stats), strict=True)
+  )
+  moved = tree.select(weights.batch_stats, "mean$")
+  assert all(np.any(x) for x in moved.values())
+  assert row["steps"] == 12
+
+
 @pytest.mark.parametrize(
   ("changes", "sentence"),
   [
+    (dict(from_scratch=True, head="probe"), "fine_tune.from_scratch trains fresh weights"),
+    (
+      dict(from_scratch=True, task=spec(dict(tiny_config()["task"], frozen_stats=True))),
+      "fine_tune.from_scratch needs normalisation statistics that move",
+    ),
+    (dict(from_scratch=True, interpolate=(0.5,)), "fine_tune.from_scratch trains fresh weights"),
     (dict(interpolate=(1.5,)), "different shares from 0 to 1"),
     (dict(interpolate=(0.5, 0.5)), "different shares from 0 to 1"),
     (
@@ -227,7 +252,7 @@ def test_settings_that_do_not_go_together_are_refused(changes, sentence):
   config = tiny_config()
   given = dict(task=spec(config["task"]), optimizer=spec(config["optimizer"]), epochs=1.0)
   with pytest.raises(ConfigError, match=sentence):
-    FineTune(**given, **changes)
+    FineTune(**given | changes)
 
 
 def test_a_curve_needs_an_example():
