@@ -75,6 +75,7 @@ def _prepare(options: argparse.Namespace, name: str, out: Path) -> list[str]:
     augment=options.augment,
     seeds=options.num_seeds,
     batch_size=options.batch_size,
+    max_bad_records=options.max_bad_records,
   )
   starts = _starts(options.start, out, model=options.model, layout=options.layout)
   transforms = _transforms(starts, options) if options.image_size or options.augment != "standard" else {}

@@ -314,6 +314,13 @@ def add_finetune(commands: Any) -> None:
     "--batch-size", type=count, default=32, metavar="N", help="images per batch (integer; default: 32)"
   )
   finetune.add_argument(
+    "--max-bad-records",
+    type=number,
+    default=0,
+    metavar="N",
+    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
+  )
+  finetune.add_argument(
     "--as",
     dest="model",
     metavar="MODEL",

@@ -58,9 +58,10 @@ class BadRecords:
     self.write_list()
     if len(self.found) > self.budget:
       first = "; ".join(list(self.found.values())[:3])
+      images = "image" if len(self.found) == 1 else "images"
       raise DataError(
-        f"{len(self.found)} unreadable images, {self.budget} allowed: {first}; "
-        "repair or remove them, or allow more with max_bad_records"
+        f"{len(self.found)} unreadable {images}, {self.budget} allowed: {first}; repair or remove them, or "
+        "allow more with max_bad_records (--max-bad-records N)"
       )
 
   def write_list(self) -> None:

@@ -71,7 +71,7 @@ def import_backbone(
   why = "".join(f" (by {text[:_LONGEST]}{'...' * (len(text) > _LONGEST)})" for text in nearest)
   raise InputError(
     f"{path} does not fit {model} in any layout that has it: {tried}{why}; give --as MODEL, or import it "
-    "with jaxtl import, which takes keywords like width=0.5, and give the result"
+    "with jaxtl import, which takes keywords of the model like width_factor=0.5, and give the result"
   )
 
 

@@ -135,7 +135,8 @@ def study_class(path: str) -> type:
     hint = None
   if not dataclasses.is_dataclass(hint):
     raise ConfigError(
-      f"config.study names {path!r}, which is not a study; expected one like 'mylab.study.rows'"
+      f"config.study names {path!r}, which is not a study; expected rows(study: Settings, *, seed, workdir, "
+      "runtime), whose first parameter is annotated with a dataclass"
     )
   return typing.cast(type, hint)
 

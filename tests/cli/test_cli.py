@@ -611,7 +611,7 @@ def test_how_a_run_ended_is_its_exit_code_and_on_record(config_file, tmp_path, o
 def test_unreadable_images_are_listed_and_beyond_the_budget_end_the_run(config_file, tmp_path, capsys):
   corrupt = "base.data.source.make=tests.train.test_experiment.corrupt"
   assert run_one_arm(config_file, tmp_path / "run", corrupt) == 3
-  assert "1 unreadable images, 0 allowed: corrupt: example 5" in capsys.readouterr().err
+  assert "1 unreadable image, 0 allowed: corrupt: example 5" in capsys.readouterr().err
   assert not (tmp_path / "run").exists()
   assert run_one_arm(config_file, tmp_path / "run", corrupt, "base.data.max_bad_records=1") == 0
   (line,) = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()

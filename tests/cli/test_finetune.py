@@ -310,6 +310,8 @@ def test_a_folder_and_two_weights_one_of_another_library(tmp_path, checkpointed,
     (["--rates", "0.5"], ("fine_tune", "peak_rates"), [0.5]),
     (["--batch-size", "8"], ("targets", "photos", "train", "batch_size"), 8),
     (["--val", "0.4"], ("targets", "photos", "train", "source", "stop"), 0.48),
+    (["--max-bad-records", "3"], ("targets", "photos", "train", "max_bad_records"), 3),
+    (["--max-bad-records", "3"], ("targets", "photos", "test", "max_bad_records"), 3),
     (["--probe-only"], ("fine_tune",), None),
   ],
 )

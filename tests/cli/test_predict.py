@@ -163,7 +163,7 @@ def test_damaged_images_are_skipped_within_the_budget(weights, photos, tmp_path,
   (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:90])
   (photos / "empty.jpg").write_bytes(b"")
   arguments = (weights, photos, "--json", tmp_path / "p.json")
-  assert "1 unreadable images, 0 allowed" in refused(capsys, *arguments, code=3)
+  assert "1 unreadable image, 0 allowed" in refused(capsys, *arguments, code=3)
   assert "2 unreadable images, 1 allowed" in refused(capsys, *arguments, "--max-bad-records", 1, code=3)
   assert not (tmp_path / "p.json").exists()
   run(*arguments, "--max-bad-records", 2, "--out", tmp_path / "out")

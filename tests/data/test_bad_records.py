@@ -78,7 +78,7 @@ def test_unusual_but_sound_images_are_read(damaged):
 
 def test_the_first_unreadable_image_stops_the_run_with_its_name(damaged):
   with pytest.raises(
-    DataError, match=r"1 unreadable images, 0 allowed: pets: example \d+ \(cat/(empty|text|trunc)"
+    DataError, match=r"1 unreadable image, 0 allowed: pets: example \d+ \(cat/(empty|text|trunc)"
   ):
     take(9, damaged, CROP, batch_size=4, seed=0)
 

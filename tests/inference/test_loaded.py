@@ -173,9 +173,7 @@ def test_unreadable_files_are_left_out_up_to_the_budget(loaded, tmp_path):
     (tmp_path / f"{number}.png").write_bytes(encoded(smooth_image(16, 16, seed=number), "PNG"))
   (tmp_path / "1.png").write_bytes(b"")
   (tmp_path / "3.png").write_bytes(b"text")
-  with pytest.raises(
-    DataError, match=r"1 unreadable images, 0 allowed: .*1\.png cannot be read: it is empty"
-  ):
+  with pytest.raises(DataError, match=r"1 unreadable image, 0 allowed: .*1\.png cannot be read: it is empty"):
     loaded.predict(tmp_path)
   with pytest.raises(DataError, match="2 unreadable images, 1 allowed"):
     loaded.predict(tmp_path, max_bad_records=1)

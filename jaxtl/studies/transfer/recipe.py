@@ -38,6 +38,7 @@ class Choices:
       "rand_augment" in addition to the standard one.
     seeds: number of seeds.
     batch_size: images per batch.
+    max_bad_records: number of unreadable images that are skipped in each split.
   """
 
   probe_only: bool = False
@@ -47,6 +48,7 @@ class Choices:
   augment: str = "standard"
   seeds: int = 1
   batch_size: int = 32
+  max_bad_records: int = 0
 
   def __post_init__(self) -> None:
     if self.augment not in AUGMENTATIONS:
@@ -69,8 +71,9 @@ def config_of(
     transforms: arm -> preprocessing of its images; an arm without uses the checkpoint's own.
     choices: the differences from the recipe.
   """
+  skipped = dict(max_bad_records=choices.max_bad_records) if choices.max_bad_records else {}
   parts: dict[str, Any] = {
-    part: dict(source=source, batch_size=choices.batch_size) for part, source in sources.items()
+    part: dict(source=source, batch_size=choices.batch_size, **skipped) for part, source in sources.items()
   }
   protocols = dict(targets={name: parts}, linear_probe={})
   if not choices.probe_only:

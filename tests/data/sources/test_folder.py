@@ -121,7 +121,7 @@ def test_a_link_to_nothing_is_refused_or_an_unreadable_image(tmp_path):
     source, [], batch_size=3, bad_records=data.BadRecords(budget)
   )
   assert next(iter(stream(1)))["mask"].sum() == 2
-  with pytest.raises(DataError, match="1 unreadable images, 0 allowed"):
+  with pytest.raises(DataError, match="1 unreadable image, 0 allowed"):
     next(iter(stream(0)))
 
 
