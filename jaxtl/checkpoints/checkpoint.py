@@ -112,6 +112,10 @@ def read_item(folder: Path) -> Any:
     return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
+# Levels between a study's folder and that of a fine-tuning: ARM/SEED/transfer/TARGET/fine_tune.
+_DEEPEST = 5
+
+
 def find(path: str | Path) -> Path:
   """Returns the step folder to use at or below `path`: the selected weights of a run, else the newest.
 
@@ -128,8 +132,22 @@ def find(path: str | Path) -> Path:
   folder = steps_folder(path)
   steps = steps_in(folder)
   if not steps:
-    raise CheckpointError(f"no checkpoint at {path}: expected a run's folder or a folder of steps")
+    raise CheckpointError(
+      f"no checkpoint at {path}: expected a run's folder or a folder of steps{_below(path)}"
+    )
   return folder / str(max(steps))
+
+
+def _below(path: Path) -> str:
+  """Names up to three runs below a folder that is none itself, as text that ends a message."""
+  levels = ("/".join(["*"] * depth) for depth in range(1, _DEEPEST + 1))
+  runs = [
+    found.parent for level in levels for found in sorted(path.glob(f"{level}/{FOLDER}")) if steps_in(found)
+  ]
+  if not runs:
+    return ""
+  shown = ", ".join(str(run) for run in runs[:3])
+  return f", such as {shown}{' and more' * (len(runs) > 3)}"
 
 
 def steps_folder(path: Path) -> Path:

@@ -468,3 +468,15 @@ def test_a_seed_without_checkpoints_is_no_step(tmp_path, name):
   (tmp_path / "selected" / "0" / name).write_text("")
   with pytest.raises(CheckpointError, match="expected a run's folder or a folder of steps"):
     checkpoint.find(tmp_path)
+
+
+def test_the_runs_below_a_folder_that_is_none_are_named(tmp_path):
+  inside = tmp_path / "photos" / "mn" / "0" / "transfer" / "photos" / "fine_tune"
+  (inside / "checkpoints" / "7").mkdir(parents=True)
+  for folder in (tmp_path / "photos", inside.parents[2]):
+    with pytest.raises(CheckpointError, match=f"or a folder of steps, such as {inside}$"):
+      checkpoint.find(folder)
+  for number in range(4):
+    (tmp_path / "many" / "arm" / str(number) / "checkpoints" / "7").mkdir(parents=True)
+  with pytest.raises(CheckpointError, match=r"arm/0, .*arm/1, .*arm/2 and more$"):
+    checkpoint.find(tmp_path / "many")

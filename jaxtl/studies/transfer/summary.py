@@ -25,7 +25,7 @@ def summary(workdir: Path) -> str:
   if not groups:
     return "no result yet\n"
   lines = [_HEADER, *(_line(arm, protocol, found) for (arm, protocol), found in groups.items())]
-  sentences = [*verdict(groups), *_below_probe(groups)]
+  sentences = [*verdict(groups), *_below_probe(groups), *_places(workdir, rows)]
   return "\n".join([*aligned_lines(lines), "", *sentences]) + "\n"
 
 
@@ -55,6 +55,16 @@ def _below_probe(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> list[st
         f"{_accuracy(probe):.3f}): try lower rates (--rates), or take the probe."
       )
   return found
+
+
+def _places(workdir: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
+  """Returns a line for each fine-tuned weight with its folder, which `jaxtl predict` and others take."""
+  places = [
+    (row["arm"], workdir / row["arm"] / str(row["seed"]) / "transfer" / row["target"] / row["protocol"])
+    for row in rows
+    if row["protocol"] == "fine_tune"
+  ]
+  return [f"weights of {arm}: {place}" for arm, place in places if place.is_dir()]
 
 
 def _line(arm: str, protocol: str, rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:

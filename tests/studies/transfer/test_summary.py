@@ -1,5 +1,7 @@
 """The table and the verdict at the end of `jaxtl finetune`, from rows with known numbers."""
 
+from pathlib import Path
+
 import pytest
 
 from jaxtl.metrics import wilson_interval
@@ -10,14 +12,14 @@ def row(accuracy, *, num_test=200, **more):
   return dict(accuracy=accuracy, loss=1 - accuracy, num_test=num_test, seconds=3.0) | more
 
 
-def text(groups, monkeypatch):
+def text(groups, monkeypatch, workdir=Path("anywhere")):
   rows = [
-    dict(kind="transfer", arm=arm, protocol=protocol, **one)
+    dict(kind="transfer", arm=arm, protocol=protocol, seed=0, target="photos", **one)
     for (arm, protocol), found in groups.items()
     for one in found
   ]
   monkeypatch.setattr(summary, "all_rows", lambda workdir: rows)
-  return summary.summary("anywhere")
+  return summary.summary(workdir)
 
 
 def test_the_best_is_named_and_so_is_what_may_be_as_good(monkeypatch):
@@ -67,3 +69,12 @@ def test_wilson_refuses_what_is_not_a_proportion():
     wilson_interval(1.2, 10)
   with pytest.raises(ValueError, match="at least one image"):
     wilson_interval(0.5, 0)
+
+
+def test_the_folder_of_a_fine_tuned_weight_is_printed_where_it_is_kept(monkeypatch, tmp_path):
+  groups = {(arm, "fine_tune"): [row(0.8, peak_rate=1e-3)] for arm in "ab"}
+  groups["a", "linear_probe"] = [row(0.7, l2=1.0)]
+  kept = tmp_path / "a" / "0" / "transfer" / "photos" / "fine_tune"
+  kept.mkdir(parents=True)
+  lines = text(groups, monkeypatch, tmp_path).splitlines()
+  assert [line for line in lines if line.startswith("weights of")] == [f"weights of a: {kept}"]
