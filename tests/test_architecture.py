@@ -33,6 +33,7 @@ MEASURING = CORE | {"curvature", "measure", "zero_shot"}
 # other libraries beside the standard one. A study is a package of its own: `studies.transfer`.
 RULES: dict[str, tuple[set[str], set[str]]] = {
   "errors.py": (set(), set()),
+  "imports.py": (set(), set()),
   "text_table.py": (set(), set()),
   "types.py": (set(), {"jax"}),
   "boxes.py": ({"errors", "types"}, {"jax"}),
@@ -45,7 +46,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "metrics/*": (BASIC, NUMERIC | {"scipy"}),  # scipy: eigenproblems and sparse sums of scores
   "models/*": (BASIC, NUMERIC | {"flax"}),
   "data/*": (
-    {"errors"},
+    {"errors", "imports"},
     {"PIL", "matplotlib", "numpy", "pyarrow", "skimage", "sklearn", "tensorflow", "tensorflow_datasets"},
   ),
   "tasks/*": (BASIC | {"losses", "metrics", "models"}, NUMERIC),
@@ -104,7 +105,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
   "studies/*": (MEASURING | {"runner", "studies.transfer"}, NUMERIC),
   "__init__.py": (set(), set()),
   "__main__.py": ({"cli", "host"}, set()),
-  "cli/main.py": ({"__init__", "errors", "host"}, set()),
+  "cli/main.py": ({"__init__", "errors", "host", "imports"}, set()),
   "cli/options.py": (set(), set()),
   "cli/parser.py": ({"launching"}, set()),
   "cli/models.py": ({"errors", "host", "text_table"}, set()),  # a stored table, without JAX

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from jaxtl import imports
 from jaxtl.cli import parser as parsers
 from jaxtl.cli.options import default_workdir
 from jaxtl.errors import InputError, RunError, exit_code, printable
@@ -55,7 +56,11 @@ def _do(options: argparse.Namespace, arguments: Sequence[str]) -> int:
       return watched
     module, _, function = options.command.partition(".")
     # The commands import JAX and TensorFlow; nothing above does.
-    code = getattr(importlib.import_module(f"jaxtl.cli.{module}"), function)(options) or 0
+    if "jax" not in sys.modules:  # else a program calls this function, and continues after it
+      imports.freeze_in_this_process()
+    with imports.without_collection():
+      command = getattr(importlib.import_module(f"jaxtl.cli.{module}"), function)
+    code = command(options) or 0
     sys.stdout.flush()
     return code
   except (InputError, RunError) as error:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from jaxtl.imports import without_collection
+
 if TYPE_CHECKING:
   import tensorflow as tf
 
@@ -24,7 +26,7 @@ class _TensorFlow:
     # Otherwise TensorFlow logs on every import that oneDNN may round differently; no input operation uses
     # oneDNN.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    with _without_keras():
+    with _without_keras(), without_collection():
       module = importlib.import_module("tensorflow")
     hide_accelerators(module)
     # Later lookups then bypass __getattr__.
