@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from jaxtl import config as config_lib
 from jaxtl import models, tree
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.config import Spec
@@ -49,7 +48,7 @@ def export(
     InputError: `out` exists, the format does not have the model or computes something else with it, or it has
       no model card for the section.
   """
-  weights = _without_lora(weights, trust=trust)
+  weights = _without_lora(weights)
   with whole_folder(out) as folder:
     FORMATS[format](weights, folder, trust)
     readme = folder / "README.md"
@@ -62,15 +61,15 @@ def export(
     (folder / "classes.json").write_text(json.dumps(list(weights.classes), ensure_ascii=False) + "\n")
 
 
-def _without_lora(weights: Weights, *, trust: bool) -> Weights:
+def _without_lora(weights: Weights) -> Weights:
   """Returns the weights of the model inside `.models.lora`, with the change added to its kernels."""
-  spec = weights.model_spec(trust=trust)
-  if spec.target is not models.lora:
+  # As written: some formats need no model, and then its functions need not be trusted or even installed.
+  spec = weights.config.get("model") or {}
+  if spec.get("make") not in (".models.lora", "jaxtl.models.lora"):
     return weights
-  alpha = spec.keywords.get("alpha", inspect.signature(models.lora).parameters["alpha"].default)
-  inner = config_lib.plain(spec.keywords["model"])
+  alpha = spec.get("alpha", inspect.signature(models.lora).parameters["alpha"].default)
   params = models.merge_factors(weights.params, alpha=alpha)
-  return dataclasses.replace(weights, params=params, config={**weights.config, "model": inner})
+  return dataclasses.replace(weights, params=params, config={**weights.config, "model": spec["model"]})
 
 
 @contextlib.contextmanager

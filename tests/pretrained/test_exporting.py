@@ -224,6 +224,13 @@ def test_factors_of_lora_are_added_to_the_kernels(tmp_path, alpha):
   assert files(tmp_path / "lora") == files(tmp_path / "merged")
 
 
+def test_a_format_that_needs_no_model_does_not_look_for_its_function(tmp_path):
+  weights = fitting("npz")
+  weights = dataclasses.replace(weights, config={**weights.config, "model": {"make": "elsewhere.network"}})
+  export(weights, tmp_path / "out", format="npz")
+  assert (tmp_path / "out" / "classes.json").is_file()
+
+
 def test_the_command_says_what_it_wrote_and_refuses_in_one_line(tmp_path, capsys):
   checkpoint.save_weights(fitting("npz"), tmp_path / "checkpoint")
   out = tmp_path / "out"
