@@ -10,12 +10,11 @@ from jaxtl import data as data_lib
 from jaxtl.checkpoints.checkpoint import Weights
 from jaxtl.cli.finetune import distinct_names
 from jaxtl.cli.output import show
-from jaxtl.cli.rank import REQUEST, claim, open_target, opened, write_files
+from jaxtl.cli.rank import REQUEST, claim, kept, open_target, opened, write_files
 from jaxtl.cli.runtime import make_runtime
 from jaxtl.errors import CheckpointError, InputError, NonFiniteError
 from jaxtl.host.files import check_new_folder
 from jaxtl.host.processes import is_first_process
-from jaxtl.host.remember import remember
 from jaxtl.measure import candidates, network, source_record, transfer_scores
 from jaxtl.measure.observe import FeatureNetwork
 from jaxtl.runner.rows import all_rows
@@ -128,8 +127,5 @@ def _target_row(
       controls = candidates.control_rows(given, source, names, bad_records=again, **shared)
     return {**target, "by": options.by, "seen_images": seen, **row, "controls": controls}
 
-  if options.out is None:
-    return compute()
-  place = options.out / "rows" / f"{number}.json"
-  recalled = functools.partial(runtime.progress.skip, len(source))
-  return remember(place, compute, recalled=recalled, note=runtime.progress.note)
+  skip = functools.partial(runtime.progress.skip, len(source))
+  return kept(options.out, f"rows/{number}.json", compute, runtime, recalled=skip)

@@ -48,6 +48,17 @@ def config_options(parser: argparse.ArgumentParser, *, buckets: bool = False) ->
   data_option(parser, buckets=buckets)
 
 
+def bad_records_option(parser: argparse.ArgumentParser) -> None:
+  """Adds the budget of unreadable images."""
+  parser.add_argument(
+    "--max-bad-records",
+    type=number,
+    default=0,
+    metavar="N",
+    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
+  )
+
+
 def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
   """Adds the checkpoint folder."""
   parser.add_argument(

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxtl.cli import launch_options as launching
 from jaxtl.cli.options import (
+  bad_records_option,
   checkpoint_argument,
   class_options,
   column_options,
@@ -104,13 +105,7 @@ def add_eval(commands: Any) -> None:
   evaluate.add_argument(
     "--batch-size", type=count, default=128, metavar="N", help="images per batch (integer; default: 128)"
   )
-  evaluate.add_argument(
-    "--max-bad-records",
-    type=number,
-    default=0,
-    metavar="N",
-    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
-  )
+  bad_records_option(evaluate)
   evaluate.add_argument(
     "--out",
     type=local_path,
@@ -176,13 +171,7 @@ def add_predict(commands: Any) -> None:
     metavar="N",
     help="most images per batch (integer; default: 32)",
   )
-  predict.add_argument(
-    "--max-bad-records",
-    type=number,
-    default=0,
-    metavar="N",
-    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
-  )
+  bad_records_option(predict)
   preprocessing_options(predict, own="the checkpoint's")
   trust_option(predict)
 
@@ -313,13 +302,7 @@ def add_finetune(commands: Any) -> None:
   finetune.add_argument(
     "--batch-size", type=count, default=32, metavar="N", help="images per batch (integer; default: 32)"
   )
-  finetune.add_argument(
-    "--max-bad-records",
-    type=number,
-    default=0,
-    metavar="N",
-    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
-  )
+  bad_records_option(finetune)
   finetune.add_argument(
     "--as",
     dest="model",
@@ -376,13 +359,7 @@ def _scoring_options(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--batch-size", type=count, default=64, metavar="N", help="images per batch (integer; default: 64)"
   )
-  parser.add_argument(
-    "--max-bad-records",
-    type=number,
-    default=0,
-    metavar="N",
-    help="unreadable images that are skipped, each named, before it stops (integer; default: 0)",
-  )
+  bad_records_option(parser)
   parser.add_argument(
     "--as",
     dest="model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,20 @@ def claim(out: Path | None, request: Mapping[str, Any], file: str) -> None:
     )
 
 
+def kept(
+  out: Path | None,
+  file: str,
+  compute: Callable[[], Row],
+  runtime: Runtime,
+  *,
+  recalled: Callable[[], None] | None = None,
+) -> Row:
+  """Computes a result, or reads back that of an earlier session; without a folder, nothing is kept."""
+  if out is None:
+    return compute()
+  return remember(out / file, compute, recalled=recalled, note=runtime.progress.note)
+
+
 def score_rows(
   options: argparse.Namespace,
   about: Mapping[str, Row],
@@ -145,15 +159,8 @@ def score_rows(
   rows = []
   for name in about:
     compute = functools.partial(_assess, options, paths[name], name, source, names, runtime)
-    if options.out is None:
-      found = compute()
-    else:
-      found = remember(
-        options.out / "rows" / f"{name}.json",
-        compute,
-        recalled=functools.partial(runtime.progress.skip, len(source)),
-        note=runtime.progress.note,
-      )
+    skip = functools.partial(runtime.progress.skip, len(source))
+    found = kept(options.out, f"rows/{name}.json", compute, runtime, recalled=skip)
     rows.append(dict(about[name]) | found)
   runtime.progress.close()
   broken = [row for row in rows if all("left_out" in score for score in row["scores"].values())]
@@ -195,10 +202,7 @@ def _controls(
   rows: dict[str, Row] = {}
   for name in sorted(first.values(), key=list(about).index):
     compute = functools.partial(_control_rows, options, paths[name], name, source, names, runtime)
-    if options.out is None:
-      found = compute()
-    else:
-      found = remember(options.out / "controls" / f"{name}.json", compute, note=runtime.progress.note)
+    found = kept(options.out, f"controls/{name}.json", compute, runtime)
     for row in found["rows"]:
       rows.setdefault(row["control"], row)
   runtime.progress.close()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxtl.errors import ConfigError, InputError
-from jaxtl.metrics.resampling import Interval
+from jaxtl.metrics.resampling import Interval, percentile_interval
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -84,8 +84,7 @@ def seeds_and_images(
     chosen = rng.integers(0, num_seeds, num_seeds)
     images = rng.integers(0, num_images, (num_seeds, num_images))
     means[draw] = np.take_along_axis(values[chosen], images, axis=1).mean()
-  low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-  return Interval(float(values.mean()), float(low), float(high))
+  return percentile_interval(float(values.mean()), means, level)
 
 
 __all__ = ["holm", "mcnemar", "seeds_and_images"]

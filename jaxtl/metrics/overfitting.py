@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.metrics.resampling import Interval, resampled_means
+from jaxtl.metrics.resampling import Interval, percentile_interval, resampled_means
 
 # Points that a slope needs.
 LEAST_POINTS = 5
@@ -84,8 +84,7 @@ def rise_interval(
     raise InputError(f"expected the losses of the same images, got {last.shape} and {chosen.shape}")
   differences = np.asarray(last, np.float64) - np.asarray(chosen, np.float64)
   means = resampled_means(differences[None], draws=draws, seed=seed)
-  low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-  return Interval(float(differences.mean()), float(low), float(high))
+  return percentile_interval(float(differences.mean()), means, level)
 
 
 def patience_epoch(losses: Sequence[float], *, patience: int = 5) -> tuple[int, int]:

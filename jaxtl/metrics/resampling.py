@@ -139,7 +139,9 @@ def image_interval(
   accuracies = np.concatenate(resampled, axis=1, dtype=np.float64)
   # Equal counts are equal accuracies, whatever the rounding of the division.
   accuracies = np.round(accuracies * num) / num
-  return _interval(statistic(hits.mean(axis=1)), [statistic(column) for column in accuracies.T], level)
+  return percentile_interval(
+    statistic(hits.mean(axis=1)), [statistic(column) for column in accuracies.T], level
+  )
 
 
 def checkpoint_interval(
@@ -164,7 +166,9 @@ def checkpoint_interval(
   _check(draws, level)
   rng = np.random.default_rng(seed)
   draw = _cluster_sampler(clusters, rng)
-  return _interval(statistic(np.arange(len(clusters))), [statistic(draw()) for _ in range(draws)], level)
+  return percentile_interval(
+    statistic(np.arange(len(clusters))), [statistic(draw()) for _ in range(draws)], level
+  )
 
 
 def target_interval(values: np.ndarray, *, draws: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
@@ -183,7 +187,7 @@ def target_interval(values: np.ndarray, *, draws: int = 1000, level: float = 0.9
   if len(values) < 2:
     raise RankingError(f"expected at least 2 targets, got {len(values)}")
   chosen = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-  return _interval(float(values.mean()), values[chosen].mean(axis=1), level)
+  return percentile_interval(float(values.mean()), values[chosen].mean(axis=1), level)
 
 
 def joint_interval(
@@ -217,7 +221,7 @@ def joint_interval(
   rng = np.random.default_rng(seed)
   draw = _cluster_sampler(clusters, rng)
   values = [statistic(rng.integers(num_targets, size=num_targets), draw()) for _ in range(draws)]
-  return _interval(statistic(np.arange(num_targets), np.arange(len(clusters))), values, level)
+  return percentile_interval(statistic(np.arange(num_targets), np.arange(len(clusters))), values, level)
 
 
 def resampled_means(terms: np.ndarray, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -323,7 +327,8 @@ def _check(draws: int, level: float) -> None:
     )
 
 
-def _interval(estimate: float, values: list[float] | np.ndarray, level: float) -> Interval:
+def percentile_interval(estimate: float, values: list[float] | np.ndarray, level: float) -> Interval:
+  """Returns the interval between the quantiles of resampled values; an undefined value counts as 0."""
   resampled = np.nan_to_num(np.asarray(values, np.float64), nan=0.0)
   low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
   return Interval(float(np.nan_to_num(estimate, nan=0.0)), float(low), float(high))

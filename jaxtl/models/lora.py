@@ -19,7 +19,7 @@ from jaxtl import tree
 from jaxtl.errors import ConfigError
 from jaxtl.types import Array, Model, Params
 
-# The factors are stored beside their kernel: `lora_a` and `lora_b`, or `lora_query_a` and so on where one
+# The factors are stored next to their kernel: `lora_a` and `lora_b`, or `lora_query_a` and so on where one
 # kernel holds several projections.
 FACTORS = r"/lora_\w+$"
 PROJECTIONS = ("query", "key", "value")
@@ -77,7 +77,7 @@ def lora(
 def add_factors(
   params: Params, key: Array, *, rank: int, where: str, projections: Sequence[str] = PROJECTIONS
 ) -> Params:
-  """Returns the parameters with factors beside the kernels that `where` matches; arguments as in `lora`."""
+  """Returns the parameters with factors next to the kernels that `where` matches; arguments as in `lora`."""
   kernels = tree.select(params, where)
   # Another stream than that of the model's own initial values.
   keys = jax.random.split(jax.random.fold_in(key, 0x6C6F7261), len(kernels))
@@ -100,7 +100,7 @@ def merge_factors(params: Params, *, alpha: float) -> Params:
   """Returns the parameters of the model without LoRA, whose kernels contain the change.
 
   Args:
-    params: with factors beside some kernels; blocks may be absent.
+    params: with factors next to some kernels; blocks may be absent.
     alpha: as in `lora`.
   """
   if not isinstance(params, Mapping):

@@ -94,7 +94,7 @@ def auto_rgn(
   batches: int = 5,
   reset: bool = False,
 ) -> optax.GradientTransformation:
-  """Auto-RGN: scales the rate of each parameter by its relative gradient norm, measured anew every epoch.
+  """Auto-RGN: scales the rate of each parameter by its relative gradient norm, measured again in each epoch.
 
   The first steps of an epoch only measure, at fixed weights: r = mean of |g| / |w| for each parameter tensor.
   The others scale the update of the tensor by r / max r. A tensor of zeros, such as a fresh bias, has no

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,11 @@ def results_table(results: Results, by: str) -> Table:
   title = SCORES[by].title + (" %" if scale == 100 else "")
   columns = [
     Column(
-      name, title, f"{SCORES[by].title} on {name}", _scaled(results, scale, score=by, target=name), decimals=2
+      name,
+      title,
+      f"{SCORES[by].title} on {name}",
+      _times(scale, results.values("value", kind="score", score=by, target=name)),
+      decimals=2,
     )
     for name in names
   ]
@@ -37,7 +40,7 @@ def results_table(results: Results, by: str) -> Table:
         name,
         f"{protocol_title(protocol)} %",
         f"accuracy on {name}, {protocol_title(protocol).lower()}, in percent",
-        _percent(results.values("accuracy", kind="transfer", protocol=protocol, target=name)),
+        _times(100, results.values("accuracy", kind="transfer", protocol=protocol, target=name)),
         decimals=1,
       )
       for name in names
@@ -45,13 +48,8 @@ def results_table(results: Results, by: str) -> Table:
   return filled_table(results, "Scores and measured transfer", columns)
 
 
-def _scaled(results: Results, scale: float, **where: Any) -> dict[str, dict[int, float]]:
-  values = results.values("value", kind="score", **where)
+def _times(scale: float, values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
   return {arm: {seed: scale * value for seed, value in found.items()} for arm, found in values.items()}
-
-
-def _percent(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
-  return {arm: {seed: 100 * value for seed, value in found.items()} for arm, found in values.items()}
 
 
 def predictors_grid(given: Grounds, found: Sequence[Judgement], protocol: str, *, draws: int) -> Grid:

@@ -70,8 +70,6 @@ def _ends(here: OnTarget, fine_tune: FineTune, trained: Trained) -> tuple[tuple[
   head = trained.program.model.head
   allow = () if fine_tune.head == "probe" else (rf"^{head}/",)
   params = weights_lib.match(start.params, after.params, allow=allow)
-  if fine_tune.head != "probe":
-    params = {**params, head: after.params[head]}
   return (params, start.batch_stats), (after.params, after.batch_stats)
 
 
